@@ -1,0 +1,254 @@
+/**
+ * The catalog contract: what exists, and where its bytes lie. It knows names, versions and counts; it never touches a blob.
+ *
+ * Every method is one atomic change, so that the same contract fits an embedded database (sqlite-catalog.ts) and a
+ * replicated key-value engine with server-side scripts. Nothing here takes a callback into a transaction.
+ *
+ * I1  A method that resolved is visible to every later call, and survives the death of the process. It survives a power
+ *     cut once `durable()` resolved after it.
+ * I2  A blob's `refs` is the number of extents of live objects that name it. A blob whose refs fell to 0 is *freed*:
+ *     its record stays until `dropBlob`, so that an interrupted clean-up is found again.
+ * I3  An object's `version` only grows, across deletes too, because versions come from `nextIds`.
+ * I4  Conditions are checked in the same atomic step as the change they guard.
+ *
+ * Conformance suite: packages/testkit, `catalogConformance`.
+ */
+import type { Ack, TierIndex } from '@ebb/protocol';
+
+export interface BucketPolicy {
+  readonly preset: 'ephemeral' | 'buffered' | 'durable';
+  readonly ack: Ack;
+  readonly mirror: boolean;
+  readonly ttlMs: number | null;
+  readonly quotaBytes: number | null;
+}
+
+export interface BucketRecord {
+  readonly name: string;
+  readonly createdAtMs: number;
+  readonly policy: BucketPolicy;
+}
+
+export interface Extent {
+  readonly blobId: number;
+  readonly offset: number;
+  readonly length: number;
+}
+
+export interface ObjectRecord {
+  readonly bucket: string;
+  readonly key: string;
+  readonly version: number;
+  readonly sizeBytes: number;
+  readonly etag: string;
+  /** Of the whole object; null when it was joined from extents. */
+  readonly crc32c: number | null;
+  readonly contentType: string;
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly createdAtMs: number;
+  readonly jobId: string | null;
+  readonly pinned: boolean;
+  readonly extents: readonly Extent[];
+}
+
+/**
+ * Where copies of a blob lie: bytes allocated in tier 0 and 1 (null: no copy there), and the name in tier 2.
+ * `generation` grows with every change of the copies: movers compare and set on it.
+ */
+export interface BlobRecord {
+  readonly blobId: number;
+  readonly sizeBytes: number;
+  readonly crc32c: number;
+  readonly refs: number;
+  readonly createdAtMs: number;
+  readonly generation: number;
+  readonly memoryBytes: number | null;
+  readonly diskBytes: number | null;
+  readonly remoteName: string | null;
+}
+export type BlobCopies = Pick<BlobRecord, 'memoryBytes' | 'diskBytes' | 'remoteName'>;
+
+export interface JobRecord {
+  readonly jobId: string;
+  readonly label: string;
+  readonly createdAtMs: number;
+  readonly heartbeatTtlMs: number;
+  readonly budgetBytes: number | null;
+}
+
+/** What must hold of the object now. Neither: always. `ifMatch` is an ETag; `ifNoneMatch` demands that there is no object. */
+export interface Condition {
+  readonly ifMatch?: string;
+  readonly ifNoneMatch?: boolean;
+}
+
+export interface ObjectCommit {
+  /** `createdAtMs`, `version` and all else are the caller's; `pinned` false. */
+  readonly object: ObjectRecord;
+  /** Blobs born with this commit, refs not counted in; blobs that the extents name and that exist already just gain refs. */
+  readonly newBlobs: readonly Omit<BlobRecord, 'refs' | 'generation'>[];
+  readonly condition: Condition;
+}
+
+/** Blobs whose refs fell to 0 by this change. */
+export interface Freed {
+  readonly freed: readonly BlobRecord[];
+}
+
+export interface ListOptions {
+  readonly prefix: string;
+  /** '' for none. */
+  readonly delimiter: string;
+  /** Only names after this one, in UTF-8 byte order; '' from the beginning. */
+  readonly startAfter: string;
+  /** Objects and prefixes together. */
+  readonly limit: number;
+}
+export interface ListPage {
+  readonly objects: readonly ObjectRecord[];
+  readonly prefixes: readonly string[];
+  /** `startAfter` of the next page (a common prefix counts as passed whole); null at the end. */
+  readonly next: string | null;
+}
+
+export interface CatalogTotals {
+  readonly buckets: number;
+  readonly objects: number;
+  readonly blobs: number;
+  /** Sum of bytes allocated by blob copies, freed blobs included, by tier. */
+  readonly bytes: Readonly<Record<TierIndex, number>>;
+  readonly blobsByTier: Readonly<Record<TierIndex, number>>;
+}
+
+export interface Catalog {
+  /**
+   * The first of `count` ids never given before, on any node: blob ids, versions, write ids. An id that was handed out
+   * and not used is a gap, never a reuse.
+   */
+  nextIds(count: number): Promise<number>;
+  nodeId(): Promise<string>;
+
+  /** Creates, or returns the existing record unchanged. */
+  createBucket(
+    record: BucketRecord,
+  ): Promise<{ readonly created: boolean; readonly bucket: BucketRecord }>;
+  /** @throws `bucket_not_found` */
+  setBucketPolicy(name: string, policy: BucketPolicy): Promise<void>;
+  findBucket(name: string): Promise<BucketRecord | undefined>;
+  listBuckets(): Promise<readonly BucketRecord[]>;
+  /** @throws `bucket_not_found`, `bucket_not_empty` */
+  deleteBucket(name: string): Promise<void>;
+  bucketTotals(name: string): Promise<{ readonly objects: number; readonly sizeBytes: number }>;
+
+  findObject(bucket: string, key: string): Promise<ObjectRecord | undefined>;
+  listObjects(bucket: string, options: ListOptions): Promise<ListPage>;
+  /**
+   * Makes a version visible, replacing what was there.
+   * @throws `bucket_not_found`; `already_exists` (ifNoneMatch); `precondition_failed` (ifMatch); `superseded` when the
+   * object there has a higher version; `data_lost` when an extent names a blob that is unknown or freed.
+   */
+  commitObject(commit: ObjectCommit): Promise<Freed>;
+  /** Resolves with `object` undefined when there was none. @throws `precondition_failed` */
+  deleteObject(
+    bucket: string,
+    key: string,
+    condition: Condition,
+  ): Promise<Freed & { readonly object: ObjectRecord | undefined }>;
+  /** Deletes up to `limit` objects whose key starts with `prefix`; `done` when none is left. */
+  deletePrefix(
+    bucket: string,
+    prefix: string,
+    limit: number,
+  ): Promise<
+    Freed & { readonly objects: number; readonly sizeBytes: number; readonly done: boolean }
+  >;
+  /**
+   * Another name for the same extents: no bytes move; `version` is the copy's. Job and pin do not travel.
+   * @throws `not_found`, `bucket_not_found`, and those of the condition (on the target).
+   */
+  copyObject(
+    from: { readonly bucket: string; readonly key: string },
+    to: {
+      readonly bucket: string;
+      readonly key: string;
+      readonly version: number;
+      readonly createdAtMs: number;
+    },
+    condition: Condition,
+  ): Promise<Freed & { readonly object: ObjectRecord }>;
+  /** One step: the object is at exactly one of both names at any time. Version, job and pin travel. @throws as copyObject. */
+  renameObject(
+    from: { readonly bucket: string; readonly key: string },
+    to: { readonly bucket: string; readonly key: string },
+    condition: Condition,
+  ): Promise<Freed & { readonly object: ObjectRecord }>;
+  /**
+   * Renames every key that starts with `from.prefix` in one step; the rest of the key stays. A prefix `a/` leaves `ab`.
+   * @throws `already_exists` when a target exists and `overwrite` is false; `request_invalid` when one prefix contains the other.
+   */
+  renamePrefix(
+    from: { readonly bucket: string; readonly prefix: string },
+    to: { readonly bucket: string; readonly prefix: string },
+    options: { readonly overwrite: boolean },
+  ): Promise<Freed & { readonly objects: number; readonly sizeBytes: number }>;
+  /** @throws `not_found` */
+  setPinned(bucket: string, key: string, pinned: boolean): Promise<ObjectRecord>;
+  /** Objects whose bucket has a TTL and that are older than it. */
+  listExpired(
+    nowMs: number,
+    limit: number,
+  ): Promise<
+    readonly { readonly bucket: string; readonly key: string; readonly version: number }[]
+  >;
+
+  findBlob(blobId: number): Promise<BlobRecord | undefined>;
+  /** In id order, so in order of age. `where` narrows to blobs with a copy in that tier, or to freed ones. */
+  listBlobs(options: {
+    readonly afterBlobId: number;
+    readonly limit: number;
+    readonly where?: 'memory' | 'disk' | 'remote' | 'freed' | 'unmirrored';
+  }): Promise<readonly BlobRecord[]>;
+  /**
+   * Compare-and-set of where copies lie. False, and no change, when the blob is unknown, freed, or of another generation:
+   * so a mover that was overtaken by a delete or another mover learns it here.
+   * A `remoteName` that another live blob holds is refused with `already_exists`.
+   */
+  setBlobCopies(blobId: number, expectedGeneration: number, copies: BlobCopies): Promise<boolean>;
+  /** Forgets a freed blob, after its files are gone. No effect on a blob with refs. */
+  dropBlob(blobId: number): Promise<void>;
+  /** Objects that name this blob, at most `limit`. */
+  objectsOfBlob(
+    blobId: number,
+    limit: number,
+  ): Promise<
+    readonly { readonly bucket: string; readonly key: string; readonly pinned: boolean }[]
+  >;
+
+  putJob(record: JobRecord): Promise<void>;
+  findJob(jobId: string): Promise<JobRecord | undefined>;
+  listJobs(): Promise<readonly JobRecord[]>;
+  /** Only the job's own record: delete its objects first. */
+  deleteJob(jobId: string): Promise<void>;
+  jobTotals(jobId: string): Promise<{ readonly objects: number; readonly sizeBytes: number }>;
+  /** Deletes up to `limit` objects of the job, in whatever bucket. */
+  deleteJobObjects(
+    jobId: string,
+    limit: number,
+  ): Promise<
+    Freed & { readonly objects: number; readonly sizeBytes: number; readonly done: boolean }
+  >;
+
+  /** Small records of feature packages (a shuffle's shape, a run's policy); namespaces do not see each other. */
+  putRecord(namespace: string, key: string, value: Uint8Array): Promise<void>;
+  findRecord(namespace: string, key: string): Promise<Uint8Array | undefined>;
+  listRecords(
+    namespace: string,
+    prefix: string,
+  ): Promise<readonly { readonly key: string; readonly value: Uint8Array }[]>;
+  deleteRecord(namespace: string, key: string): Promise<void>;
+
+  totals(): Promise<CatalogTotals>;
+  /** Resolves when all that resolved before survives a power cut. Calls are batched. */
+  durable(): Promise<void>;
+  close(): Promise<void>;
+}

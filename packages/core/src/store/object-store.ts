@@ -1,0 +1,224 @@
+/**
+ * The public face of core: what the HTTP surfaces and the feature packages call. Implemented by store.ts.
+ *
+ * Writers stage, then commit. A staged write is invisible, belongs to one owner (a connection, or a request), is fenced by
+ * its write id, and is thrown away when its owner goes or its deadline passes. Readers open, get a lease and file ranges,
+ * and release. All methods throw StoreError with a code of the protocol's table.
+ */
+import type { Ack, ExtentLocation, TierIndex } from '@ebb/protocol';
+import type {
+  BucketPolicy,
+  BucketRecord,
+  Condition,
+  JobRecord,
+  ListOptions,
+  ObjectRecord,
+} from '../catalog/catalog.ts';
+
+export interface ObjectRef {
+  readonly bucket: string;
+  readonly key: string;
+}
+
+/** Holder of staged writes and leases: one per connection. Dropping it aborts the writes and ends the leases. */
+export interface Owner {
+  readonly ownerId: number;
+  /** For `ebb why` and logs. */
+  readonly name: string;
+}
+
+export interface StageOptions {
+  readonly reserveBytes: number;
+  /** undefined: by the bucket's policy and what has room. */
+  readonly tier?: 0 | 1;
+  readonly jobId?: string;
+  readonly signal?: AbortSignal;
+}
+export interface StagedWrite {
+  readonly writeId: number;
+  readonly blobId: number;
+  readonly tier: 0 | 1;
+  /** Relative to the tier's directory. */
+  readonly path: string;
+  readonly absolutePath: string;
+  readonly reservedBytes: number;
+  readonly slotId: number;
+}
+
+export interface CommitOptions extends Condition {
+  readonly sizeBytes: number;
+  /** Of all bytes; undefined: computed off the main thread before the commit. */
+  readonly crc32c?: number;
+  readonly ack?: Ack;
+  readonly contentType?: string;
+  readonly metadata?: Readonly<Record<string, string>>;
+}
+export interface Committed {
+  readonly object: ObjectRecord;
+  readonly blobId: number;
+  /** What holds now. */
+  readonly durability: Ack;
+}
+
+export interface OpenedObject {
+  readonly leaseId: number;
+  readonly object: ObjectRecord;
+  readonly extents: readonly ExtentLocation[];
+}
+
+/** An object as people and clients see it. */
+export interface ObjectView {
+  readonly object: ObjectRecord;
+  readonly durability: Ack;
+  /** Tiers that hold all its bytes. */
+  readonly tiers: readonly TierIndex[];
+}
+
+export interface TierStatus {
+  readonly tier: TierIndex;
+  readonly location: string;
+  readonly capacityBytes: number | null;
+  readonly usedBytes: number;
+  readonly stagedBytes: number;
+  readonly pooledBytes: number;
+  readonly blobs: number;
+}
+
+export interface JobView {
+  readonly job: JobRecord;
+  readonly lastHeartbeatMs: number;
+  readonly objects: number;
+  readonly sizeBytes: number;
+}
+export interface JobReceipt {
+  readonly jobId: string;
+  readonly objects: number;
+  readonly freedBytes: number;
+  readonly stagedWrites: number;
+}
+
+export interface BrokenBlob {
+  readonly blobId: number;
+  readonly tier: TierIndex;
+  readonly objects: readonly string[];
+  readonly problem: string;
+}
+
+export interface WhyEvent {
+  readonly atMs: number;
+  readonly what: string;
+  readonly details: Readonly<Record<string, string | number>>;
+}
+
+export interface ObjectStore {
+  readonly nodeId: string;
+
+  createOwner(name: string): Owner;
+  /** Aborts its staged writes and ends its leases. */
+  dropOwner(owner: Owner): Promise<void>;
+
+  /** Idempotent for an equal policy. @throws `name_invalid`, `bucket_exists` when the policy differs. */
+  createBucket(
+    name: string,
+    policy: BucketPolicy,
+  ): Promise<{ created: boolean; bucket: BucketRecord }>;
+  getBucket(name: string): Promise<BucketRecord>;
+  listBuckets(): Promise<readonly BucketRecord[]>;
+  bucketTotals(name: string): Promise<{ objects: number; sizeBytes: number }>;
+  deleteBucket(name: string): Promise<void>;
+
+  /** @throws `name_invalid`, `bucket_not_found`, `job_not_found`, `quota_exceeded`, `busy`, `tier_full`, `too_large`, `draining` */
+  stage(owner: Owner, ref: ObjectRef, options: StageOptions): Promise<StagedWrite>;
+  /** Returns the reservation that holds now. @throws `write_not_found`, `tier_full`, `quota_exceeded` */
+  extend(owner: Owner, writeId: number, reserveBytes: number): number;
+  /** For writers that cannot see the file. Extends as needed, and moves the write to tier 1 when tier 0 has no room. */
+  write(owner: Owner, writeId: number, source: Uint8Array, position: number): Promise<void>;
+  /** @throws `write_not_found`, `already_committed`, `length_mismatch`, `checksum_mismatch`, and those of Catalog.commitObject; after an error other than `already_committed` the write is gone. */
+  commit(owner: Owner, writeId: number, options: CommitOptions): Promise<Committed>;
+  /** No error when there is no such write: aborting twice is fine. */
+  abort(owner: Owner, writeId: number): Promise<void>;
+
+  /** @throws `not_found`, `data_lost` */
+  head(ref: ObjectRef): Promise<ObjectView>;
+  find(ref: ObjectRef): Promise<ObjectView | undefined>;
+  list(
+    bucket: string,
+    options: ListOptions,
+  ): Promise<{ objects: readonly ObjectView[]; prefixes: readonly string[]; next: string | null }>;
+  /** Local file ranges and a lease on them. Counts as use. Extents in tier 2 only are brought up first when there is room, else come with path ''. */
+  open(owner: Owner, ref: ObjectRef): Promise<OpenedObject>;
+  release(owner: Owner, leaseIds: readonly number[]): void;
+  /** Reads exactly `target.length` bytes of an opened object, from whatever tier. @throws `lease_not_found`, `range_invalid`, `data_lost` */
+  read(owner: Owner, leaseId: number, target: Uint8Array, position: number): Promise<void>;
+  /** Reads from a blob by id, for batched ranges; the blob must be live or leased. */
+  readBlob(blobId: number, target: Uint8Array, position: number): Promise<void>;
+
+  delete(ref: ObjectRef, condition?: Condition): Promise<{ deleted: boolean }>;
+  deletePrefix(bucket: string, prefix: string): Promise<{ objects: number; sizeBytes: number }>;
+  copy(from: ObjectRef, to: ObjectRef, condition?: Condition): Promise<ObjectView>;
+  rename(from: ObjectRef, to: ObjectRef, condition?: Condition): Promise<ObjectView>;
+  renamePrefix(
+    from: { bucket: string; prefix: string },
+    to: { bucket: string; prefix: string },
+    options: { overwrite: boolean },
+  ): Promise<{ objects: number; sizeBytes: number }>;
+  setPinned(ref: ObjectRef, pinned: boolean): Promise<ObjectView>;
+  /** Moves an object's bytes to a tier now. @throws `tier_full` */
+  relocate(ref: ObjectRef, tier: TierIndex): Promise<ObjectView>;
+
+  openJob(job: Omit<JobRecord, 'createdAtMs'>): Promise<JobView>;
+  /** @throws `job_not_found` */
+  heartbeat(jobId: string): void;
+  getJob(jobId: string): Promise<JobView>;
+  listJobs(): Promise<readonly JobView[]>;
+  /** Deletes all that the job owns. Ending a job that is gone resolves with zeros. */
+  endJob(jobId: string): Promise<JobReceipt>;
+  /** Called after a job ended or expired, before its objects are deleted, so that features drop their state. */
+  onJobEnd(listener: (jobId: string) => void | Promise<void>): void;
+
+  /** Where a blob's bytes are now. @throws `data_lost` */
+  locate(blobId: number, length: number): Promise<ExtentLocation>;
+  /**
+   * Brings a blob that lies only in tier 2 back to a local tier if there is room, then locates it.
+   * `suspect`: verifies each copy first and drops those that are broken.
+   */
+  resolve(blobId: number, length: number, options: { suspect: boolean }): Promise<ExtentLocation>;
+  /**
+   * Says that readers outside hold this blob's files by a lease of their own kind (a shuffle's). While `holders()` is not
+   * empty, files that are given up are kept until `settled` was called for the blob by every holder, or the holder is gone.
+   */
+  readonly guards: LeaseGuards;
+
+  tiers(): readonly TierStatus[];
+  totals(): Promise<{ buckets: number; objects: number; blobs: number }>;
+  mirrorBacklogBytes(): number;
+  why(ref: ObjectRef): Promise<{ view: ObjectView | undefined; events: readonly WhyEvent[] }>;
+  verify(options: {
+    bucket?: string;
+    prefix?: string;
+    signal?: AbortSignal;
+  }): Promise<{ blobs: number; bytes: number; broken: readonly BrokenBlob[] }>;
+  gc(): Promise<{
+    expiredStagings: number;
+    orphanFiles: number;
+    orphanBytes: number;
+    lostObjects: number;
+    trimmedPoolBytes: number;
+  }>;
+
+  /** Refuses new writes, waits for staged ones up to the deadline, mirrors what the policy or `persist` asks for. */
+  drain(options: { persist: boolean; deadlineMs: number }): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Read leases by group (one group per shuffle) instead of by object: constant memory, whatever the number of map outputs. */
+export interface LeaseGuards {
+  /** Puts a blob under a group. */
+  assign(blobId: number, group: string): void;
+  /** `revoke` is called with blobs of the group that are to be given up; the holder answers with `settled`. */
+  hold(group: string, owner: Owner, revoke: (blobIds: readonly number[]) => void): void;
+  settled(owner: Owner, blobIds: readonly number[]): void;
+  unhold(group: string, owner: Owner): void;
+  /** All groups of an owner whose connection ended. */
+  dropOwner(owner: Owner): void;
+}

@@ -1,0 +1,187 @@
+/** JSON of the control surface, as zod schemas: the server validates with them, clients take their types from them. */
+import { z } from 'zod';
+
+export const ackSchema = z.enum(['memory', 'disk', 'remote']);
+export const presetSchema = z.enum(['ephemeral', 'buffered', 'durable']);
+export const tierNameSchema = z.enum(['memory', 'disk', 'remote']);
+
+/** What a bucket promises. Presets fill in what is left out; see docs in ARCHITECTURE.md, "Promises". */
+export const bucketPolicySchema = z.object({
+  preset: presetSchema.default('buffered'),
+  /** What must hold before a write is acknowledged. */
+  ack: ackSchema.optional(),
+  /** Whether committed objects are copied to tier 2 in the background. */
+  mirror: z.boolean().optional(),
+  /** Objects vanish this long after their commit; absent: never. */
+  ttlMs: z.number().int().positive().optional(),
+  /** Sum of object sizes the bucket may hold; absent: no limit. */
+  quotaBytes: z.number().int().positive().optional(),
+});
+export type BucketPolicyInput = z.input<typeof bucketPolicySchema>;
+
+export const bucketInfoSchema = z.object({
+  name: z.string(),
+  createdAtMs: z.number(),
+  policy: z.object({
+    preset: presetSchema,
+    ack: ackSchema,
+    mirror: z.boolean(),
+    ttlMs: z.number().nullable(),
+    quotaBytes: z.number().nullable(),
+  }),
+  objects: z.number().optional(),
+  sizeBytes: z.number().optional(),
+});
+export type BucketInfo = z.infer<typeof bucketInfoSchema>;
+
+export const objectInfoSchema = z.object({
+  bucket: z.string(),
+  key: z.string(),
+  version: z.number(),
+  sizeBytes: z.number(),
+  etag: z.string(),
+  crc32c: z.string().nullable().describe('CRC32C of the whole object, 8 hex digits'),
+  contentType: z.string(),
+  metadata: z.record(z.string(), z.string()),
+  createdAtMs: z.number(),
+  jobId: z.string().nullable(),
+  pinned: z.boolean(),
+  durability: ackSchema.describe('what holds now'),
+  tiers: z.array(tierNameSchema).describe('where copies of all its bytes lie now, nearest first'),
+});
+export type ObjectInfo = z.infer<typeof objectInfoSchema>;
+
+export const listResponseSchema = z.object({
+  objects: z.array(objectInfoSchema),
+  /** Common prefixes, when a delimiter was given. */
+  prefixes: z.array(z.string()),
+  /** Pass as `startAfter` for the next page; null at the end. */
+  next: z.string().nullable(),
+});
+export type ListResponse = z.infer<typeof listResponseSchema>;
+
+const placeSchema = z.object({ bucket: z.string(), key: z.string() });
+/** `key` ending in `/` with `prefix: true` means all keys that start with it. */
+export const copyRequestSchema = z.object({
+  from: placeSchema,
+  to: placeSchema,
+  overwrite: z.boolean().default(true),
+});
+export const renameRequestSchema = z.object({
+  from: placeSchema,
+  to: placeSchema,
+  prefix: z.boolean().default(false),
+  overwrite: z.boolean().default(true),
+});
+export const pinRequestSchema = placeSchema.extend({ pinned: z.boolean() });
+export const relocateRequestSchema = placeSchema.extend({
+  tier: tierNameSchema,
+  prefix: z.boolean().default(false),
+});
+export const affectedSchema = z.object({ objects: z.number(), sizeBytes: z.number() });
+export type Affected = z.infer<typeof affectedSchema>;
+
+export const jobInfoSchema = z.object({
+  jobId: z.string(),
+  label: z.string(),
+  createdAtMs: z.number(),
+  heartbeatTtlMs: z.number(),
+  lastHeartbeatMs: z.number(),
+  budgetBytes: z.number().nullable(),
+  objects: z.number(),
+  sizeBytes: z.number(),
+});
+export type JobInfo = z.infer<typeof jobInfoSchema>;
+export const jobPutSchema = z.object({
+  label: z.string().default(''),
+  heartbeatTtlMs: z.number().int().min(1000).default(120_000),
+  budgetBytes: z.number().int().positive().nullable().default(null),
+});
+export const jobReceiptSchema = z.object({
+  jobId: z.string(),
+  objects: z.number(),
+  freedBytes: z.number(),
+  stagedWrites: z.number().describe('unfinished writes that were thrown away'),
+});
+export type JobReceipt = z.infer<typeof jobReceiptSchema>;
+
+export const shuffleInfoSchema = z.object({
+  jobId: z.string(),
+  shuffleId: z.number(),
+  maps: z.number(),
+  partitions: z.number(),
+  committedMaps: z.number(),
+  sizeBytes: z.number(),
+});
+export type ShuffleInfo = z.infer<typeof shuffleInfoSchema>;
+
+export const tierStatusSchema = z.object({
+  tier: tierNameSchema,
+  location: z.string(),
+  capacityBytes: z.number().nullable(),
+  usedBytes: z.number().describe('committed and staged bytes, and recycled files kept ready'),
+  stagedBytes: z.number(),
+  pooledBytes: z.number(),
+  blobs: z.number(),
+});
+export const statusSchema = z.object({
+  nodeId: z.string(),
+  version: z.string(),
+  startedAtMs: z.number(),
+  state: z.enum(['starting', 'ready', 'draining']),
+  socket: z.string().nullable(),
+  tiers: z.array(tierStatusSchema),
+  buckets: z.number(),
+  objects: z.number(),
+  jobs: z.number(),
+  shuffles: z.number(),
+  connections: z.number(),
+  mirrorBacklogBytes: z.number(),
+});
+export type Status = z.infer<typeof statusSchema>;
+
+export const whySchema = z.object({
+  subject: z.string(),
+  object: objectInfoSchema.nullable(),
+  events: z.array(
+    z.object({
+      atMs: z.number(),
+      what: z.string(),
+      details: z.record(z.string(), z.union([z.string(), z.number()])),
+    }),
+  ),
+  summary: z.string(),
+});
+export type Why = z.infer<typeof whySchema>;
+
+export const verifyResponseSchema = z.object({
+  blobs: z.number(),
+  bytes: z.number(),
+  broken: z.array(
+    z.object({
+      blobId: z.number(),
+      tier: tierNameSchema,
+      objects: z.array(z.string()),
+      problem: z.string(),
+    }),
+  ),
+});
+export type VerifyResponse = z.infer<typeof verifyResponseSchema>;
+
+export const gcResponseSchema = z.object({
+  expiredStagings: z.number(),
+  orphanFiles: z.number(),
+  orphanBytes: z.number(),
+  lostObjects: z.number(),
+  trimmedPoolBytes: z.number(),
+});
+export type GcResponse = z.infer<typeof gcResponseSchema>;
+
+export const errorBodySchema = z.object({
+  error: z.object({
+    code: z.string(),
+    message: z.string(),
+    retry: z.enum(['never', 'safe', 'ambiguous']),
+    details: z.record(z.string(), z.unknown()),
+  }),
+});

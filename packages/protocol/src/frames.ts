@@ -1,0 +1,231 @@
+/**
+ * Frames: the protocol for calls that are too frequent for HTTP (stage, commit, shuffle tables, batched ranges).
+ *
+ * A client sends an HTTP/1.1 `Upgrade: ebb-frames/1` on `/v1/frames` (Unix socket or TCP); after the `101` both
+ * sides speak frames on that connection. Every request gets exactly one response with its id; responses may come
+ * in any order. The server pushes with request id 0. Leases and staged writes belong to the connection.
+ *
+ *   0        4          8        10       12
+ *   | length | request  | op     | flags  | payload (length bytes)
+ *   | u32    | u32      | u16    | u16    |
+ *
+ * All numbers are little-endian. `str` is u16 length + UTF-8; `bytes` is u32 length + raw; u64 values stay below
+ * 2^53. Persisted by no one, but spoken by clients of other versions and languages: keep stable (vectors/frames.json).
+ */
+import { StoreError } from './errors.ts';
+
+export const FRAME_HEADER_BYTES = 12;
+/** Longest payload. Batched reads are cut to fit; a longer frame ends the connection. */
+export const FRAME_PAYLOAD_BYTES_MAX = 16 * 1024 * 1024 + 64 * 1024;
+export const FRAME_FLAG_ERROR = 1;
+
+export interface FrameHeader {
+  readonly payloadBytes: number;
+  readonly requestId: number;
+  readonly op: number;
+  readonly flags: number;
+}
+
+export function encodeFrame(
+  requestId: number,
+  op: number,
+  flags: number,
+  payload: Uint8Array,
+): Buffer {
+  const frame = Buffer.allocUnsafe(FRAME_HEADER_BYTES + payload.byteLength);
+  writeFrameHeader(frame, { payloadBytes: payload.byteLength, requestId, op, flags });
+  frame.set(payload, FRAME_HEADER_BYTES);
+  return frame;
+}
+
+export function writeFrameHeader(target: Buffer, header: FrameHeader): void {
+  target.writeUInt32LE(header.payloadBytes, 0);
+  target.writeUInt32LE(header.requestId, 4);
+  target.writeUInt16LE(header.op, 8);
+  target.writeUInt16LE(header.flags, 10);
+}
+
+/** @throws {StoreError} `request_invalid` when the announced payload is longer than allowed. */
+export function readFrameHeader(source: Buffer, at: number): FrameHeader {
+  const payloadBytes = source.readUInt32LE(at);
+  if (payloadBytes > FRAME_PAYLOAD_BYTES_MAX) {
+    throw new StoreError(
+      'request_invalid',
+      `frame of ${payloadBytes} bytes, at most ${FRAME_PAYLOAD_BYTES_MAX} allowed`,
+    );
+  }
+  return {
+    payloadBytes,
+    requestId: source.readUInt32LE(at + 4),
+    op: source.readUInt16LE(at + 8),
+    flags: source.readUInt16LE(at + 10),
+  };
+}
+
+/**
+ * Cuts a byte stream into frames. `push` calls `onFrame` for each whole frame; the payload is a view that is valid
+ * only during the call when it lay whole in the pushed chunk, so copy what is kept.
+ */
+export class FrameSplitter {
+  #pending: Buffer[] = [];
+  #pendingBytes = 0;
+  readonly #onFrame: (header: FrameHeader, payload: Buffer) => void;
+
+  constructor(onFrame: (header: FrameHeader, payload: Buffer) => void) {
+    this.#onFrame = onFrame;
+  }
+
+  push(chunk: Buffer): void {
+    let buffer = chunk;
+    if (this.#pendingBytes > 0) {
+      this.#pending.push(chunk);
+      this.#pendingBytes += chunk.length;
+      if (this.#pendingBytes < this.#neededBytes()) return;
+      buffer = Buffer.concat(this.#pending, this.#pendingBytes);
+      this.#pending = [];
+      this.#pendingBytes = 0;
+    }
+    let at = 0;
+    while (buffer.length - at >= FRAME_HEADER_BYTES) {
+      const header = readFrameHeader(buffer, at);
+      const end = at + FRAME_HEADER_BYTES + header.payloadBytes;
+      if (end > buffer.length) break;
+      this.#onFrame(header, buffer.subarray(at + FRAME_HEADER_BYTES, end));
+      at = end;
+    }
+    if (at < buffer.length) {
+      const rest = at === 0 ? buffer : buffer.subarray(at);
+      this.#pending.push(rest);
+      this.#pendingBytes = rest.length;
+    }
+  }
+
+  /** Bytes that must be there before another look is worth it: a header, then the first pending frame. */
+  #neededBytes(): number {
+    const first = this.#pending[0] as Buffer;
+    if (first.length < FRAME_HEADER_BYTES) return FRAME_HEADER_BYTES;
+    return FRAME_HEADER_BYTES + readFrameHeader(first, 0).payloadBytes;
+  }
+}
+
+/** Appends primitives to a growing buffer. */
+export class PayloadWriter {
+  #buffer: Buffer;
+  #at = 0;
+
+  constructor(initialBytes = 128) {
+    this.#buffer = Buffer.allocUnsafe(initialBytes);
+  }
+
+  u8(value: number): this {
+    this.#room(1);
+    this.#at = this.#buffer.writeUInt8(value, this.#at);
+    return this;
+  }
+  u16(value: number): this {
+    this.#room(2);
+    this.#at = this.#buffer.writeUInt16LE(value, this.#at);
+    return this;
+  }
+  u32(value: number): this {
+    this.#room(4);
+    this.#at = this.#buffer.writeUInt32LE(value, this.#at);
+    return this;
+  }
+  u64(value: number): this {
+    if (!Number.isSafeInteger(value) || value < 0)
+      throw new RangeError(`u64 out of range: ${value}`);
+    this.#room(8);
+    this.#buffer.writeUInt32LE(value % 0x1_0000_0000, this.#at);
+    this.#buffer.writeUInt32LE(Math.floor(value / 0x1_0000_0000), this.#at + 4);
+    this.#at += 8;
+    return this;
+  }
+  bool(value: boolean): this {
+    return this.u8(value ? 1 : 0);
+  }
+  str(value: string): this {
+    const bytes = Buffer.byteLength(value);
+    if (bytes > 0xffff) throw new RangeError(`string of ${bytes} bytes, at most 65535`);
+    this.u16(bytes);
+    this.#room(bytes);
+    this.#at += this.#buffer.write(value, this.#at);
+    return this;
+  }
+  bytes(value: Uint8Array): this {
+    this.u32(value.byteLength);
+    this.#room(value.byteLength);
+    this.#buffer.set(value, this.#at);
+    this.#at += value.byteLength;
+    return this;
+  }
+  /** The bytes so far, as a view. */
+  done(): Buffer {
+    return this.#buffer.subarray(0, this.#at);
+  }
+
+  #room(bytes: number): void {
+    if (this.#at + bytes <= this.#buffer.length) return;
+    const grown = Buffer.allocUnsafe(Math.max(this.#buffer.length * 2, this.#at + bytes));
+    grown.set(this.#buffer.subarray(0, this.#at));
+    this.#buffer = grown;
+  }
+}
+
+/** Reads primitives; every read checks the end. @throws {StoreError} `request_invalid` on a short payload. */
+export class PayloadReader {
+  readonly #buffer: Buffer;
+  #at = 0;
+
+  constructor(buffer: Buffer) {
+    this.#buffer = buffer;
+  }
+
+  u8(): number {
+    return this.#buffer.readUInt8(this.#take(1));
+  }
+  u16(): number {
+    return this.#buffer.readUInt16LE(this.#take(2));
+  }
+  u32(): number {
+    return this.#buffer.readUInt32LE(this.#take(4));
+  }
+  u64(): number {
+    const at = this.#take(8);
+    const value = this.#buffer.readUInt32LE(at) + this.#buffer.readUInt32LE(at + 4) * 0x1_0000_0000;
+    if (!Number.isSafeInteger(value))
+      throw new StoreError('request_invalid', 'number beyond 2^53 in frame');
+    return value;
+  }
+  bool(): boolean {
+    return this.u8() !== 0;
+  }
+  str(): string {
+    const length = this.u16();
+    const at = this.#take(length);
+    return this.#buffer.toString('utf8', at, at + length);
+  }
+  /** A view into the frame: copy it if it is kept. */
+  bytes(): Buffer {
+    const length = this.u32();
+    const at = this.#take(length);
+    return this.#buffer.subarray(at, at + length);
+  }
+  /** @throws {StoreError} when bytes are left over: sender and receiver disagree about the message. */
+  end(): void {
+    if (this.#at !== this.#buffer.length) {
+      throw new StoreError(
+        'request_invalid',
+        `${this.#buffer.length - this.#at} bytes left over in frame`,
+      );
+    }
+  }
+
+  #take(bytes: number): number {
+    const at = this.#at;
+    if (at + bytes > this.#buffer.length)
+      throw new StoreError('request_invalid', 'frame ends too early');
+    this.#at = at + bytes;
+    return at;
+  }
+}

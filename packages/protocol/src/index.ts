@@ -1,0 +1,20 @@
+export * from './control.ts';
+export * from './errors.ts';
+export * from './frames.ts';
+export * from './headers.ts';
+export * from './index-block.ts';
+export * as messages from './messages.ts';
+export {
+  ACKS,
+  type Ack,
+  type ExtentLocation,
+  type MapOutputRow,
+  OPS,
+  PROTOCOL_VERSION,
+  READ_BYTES_MAX,
+  type ShuffleRef,
+  TIER_BY_POLICY,
+  type TierIndex,
+} from './messages.ts';
+export * from './paths.ts';
+export * from './units.ts';

@@ -1,0 +1,31 @@
+/** Route templates of the control and data surfaces. Kept stable: clients in other languages build them by hand. */
+export const PATHS = {
+  healthz: '/healthz',
+  readyz: '/readyz',
+  metrics: '/metrics',
+  openapi: '/v1/openapi.json',
+  status: '/v1/status',
+  frames: '/v1/frames',
+  buckets: '/v1/buckets',
+  bucket: '/v1/buckets/{bucket}',
+  objects: '/v1/buckets/{bucket}/objects',
+  object: '/v1/buckets/{bucket}/objects/{key}',
+  copy: '/v1/copy',
+  rename: '/v1/rename',
+  pin: '/v1/pin',
+  relocate: '/v1/relocate',
+  why: '/v1/why',
+  jobs: '/v1/jobs',
+  job: '/v1/jobs/{job}',
+  jobHeartbeat: '/v1/jobs/{job}/heartbeat',
+  shuffles: '/v1/shuffles',
+  verify: '/v1/verify',
+  gc: '/v1/gc',
+} as const;
+
+export const FRAMES_UPGRADE = 'ebb-frames/1';
+
+/** The path of an object's bytes over HTTP; `/` in keys stays as it is, everything else is percent-encoded. */
+export function objectPath(bucket: string, key: string): string {
+  return `/v1/buckets/${encodeURIComponent(bucket)}/objects/${key.split('/').map(encodeURIComponent).join('/')}`;
+}
