@@ -1,1 +1,47 @@
-export {};
+// A node, and what one does with it
+
+// Objects
+export type { PutBody } from './body.ts';
+export type {
+  Abortable,
+  Buckets,
+  EbbClient,
+  ListOptions,
+  MoveOptions,
+  TierName,
+} from './client.ts';
+// For feature packages: the connection, staged files, retries
+export {
+  type CallCodec,
+  type CallOptions,
+  type FrameConnection,
+  type FrameConnectionOptions,
+  type FrameSession,
+  openFrameConnection,
+  type PushHandlers,
+} from './frame-connection.ts';
+export type { GetOptions, GetResult } from './get.ts';
+export type { ByteRange } from './http-client.ts';
+export type { JobHandle, JobOptions, Jobs } from './jobs.ts';
+export type { LocalFiles } from './local-files.ts';
+// Names and addresses
+export { DEFAULT_NODE, type NodeAddress, parseNodeAddress } from './node-address.ts';
+export {
+  formatObjectName,
+  isObjectUrl,
+  type ObjectName,
+  parseObjectKey,
+  parseObjectName,
+  toPrefix,
+} from './object-name.ts';
+export type { ObjectHandle, ObjectRef, OpenInfo } from './object-reader.ts';
+export { type OpenClientOptions, openClient } from './open-client.ts';
+export type { CommitOptions, Committed, Progress, PutOptions, StagedWriter } from './put.ts';
+export { DEFAULT_RETRY, decideRetry, type RetryPolicy, withRetry } from './retry.ts';
+export {
+  openStagedFile,
+  type SealedWrite,
+  type StageCall,
+  type StagedFile,
+  type StagedWriterOptions,
+} from './staged-writer.ts';

@@ -1,0 +1,155 @@
+package org.ebb.client;
+
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.concurrent.CompletableFuture;
+
+/** One life of a connection to a node, its calls typed. Leases and staged writes belong to it. */
+public final class Session {
+  private final FrameConnection connection;
+  private final Messages.HelloResponse hello;
+  private final long timeoutMs;
+  private final Path[] tierDirs;
+  private final boolean local;
+
+  Session(FrameConnection connection, Messages.HelloResponse hello, long timeoutMs, boolean mayUseLocalFiles) {
+    this.connection = connection;
+    this.hello = hello;
+    this.timeoutMs = timeoutMs;
+    this.tierDirs = new Path[] {Path.of(hello.memoryDir()), Path.of(hello.diskDir())};
+    this.local = mayUseLocalFiles && probe(tierDirs[0]) && probe(tierDirs[1]);
+  }
+
+  /** The same path may exist here and mean another file system: only the nonce proves that we see the node's directory. */
+  private boolean probe(Path dir) {
+    try {
+      Path file = dir.resolve(hello.probeName());
+      return Files.size(file) < 4096
+          && Files.readString(file, StandardCharsets.UTF_8).trim().equals(hello.probeNonce())
+          && Files.isWritable(file.getParent());
+    } catch (IOException | RuntimeException e) {
+      return false;
+    }
+  }
+
+  public FrameConnection connection() {
+    return connection;
+  }
+
+  public Messages.HelloResponse hello() {
+    return hello;
+  }
+
+  public boolean isOpen() {
+    return connection.isOpen();
+  }
+
+  /** Whether this process sees the node's files. */
+  public boolean isLocal() {
+    return local;
+  }
+
+  public Path file(int tier, String path) throws EbbException {
+    if (tier > 1 || path.isEmpty()) throw new EbbException("internal", "no local file in tier " + tier);
+    Path dir = tierDirs[tier];
+    Path file = dir.resolve(path).normalize();
+    if (!file.startsWith(dir)) throw new EbbException("internal", "path outside the node's directory: " + path);
+    return file;
+  }
+
+  public void ping() throws EbbException {
+    call(Messages.Op.PING, new PayloadWriter()).end();
+  }
+
+  public void jobOpen(String jobId, long heartbeatTtlMs, String label) throws EbbException {
+    call(Messages.Op.JOB_OPEN, new Messages.JobOpenRequest(jobId, heartbeatTtlMs, label).encode()).end();
+  }
+
+  public void jobHeartbeat(String jobId) throws EbbException {
+    call(Messages.Op.JOB_HEARTBEAT, new Messages.JobRef(jobId).encode()).end();
+  }
+
+  public Messages.JobEnded jobEnd(String jobId) throws EbbException {
+    return Messages.JobEnded.decode(call(Messages.Op.JOB_END, new Messages.JobRef(jobId).encode()));
+  }
+
+  public void shuffleRegister(String jobId, int shuffleId, int maps, int partitions) throws EbbException {
+    call(Messages.Op.SHUFFLE_REGISTER, new Messages.ShuffleRegisterRequest(jobId, shuffleId, maps, partitions).encode()).end();
+  }
+
+  public Messages.Staged mapStage(Messages.MapStageRequest request) throws EbbException {
+    return Messages.Staged.decode(call(Messages.Op.MAP_STAGE, request.encode()));
+  }
+
+  public long extend(long writeId, long reserveBytes) throws EbbException {
+    return call(Messages.Op.EXTEND, new Messages.ExtendRequest(writeId, reserveBytes).encode()).u64();
+  }
+
+  /** `data` must stay untouched until this returns. */
+  public void write(long writeId, long offset, ByteBuffer data) throws EbbException {
+    PayloadWriter head = new PayloadWriter().u64(writeId).u64(offset).u32(data.remaining());
+    connection.await(connection.send(Messages.Op.WRITE, head, data), Messages.Op.WRITE, timeoutMs).end();
+  }
+
+  public Messages.MapCommitResponse mapCommit(Messages.MapCommitRequest request) throws EbbException {
+    return Messages.MapCommitResponse.decode(call(Messages.Op.MAP_COMMIT, request.encode()));
+  }
+
+  /** Sent without waiting: also used by threads that are being killed. */
+  public void abortQuietly(long writeId) {
+    try {
+      connection.send(Messages.Op.ABORT, new PayloadWriter().u64(writeId), null);
+    } catch (EbbException e) {
+      // The write died with its session.
+    }
+  }
+
+  public Messages.ShuffleTable shuffleTable(String jobId, int shuffleId, long sinceVersion) throws EbbException {
+    return Messages.ShuffleTable.decode(call(Messages.Op.SHUFFLE_TABLE, new Messages.ShuffleTableRequest(jobId, shuffleId, sinceVersion).encode()));
+  }
+
+  public List<Messages.MapOutputRow> mapResolve(String jobId, int shuffleId, boolean suspect, long... attemptIds) throws EbbException {
+    return Messages.MapResolveResponse.decode(
+        call(Messages.Op.MAP_RESOLVE, new Messages.MapResolveRequest(jobId, shuffleId, suspect, attemptIds).encode())).rows();
+  }
+
+  public void shuffleReleaseQuietly(String jobId, int shuffleId) {
+    sendQuietly(Messages.Op.SHUFFLE_RELEASE, new Messages.ShuffleRef(jobId, shuffleId).encode());
+  }
+
+  public long shuffleRemove(String jobId, int shuffleId) throws EbbException {
+    return Messages.ShuffleRemoved.decode(call(Messages.Op.SHUFFLE_REMOVE, new Messages.ShuffleRef(jobId, shuffleId).encode())).freedBytes();
+  }
+
+  public void blobsReleased(long[] blobIds) {
+    sendQuietly(Messages.Op.BLOBS_RELEASED, new Messages.BlobIds(blobIds).encode());
+  }
+
+  private void sendQuietly(int op, PayloadWriter payload) {
+    try {
+      connection.send(op, payload, null);
+    } catch (EbbException e) {
+      // What it would have given back was given back with the session.
+    }
+  }
+
+  public CompletableFuture<ByteBuffer> readAsync(List<Messages.ReadRange> ranges) throws EbbException {
+    return connection.send(Messages.Op.READ, new Messages.ReadRequest(ranges).encode(), null);
+  }
+
+  public ByteBuffer awaitRead(CompletableFuture<ByteBuffer> answer) throws EbbException {
+    return connection.await(answer, Messages.Op.READ, timeoutMs).bytes();
+  }
+
+  public ByteBuffer read(List<Messages.ReadRange> ranges) throws EbbException {
+    return awaitRead(readAsync(ranges));
+  }
+
+  private PayloadReader call(int op, PayloadWriter payload) throws EbbException {
+    return connection.call(op, payload, timeoutMs);
+  }
+}

@@ -1,0 +1,314 @@
+package org.apache.spark.shuffle.ebb;
+
+import java.io.IOException;
+import java.nio.channels.ClosedByInterruptException;
+import java.nio.channels.ClosedChannelException;
+import java.util.zip.CRC32C;
+import org.apache.spark.TaskContext;
+import org.apache.spark.scheduler.MapStatus;
+import org.apache.spark.shuffle.FetchFailedException;
+import org.apache.spark.shuffle.ShuffleReadMetricsReporter;
+import org.ebb.client.EbbException;
+
+/**
+ * Walks the blocks of one reduce task, map output after map output and partition after partition, and shows their stored
+ * bytes in an array of its own: `stored[at .. end)`.
+ *
+ * <p>I1: a partition's bytes are shown only after its CRC32C was verified over the very copy that is shown (a partition longer
+ * than the array is verified in a first pass over the map output).
+ * I2: every byte that the index promises is shown, or the task fails with the map output's FetchFailedException.
+ * I3: no mapping is held between calls, so the node can have its file back at any time.
+ * I4: per block there is no call, no system call and no allocation.
+ */
+class BlockCursor {
+  /** Neighbouring partitions of a map output are taken together up to this size; longer partitions go through in pieces. */
+  static final int RUN_BYTES_MAX = 256 * 1024;
+  private static final int READ_TRIES = 3;
+
+  final EbbRuntime runtime;
+  final ShuffleReads reads;
+  final EbbRuntime.ReaderBuffers buffers;
+  private final TaskContext context;
+  private final ShuffleReadMetricsReporter metrics;
+  private final int shuffleId;
+  private final MapStatus[] statuses;
+  private final MapOutput[] outputs;
+  private final int endMap;
+  private final int startPartition;
+  private final int endPartition;
+  /** Each run is one partition: for framings that know streams, not chunks. */
+  private final boolean onePartition;
+  private final CRC32C crc = new CRC32C();
+
+  byte[] stored;
+  int at;
+  int end;
+  /** The block that `stored` shows; of a run of several partitions, the first. */
+  int map;
+  int partition;
+
+  private int nextPartition;
+  /** Of a partition longer than the array: what is not yet shown. */
+  private long restFrom;
+  private long restBytes;
+
+  private long localBytes;
+  private long localBlocks;
+  private long remoteBytes;
+  private long remoteBlocks;
+  private long waitNanos;
+
+  BlockCursor(EbbRuntime runtime, ShuffleReads reads, ShuffleReads.Table table, int shuffleId, int startMap, int endMap, int startPartition,
+      int endPartition, boolean onePartition, TaskContext context, ShuffleReadMetricsReporter metrics) {
+    this.runtime = runtime;
+    this.reads = reads;
+    this.shuffleId = shuffleId;
+    this.statuses = table.statuses();
+    this.outputs = table.outputs();
+    this.map = startMap;
+    this.endMap = endMap;
+    this.startPartition = startPartition;
+    this.endPartition = endPartition;
+    this.nextPartition = startPartition;
+    this.onePartition = onePartition;
+    this.context = context;
+    this.metrics = metrics;
+    this.buffers = runtime.takeReaderBuffers();
+    this.stored = buffers.stored;
+  }
+
+  MapStatus status() {
+    return statuses[map];
+  }
+
+  /** Whether there are blocks beyond what is shown now. Looks at indexes only: what is shown stays as it is. */
+  final boolean hasNextRun() {
+    if (restBytes > 0) return true;
+    while (map < endMap) {
+      if (nextPartition < endPartition) {
+        OpenOutput open = acquire();
+        try {
+          // One comparison skips a map output that has nothing for this task.
+          if (open.offset(endPartition) > open.offset(nextPartition)) {
+            while (open.offset(nextPartition + 1) == open.offset(nextPartition)) nextPartition++;
+            return true;
+          }
+        } finally {
+          open.release();
+        }
+      }
+      map++;
+      nextPartition = startPartition;
+    }
+    return false;
+  }
+
+  /** Shows the next run, in place of what was shown. False at the end. */
+  final boolean nextRun() {
+    if (restBytes > 0) throw new IllegalStateException("the partition is not read to its end");
+    if (!hasNextRun()) return false;
+    context.killTaskIfInterrupted();
+    for (int tries = 1; ; tries++) {
+      OpenOutput open = acquire();
+      try {
+        if (load(open)) return true;
+      } catch (ClosedChannelException e) {
+        stopIfInterrupted(e);
+        runtime.outputs.drop(open); // another task was killed while it read this channel
+        continue;
+      } catch (IOException e) {
+        if (!(e instanceof EbbException known && known.is("node_unreachable")) || tries >= READ_TRIES) throw failed(nextPartition, e);
+        continue; // the session is gone: acquire waits for the next
+      } finally {
+        open.release();
+      }
+      mismatch(tries);
+    }
+  }
+
+  /** Reads and verifies the next run. False when a checksum does not match. */
+  private boolean load(OpenOutput open) throws IOException {
+    int from = nextPartition;
+    long start = open.offset(from);
+    int to = from + 1;
+    long stop = open.offset(to);
+    if (!onePartition) {
+      for (; to < endPartition; to++) {
+        long further = open.offset(to + 1);
+        if (further - start > RUN_BYTES_MAX) break;
+        stop = further;
+      }
+    }
+    long bytes = stop - start;
+    if (bytes > RUN_BYTES_MAX) {
+      if (!verifyLong(open, from, start, bytes)) return false;
+      restFrom = start;
+      restBytes = bytes;
+      at = 0;
+      end = 0;
+    } else {
+      if (stored.length < bytes) grow((int) bytes);
+      read(open, start, 0, (int) bytes);
+      if (runtime.settings.checksum) {
+        int done = 0;
+        for (int p = from; p < to; p++) {
+          int length = (int) (open.offset(p + 1) - start) - done;
+          if (length == 0) continue;
+          crc.reset();
+          crc.update(stored, done, length);
+          if ((int) crc.getValue() != open.crc(p)) return false;
+          done += length;
+        }
+      }
+      at = 0;
+      end = (int) bytes;
+    }
+    int blocks = 0;
+    for (int p = from; p < to; p++) if (open.offset(p + 1) > open.offset(p)) blocks++;
+    count(open, bytes, blocks);
+    partition = from;
+    nextPartition = to;
+    return true;
+  }
+
+  private boolean verifyLong(OpenOutput open, int p, long start, long bytes) throws IOException {
+    if (!runtime.settings.checksum) return true;
+    if (stored.length < RUN_BYTES_MAX) grow(RUN_BYTES_MAX);
+    crc.reset();
+    for (long done = 0; done < bytes; ) {
+      int n = (int) Math.min(RUN_BYTES_MAX, bytes - done);
+      read(open, start + done, 0, n);
+      crc.update(stored, 0, n);
+      done += n;
+    }
+    return (int) crc.getValue() == open.crc(p);
+  }
+
+  /** Makes at least `bytes` visible, taking more of a long partition if need be. @return false when the partition has fewer. */
+  final boolean ensure(int bytes) {
+    if (end - at >= bytes) return true;
+    if (end - at + restBytes < bytes) return false;
+    for (int tries = 1; ; tries++) {
+      OpenOutput open = acquire();
+      try {
+        int kept = end - at;
+        byte[] old = stored;
+        int room = Math.max(bytes, RUN_BYTES_MAX);
+        if (stored.length < room) {
+          stored = buffers.stored = new byte[room];
+        }
+        System.arraycopy(old, at, stored, 0, kept);
+        at = 0;
+        end = kept;
+        int n = (int) Math.min(room - kept, restBytes);
+        read(open, restFrom, kept, n);
+        end = kept + n;
+        restFrom += n;
+        restBytes -= n;
+        return true;
+      } catch (ClosedChannelException e) {
+        stopIfInterrupted(e);
+        runtime.outputs.drop(open);
+      } catch (IOException e) {
+        if (!(e instanceof EbbException known && known.is("node_unreachable")) || tries >= READ_TRIES) throw failed(partition, e);
+      } finally {
+        open.release();
+      }
+    }
+  }
+
+  /** Whether the shown run, a single partition, has bytes that `ensure` could bring. */
+  final boolean hasRest() {
+    return restBytes > 0;
+  }
+
+  private void grow(int bytes) {
+    stored = buffers.stored = new byte[Math.max(bytes, RUN_BYTES_MAX)];
+  }
+
+  private void read(OpenOutput open, long from, int to, int bytes) throws IOException {
+    if (open.isLocal()) {
+      open.copy(from, stored, to, bytes);
+      return;
+    }
+    long start = System.nanoTime();
+    readRemote(open, from, to, bytes);
+    waitNanos += System.nanoTime() - start;
+  }
+
+  /** Where prefetching comes in (RemoteCursor). */
+  void readRemote(OpenOutput open, long from, int to, int bytes) throws IOException {
+    open.copy(from, stored, to, bytes);
+  }
+
+  private void mismatch(int tries) {
+    if (tries >= READ_TRIES) {
+      throw failed(nextPartition, new EbbException("checksum_mismatch", "partition " + nextPartition + " of map output " + map + " does not match its CRC32C"));
+    }
+    try {
+      reads.suspect(outputs[map]);
+    } catch (IOException e) {
+      throw failed(nextPartition, e);
+    }
+  }
+
+  private OpenOutput acquire() {
+    MapOutput output = outputs[map];
+    OpenOutput open = null;
+    try {
+      open = reads.acquire(output);
+      if (open.header.partitions() < endPartition) {
+        throw new EbbException("data_corrupt", "map output with " + open.header.partitions() + " partitions, " + endPartition + " wanted");
+      }
+      return open;
+    } catch (IOException e) {
+      if (open != null) open.release();
+      throw failed(nextPartition, e);
+    }
+  }
+
+  private void stopIfInterrupted(Exception cause) {
+    if (!Thread.currentThread().isInterrupted() && !(cause instanceof ClosedByInterruptException)) return;
+    context.killTaskIfInterrupted();
+    throw EbbErrors.sneaky(new InterruptedException("interrupted while reading shuffle " + shuffleId));
+  }
+
+  /** The failure of one map output, as Spark wants it: exactly this one is computed anew. */
+  final RuntimeException failed(int reducePartition, Exception cause) {
+    if (cause instanceof EbbException known && known.is("aborted")) stopIfInterrupted(cause);
+    stopIfInterrupted(cause);
+    MapStatus status = statuses[map];
+    return EbbErrors.sneaky(new FetchFailedException(status.location(), shuffleId, status.mapId(), map, Math.min(reducePartition, endPartition - 1),
+        "Ebb node " + runtime.node.url() + ": " + cause.getMessage(), cause));
+  }
+
+  private void count(OpenOutput open, long bytes, int blocks) {
+    if (open.isLocal()) {
+      localBytes += bytes;
+      localBlocks += blocks;
+    } else {
+      remoteBytes += bytes;
+      remoteBlocks += blocks;
+    }
+  }
+
+  /** Adds what was counted to the task's metrics: now and then, not for each block. */
+  final void report() {
+    if (localBlocks > 0) {
+      metrics.incLocalBlocksFetched(localBlocks);
+      metrics.incLocalBytesRead(localBytes);
+    }
+    if (remoteBlocks > 0) {
+      metrics.incRemoteBlocksFetched(remoteBlocks);
+      metrics.incRemoteBytesRead(remoteBytes);
+    }
+    if (waitNanos > 0) metrics.incFetchWaitTime(waitNanos / 1_000_000);
+    localBlocks = localBytes = remoteBlocks = remoteBytes = 0;
+    waitNanos %= 1_000_000;
+  }
+
+  void close() {
+    runtime.giveBack(buffers);
+  }
+
+}

@@ -1,0 +1,153 @@
+package org.apache.spark.shuffle.ebb;
+
+import java.nio.ByteBuffer;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.ConcurrentLinkedDeque;
+import java.util.concurrent.atomic.AtomicInteger;
+import org.apache.spark.SparkConf;
+import org.apache.spark.SparkEnv;
+import org.ebb.client.ChunkCodec;
+import org.ebb.client.EbbNode;
+
+/**
+ * What one JVM holds for one Spark application: the connection to its node, the map outputs it has open for reading, and
+ * the buffers that writers and readers use again and again. The driver components and the shuffle manager share it.
+ */
+final class EbbRuntime {
+  private static final ConcurrentHashMap<String, EbbRuntime> BY_APP = new ConcurrentHashMap<>();
+  private static final int POOL_MAX = 64;
+
+  final EbbSettings settings;
+  final EbbNode node;
+  final OpenOutputs outputs;
+  private final ConcurrentHashMap<Integer, ShuffleReads> reads = new ConcurrentHashMap<>();
+  private final ConcurrentLinkedDeque<WriterBuffers> writerPool = new ConcurrentLinkedDeque<>();
+  private final ConcurrentLinkedDeque<ReaderBuffers> readerPool = new ConcurrentLinkedDeque<>();
+  private final AtomicInteger writersPooled = new AtomicInteger();
+  private final AtomicInteger readersPooled = new AtomicInteger();
+  private volatile boolean closed;
+
+  private EbbRuntime(EbbSettings settings, String appId, String who) {
+    this.settings = settings;
+    this.node = new EbbNode(settings.node, "ebb-spark/0.1.0 " + who, appId, settings.nodeOptions());
+    this.outputs = new OpenOutputs(this);
+    node.setListener(outputs);
+  }
+
+  /** The runtime of this application in this JVM, made on first use. */
+  static EbbRuntime of(SparkConf conf, String who) {
+    return BY_APP.computeIfAbsent(conf.getAppId(), appId -> {
+      EbbSettings settings = new EbbSettings(conf);
+      if (settings.node.isEmpty()) throw new IllegalArgumentException(missingNode());
+      return new EbbRuntime(settings, appId, who);
+    });
+  }
+
+  static EbbRuntime current() {
+    SparkEnv env = SparkEnv.get();
+    return of(env.conf(), env.executorId().equals("driver") ? "driver" : "executor-" + env.executorId());
+  }
+
+  static EbbRuntime findCurrent() {
+    SparkEnv env = SparkEnv.get();
+    if (env == null || !env.conf().contains("spark.app.id")) return null;
+    return BY_APP.get(env.conf().getAppId());
+  }
+
+  static String missingNode() {
+    return EbbSettings.NODE + " is not set. Give the URL of the Ebb node, such as unix:///run/ebb/ebb.sock or http://127.0.0.1:9700"
+        + " (`npx ebb spark-conf` prints all settings).";
+  }
+
+  ShuffleReads reads(int shuffleId) {
+    return reads.computeIfAbsent(shuffleId, id -> new ShuffleReads(this, id));
+  }
+
+  Iterable<ShuffleReads> allReads() {
+    return reads.values();
+  }
+
+  void forget(int shuffleId) {
+    ShuffleReads gone = reads.remove(shuffleId);
+    if (gone != null) gone.close();
+  }
+
+  void close() {
+    if (closed) return;
+    closed = true;
+    BY_APP.remove(node.jobId(), this);
+    List<Integer> open = new ArrayList<>(reads.keySet());
+    for (int shuffleId : open) forget(shuffleId);
+    for (WriterBuffers b; (b = writerPool.poll()) != null; ) b.close();
+    for (ReaderBuffers b; (b = readerPool.poll()) != null; ) b.close();
+    node.close();
+  }
+
+  /** What a writer needs besides the records: an output buffer outside the heap, a chunk, a compressor. */
+  static final class WriterBuffers {
+    final ByteBuffer out;
+    final byte[] raw;
+    final ChunkCodec codec;
+
+    WriterBuffers(EbbSettings settings) {
+      out = ByteBuffer.allocateDirect(settings.writerBufferBytes).order(java.nio.ByteOrder.LITTLE_ENDIAN);
+      raw = new byte[settings.chunkBytes];
+      codec = settings.newCodec();
+    }
+
+    void close() {
+      codec.close();
+      OpenOutput.unmap(out);
+    }
+  }
+
+  static final class ReaderBuffers {
+    byte[] stored = new byte[256 * 1024];
+    byte[] raw;
+    final ChunkCodec.Decoder decoder = new ChunkCodec.Decoder();
+
+    ReaderBuffers(EbbSettings settings) {
+      raw = new byte[settings.chunkBytes];
+    }
+
+    void close() {
+      decoder.close();
+    }
+  }
+
+  WriterBuffers takeWriterBuffers() {
+    WriterBuffers pooled = writerPool.poll();
+    if (pooled == null) return new WriterBuffers(settings);
+    writersPooled.decrementAndGet();
+    return pooled;
+  }
+
+  void giveBack(WriterBuffers buffers) {
+    if (closed || writersPooled.incrementAndGet() > POOL_MAX) {
+      if (!closed) writersPooled.decrementAndGet();
+      buffers.close();
+      return;
+    }
+    buffers.out.clear();
+    writerPool.push(buffers);
+  }
+
+  ReaderBuffers takeReaderBuffers() {
+    ReaderBuffers pooled = readerPool.poll();
+    if (pooled == null) return new ReaderBuffers(settings);
+    readersPooled.decrementAndGet();
+    return pooled;
+  }
+
+  void giveBack(ReaderBuffers buffers) {
+    boolean grown = buffers.stored.length > 4 << 20 || buffers.raw.length > 4 << 20;
+    if (closed || grown || readersPooled.incrementAndGet() > POOL_MAX) {
+      if (!closed && !grown) readersPooled.decrementAndGet();
+      buffers.close();
+      return;
+    }
+    readerPool.push(buffers);
+  }
+}

@@ -1,0 +1,36 @@
+package org.apache.spark.shuffle.ebb;
+
+import java.io.IOException;
+import java.nio.ByteBuffer;
+
+/** A buffer outside the heap that empties itself somewhere when it is full. */
+abstract class OutBuffer {
+  final ByteBuffer buffer;
+
+  OutBuffer(ByteBuffer buffer) {
+    this.buffer = buffer;
+    buffer.clear();
+  }
+
+  /** The buffer with at least `bytes` free. */
+  final ByteBuffer room(int bytes) throws IOException {
+    if (buffer.remaining() < bytes) {
+      drain();
+      if (buffer.remaining() < bytes) throw new IllegalArgumentException(bytes + " bytes do not fit a buffer of " + buffer.capacity());
+    }
+    return buffer;
+  }
+
+  final void put(byte[] from, int at, int bytes) throws IOException {
+    int done = 0;
+    while (done < bytes) {
+      if (!buffer.hasRemaining()) drain();
+      int n = Math.min(buffer.remaining(), bytes - done);
+      buffer.put(from, at + done, n);
+      done += n;
+    }
+  }
+
+  /** Hands the bytes before the position on, and clears the buffer. */
+  abstract void drain() throws IOException;
+}

@@ -1,0 +1,111 @@
+/** A real daemon in a process of its own, on temporary directories, for tests and benchmarks. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+
+export const REPO = join(import.meta.dirname, '../../../..');
+export const OWN_NODE = join(REPO, 'node_modules/.bin/node');
+export const EBB_MAIN = join(REPO, 'packages/server/src/main.ts');
+
+export interface NodeProcess extends AsyncDisposable {
+  readonly url: string;
+  readonly unixUrl: string;
+  readonly socketPath: string;
+  readonly dataDir: string;
+  readonly memoryDir: string;
+  readonly pid: number;
+  /** What it wrote to standard error. */
+  readonly log: () => string;
+  /** SIGKILL. */
+  kill(): Promise<void>;
+  /** SIGTERM; the exit code. */
+  stop(): Promise<number>;
+  /** On the same directories and address. */
+  start(): Promise<void>;
+}
+
+export interface NodeProcessOptions {
+  readonly memoryLimit?: string;
+  readonly diskLimit?: string;
+  readonly args?: readonly string[];
+}
+
+export async function startNodeProcess(options: NodeProcessOptions = {}): Promise<NodeProcess> {
+  const dataDir = await mkdtemp(join(tmpdir(), 'ebb-e2e-'));
+  const memoryDir = await mkdtemp('/dev/shm/ebb-e2e-');
+  const socketPath = join(dataDir, 'ebb.sock');
+  let listen = '127.0.0.1:0';
+  let child: ChildProcess | undefined;
+  let url = '';
+  let log = '';
+
+  const start = async (): Promise<void> => {
+    const started = spawn(
+      OWN_NODE,
+      [
+        '--conditions=source',
+        EBB_MAIN,
+        'node',
+        ...['--data', dataDir, '--memory-dir', memoryDir, '--socket', socketPath],
+        ...['--listen', listen, '--memory-limit', options.memoryLimit ?? '256MiB'],
+        ...['--disk-limit', options.diskLimit ?? '2GiB', '--log-level', 'info'],
+        ...(options.args ?? []),
+      ],
+      { stdio: ['ignore', 'ignore', 'pipe'], env: cleanEnv() },
+    );
+    child = started;
+    url = await new Promise<string>((resolve, reject) => {
+      started.once('exit', (code) => reject(new Error(`the node ended with ${code}:\n${log}`)));
+      const lines = createInterface({ input: started.stderr as NodeJS.ReadableStream });
+      lines.on('line', (line) => {
+        log += `${line}\n`;
+        const ready = /"url":"([^"]+)".*"msg":"ready"/.exec(line);
+        if (ready !== null) resolve(ready[1] as string);
+      });
+    });
+    listen = new URL(url).host; // a restart takes the same port
+  };
+  const end = async (signal: NodeJS.Signals): Promise<number> => {
+    const running = child;
+    if (running === undefined || running.exitCode !== null || running.signalCode !== null) return 0;
+    const exited = once(running, 'exit');
+    running.kill(signal);
+    const [code] = (await exited) as [number | null];
+    return code ?? -1;
+  };
+
+  await start();
+  return {
+    get url() {
+      return url;
+    },
+    unixUrl: `unix://${socketPath}`,
+    socketPath,
+    dataDir,
+    memoryDir,
+    get pid() {
+      return child?.pid ?? -1;
+    },
+    log: () => log,
+    start,
+    kill: async () => {
+      await end('SIGKILL');
+    },
+    stop: () => end('SIGTERM'),
+    async [Symbol.asyncDispose]() {
+      await end('SIGKILL');
+      await rm(dataDir, { recursive: true, force: true });
+      await rm(memoryDir, { recursive: true, force: true });
+    },
+  };
+}
+
+/** Without settings of the machine's own node. */
+export function cleanEnv(): NodeJS.ProcessEnv {
+  return Object.fromEntries(
+    Object.entries(process.env).filter(([name]) => !name.startsWith('EBB_')),
+  );
+}

@@ -1,0 +1,469 @@
+/**
+ * The HTTP surfaces of a node: control JSON, and object bytes for clients that do not see its files.
+ *
+ * I1  A body that breaks off is continued from where it stopped, under `If-Match`: the consumer sees one version, whole.
+ * I2  A body never ends early without an error: the length that was announced is counted.
+ * I3  A response that is not read to its end is destroyed, so that its connection is not held.
+ */
+import type { Readable } from 'node:stream';
+import { HEADERS, objectPath, StoreError } from '@ebb/protocol';
+import { crc32c } from '@node-rs/crc32';
+import { type Dispatcher, Pool } from 'undici';
+import { errorFromHttp, headerText, toStoreError, unreachable } from './errors.ts';
+import { HTTP_CONNECTIONS, JSON_BYTES_MAX } from './limits.ts';
+import type { NodeAddress } from './node-address.ts';
+import { changedWhileRead, type ObjectRef, type OpenInfo } from './object-reader.ts';
+import { abortedError, type RetryPolicy, withRetry } from './retry.ts';
+
+type Method = 'GET' | 'HEAD' | 'PUT' | 'POST' | 'DELETE';
+type Query = Readonly<Record<string, string | number | boolean | undefined>>;
+
+export interface JsonRequest {
+  readonly query?: Query;
+  readonly body?: unknown;
+  readonly headers?: Readonly<Record<string, string>>;
+  /** Repeating it changes nothing. Default: GET, HEAD, and PUT are. */
+  readonly idempotent?: boolean;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** What a schema of the protocol offers. */
+export interface Parser<T> {
+  safeParse(value: unknown): { success: true; data: T } | { success: false; error: unknown };
+}
+
+/** A part of an object: from an offset, or its last bytes. */
+export type ByteRange =
+  | { readonly offset: number; readonly length?: number | undefined }
+  | { readonly last: number };
+
+export interface PutRequest {
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: Uint8Array | AsyncIterable<Uint8Array>;
+  /** undefined: chunked. */
+  readonly sizeBytes: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface HttpClient {
+  json<T>(method: Method, path: string, parser: Parser<T>, request?: JsonRequest): Promise<T>;
+  /** As json, where nothing is told but success. Returns the status. */
+  plain(method: Method, path: string, request?: JsonRequest): Promise<number>;
+  /** One attempt. The answer's ETag, version and durability. */
+  put(ref: ObjectRef, request: PutRequest): Promise<PutAnswer>;
+  headOpen(ref: ObjectRef, signal?: AbortSignal): Promise<OpenInfo>;
+  /** Starts a GET; the body is read by the caller. */
+  get(ref: ObjectRef, range: ByteRange | undefined, signal?: AbortSignal): Promise<HttpBody>;
+  /** The bytes of this version, from `range`. */
+  body(
+    info: OpenInfo,
+    range: { readonly offset: number; readonly length: number },
+    signal?: AbortSignal,
+  ): AsyncGenerator<Uint8Array>;
+  close(): Promise<void>;
+}
+
+export interface PutAnswer {
+  readonly version: number;
+  readonly etag: string;
+  readonly durability: string;
+  readonly crc32c: string;
+}
+
+export interface HttpBody {
+  readonly info: OpenInfo;
+  readonly range: { readonly offset: number; readonly length: number };
+  readonly chunks: AsyncIterable<Uint8Array>;
+  cancel(): void;
+}
+
+export function createHttpClient(
+  address: NodeAddress,
+  options: { readonly retry: RetryPolicy },
+): HttpClient {
+  const pool = new Pool(address.origin, {
+    connections: HTTP_CONNECTIONS,
+    pipelining: 1,
+    connect: {
+      timeout: 5_000,
+      ...(address.socketPath === undefined ? {} : { socketPath: address.socketPath }),
+    },
+    headersTimeout: 0, // an acknowledgement from tier 2, `verify` and `gc` take their time; a dead peer ends the socket
+    bodyTimeout: 120_000,
+  });
+  return new Client(pool, address, options.retry);
+}
+
+class Client implements HttpClient {
+  readonly #pool: Pool;
+  readonly #address: NodeAddress;
+  readonly #retry: RetryPolicy;
+
+  constructor(pool: Pool, address: NodeAddress, retry: RetryPolicy) {
+    this.#pool = pool;
+    this.#address = address;
+    this.#retry = retry;
+  }
+
+  async json<T>(
+    method: Method,
+    path: string,
+    parser: Parser<T>,
+    request: JsonRequest = {},
+  ): Promise<T> {
+    const { text } = await this.#control(method, path, request);
+    const parsed = parser.safeParse(parseJson(text));
+    if (parsed.success) return parsed.data;
+    throw new StoreError(
+      'version_unsupported',
+      `${method} ${path}: the answer has another form`,
+      {},
+      parsed.error,
+    );
+  }
+
+  async plain(method: Method, path: string, request: JsonRequest = {}): Promise<number> {
+    return (await this.#control(method, path, request)).status;
+  }
+
+  async put(ref: ObjectRef, request: PutRequest): Promise<PutAnswer> {
+    const response = await this.#send('PUT', objectPath(ref.bucket, ref.key), {
+      headers: {
+        ...request.headers,
+        ...(request.sizeBytes === undefined ? {} : { 'content-length': String(request.sizeBytes) }),
+      },
+      body: request.body as Uint8Array | Readable, // undici takes any async iterable
+      signal: request.signal,
+    });
+    await response.body.dump();
+    return {
+      version: Number(headerText(response.headers[HEADERS.version])),
+      etag: unquote(headerText(response.headers['etag'])),
+      durability: headerText(response.headers[HEADERS.durability]),
+      crc32c: headerText(response.headers[HEADERS.crc32c]),
+    };
+  }
+
+  async headOpen(ref: ObjectRef, signal?: AbortSignal): Promise<OpenInfo> {
+    return await withRetry({ policy: this.#retry, idempotent: true, signal }, async () => {
+      const response = await this.#send('HEAD', objectPath(ref.bucket, ref.key), { signal });
+      await response.body.dump();
+      const sizeBytes = Number(headerText(response.headers['content-length']));
+      return openInfo(ref, response.headers, sizeBytes);
+    });
+  }
+
+  async get(ref: ObjectRef, range: ByteRange | undefined, signal?: AbortSignal): Promise<HttpBody> {
+    if (isNothing(range)) return await this.#nothing(ref, range, signal);
+    return await withRetry({ policy: this.#retry, idempotent: true, signal }, async () => {
+      const headers = range === undefined ? {} : { range: rangeHeader(range) };
+      const response = await this.#send('GET', objectPath(ref.bucket, ref.key), {
+        headers,
+        signal,
+      }).catch((error: unknown) => {
+        // An empty object has no first byte to start a range at, but its empty rest is a fair question.
+        if (range !== undefined && isEmptyObject(error, range)) return undefined;
+        throw error;
+      });
+      if (response === undefined) return await this.#nothing(ref, range, signal);
+      const place = answeredRange(response);
+      const info = openInfo(ref, response.headers, place.sizeBytes);
+      return {
+        info,
+        range: { offset: place.offset, length: place.length },
+        chunks: this.#resumed(info, place, response, signal),
+        cancel: () => destroy(response),
+      };
+    });
+  }
+
+  async *body(
+    info: OpenInfo,
+    range: { readonly offset: number; readonly length: number },
+    signal?: AbortSignal,
+  ): AsyncGenerator<Uint8Array> {
+    if (range.length > 0) yield* this.#resumed(info, range, undefined, signal);
+  }
+
+  async close(): Promise<void> {
+    await this.#pool.destroy();
+  }
+
+  async #nothing(
+    ref: ObjectRef,
+    range: ByteRange | undefined,
+    signal?: AbortSignal,
+  ): Promise<HttpBody> {
+    const info = await this.headOpen(ref, signal);
+    const offset = range !== undefined && 'offset' in range ? range.offset : info.sizeBytes;
+    if (offset > info.sizeBytes) throw beyondTheEnd(offset, info.sizeBytes);
+    return { info, range: { offset, length: 0 }, chunks: none(), cancel: () => undefined };
+  }
+
+  /** Yields the range, beginning with `first` when there is one, and asks again where a body breaks off (I1, I2). */
+  async *#resumed(
+    info: OpenInfo,
+    range: { readonly offset: number; readonly length: number },
+    first: Dispatcher.ResponseData | undefined,
+    signal: AbortSignal | undefined,
+  ): AsyncGenerator<Uint8Array> {
+    let done = 0;
+    let response = first;
+    let failures = 0;
+    while (done < range.length || response !== undefined) {
+      response ??= await this.#continue(
+        info,
+        { offset: range.offset + done, length: range.length - done },
+        signal,
+      );
+      const before = done;
+      try {
+        for await (const chunk of response.body as AsyncIterable<Uint8Array>) {
+          done += chunk.byteLength;
+          if (done > range.length)
+            throw new StoreError('length_mismatch', 'the node sent more than it announced');
+          yield chunk;
+        }
+        if (done < range.length) throw unreachable('the body ended early');
+      } catch (thrown) {
+        const error = toStoreError(thrown, signal);
+        failures = done > before ? 1 : failures + 1;
+        if (error.code !== 'node_unreachable' || failures >= this.#retry.attemptsMax) throw error;
+      } finally {
+        destroy(response); // also when the consumer stops early (I3)
+      }
+      response = undefined;
+    }
+  }
+
+  async #continue(
+    info: OpenInfo,
+    range: { readonly offset: number; readonly length: number },
+    signal: AbortSignal | undefined,
+  ): Promise<Dispatcher.ResponseData> {
+    return await withRetry({ policy: this.#retry, idempotent: true, signal }, async () => {
+      const response = await this.#send('GET', objectPath(info.bucket, info.key), {
+        headers: { range: rangeHeader(range), 'if-match': `"${info.etag}"` },
+        signal,
+      });
+      const place = answeredRange(response);
+      const found = openInfo(info, response.headers, place.sizeBytes);
+      if (
+        found.version === info.version &&
+        place.offset === range.offset &&
+        place.length === range.length
+      ) {
+        return response;
+      }
+      destroy(response);
+      if (found.version !== info.version) throw changedWhileRead(info, found.version);
+      throw new StoreError(
+        'length_mismatch',
+        'the node answered with another range than asked for',
+      );
+    });
+  }
+
+  async #control(
+    method: Method,
+    path: string,
+    request: JsonRequest,
+  ): Promise<{ status: number; text: string }> {
+    const idempotent =
+      request.idempotent ?? (method === 'GET' || method === 'HEAD' || method === 'PUT');
+    const { signal } = request;
+    return await withRetry({ policy: this.#retry, idempotent, signal }, async () => {
+      const response = await this.#send(method, path, {
+        query: request.query,
+        headers: {
+          accept: 'application/json',
+          ...(request.body === undefined ? {} : { 'content-type': 'application/json' }),
+          ...request.headers,
+        },
+        body: request.body === undefined ? undefined : Buffer.from(JSON.stringify(request.body)),
+        signal,
+      });
+      return { status: response.statusCode, text: await textOf(response) };
+    });
+  }
+
+  /** One attempt. @throws {StoreError} for every status of 400 and more */
+  async #send(
+    method: Method,
+    path: string,
+    request: {
+      readonly query?: Query | undefined;
+      readonly headers?: Readonly<Record<string, string>>;
+      readonly body?: Uint8Array | Readable | undefined;
+      readonly signal?: AbortSignal | undefined;
+    },
+  ): Promise<Dispatcher.ResponseData> {
+    const { signal } = request;
+    if (signal?.aborted === true) throw abortedError(signal);
+    let response: Dispatcher.ResponseData;
+    try {
+      response = await this.#pool.request({
+        method,
+        path: path + queryText(request.query),
+        headers: { ...request.headers },
+        body: request.body ?? null,
+        ...(signal === undefined ? {} : { signal }),
+      });
+    } catch (thrown) {
+      const error = toStoreError(thrown, signal);
+      if (error.code !== 'node_unreachable') throw error;
+      throw unreachable(
+        `no Ebb node answers at ${this.#address.text}: ${error.message}`,
+        error.details,
+        thrown,
+      );
+    }
+    if (response.statusCode < 400) return response;
+    const body = await textOf(response).catch(() => '');
+    throw errorFromHttp({
+      status: response.statusCode,
+      headers: response.headers,
+      body,
+      request: `${method} ${path}`,
+    });
+  }
+}
+
+/** undefined, which no schema takes, for what is no JSON. */
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+async function* none(): AsyncGenerator<Uint8Array> {}
+
+function destroy(response: Dispatcher.ResponseData): void {
+  if (!response.body.readableEnded) response.body.on('error', () => undefined).destroy();
+}
+
+async function textOf(response: Dispatcher.ResponseData): Promise<string> {
+  const chunks: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const chunk of response.body as AsyncIterable<Uint8Array>) {
+    bytes += chunk.byteLength;
+    if (bytes > JSON_BYTES_MAX)
+      throw new StoreError('too_large', `an answer of more than ${JSON_BYTES_MAX} bytes`);
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks, bytes).toString('utf8');
+}
+
+function queryText(query: Query | undefined): string {
+  const params = new URLSearchParams();
+  for (const [name, value] of Object.entries(query ?? {})) {
+    if (value !== undefined) params.set(name, String(value));
+  }
+  return params.size === 0 ? '' : `?${params}`;
+}
+
+export function rangeHeader(range: ByteRange): string {
+  if ('last' in range) return `bytes=-${range.last}`;
+  const { offset, length } = range;
+  return `bytes=${offset}-${length === undefined ? '' : offset + length - 1}`;
+}
+
+/** HTTP cannot ask for zero bytes. */
+function isNothing(range: ByteRange | undefined): boolean {
+  if (range === undefined) return false;
+  return 'last' in range ? range.last === 0 : range.length === 0;
+}
+
+function isEmptyObject(error: unknown, range: ByteRange): boolean {
+  if (!(error instanceof StoreError) || error.code !== 'range_invalid') return false;
+  return 'last' in range || range.offset === 0;
+}
+
+function beyondTheEnd(offset: number, sizeBytes: number): StoreError {
+  return new StoreError('range_invalid', undefined, { offset, sizeBytes });
+}
+
+/**
+ * Offsets of a range within an object of this size; what lies beyond the end is cut off.
+ * @throws {StoreError} `range_invalid` when it starts beyond the end, or at the end of an object that is not empty
+ */
+export function resolveRange(
+  range: ByteRange | undefined,
+  sizeBytes: number,
+): { offset: number; length: number } {
+  if (range === undefined) return { offset: 0, length: sizeBytes };
+  const numbers = 'last' in range ? [range.last] : [range.offset, range.length ?? 0];
+  if (!numbers.every((value) => Number.isSafeInteger(value) && value >= 0)) {
+    throw new StoreError('range_invalid', 'a range has whole numbers from 0');
+  }
+  if ('last' in range) {
+    const length = Math.min(range.last, sizeBytes);
+    return { offset: sizeBytes - length, length };
+  }
+  const { offset, length } = range;
+  if (offset > sizeBytes || (offset === sizeBytes && sizeBytes > 0 && length !== 0)) {
+    throw beyondTheEnd(offset, sizeBytes);
+  }
+  return { offset, length: Math.min(length ?? sizeBytes, sizeBytes - offset) };
+}
+
+function answeredRange(response: Dispatcher.ResponseData): {
+  offset: number;
+  length: number;
+  sizeBytes: number;
+} {
+  const length = Number(headerText(response.headers['content-length']));
+  const match = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(headerText(response.headers['content-range']));
+  if (match === null) return { offset: 0, length, sizeBytes: length };
+  return {
+    offset: Number(match[1]),
+    length: Number(match[2]) - Number(match[1]) + 1,
+    sizeBytes: Number(match[3]),
+  };
+}
+
+function openInfo(
+  ref: ObjectRef,
+  headers: Dispatcher.ResponseData['headers'],
+  sizeBytes: number,
+): OpenInfo {
+  return {
+    bucket: ref.bucket,
+    key: ref.key,
+    version: Number(headerText(headers[HEADERS.version])),
+    etag: unquote(headerText(headers['etag'])),
+    sizeBytes,
+  };
+}
+
+export function unquote(etag: string): string {
+  return etag.replace(/^(W\/)?"(.*)"$/, '$2');
+}
+
+/** 8 hex digits, as the node writes them. */
+export function crcText(value: number): string {
+  return value.toString(16).padStart(8, '0');
+}
+
+/** Passes chunks on, and knows their CRC32C and count. */
+export function createMeter(): {
+  readonly pass: (chunks: AsyncIterable<Uint8Array>) => AsyncGenerator<Uint8Array>;
+  readonly crc: () => number;
+  readonly bytes: () => number;
+} {
+  let crc = 0;
+  let bytes = 0;
+  return {
+    async *pass(chunks) {
+      for await (const chunk of chunks) {
+        crc = crc32c(chunk, crc);
+        bytes += chunk.byteLength;
+        yield chunk;
+      }
+    },
+    crc: () => crc,
+    bytes: () => bytes,
+  };
+}

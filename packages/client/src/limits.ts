@@ -1,0 +1,47 @@
+/** Every bound of the client in one place, with the reason above it. */
+import { assert, KiB, MiB } from '@ebb/protocol';
+
+/** Piece in which bytes travel between memory and files: large enough to make a call's cost vanish, small enough for the cache. */
+export const PIECE_BYTES = 1 * MiB;
+/** Piece in which large chunks are written from where they are: with two under way, the best of 1, 2, 4 and 8 MiB. */
+export const DIRECT_PIECE_BYTES = 2 * MiB;
+/** Chunks from here on are written from where they are; smaller ones are gathered in a pooled piece first. */
+export const DIRECT_BYTES = 256 * KiB;
+/** Up to here a write or read on tmpfs is done synchronously: the copy is shorter than a trip to the thread pool. */
+export const SYNC_BYTES = 128 * KiB;
+/** Pieces of one writer or reader under way at a time: the second hides the wake-up between two system calls. */
+export const PIECES_INFLIGHT = 2;
+/** Pooled pieces kept when idle. */
+export const POOLED_PIECES_MAX = 16;
+/** Chunk of a body read from files; each is fresh memory, so it stays below the size where malloc maps anew. */
+export const BODY_CHUNK_BYTES = 256 * KiB;
+
+/** First reservation of a writer that does not know its size; then it doubles, by at most RESERVE_STEP_BYTES_MAX. */
+export const RESERVE_FIRST_BYTES = 1 * MiB;
+export const RESERVE_STEP_BYTES_MAX = 64 * MiB;
+
+/** Calls in flight on a connection, and calls that wait for a place; one more is refused with `busy`. */
+export const CALLS_INFLIGHT_MAX = 4096;
+export const CALLS_WAITING_MAX = 65_536;
+/** Frames up to here are joined into one system call. */
+export const JOINED_WRITE_BYTES = 64 * KiB;
+/** A call without an answer for this long fails; the connection stays. */
+export const CALL_TIMEOUT_MS = 30_000;
+/** A connection with calls in flight and silence for this long is asked by `ping`, and given up at the second limit. */
+export const PING_AFTER_MS = 10_000;
+export const SILENCE_MS_MAX = 40_000;
+export const CONNECT_TIMEOUT_MS = 5_000;
+/** For how long a lost connection is sought again: a restart of the daemon takes well under this. */
+export const RECONNECT_MS = 30_000;
+
+/** HTTP connections to one node. */
+export const HTTP_CONNECTIONS = 32;
+/** Control answers larger than this are refused: a list page is about 0.5 MiB. */
+export const JSON_BYTES_MAX = 64 * MiB;
+export const LIST_PAGE_OBJECTS = 1000;
+
+assert(
+  DIRECT_BYTES <= PIECE_BYTES,
+  'a gathered piece must hold what is too small to write directly',
+);
+assert(SILENCE_MS_MAX > PING_AFTER_MS, 'a ping needs time to be answered');

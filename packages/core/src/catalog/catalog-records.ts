@@ -1,0 +1,176 @@
+/**
+ * What the embedded catalog writes into its rows, encoded and decoded in one place. Persisted: keep stable; a change
+ * of layout gets a new format number, and the decoder keeps reading the old one.
+ *
+ * Fields that SQL searches, counts or changes are columns (sqlite-schema.ts). The rest of an object is one body, so that a
+ * row costs one bind and one read instead of six:
+ *
+ *   | body bytes u32 | format u8 | flags u8 | crc32c u32 | etag str | content type str
+ *   | metadata count u16 | (name str | value str)* | extents u32 | (blob u48 | offset u48 | length u48)* |
+ *
+ * `str` is u16 length + UTF-8, all numbers are little-endian. 48 bits are 256 TiB, and 2^48 ids.
+ */
+import { assert, StoreError } from '@ebb/protocol';
+import type { BucketPolicy, Extent, ObjectRecord } from './catalog.ts';
+
+export type ObjectBody = Pick<
+  ObjectRecord,
+  'etag' | 'crc32c' | 'contentType' | 'metadata' | 'extents'
+>;
+
+const BODY_FORMAT = 1;
+const HAS_CRC32C = 1;
+const BODY_FIXED_BYTES = 4 + 1 + 1 + 4 + 2 + 2 + 2 + 4;
+const EXTENT_BYTES = 18;
+const STRING_BYTES_MAX = 0xffff;
+const NUMBER_MAX = 2 ** 48 - 1;
+
+export function encodeObjectBody(body: ObjectBody): Buffer {
+  const names = Object.keys(body.metadata);
+  const { etag, contentType, crc32c, extents, metadata } = body;
+  // Strings are written in one pass: three bytes a UTF-16 unit is the most that UTF-8 takes.
+  let roomBytes = BODY_FIXED_BYTES + 3 * (etag.length + contentType.length);
+  for (const name of names) roomBytes += 4 + 3 * (name.length + (metadata[name] as string).length);
+  const buffer = Buffer.allocUnsafe(roomBytes + extents.length * EXTENT_BYTES);
+  let at = 4;
+  at = buffer.writeUInt8(BODY_FORMAT, at);
+  at = buffer.writeUInt8(crc32c === null ? 0 : HAS_CRC32C, at);
+  at = buffer.writeUInt32LE(crc32c ?? 0, at);
+  at = writeString(buffer, etag, at);
+  at = writeString(buffer, contentType, at);
+  at = buffer.writeUInt16LE(names.length, at);
+  for (const name of names) {
+    at = writeString(buffer, name, at);
+    at = writeString(buffer, metadata[name] as string, at);
+  }
+  at = buffer.writeUInt32LE(extents.length, at);
+  for (const extent of extents) {
+    at = writeU48(buffer, extent.blobId, at);
+    at = writeU48(buffer, extent.offset, at);
+    at = writeU48(buffer, extent.length, at);
+  }
+  buffer.writeUInt32LE(at, 0);
+  return buffer.subarray(0, at);
+}
+
+/** @throws {StoreError} `data_corrupt` when the body is not whole, `version_unsupported` for a later format. */
+export function decodeObjectBody(bytes: Uint8Array): ObjectBody {
+  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  if (buffer.length < BODY_FIXED_BYTES) throw corruptBody(`${buffer.length} bytes are too short`);
+  if (buffer.readUInt32LE(0) !== buffer.length) {
+    throw corruptBody(`${buffer.length} bytes, ${buffer.readUInt32LE(0)} were written`);
+  }
+  const format = buffer.readUInt8(4);
+  if (format !== BODY_FORMAT) {
+    throw new StoreError('version_unsupported', `catalog: object body of format ${format}`);
+  }
+  try {
+    return readBody(buffer);
+  } catch (error) {
+    if (error instanceof RangeError) throw corruptBody('a field reaches beyond the end');
+    throw error;
+  }
+}
+
+/** Buffer's own bounds check ends a read beyond the body with a RangeError; strings are checked here. */
+function readBody(buffer: Buffer): ObjectBody {
+  const hasCrc32c = (buffer.readUInt8(5) & HAS_CRC32C) !== 0;
+  const crc32c = hasCrc32c ? buffer.readUInt32LE(6) : null;
+  let at = 10;
+  const readString = (): string => {
+    const start = at + 2;
+    at = start + buffer.readUInt16LE(at);
+    if (at > buffer.length) throw new RangeError('string');
+    return buffer.toString('utf8', start, at);
+  };
+  const etag = readString();
+  const contentType = readString();
+  const names = buffer.readUInt16LE(at);
+  at += 2;
+  const metadata: Record<string, string> = {};
+  for (let i = 0; i < names; i++) {
+    const name = readString();
+    const value = readString();
+    if (name === '__proto__') defineOwn(metadata, name, value);
+    else metadata[name] = value;
+  }
+  const count = buffer.readUInt32LE(at);
+  at += 4;
+  if (at + count * EXTENT_BYTES !== buffer.length) throw corruptBody(`${count} extents do not fit`);
+  const extents: Extent[] = [];
+  for (; at < buffer.length; at += EXTENT_BYTES) {
+    extents.push({
+      blobId: buffer.readUIntLE(at, 6),
+      offset: buffer.readUIntLE(at + 6, 6),
+      length: buffer.readUIntLE(at + 12, 6),
+    });
+  }
+  return { etag, crc32c, contentType, metadata, extents };
+}
+
+const POLICY_FORMAT = 1;
+
+/** A policy is JSON with its format: it is read rarely, and people look at it. */
+export function encodePolicy(policy: BucketPolicy): string {
+  const { preset, ack, mirror, ttlMs, quotaBytes } = policy;
+  return JSON.stringify({ format: POLICY_FORMAT, preset, ack, mirror, ttlMs, quotaBytes });
+}
+
+/** @throws {StoreError} `data_corrupt`, `version_unsupported` */
+export function decodePolicy(text: string): BucketPolicy {
+  const found = parseJsonObject(text);
+  if (found['format'] !== POLICY_FORMAT) {
+    throw new StoreError(
+      'version_unsupported',
+      `catalog: bucket policy of format ${String(found['format'])}`,
+    );
+  }
+  const { preset, ack, mirror, ttlMs, quotaBytes } = found;
+  if (preset !== 'ephemeral' && preset !== 'buffered' && preset !== 'durable')
+    throw corrupt('preset of a bucket policy');
+  if (ack !== 'memory' && ack !== 'disk' && ack !== 'remote')
+    throw corrupt('ack of a bucket policy');
+  if (typeof mirror !== 'boolean') throw corrupt('mirror of a bucket policy');
+  if (ttlMs !== null && typeof ttlMs !== 'number') throw corrupt('ttlMs of a bucket policy');
+  if (quotaBytes !== null && typeof quotaBytes !== 'number')
+    throw corrupt('quotaBytes of a bucket policy');
+  return { preset, ack, mirror, ttlMs, quotaBytes };
+}
+
+function parseJsonObject(text: string): Record<string, unknown> {
+  try {
+    const value: unknown = JSON.parse(text);
+    if (typeof value === 'object' && value !== null) return value as Record<string, unknown>;
+  } catch (error) {
+    throw corrupt('a bucket policy is not JSON', error);
+  }
+  throw corrupt('a bucket policy is not an object');
+}
+
+function writeString(buffer: Buffer, text: string, at: number): number {
+  const bytes = buffer.write(text, at + 2);
+  assert(bytes <= STRING_BYTES_MAX, 'a string in an object record has at most 65535 bytes');
+  buffer.writeUInt16LE(bytes, at);
+  return at + 2 + bytes;
+}
+
+function writeU48(buffer: Buffer, value: number, at: number): number {
+  assert(Number.isInteger(value) && value >= 0 && value <= NUMBER_MAX, 'u48 in an object record');
+  return buffer.writeUIntLE(value, at, 6);
+}
+
+function defineOwn(target: Record<string, string>, name: string, value: string): void {
+  Object.defineProperty(target, name, {
+    value,
+    enumerable: true,
+    configurable: true,
+    writable: true,
+  });
+}
+
+function corruptBody(why: string): StoreError {
+  return corrupt(`object body: ${why}`);
+}
+function corrupt(why: string, cause?: unknown): StoreError {
+  return new StoreError('data_corrupt', `catalog: ${why}`, {}, cause);
+}

@@ -1,0 +1,71 @@
+/** The machinery that the halves of the store (writes, reads, names, jobs) share. Made once in store.ts. */
+import type { BlobRecord, Catalog } from '../catalog/catalog.ts';
+import type { Clock } from '../clock.ts';
+import type { BlobPlacement } from '../placement/blob-placement.ts';
+import type { RecencyIndex } from '../placement/evictor.ts';
+import type { Mirror } from '../placement/mirror.ts';
+import type { WaterMarks } from '../placement/policy.ts';
+import type { Spiller } from '../placement/spiller.ts';
+import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
+import type { JobTable } from './job-table.ts';
+import type { LeaseTable } from './lease-table.ts';
+import type { LifeLog } from './life-log.ts';
+import type { StagingTable } from './staging.ts';
+
+export interface StoreSettings {
+  readonly memoryMarks: WaterMarks;
+  readonly diskMarks: WaterMarks;
+  /** A staged write that saw no call for this long is thrown away. */
+  readonly stagingTtlMs: number;
+  readonly leaseTtlMs: number;
+  /** How long a given-up tier-0 file waits for its readers before it is unlinked under them. */
+  readonly limboMs: number;
+  /** How long a writer waits for room that is being made, before `busy`. */
+  readonly roomWaitMs: number;
+}
+
+export const DEFAULT_SETTINGS: StoreSettings = {
+  memoryMarks: { high: 0.9, low: 0.75 },
+  diskMarks: { high: 0.9, low: 0.8 },
+  stagingTtlMs: 15 * 60_000,
+  leaseTtlMs: 10 * 60_000,
+  limboMs: 30_000,
+  roomWaitMs: 2000,
+};
+
+/** What happened, for metrics. All optional work: listeners must not throw. */
+export interface StoreObserver {
+  committed(sizeBytes: number, tier: 0 | 1): void;
+  moved(move: {
+    from: 'memory' | 'disk' | 'remote';
+    to: 'memory' | 'disk' | 'remote';
+    bytes: number;
+  }): void;
+  failed(error: unknown, during: string): void;
+}
+
+export interface StoreParts {
+  readonly catalog: Catalog;
+  readonly memory: LocalTier;
+  readonly disk: LocalTier;
+  readonly remote: RemoteTier;
+  readonly mover: Mover;
+  readonly clock: Clock;
+  readonly settings: StoreSettings;
+  readonly observer: StoreObserver;
+  /** Of tier 0. */
+  readonly leases: LeaseTable;
+  /** Of tier 1, where a lease only delays the unlink. */
+  readonly diskLeases: LeaseTable;
+  readonly staging: StagingTable;
+  readonly jobs: JobTable;
+  readonly recency: RecencyIndex;
+  readonly placement: BlobPlacement;
+  readonly spiller: Spiller;
+  readonly mirror: Mirror;
+  readonly log: LifeLog;
+  /** A fresh id without a wait: taken from the catalog in blocks ahead of need. */
+  nextId(): Promise<number>;
+  /** Removes what a change of names left without references. */
+  retireAll(freed: readonly BlobRecord[]): Promise<void>;
+}

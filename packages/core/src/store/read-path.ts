@@ -1,0 +1,354 @@
+/**
+ * The life of a read: open (a lease and where the bytes are), read, release.
+ *
+ * I1  An opened object's bytes stay readable until its lease ends, whatever happens to the name meanwhile.
+ * I2  A read gives exactly the bytes asked for, or fails; never fewer.
+ */
+import { type Ack, type ExtentLocation, StoreError, type TierIndex } from '@ebb/protocol';
+import type { BlobRecord, ListOptions, ObjectRecord } from '../catalog/catalog.ts';
+import { parseBucketName } from '../object-ref.ts';
+import { durabilityOf, meets, shouldPromote } from '../placement/policy.ts';
+import type { ObjectRef, ObjectView, OpenedObject, Owner } from './object-store.ts';
+import type { StoreParts } from './parts.ts';
+import { verifyBlob } from './verify.ts';
+
+interface HeldFile {
+  readonly tier: 0 | 1;
+  readonly blobId: number;
+}
+
+interface Lease {
+  readonly leaseId: number;
+  readonly owner: Owner;
+  readonly object: ObjectRecord;
+  /** The local files this lease holds. */
+  readonly held: readonly HeldFile[];
+  deadlineMs: number;
+}
+
+const READS_REMEMBERED_MAX = 65_536;
+
+export class ReadPath {
+  readonly #parts: StoreParts;
+  readonly #leases = new Map<number, Lease>();
+  readonly #leasesOf = new Map<number, Set<number>>();
+  readonly #reads = new Map<number, number>();
+  #lastLeaseId = 0;
+
+  constructor(parts: StoreParts) {
+    this.#parts = parts;
+  }
+
+  async find(ref: ObjectRef): Promise<ObjectView | undefined> {
+    parseBucketName(ref.bucket);
+    const object = await this.#parts.catalog.findObject(ref.bucket, ref.key);
+    return object === undefined ? undefined : await this.view(object);
+  }
+
+  async head(ref: ObjectRef): Promise<ObjectView> {
+    const view = await this.find(ref);
+    if (view === undefined) throw await this.notFound(ref);
+    return view;
+  }
+
+  async list(
+    bucket: string,
+    options: ListOptions,
+  ): Promise<{ objects: readonly ObjectView[]; prefixes: readonly string[]; next: string | null }> {
+    parseBucketName(bucket);
+    const page = await this.#parts.catalog.listObjects(bucket, options);
+    if (
+      page.objects.length === 0 &&
+      page.prefixes.length === 0 &&
+      (await this.#parts.catalog.findBucket(bucket)) === undefined
+    ) {
+      throw new StoreError('bucket_not_found', `no bucket "${bucket}"`, { bucket });
+    }
+    const objects: ObjectView[] = [];
+    for (const object of page.objects) objects.push(await this.view(object));
+    return { objects, prefixes: page.prefixes, next: page.next };
+  }
+
+  async view(object: ObjectRecord): Promise<ObjectView> {
+    const blobs = await this.#blobsOf(object);
+    if (blobs.length === 0) return { object, durability: 'disk', tiers: [0] };
+    const durability = blobs
+      .map((blob) => durabilityOf(blob))
+      .reduce<Ack>((least, next) => (meets(next, least) ? least : next), 'remote');
+    const tiers: TierIndex[] = [];
+    if (blobs.every((blob) => blob.memoryBytes !== null)) tiers.push(0);
+    if (blobs.every((blob) => blob.diskBytes !== null)) tiers.push(1);
+    if (blobs.every((blob) => blob.remoteName !== null)) tiers.push(2);
+    return { object, durability, tiers };
+  }
+
+  async open(owner: Owner, ref: ObjectRef): Promise<OpenedObject> {
+    parseBucketName(ref.bucket);
+    const { catalog, clock, settings } = this.#parts;
+    let object = await catalog.findObject(ref.bucket, ref.key);
+    if (object === undefined) throw await this.notFound(ref);
+    let files: { extents: readonly ExtentLocation[]; held: readonly HeldFile[] };
+    for (;;) {
+      try {
+        files = await this.#holdFiles(object);
+        break;
+      } catch (error) {
+        // The object may have been replaced between look-up and hold: then its successor is what the caller asked for.
+        const now = await catalog.findObject(ref.bucket, ref.key);
+        if (now === undefined) throw await this.notFound(ref);
+        if (now.version === object.version) throw error;
+        object = now;
+      }
+    }
+    const { extents, held } = files;
+    const leaseId = ++this.#lastLeaseId;
+    this.#leases.set(leaseId, {
+      leaseId,
+      owner,
+      object,
+      held,
+      deadlineMs: clock.now() + settings.leaseTtlMs,
+    });
+    let owned = this.#leasesOf.get(owner.ownerId);
+    if (owned === undefined) {
+      owned = new Set();
+      this.#leasesOf.set(owner.ownerId, owned);
+    }
+    owned.add(leaseId);
+    return { leaseId, object, extents };
+  }
+
+  release(owner: Owner, leaseIds: readonly number[]): void {
+    for (const leaseId of leaseIds) {
+      const lease = this.#leases.get(leaseId);
+      if (lease?.owner.ownerId === owner.ownerId) this.#end(lease, { returned: true });
+    }
+  }
+
+  dropOwner(owner: Owner): void {
+    for (const leaseId of [...(this.#leasesOf.get(owner.ownerId) ?? [])])
+      this.#end(this.#leases.get(leaseId) as Lease, { returned: false });
+  }
+
+  dropExpired(): void {
+    const now = this.#parts.clock.now();
+    for (const lease of this.#leases.values())
+      if (lease.deadlineMs <= now) this.#end(lease, { returned: false });
+  }
+
+  async read(owner: Owner, leaseId: number, target: Uint8Array, position: number): Promise<void> {
+    const lease = this.#leases.get(leaseId);
+    if (lease?.owner.ownerId !== owner.ownerId)
+      throw new StoreError('lease_not_found', `lease ${leaseId} was returned or has expired`, {
+        leaseId,
+      });
+    lease.deadlineMs = this.#parts.clock.now() + this.#parts.settings.leaseTtlMs;
+    const end = position + target.byteLength;
+    if (position < 0 || end > lease.object.sizeBytes) {
+      throw new StoreError(
+        'range_invalid',
+        `bytes ${position} to ${end} of an object of ${lease.object.sizeBytes}`,
+        { position, end, sizeBytes: lease.object.sizeBytes },
+      );
+    }
+    let extentStart = 0;
+    for (const extent of lease.object.extents) {
+      const from = Math.max(position, extentStart);
+      const to = Math.min(end, extentStart + extent.length);
+      if (from < to)
+        await this.readBlob(
+          extent.blobId,
+          target.subarray(from - position, to - position),
+          extent.offset + from - extentStart,
+        );
+      extentStart += extent.length;
+    }
+  }
+
+  /** A copy may move or vanish between look-up and read: then the next look-up tells where it went. */
+  async readBlob(blobId: number, target: Uint8Array, position: number): Promise<void> {
+    const { memory, disk, remote } = this.#parts;
+    for (let attempt = 0; ; attempt++) {
+      if (memory.find(blobId) !== undefined) return await memory.read(blobId, target, position);
+      if (disk.find(blobId) !== undefined) return await disk.read(blobId, target, position);
+      const blob = await this.#getBlob(blobId);
+      if (blob.remoteName !== null && blob.memoryBytes === null && blob.diskBytes === null) {
+        return await remote.read(blob.remoteName, target, position);
+      }
+      if (attempt === 3) throw lost(blobId);
+    }
+  }
+
+  async locate(blobId: number, length: number): Promise<ExtentLocation> {
+    const { memory, disk } = this.#parts;
+    const local = this.#parts.leases.isInLimbo(blobId) ? undefined : memory.find(blobId);
+    if (local !== undefined) return { tier: 0, blobId, path: local.path, offset: 0, length };
+    const onDisk = this.#parts.diskLeases.isInLimbo(blobId) ? undefined : disk.find(blobId);
+    if (onDisk !== undefined) return { tier: 1, blobId, path: onDisk.path, offset: 0, length };
+    const blob = await this.#getBlob(blobId);
+    if (blob.remoteName === null) throw lost(blobId);
+    return { tier: 2, blobId, path: '', offset: 0, length };
+  }
+
+  async resolve(
+    blobId: number,
+    length: number,
+    options: { suspect: boolean },
+  ): Promise<ExtentLocation> {
+    if (options.suspect) await this.#dropBrokenCopies(blobId);
+    const location = await this.locate(blobId, length);
+    if (location.tier !== 2) return location;
+    return await this.#bringUp(blobId, length);
+  }
+
+  notFound(ref: ObjectRef): Promise<StoreError> {
+    return this.#parts.catalog.findBucket(ref.bucket).then((bucket) =>
+      bucket === undefined
+        ? new StoreError('bucket_not_found', `no bucket "${ref.bucket}"`, { bucket: ref.bucket })
+        : new StoreError('not_found', `no object ${ref.bucket}/${ref.key}`, {
+            bucket: ref.bucket,
+            key: ref.key,
+          }),
+    );
+  }
+
+  async #holdFiles(
+    object: ObjectRecord,
+  ): Promise<{ extents: readonly ExtentLocation[]; held: readonly HeldFile[] }> {
+    const extents: ExtentLocation[] = [];
+    const held: HeldFile[] = [];
+    try {
+      for (const extent of object.extents) {
+        const location = await this.#holdFile(extent.blobId, extent.length);
+        if (location.tier !== 2) held.push({ tier: location.tier, blobId: extent.blobId });
+        extents.push({ ...location, offset: extent.offset });
+      }
+    } catch (error) {
+      this.#endHolds(held, { returned: true });
+      throw error;
+    }
+    return { extents, held };
+  }
+
+  /** Locates, takes the lease, and looks again: the file may have been given up in between. */
+  async #holdFile(blobId: number, length: number): Promise<ExtentLocation> {
+    const { memory, disk, leases, diskLeases } = this.#parts;
+    for (;;) {
+      const location = await this.#locateForRead(blobId, length);
+      if (location.tier === 2) return location;
+      const [tier, table] = location.tier === 0 ? [memory, leases] : [disk, diskLeases];
+      if (tier.find(blobId) !== undefined && !table.isInLimbo(blobId)) {
+        table.lease(blobId);
+        return location;
+      }
+    }
+  }
+
+  #endHolds(held: readonly HeldFile[], options: { returned: boolean }): void {
+    const { leases, diskLeases } = this.#parts;
+    for (const file of held) (file.tier === 0 ? leases : diskLeases).endLease(file.blobId, options);
+  }
+
+  async #locateForRead(blobId: number, length: number): Promise<ExtentLocation> {
+    const { recency, spiller } = this.#parts;
+    const location = await this.locate(blobId, length);
+    if (location.tier === 0) recency.touch(blobId);
+    if (location.tier === 1) {
+      spiller.noteDiskRead(blobId);
+      this.#promoteIfHot(blobId);
+    }
+    return location.tier === 2 ? await this.#bringUp(blobId, length) : location;
+  }
+
+  /** Tier 2 only: to memory when there is room, else to disk, else it is read from where it is. */
+  async #bringUp(blobId: number, length: number): Promise<ExtentLocation> {
+    const { placement, memory } = this.#parts;
+    const blob = await this.#getBlob(blobId);
+    const toMemory = shouldPromote(
+      { sizeBytes: blob.sizeBytes, readsSeen: 2 },
+      memory.usage(),
+      this.#parts.settings.memoryMarks,
+    );
+    for (const to of toMemory ? (['memory', 'disk'] as const) : (['disk'] as const)) {
+      if (
+        (await placement.move(blobId, to, { drop: [], why: 'read while only in tier 2' })) ===
+        'done'
+      )
+        break;
+    }
+    return await this.locate(blobId, length);
+  }
+
+  #promoteIfHot(blobId: number): void {
+    const { catalog, memory, placement, settings, observer } = this.#parts;
+    const readsSeen = (this.#reads.get(blobId) ?? 0) + 1;
+    this.#reads.delete(blobId);
+    this.#reads.set(blobId, readsSeen);
+    if (this.#reads.size > READS_REMEMBERED_MAX)
+      for (const oldest of [...this.#reads.keys()].slice(0, READS_REMEMBERED_MAX >> 3))
+        this.#reads.delete(oldest);
+    if (readsSeen < 2 || placement.isMoving(blobId)) return;
+    void (async () => {
+      try {
+        const blob = await catalog.findBlob(blobId);
+        if (blob === undefined || blob.memoryBytes !== null) return;
+        if (
+          !shouldPromote(
+            { sizeBytes: blob.sizeBytes, readsSeen },
+            memory.usage(),
+            settings.memoryMarks,
+          )
+        )
+          return;
+        await placement.move(blobId, 'memory', { drop: [], why: 'read again' });
+      } catch (error) {
+        observer.failed(error, 'promotion');
+      }
+    })();
+  }
+
+  async #dropBrokenCopies(blobId: number): Promise<void> {
+    const { catalog, placement, log } = this.#parts;
+    const blob = await this.#getBlob(blobId);
+    const broken = await verifyBlob(this.#parts, blob);
+    if (broken.length === 0) return;
+    const has = (tier: TierIndex): boolean => broken.some((found) => found.tier === tier);
+    const kept = {
+      memoryBytes: has(0) ? null : blob.memoryBytes,
+      diskBytes: has(1) ? null : blob.diskBytes,
+      remoteName: has(2) ? null : blob.remoteName,
+    };
+    if (!(await catalog.setBlobCopies(blobId, blob.generation, kept))) return;
+    if (blob.memoryBytes !== null && kept.memoryBytes === null) placement.giveUpMemory(blobId);
+    if (blob.diskBytes !== null && kept.diskBytes === null) placement.giveUpDisk(blobId);
+    for (const found of broken)
+      log.add(blobId, 'broken copy dropped', { tier: found.tier, problem: found.problem });
+  }
+
+  async #blobsOf(object: ObjectRecord): Promise<readonly BlobRecord[]> {
+    const blobs: BlobRecord[] = [];
+    for (const extent of object.extents) {
+      const blob = await this.#parts.catalog.findBlob(extent.blobId);
+      if (blob !== undefined) blobs.push(blob);
+    }
+    return blobs;
+  }
+
+  async #getBlob(blobId: number): Promise<BlobRecord> {
+    const blob = await this.#parts.catalog.findBlob(blobId);
+    if (blob === undefined) throw lost(blobId);
+    return blob;
+  }
+
+  #end(lease: Lease, options: { returned: boolean }): void {
+    this.#leases.delete(lease.leaseId);
+    const owned = this.#leasesOf.get(lease.owner.ownerId);
+    owned?.delete(lease.leaseId);
+    if (owned?.size === 0) this.#leasesOf.delete(lease.owner.ownerId);
+    this.#endHolds(lease.held, options);
+  }
+}
+
+function lost(blobId: number): StoreError {
+  return new StoreError('data_lost', `no copy of blob ${blobId} is left in any tier`, { blobId });
+}

@@ -1,0 +1,123 @@
+/**
+ * Writes in progress. They live in memory alone: a crash forgets them, and recovery removes their files.
+ *
+ * I1  A write belongs to one owner and is fenced by its id; any other caller gets `write_not_found`.
+ * I2  A write ends exactly once: committed, aborted, or expired.
+ */
+import { StoreError } from '@ebb/protocol';
+import type { ObjectRef, Owner } from './object-store.ts';
+
+export interface Staging {
+  readonly writeId: number;
+  readonly blobId: number;
+  readonly owner: Owner;
+  readonly ref: ObjectRef;
+  readonly jobId: string | null;
+  tier: 0 | 1;
+  reservedBytes: number;
+  /** Highest byte written through `write`, for writers that cannot see the file. */
+  writtenBytes: number;
+  /** Set while a commit runs: neither expiry nor a second commit may touch it. */
+  isCommitting: boolean;
+  deadlineMs: number;
+}
+
+const COMMITTED_REMEMBERED_MAX = 8192;
+
+export class StagingTable {
+  readonly #writes = new Map<number, Staging>();
+  readonly #byOwner = new Map<number, Set<number>>();
+  /** Ids committed lately with their owner, so that a second commit is told apart from a foreign one. */
+  readonly #committed = new Map<number, number>();
+  #bytes: { 0: number; 1: number } = { 0: 0, 1: 0 };
+
+  get size(): number {
+    return this.#writes.size;
+  }
+
+  stagedBytes(tier: 0 | 1): number {
+    return this.#bytes[tier];
+  }
+
+  add(staging: Staging): void {
+    this.#writes.set(staging.writeId, staging);
+    let owned = this.#byOwner.get(staging.owner.ownerId);
+    if (owned === undefined) {
+      owned = new Set();
+      this.#byOwner.set(staging.owner.ownerId, owned);
+    }
+    owned.add(staging.writeId);
+    this.#bytes[staging.tier] += staging.reservedBytes;
+  }
+
+  /** @throws {StoreError} `write_not_found`, `already_committed` */
+  get(owner: Owner, writeId: number): Staging {
+    const staging = this.#writes.get(writeId);
+    if (staging !== undefined && staging.owner.ownerId === owner.ownerId && !staging.isCommitting)
+      return staging;
+    const isSecondCommit =
+      this.#committed.get(writeId) === owner.ownerId || staging?.isCommitting === true;
+    throw isSecondCommit
+      ? new StoreError('already_committed', `write ${writeId} was committed before`, { writeId })
+      : new StoreError(
+          'write_not_found',
+          `write ${writeId} is not staged by this client: it was aborted, expired, or belongs to another`,
+          { writeId },
+        );
+  }
+
+  find(owner: Owner, writeId: number): Staging | undefined {
+    const staging = this.#writes.get(writeId);
+    return staging?.owner.ownerId === owner.ownerId ? staging : undefined;
+  }
+
+  grow(staging: Staging, reservedBytes: number): void {
+    this.#bytes[staging.tier] += reservedBytes - staging.reservedBytes;
+    staging.reservedBytes = reservedBytes;
+  }
+
+  moveTo(staging: Staging, tier: 0 | 1): void {
+    this.#bytes[staging.tier] -= staging.reservedBytes;
+    staging.tier = tier;
+    this.#bytes[tier] += staging.reservedBytes;
+  }
+
+  end(staging: Staging, outcome: 'committed' | 'dropped'): void {
+    if (!this.#writes.delete(staging.writeId)) return;
+    this.#bytes[staging.tier] -= staging.reservedBytes;
+    const owned = this.#byOwner.get(staging.owner.ownerId);
+    owned?.delete(staging.writeId);
+    if (owned?.size === 0) this.#byOwner.delete(staging.owner.ownerId);
+    if (outcome !== 'committed') return;
+    this.#committed.set(staging.writeId, staging.owner.ownerId);
+    if (this.#committed.size > COMMITTED_REMEMBERED_MAX) {
+      for (const oldest of this.#committed.keys()) {
+        this.#committed.delete(oldest);
+        break;
+      }
+    }
+  }
+
+  ofOwner(owner: Owner): readonly Staging[] {
+    return [...(this.#byOwner.get(owner.ownerId) ?? [])].map(
+      (id) => this.#writes.get(id) as Staging,
+    );
+  }
+
+  ofJob(jobId: string): readonly Staging[] {
+    return [...this.#writes.values()].filter((staging) => staging.jobId === jobId);
+  }
+
+  expired(nowMs: number): readonly Staging[] {
+    return [...this.#writes.values()].filter(
+      (staging) => staging.deadlineMs <= nowMs && !staging.isCommitting,
+    );
+  }
+
+  jobBytes(jobId: string): number {
+    let bytes = 0;
+    for (const staging of this.#writes.values())
+      if (staging.jobId === jobId) bytes += staging.reservedBytes;
+    return bytes;
+  }
+}

@@ -1,0 +1,636 @@
+/**
+ * The object store: wires catalog, tiers and placement together, owns the clocks that tick inside a node (expiry of staged
+ * writes, leases, jobs, TTLs), and answers ObjectStore (object-store.ts), where the contract is.
+ *
+ * Writes are in write-path.ts, reads in read-path.ts; what is here is names, jobs, and the life of the store itself.
+ */
+import { isStoreError, StoreError, type TierIndex } from '@ebb/protocol';
+import type {
+  BlobRecord,
+  BucketPolicy,
+  BucketRecord,
+  Catalog,
+  Condition,
+  JobRecord,
+  ListOptions,
+} from '../catalog/catalog.ts';
+import { type Clock, systemClock } from '../clock.ts';
+import { parseBucketName, parseJobId, parseKey } from '../object-ref.ts';
+import { BlobPlacement } from '../placement/blob-placement.ts';
+import { RecencyIndex } from '../placement/evictor.ts';
+import { Mirror } from '../placement/mirror.ts';
+import { equalPolicies } from '../placement/policy.ts';
+import { Spiller } from '../placement/spiller.ts';
+import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
+import { JobTable } from './job-table.ts';
+import { LeaseTable } from './lease-table.ts';
+import { LifeLog } from './life-log.ts';
+import type {
+  BrokenBlob,
+  CommitOptions,
+  Committed,
+  JobReceipt,
+  JobView,
+  ObjectRef,
+  ObjectStore,
+  ObjectView,
+  OpenedObject,
+  Owner,
+  StagedWrite,
+  StageOptions,
+  TierStatus,
+  WhyEvent,
+} from './object-store.ts';
+import {
+  DEFAULT_SETTINGS,
+  type StoreObserver,
+  type StoreParts,
+  type StoreSettings,
+} from './parts.ts';
+import { ReadPath } from './read-path.ts';
+import { type RecoveryReport, recover } from './recovery.ts';
+import { StagingTable } from './staging.ts';
+import { verifyAll } from './verify.ts';
+import { WritePath } from './write-path.ts';
+
+export interface StoreOptions {
+  readonly catalog: Catalog;
+  readonly memory: LocalTier;
+  readonly disk: LocalTier;
+  readonly remote: RemoteTier;
+  readonly mover: Mover;
+  readonly clock?: Clock;
+  readonly settings?: Partial<StoreSettings>;
+  readonly observer?: Partial<StoreObserver>;
+}
+
+export interface OpenedStore {
+  readonly store: ObjectStore;
+  readonly recovery: RecoveryReport;
+}
+
+const ID_BLOCK = 256;
+const DELETE_BATCH = 512;
+const SWEEP_MS = 1000;
+
+/** Recovers what an earlier run left, then starts. The store closes the parts it was given. */
+export async function openObjectStore(options: StoreOptions): Promise<OpenedStore> {
+  const clock = options.clock ?? systemClock;
+  const settings = { ...DEFAULT_SETTINGS, ...options.settings };
+  const observer: StoreObserver = {
+    committed: () => undefined,
+    moved: () => undefined,
+    failed: () => undefined,
+    ...options.observer,
+  };
+  const { catalog, memory, disk, remote, mover } = options;
+  const recency = new RecencyIndex();
+  const log = new LifeLog({ subjectsMax: 20_000, eventsMax: 32, now: () => clock.now() });
+  const leases = new LeaseTable({
+    limboMs: settings.limboMs,
+    now: () => clock.now(),
+    remove: (blobId, how) => placement.removeFromMemory(blobId, how),
+  });
+  const diskLeases = new LeaseTable({
+    limboMs: settings.limboMs,
+    now: () => clock.now(),
+    remove: (blobId) => disk.remove(blobId, { recycle: false }),
+  });
+  const placement: BlobPlacement = new BlobPlacement({
+    ...{ catalog, memory, disk, remote, mover, leases, diskLeases, recency, log },
+    onMoved: (move) => observer.moved(move),
+  });
+  const spiller = new Spiller({
+    ...{ catalog, memory, disk, placement, leases, recency },
+    memoryMarks: settings.memoryMarks,
+    diskMarks: settings.diskMarks,
+    onError: (error) => observer.failed(error, 'spill'),
+  });
+  const mirror = new Mirror({
+    catalog,
+    placement,
+    clock,
+    onError: (error) => observer.failed(error, 'mirror'),
+  });
+  const ids = new IdBlocks(catalog);
+  const parts: StoreParts = {
+    ...{
+      catalog,
+      memory,
+      disk,
+      remote,
+      mover,
+      clock,
+      settings,
+      observer,
+      leases,
+      diskLeases,
+      recency,
+      placement,
+      spiller,
+      mirror,
+      log,
+    },
+    staging: new StagingTable(),
+    jobs: new JobTable(),
+    nextId: () => ids.next(),
+    retireAll: async (freed) => {
+      for (const blob of freed) {
+        try {
+          await placement.retire(blob);
+        } catch (error) {
+          observer.failed(error, `removal of blob ${blob.blobId}`); // its record stays, recovery and gc try again
+        }
+      }
+    },
+  };
+  const recovery = await recover(parts);
+  const store = new CatalogObjectStore(parts, await catalog.nodeId());
+  await store.start();
+  return { store, recovery };
+}
+
+/** Takes ids in blocks, so that most calls find one without asking the catalog. */
+class IdBlocks {
+  readonly #catalog: Catalog;
+  #next = 0;
+  #end = 0;
+  #refill: Promise<void> | undefined;
+
+  constructor(catalog: Catalog) {
+    this.#catalog = catalog;
+  }
+
+  async next(): Promise<number> {
+    while (this.#next === this.#end) {
+      this.#refill ??= this.#catalog.nextIds(ID_BLOCK).then((first) => {
+        this.#next = first;
+        this.#end = first + ID_BLOCK;
+        this.#refill = undefined;
+      });
+      await this.#refill;
+    }
+    return this.#next++;
+  }
+}
+
+class CatalogObjectStore implements ObjectStore {
+  readonly nodeId: string;
+  readonly #parts: StoreParts;
+  readonly #writes: WritePath;
+  readonly #reads: ReadPath;
+  readonly #jobEndListeners: ((jobId: string) => void | Promise<void>)[] = [];
+  readonly #stop = new AbortController();
+  #sweeping: Promise<void> | undefined;
+  #lastOwnerId = 0;
+
+  constructor(parts: StoreParts, nodeId: string) {
+    this.#parts = parts;
+    this.nodeId = nodeId;
+    this.#writes = new WritePath(parts);
+    this.#reads = new ReadPath(parts);
+  }
+
+  async start(): Promise<void> {
+    const { catalog, clock, jobs, mirror, spiller } = this.#parts;
+    for (const job of await catalog.listJobs()) jobs.open(job, clock.now());
+    await mirror.resume(
+      async (bucket) => (await catalog.findBucket(bucket))?.policy.mirror === true,
+    );
+    void spiller.kickMemory();
+    void spiller.kickDisk();
+    this.#sweeping = this.#sweepUntilStopped();
+  }
+
+  get guards(): LeaseTable {
+    return this.#parts.leases;
+  }
+
+  createOwner(name: string): Owner {
+    return { ownerId: ++this.#lastOwnerId, name };
+  }
+
+  async dropOwner(owner: Owner): Promise<void> {
+    this.#writes.dropOwner(owner);
+    this.#reads.dropOwner(owner);
+    this.#parts.leases.dropOwner(owner);
+    await Promise.resolve();
+  }
+
+  async createBucket(
+    name: string,
+    policy: BucketPolicy,
+  ): Promise<{ created: boolean; bucket: BucketRecord }> {
+    parseBucketName(name);
+    const result = await this.#parts.catalog.createBucket({
+      name,
+      createdAtMs: this.#parts.clock.now(),
+      policy,
+    });
+    if (!result.created && !equalPolicies(result.bucket.policy, policy)) {
+      throw new StoreError(
+        'bucket_exists',
+        `bucket "${name}" exists with another policy (${JSON.stringify(result.bucket.policy)})`,
+        { bucket: name },
+      );
+    }
+    return result;
+  }
+
+  async getBucket(name: string): Promise<BucketRecord> {
+    parseBucketName(name);
+    const bucket = await this.#parts.catalog.findBucket(name);
+    if (bucket === undefined)
+      throw new StoreError('bucket_not_found', `no bucket "${name}"`, { bucket: name });
+    return bucket;
+  }
+
+  listBuckets(): Promise<readonly BucketRecord[]> {
+    return this.#parts.catalog.listBuckets();
+  }
+
+  bucketTotals(name: string): Promise<{ objects: number; sizeBytes: number }> {
+    return this.#parts.catalog.bucketTotals(name);
+  }
+
+  async deleteBucket(name: string): Promise<void> {
+    parseBucketName(name);
+    await this.#parts.catalog.deleteBucket(name);
+  }
+
+  stage(owner: Owner, ref: ObjectRef, options: StageOptions): Promise<StagedWrite> {
+    return this.#writes.stage(owner, ref, options);
+  }
+  extend(owner: Owner, writeId: number, reserveBytes: number): number {
+    return this.#writes.extend(owner, writeId, reserveBytes);
+  }
+  write(owner: Owner, writeId: number, source: Uint8Array, position: number): Promise<void> {
+    return this.#writes.write(owner, writeId, source, position);
+  }
+  commit(owner: Owner, writeId: number, options: CommitOptions): Promise<Committed> {
+    return this.#writes.commit(owner, writeId, options);
+  }
+  async abort(owner: Owner, writeId: number): Promise<void> {
+    this.#writes.abort(owner, writeId);
+    await Promise.resolve();
+  }
+
+  head(ref: ObjectRef): Promise<ObjectView> {
+    return this.#reads.head(ref);
+  }
+  find(ref: ObjectRef): Promise<ObjectView | undefined> {
+    return this.#reads.find(ref);
+  }
+  list(bucket: string, options: ListOptions): ReturnType<ObjectStore['list']> {
+    return this.#reads.list(bucket, options);
+  }
+  open(owner: Owner, ref: ObjectRef): Promise<OpenedObject> {
+    return this.#reads.open(owner, ref);
+  }
+  release(owner: Owner, leaseIds: readonly number[]): void {
+    this.#reads.release(owner, leaseIds);
+  }
+  read(owner: Owner, leaseId: number, target: Uint8Array, position: number): Promise<void> {
+    return this.#reads.read(owner, leaseId, target, position);
+  }
+  readBlob(blobId: number, target: Uint8Array, position: number): Promise<void> {
+    return this.#reads.readBlob(blobId, target, position);
+  }
+  locate(blobId: number, length: number): ReturnType<ObjectStore['locate']> {
+    return this.#reads.locate(blobId, length);
+  }
+  resolve(
+    blobId: number,
+    length: number,
+    options: { suspect: boolean },
+  ): ReturnType<ObjectStore['resolve']> {
+    return this.#reads.resolve(blobId, length, options);
+  }
+
+  async delete(ref: ObjectRef, condition: Condition = {}): Promise<{ deleted: boolean }> {
+    parseBucketName(ref.bucket);
+    const result = await this.#parts.catalog.deleteObject(ref.bucket, ref.key, condition);
+    await this.#parts.retireAll(result.freed);
+    return { deleted: result.object !== undefined };
+  }
+
+  async deletePrefix(
+    bucket: string,
+    prefix: string,
+  ): Promise<{ objects: number; sizeBytes: number }> {
+    parseBucketName(bucket);
+    return await this.#deleteInBatches(() =>
+      this.#parts.catalog.deletePrefix(bucket, prefix, DELETE_BATCH),
+    );
+  }
+
+  async copy(from: ObjectRef, to: ObjectRef, condition: Condition = {}): Promise<ObjectView> {
+    parseBucketName(to.bucket);
+    parseKey(to.key);
+    const version = await this.#parts.nextId();
+    const result = await this.#parts.catalog.copyObject(
+      from,
+      { ...to, version, createdAtMs: this.#parts.clock.now() },
+      condition,
+    );
+    await this.#parts.retireAll(result.freed);
+    return await this.#reads.view(result.object);
+  }
+
+  async rename(from: ObjectRef, to: ObjectRef, condition: Condition = {}): Promise<ObjectView> {
+    parseBucketName(to.bucket);
+    parseKey(to.key);
+    const result = await this.#parts.catalog.renameObject(from, to, condition);
+    await this.#parts.retireAll(result.freed);
+    return await this.#reads.view(result.object);
+  }
+
+  async renamePrefix(
+    from: { bucket: string; prefix: string },
+    to: { bucket: string; prefix: string },
+    options: { overwrite: boolean },
+  ): Promise<{ objects: number; sizeBytes: number }> {
+    parseBucketName(from.bucket);
+    parseBucketName(to.bucket);
+    const result = await this.#parts.catalog.renamePrefix(from, to, options);
+    await this.#parts.retireAll(result.freed);
+    return { objects: result.objects, sizeBytes: result.sizeBytes };
+  }
+
+  async setPinned(ref: ObjectRef, pinned: boolean): Promise<ObjectView> {
+    parseBucketName(ref.bucket);
+    return await this.#reads.view(await this.#parts.catalog.setPinned(ref.bucket, ref.key, pinned));
+  }
+
+  async relocate(ref: ObjectRef, tier: TierIndex): Promise<ObjectView> {
+    const { object } = await this.#reads.head(ref);
+    const place = (['memory', 'disk', 'remote'] as const)[tier];
+    const drop =
+      tier === 0 ? [] : tier === 1 ? (['memory'] as const) : (['memory', 'disk'] as const);
+    for (const extent of object.extents) {
+      const result = await this.#parts.placement.move(extent.blobId, place, {
+        drop,
+        why: 'relocated by request',
+      });
+      if (result === 'full') {
+        throw new StoreError(
+          'tier_full',
+          `${ref.bucket}/${ref.key} needs ${extent.length} bytes in ${place}, which has no room`,
+          { tier, needBytes: extent.length },
+        );
+      }
+    }
+    return await this.#reads.head(ref);
+  }
+
+  async openJob(job: Omit<JobRecord, 'createdAtMs'>): Promise<JobView> {
+    parseJobId(job.jobId);
+    const { catalog, clock, jobs } = this.#parts;
+    const existing = jobs.find(job.jobId);
+    if (existing?.isEnding === true)
+      throw new StoreError('job_not_found', `job "${job.jobId}" is ending; take another id`, {
+        jobId: job.jobId,
+      });
+    const record = { ...job, createdAtMs: existing?.record.createdAtMs ?? clock.now() };
+    await catalog.putJob(record);
+    jobs.open(record, clock.now());
+    return await this.getJob(job.jobId);
+  }
+
+  heartbeat(jobId: string): void {
+    this.#parts.jobs.beat(jobId, this.#parts.clock.now());
+  }
+
+  async getJob(jobId: string): Promise<JobView> {
+    const job = this.#parts.jobs.get(jobId);
+    return {
+      job: job.record,
+      lastHeartbeatMs: job.lastHeartbeatMs,
+      ...(await this.#parts.catalog.jobTotals(jobId)),
+    };
+  }
+
+  async listJobs(): Promise<readonly JobView[]> {
+    const views: JobView[] = [];
+    for (const job of this.#parts.jobs) {
+      const totals = await this.#parts.catalog.jobTotals(job.record.jobId);
+      views.push({ job: job.record, lastHeartbeatMs: job.lastHeartbeatMs, ...totals });
+    }
+    return views;
+  }
+
+  async endJob(jobId: string): Promise<JobReceipt> {
+    parseJobId(jobId);
+    const { catalog, jobs } = this.#parts;
+    const job = jobs.find(jobId);
+    if (job !== undefined) job.isEnding = true; // no new writes: `stage` and `commit` refuse a job that is ending
+    const stagedWrites = this.#writes.dropJob(jobId);
+    await this.#writes.settled(); // a commit under way either made its object before this line, or is refused
+    for (const listener of this.#jobEndListeners) await listener(jobId);
+    const gone = await this.#deleteInBatches(() => catalog.deleteJobObjects(jobId, DELETE_BATCH));
+    await catalog.deleteJob(jobId);
+    jobs.remove(jobId);
+    return { jobId, objects: gone.objects, freedBytes: gone.sizeBytes, stagedWrites };
+  }
+
+  onJobEnd(listener: (jobId: string) => void | Promise<void>): void {
+    this.#jobEndListeners.push(listener);
+  }
+
+  tiers(): readonly TierStatus[] {
+    const { memory, disk, remote, staging } = this.#parts;
+    return [
+      { tier: 0, location: memory.root, ...memory.usage(), stagedBytes: staging.stagedBytes(0) },
+      { tier: 1, location: disk.root, ...disk.usage(), stagedBytes: staging.stagedBytes(1) },
+      {
+        tier: 2,
+        location: remote.location,
+        capacityBytes: null,
+        usedBytes: this.#remoteBytes,
+        stagedBytes: 0,
+        pooledBytes: 0,
+        blobs: this.#remoteBlobs,
+      },
+    ];
+  }
+  #remoteBytes = 0;
+  #remoteBlobs = 0;
+
+  async totals(): Promise<{ buckets: number; objects: number; blobs: number }> {
+    const totals = await this.#parts.catalog.totals();
+    this.#remoteBytes = totals.bytes[2];
+    this.#remoteBlobs = totals.blobsByTier[2];
+    return { buckets: totals.buckets, objects: totals.objects, blobs: totals.blobs };
+  }
+
+  mirrorBacklogBytes(): number {
+    return this.#parts.mirror.backlogBytes;
+  }
+
+  async why(
+    ref: ObjectRef,
+  ): Promise<{ view: ObjectView | undefined; events: readonly WhyEvent[] }> {
+    const view = await this.#reads.find(ref);
+    const events = (view?.object.extents ?? []).flatMap((extent) =>
+      this.#parts.log.of(extent.blobId),
+    );
+    return { view, events: [...events].sort((a, b) => a.atMs - b.atMs) };
+  }
+
+  async verify(options: {
+    bucket?: string;
+    prefix?: string;
+    signal?: AbortSignal;
+  }): Promise<{ blobs: number; bytes: number; broken: readonly BrokenBlob[] }> {
+    const blobs =
+      options.bucket === undefined
+        ? this.#allBlobs()
+        : this.#blobsUnder(options.bucket, options.prefix ?? '');
+    return await verifyAll(this.#parts, blobs, options.signal);
+  }
+
+  async gc(): ReturnType<ObjectStore['gc']> {
+    const { catalog, memory, disk, placement } = this.#parts;
+    const expiredStagings = this.#writes.dropExpired();
+    for (const blob of await catalog.listBlobs({ afterBlobId: 0, limit: 1024, where: 'freed' }))
+      await placement.retire(blob);
+    let lostObjects = 0;
+    for await (const blob of this.#allBlobs()) {
+      if (
+        blob.refs === 0 ||
+        blob.memoryBytes !== null ||
+        blob.diskBytes !== null ||
+        blob.remoteName !== null
+      )
+        continue;
+      for (const object of await catalog.objectsOfBlob(blob.blobId, 1024)) {
+        if ((await this.delete(object)).deleted) lostObjects++;
+      }
+    }
+    const orphans = [await memory.removeOrphans(), await disk.removeOrphans()];
+    return {
+      expiredStagings,
+      orphanFiles: orphans.reduce((sum, found) => sum + found.files, 0),
+      orphanBytes: orphans.reduce((sum, found) => sum + found.bytes, 0),
+      lostObjects,
+      trimmedPoolBytes: memory.trimPool(0),
+    };
+  }
+
+  async drain(options: { persist: boolean; deadlineMs: number }): Promise<void> {
+    const { clock, staging, mirror, catalog, observer } = this.#parts;
+    this.#writes.refuseNewWrites();
+    const until = clock.now() + options.deadlineMs;
+    while (staging.size > 0 && clock.now() < until) await clock.sleep(20);
+    if (options.persist) {
+      for await (const blob of this.#allBlobs('unmirrored')) {
+        if (clock.now() >= until) break;
+        await this.#parts.placement
+          .move(blob.blobId, 'remote', { drop: [], why: 'persisted at shutdown' })
+          .catch((error: unknown) => {
+            observer.failed(error, `persisting blob ${blob.blobId}`);
+          });
+      }
+    }
+    await mirror.idle(AbortSignal.timeout(Math.max(1, until - clock.now())));
+    await catalog.durable();
+  }
+
+  async close(): Promise<void> {
+    const { mirror, spiller, placement, memory, disk, remote, mover, catalog } = this.#parts;
+    this.#writes.refuseNewWrites();
+    this.#stop.abort();
+    await this.#sweeping;
+    await this.#writes.settled();
+    await mirror.close();
+    await spiller.close();
+    await placement.settled();
+    await mover.close();
+    await memory.close();
+    await disk.close();
+    await remote.close();
+    await catalog.durable();
+    await catalog.close();
+  }
+
+  async #sweepUntilStopped(): Promise<void> {
+    const { clock, leases, diskLeases, jobs, observer } = this.#parts;
+    while (!this.#stop.signal.aborted) {
+      try {
+        await clock.sleep(SWEEP_MS, this.#stop.signal);
+        this.#writes.dropExpired();
+        this.#reads.dropExpired();
+        leases.sweep();
+        diskLeases.sweep();
+        for (const jobId of jobs.expired(clock.now())) await this.endJob(jobId);
+        await this.#deleteExpiredObjects();
+      } catch (error) {
+        if (!this.#stop.signal.aborted) observer.failed(error, 'sweep');
+      }
+    }
+  }
+
+  async #deleteExpiredObjects(): Promise<void> {
+    const { catalog, clock } = this.#parts;
+    for (const expired of await catalog.listExpired(clock.now(), DELETE_BATCH)) {
+      const object = await catalog.findObject(expired.bucket, expired.key);
+      if (object?.version !== expired.version) continue;
+      await this.delete(expired, { ifMatch: object.etag }).catch((error: unknown) => {
+        if (!isStoreError(error, 'precondition_failed')) throw error; // replaced meanwhile: the new one has its own time
+      });
+    }
+  }
+
+  async #deleteInBatches(
+    step: () => Promise<{
+      freed: readonly BlobRecord[];
+      objects: number;
+      sizeBytes: number;
+      done: boolean;
+    }>,
+  ): Promise<{ objects: number; sizeBytes: number }> {
+    let objects = 0;
+    let sizeBytes = 0;
+    for (;;) {
+      const batch = await step();
+      await this.#parts.retireAll(batch.freed);
+      objects += batch.objects;
+      sizeBytes += batch.sizeBytes;
+      if (batch.done) return { objects, sizeBytes };
+    }
+  }
+
+  async *#allBlobs(where?: 'unmirrored'): AsyncGenerator<BlobRecord> {
+    for (let after = 0; ; ) {
+      const page = await this.#parts.catalog.listBlobs({
+        afterBlobId: after,
+        limit: 512,
+        ...(where === undefined ? {} : { where }),
+      });
+      if (page.length === 0) return;
+      yield* page;
+      after = (page[page.length - 1] as BlobRecord).blobId;
+    }
+  }
+
+  async *#blobsUnder(bucket: string, prefix: string): AsyncGenerator<BlobRecord> {
+    const seen = new Set<number>(); // one page's worth: neighbours share blobs after copies
+    for (let startAfter = ''; ; ) {
+      const page = await this.#parts.catalog.listObjects(bucket, {
+        prefix,
+        delimiter: '',
+        startAfter,
+        limit: 512,
+      });
+      seen.clear();
+      for (const extent of page.objects.flatMap((object) => object.extents)) {
+        if (seen.has(extent.blobId)) continue;
+        seen.add(extent.blobId);
+        const blob = await this.#parts.catalog.findBlob(extent.blobId);
+        if (blob !== undefined) yield blob;
+      }
+      if (page.next === null) return;
+      startAfter = page.next;
+    }
+  }
+}

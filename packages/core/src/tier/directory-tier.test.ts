@@ -1,0 +1,282 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
+import { join, relative } from 'node:path';
+import { afterAll, expect, onTestFinished, test } from 'vitest';
+import { bytesOf, remoteTierConformance } from '../../../testkit/src/conformance/tier.ts';
+import { smallTmpfs, tempDir } from '../../../testkit/src/temp-dir.ts';
+import { crc32c } from '../checksum.ts';
+import {
+  type DirectoryFs,
+  type DirectoryTierOptions,
+  nodeDirectoryFs,
+  openDirectoryTier,
+} from './directory-tier.ts';
+import { createMover } from './mover.ts';
+import type { Mover, RemoteTier } from './tier.ts';
+
+const mover = createMover();
+afterAll(async () => await mover.close());
+
+remoteTierConformance('directory-tier', {
+  open: async () => await openDirectoryTier({ root: await tempDir(), nodeId: 'node-1', mover }),
+});
+
+async function openTier(
+  options: Partial<DirectoryTierOptions> & { root: string },
+): Promise<RemoteTier> {
+  const tier = await openDirectoryTier({ nodeId: 'node-1', mover, ...options });
+  onTestFinished(async () => await tier.close());
+  return tier;
+}
+
+const content = bytesOf(1000, 1);
+const facts = { sizeBytes: content.length, crc32c: crc32c(content) };
+
+async function localFile(bytes: Uint8Array = content): Promise<string> {
+  const file = join(await tempDir(), 'local');
+  await writeFile(file, bytes);
+  return file;
+}
+
+/** All that is below, directories with a `/`; the place for temporary files left out, but not what is in it. */
+function everythingIn(root: string): readonly string[] {
+  return readdirSync(root, { recursive: true, withFileTypes: true })
+    .map(
+      (entry) =>
+        relative(root, join(entry.parentPath, entry.name)) + (entry.isDirectory() ? '/' : ''),
+    )
+    .filter((path) => path !== '.ebb-tmp/' && path !== '.ebb-tmp/node-1/')
+    .sort();
+}
+
+test('an object is a plain file under its own name, for any other tool', async () => {
+  const root = await tempDir();
+  const tier = await openTier({ root });
+  await tier.put('bucket/a/b.bin', await localFile(), facts);
+  expect(everythingIn(root)).toEqual(['bucket/', 'bucket/a/', 'bucket/a/b.bin']);
+  expect((await readFile(join(root, 'bucket/a/b.bin'))).equals(content)).toBe(true);
+  expect(tier.location).toBe(`file://${root}`);
+});
+
+test('deleting takes away directories that became empty, and no others', async () => {
+  const root = await tempDir();
+  const tier = await openTier({ root });
+  for (const name of ['k/a/b/c', 'k/a/d']) await tier.put(name, await localFile(), facts);
+  await tier.delete('k/a/b/c');
+  expect(everythingIn(root)).toEqual(['k/', 'k/a/', 'k/a/d']);
+  await tier.delete('k/a/d');
+  expect(everythingIn(root)).toEqual([]);
+});
+
+test('after any failed put there is neither a temporary file nor an empty directory', async () => {
+  const root = await tempDir();
+  const tier = await openTier({ root });
+  const file = await localFile();
+  const wrong = { ...facts, crc32c: 1 };
+  await expect(tier.put('k/a/b', file, wrong)).rejects.toMatchObject({ code: 'data_corrupt' });
+  const longer = { ...facts, sizeBytes: 1001 };
+  await expect(tier.put('k/a/b', file, longer)).rejects.toMatchObject({ code: 'data_lost' });
+  const aborted = { ...facts, signal: AbortSignal.abort() };
+  await expect(tier.put('k/a/b', file, aborted)).rejects.toMatchObject({ code: 'aborted' });
+  expect(everythingIn(root)).toEqual([]);
+});
+
+for (const call of ['createFile', 'makeDirectory', 'rename', 'syncDirectory'] as const) {
+  test(`when ${call} fails, put fails and leaves nothing, and works when tried again`, async () => {
+    const root = await tempDir();
+    let fail = true;
+    const fs: DirectoryFs = {
+      ...nodeDirectoryFs,
+      [call]: async (...paths: [string, string]) => {
+        if (fail) throw Object.assign(new Error('EIO: the disk is sad'), { code: 'EIO' });
+        await nodeDirectoryFs[call](...paths);
+      },
+    };
+    const tier = await openTier({ root, fs });
+    const putting = tier.put('k/a/b', await localFile(), facts);
+    await expect(putting).rejects.toMatchObject({ code: 'io_failed', details: { errno: 'EIO' } });
+    expect(everythingIn(root)).toEqual([]);
+    fail = false;
+    await tier.put('k/a/b', await localFile(), facts);
+    expect(everythingIn(root)).toEqual(['k/', 'k/a/', 'k/a/b']);
+  });
+}
+
+test('a conflict that comes up between accepts and put is name_invalid, so that the fallback name is taken', async () => {
+  const root = await tempDir();
+  let before: (() => Promise<void>) | undefined;
+  const slowMover: Mover = {
+    ...mover,
+    copy: async (options) => {
+      await before?.();
+      return await mover.copy(options);
+    },
+  };
+  const tier = await openTier({ root, mover: slowMover });
+  const file = await localFile();
+  before = async () => {
+    await mkdir(join(root, 'k'));
+    await writeFile(join(root, 'k/a'), 'in the way');
+  };
+  expect(tier.accepts('k/a/b')).toBe(true);
+  await expect(tier.put('k/a/b', file, facts)).rejects.toMatchObject({ code: 'name_invalid' });
+  before = async () => {
+    await mkdir(join(root, 'k/dir'));
+    await writeFile(join(root, 'k/dir/b'), 'in the way');
+  };
+  await expect(tier.put('k/dir', file, facts)).rejects.toMatchObject({ code: 'name_invalid' });
+  expect(everythingIn(root)).toEqual(['k/', 'k/a', 'k/dir/', 'k/dir/b']);
+  before = undefined;
+  expect([tier.accepts('k/a/b'), tier.accepts('k/dir'), tier.accepts('k/a')]).toEqual([
+    false,
+    false,
+    true,
+  ]);
+});
+
+test('a directory that a delete takes away under a put is made again', async () => {
+  const root = await tempDir();
+  let raced = 0;
+  const fs: DirectoryFs = {
+    ...nodeDirectoryFs,
+    rename: async (from, to) => {
+      raced++;
+      if (raced <= 2) await nodeDirectoryFs.removeDirectory(join(root, 'k/a'));
+      await nodeDirectoryFs.rename(from, to);
+    },
+  };
+  const tier = await openTier({ root, fs });
+  await tier.put('k/a/b', await localFile(), facts);
+  expect(raced).toBe(3);
+  expect(everythingIn(root)).toEqual(['k/', 'k/a/', 'k/a/b']);
+});
+
+test('no name and no link leads outside the root, for any method', async () => {
+  const outside = await tempDir();
+  await writeFile(join(outside, 'secret'), 'secret');
+  const root = join(outside, 'root');
+  const tier = await openTier({ root });
+  await mkdir(join(root, 'k'));
+  await symlink(outside, join(root, 'k/out'));
+  await symlink(join(outside, 'secret'), join(root, 'k/link'));
+  const file = await localFile();
+  const target = Buffer.alloc(6);
+  for (const name of [
+    '../secret',
+    'k/../../secret',
+    'k/out/secret',
+    'k/link',
+    '.ebb-tmp/node-1/x',
+    '/secret',
+  ]) {
+    expect([name, tier.accepts(name)]).toEqual([name, false]);
+    await expect(tier.put(name, file, facts)).rejects.toMatchObject({ code: 'name_invalid' });
+    await expect(tier.read(name, target, 0)).rejects.toHaveProperty('code');
+    await expect(tier.fetch(name, file, { sizeBytes: 6, crc32c: 0 })).rejects.toHaveProperty(
+      'code',
+    );
+    expect(await tier.head(name).catch(() => undefined)).toBeUndefined();
+    if (name !== 'k/link') await tier.delete(name).catch(() => undefined);
+  }
+  expect(target.equals(Buffer.alloc(6))).toBe(true);
+  expect(readFileSync(join(outside, 'secret'), 'utf8')).toBe('secret');
+  for (const prefix of ['', '../', 'k/', 'k/out/']) {
+    const listing = (async () => {
+      const names: string[] = [];
+      for await (const { name } of tier.list(prefix)) names.push(name);
+      return names;
+    })();
+    expect(await listing.catch(() => [])).toEqual([]);
+  }
+});
+
+test('temporary files of a crash are removed at the next start, those of another node are not', async () => {
+  const root = await tempDir();
+  await openTier({ root });
+  await openTier({ root, nodeId: 'node-2' });
+  await writeFile(join(root, '.ebb-tmp/node-1/7'), 'half');
+  await writeFile(join(root, '.ebb-tmp/node-2/7'), 'half');
+  const tier = await openTier({ root });
+  expect(readdirSync(join(root, '.ebb-tmp/node-1'))).toEqual([]);
+  expect(readdirSync(join(root, '.ebb-tmp/node-2'))).toEqual(['7']);
+  await tier.put('k/a', await localFile(), facts);
+});
+
+test('a full file system is tier_full and leaves nothing', async () => {
+  const root = await smallTmpfs(1024 * 1024);
+  if (root === undefined) return;
+  const tier = await openTier({ root });
+  const large = bytesOf(2 * 1024 * 1024, 1);
+  const putting = tier.put('k/a', await localFile(large), {
+    sizeBytes: large.length,
+    crc32c: crc32c(large),
+  });
+  await expect(putting).rejects.toMatchObject({ code: 'tier_full' });
+  expect(everythingIn(root)).toEqual([]);
+  await tier.put('k/a', await localFile(), facts);
+});
+
+/** Writes down what is done to the tier, in order, and then does it. */
+async function tracedTier(): Promise<{ tier: RemoteTier; trace: string[] }> {
+  const root = await tempDir();
+  const trace: string[] = [];
+  const short = (path: string): string =>
+    path.startsWith(root) ? `/${relative(root, path)}` : '<local file>';
+  const traced =
+    <A extends string[]>(name: string, call: (...paths: A) => Promise<void>) =>
+    async (...paths: A): Promise<void> => {
+      const line = trace.push(`${name} ${paths.map(short).join(' -> ')}`) - 1;
+      try {
+        await call(...paths);
+      } catch (error) {
+        trace[line] += `: ${(error as { code?: string }).code}`;
+        throw error;
+      }
+    };
+  const fs = Object.fromEntries(
+    Object.entries(nodeDirectoryFs).map(([name, call]) => [name, traced(name, call)]),
+  ) as unknown as DirectoryFs;
+  const tier = await openTier({
+    root,
+    fs,
+    mover: {
+      ...mover,
+      copy: async (options) => {
+        trace.push(
+          `copy ${short(options.from)} -> ${short(options.to)}${options.sync ? ', fdatasync' : ''}`,
+        );
+        return await mover.copy(options);
+      },
+    },
+  });
+  return { tier, trace };
+}
+
+test('put writes, verifies, syncs and only then shows the name; delete syncs what stays', async () => {
+  const { tier, trace } = await tracedTier();
+  const step = async (title: string, work: () => Promise<unknown>): Promise<void> => {
+    trace.push(`# ${title}`);
+    await work();
+  };
+  const file = await localFile();
+  await step(
+    'put bucket/a/b: the first in its directories',
+    async () => await tier.put('bucket/a/b', file, facts),
+  );
+  await step('put bucket/a/c: beside it', async () => await tier.put('bucket/a/c', file, facts));
+  await step(
+    'put bucket/a/c again: replaced',
+    async () => await tier.put('bucket/a/c', file, facts),
+  );
+  await step('put bucket/z/d with another checksum', async () => {
+    await expect(tier.put('bucket/z/d', file, { ...facts, crc32c: 1 })).rejects.toThrow();
+  });
+  await step(
+    'fetch bucket/a/c',
+    async () => await tier.fetch('bucket/a/c', await localFile(), facts),
+  );
+  await step('delete bucket/a/c', async () => await tier.delete('bucket/a/c'));
+  await step('delete bucket/a/b: the last one', async () => await tier.delete('bucket/a/b'));
+  await step('delete bucket/a/b: not there', async () => await tier.delete('bucket/a/b'));
+  await expect(`${trace.join('\n')}\n`).toMatchFileSnapshot('./directory-tier.trace.txt');
+});

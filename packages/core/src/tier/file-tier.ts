@@ -1,0 +1,718 @@
+/**
+ * Tier 0 and 1: a directory of blob files, which clients on the node read and write directly.
+ *
+ *   root/ebb-tier.json             whose directory this is
+ *   root/b/<id & 0xff, 2 hex>/<id, hex>   blobs; 0660, so that the group may write what is staged
+ *   root/p/<inode, hex>            pool: files to use again. Of the daemon alone: no client opens them by name
+ *   root/t/<n, hex>                on their way out
+ *
+ * A fresh tmpfs page costs more than the copy into it, so a freed file is not unlinked but moved to the pool, and from
+ * there under the name of the next blob. Names are moved with rename(2) alone: a name never leads to another blob's bytes,
+ * and a path that is out of date leads to ENOENT. Node has no fallocate(2); that what was promised is really there is
+ * seen to by counting (I1, I2).
+ *
+ * I1  Budget: charges of blobs and bytes of the pool never pass `capacityBytes`. The exception is `adopt`: what is found
+ *     after a restart with a smaller capacity is kept, and nothing new is granted until there is room again.
+ * I2  File system: bytes promised (charged, not yet present) never pass what statfs calls available when they are
+ *     promised. Others may fill the same file system later; then writers get ENOSPC.
+ * I3  Charge: max(what was reserved, pages present in the inode), until `seal`; then max(size, pages present). Pages stay
+ *     when a file is recycled, so a large file that is used for a small blob still costs what it holds.
+ * I4  A file is in exactly one place: blob, pool, trash. Its `inode` names it across recycling; while a client keeps it
+ *     mapped the system cannot give the number to another file.
+ * I5  Metadata calls are synchronous, and so two callers never share the same room. They take 2 to 10 µs each on tmpfs; a
+ *     create or unlink on ext4 about 20, and more while others wait for its journal. Bytes beyond 64 KiB, and all bytes on disk, go through the thread pool or the mover.
+ */
+import {
+  closeSync,
+  constants,
+  fchmodSync,
+  fdatasync,
+  fstatSync,
+  fsync,
+  ftruncateSync,
+  openSync,
+  read,
+  readSync,
+  renameSync,
+  type Stats,
+  statfsSync,
+  statSync,
+  write,
+  writeSync,
+} from 'node:fs';
+import { readdir, unlink } from 'node:fs/promises';
+import { isAbsolute, join } from 'node:path';
+import { promisify } from 'node:util';
+import { assert, StoreError } from '@ebb/protocol';
+import { ByteBudget } from '../byte-budget.ts';
+import { type Clock, systemClock } from '../clock.ts';
+import {
+  BLOCK_BYTES,
+  FILE_HANDLES_MAX,
+  POOL_FILES_MAX,
+  STATFS_CACHE_MS,
+  SYNC_IO_BYTES_MAX,
+} from '../limits.ts';
+import { FileHandles } from './file-handles.ts';
+import { isMissing, isNoRoom, toStoreError } from './fs-error.ts';
+import { SlotPool } from './slot-pool.ts';
+import type { LocalBlob, LocalTier, LocalTierUsage, Mover } from './tier.ts';
+import { FAN_OUT, prepareRoot } from './tier-root.ts';
+import { Trash } from './trash.ts';
+
+export interface FileTierOptions {
+  readonly name: 'memory' | 'disk';
+  /** Absolute. Made if missing; else it is empty, or was made by this tier of this node. */
+  readonly root: string;
+  readonly nodeId: string;
+  readonly capacityBytes: number;
+  /** Use files again. Worth it on tmpfs; on disk a file's pages are gone from memory anyway. */
+  readonly recycle: boolean;
+  readonly poolBytesMax: number;
+  /** For `populate`; stays the caller's to close. */
+  readonly mover: Mover;
+  readonly poolFilesMax?: number;
+  readonly handlesMax?: number;
+  readonly clock?: Clock;
+}
+
+/** @throws `config_invalid`, `data_directory_in_use`, `version_unsupported`, `io_failed` */
+export async function openFileTier(options: FileTierOptions): Promise<LocalTier> {
+  assertOptions(options);
+  try {
+    const isTmpfs = prepareRoot(options);
+    const tier = new FileTier(options, isTmpfs);
+    await tier.findPooledFiles();
+    return tier;
+  } catch (error) {
+    throw toStoreError(error, `cannot open tier ${options.name} at ${options.root}`);
+  }
+}
+
+interface FileSlot {
+  readonly inode: number;
+  /** Pages in the inode as last seen: exact in the pool and in a sealed blob, a lower bound while somebody writes. */
+  presentBytes: number;
+}
+
+interface FileBlob extends LocalBlob {
+  allocatedBytes: number;
+  readonly slot: FileSlot;
+  readonly absolutePath: string;
+  /** Undefined until `seal`. */
+  sizeBytes: number | undefined;
+  /** Charged and not known to be present: counted against what the file system has. 0 once sealed. */
+  promisedBytes: number;
+}
+
+class FileTier implements LocalTier {
+  readonly name: 'memory' | 'disk';
+  readonly root: string;
+  readonly #isTmpfs: boolean;
+  readonly #recycle: boolean;
+  readonly #poolBytesMax: number;
+  readonly #poolFilesMax: number;
+  readonly #mover: Mover;
+  readonly #clock: Clock;
+  readonly #budget: ByteBudget;
+  readonly #pool = new SlotPool<FileSlot>();
+  readonly #blobs = new Map<number, FileBlob>();
+  readonly #unsealed = new Set<FileBlob>();
+  readonly #handles: FileHandles<FileSlot>;
+  readonly #trash: Trash;
+  #populatingBytes = 0;
+  #promisedBytes = 0;
+  /** What may still be promised, by the last statfs and what was promised since. */
+  #headroomBytes = 0;
+  #headroomAtMs = Number.NEGATIVE_INFINITY;
+
+  constructor(options: FileTierOptions, isTmpfs: boolean) {
+    this.name = options.name;
+    this.root = options.root;
+    this.#isTmpfs = isTmpfs;
+    this.#recycle = options.recycle;
+    this.#poolBytesMax = options.recycle ? options.poolBytesMax : 0;
+    this.#poolFilesMax = options.recycle ? (options.poolFilesMax ?? POOL_FILES_MAX) : 0;
+    this.#mover = options.mover;
+    this.#clock = options.clock ?? systemClock;
+    this.#budget = new ByteBudget({ capacityBytes: options.capacityBytes });
+    this.#handles = new FileHandles(options.handlesMax ?? FILE_HANDLES_MAX);
+    this.#trash = new Trash(join(options.root, 't'));
+  }
+
+  usage(): LocalTierUsage {
+    return {
+      capacityBytes: this.#budget.capacityBytes,
+      usedBytes: this.#budget.usedBytes,
+      pooledBytes: this.#pool.bytes + this.#populatingBytes,
+      blobs: this.#blobs.size,
+    };
+  }
+
+  create(blobId: number, reserveBytes: number): LocalBlob | undefined {
+    assert(!this.#blobs.has(blobId), `blob ${blobId} is created once`);
+    const reserved = roundUpToBlocks(reserveBytes);
+    const path = blobPath(blobId);
+    const absolutePath = `${this.root}/${path}`;
+    const slot =
+      this.#takePooled(reserved, absolutePath) ?? this.#createFile(reserved, absolutePath);
+    if (slot === undefined) return undefined;
+    const allocatedBytes = Math.max(reserved, slot.presentBytes);
+    const blob: FileBlob = {
+      blobId,
+      path,
+      absolutePath,
+      slot,
+      slotId: this.#recycle ? slot.inode : 0,
+      allocatedBytes,
+      sizeBytes: undefined,
+      promisedBytes: allocatedBytes - slot.presentBytes,
+    };
+    this.#promisedBytes += blob.promisedBytes;
+    this.#blobs.set(blobId, blob);
+    this.#unsealed.add(blob);
+    return blob;
+  }
+
+  extend(blobId: number, reserveBytes: number): boolean {
+    const blob = this.#get(blobId);
+    assert(blob.sizeBytes === undefined, `blob ${blobId} is not sealed`);
+    const moreBytes = roundUpToBlocks(reserveBytes) - blob.allocatedBytes;
+    if (moreBytes <= 0) return true;
+    if (!this.#takeRoom(moreBytes)) return false;
+    this.#charge(blob, blob.allocatedBytes + moreBytes, blob.promisedBytes + moreBytes);
+    return true;
+  }
+
+  seal(blobId: number, sizeBytes: number): number {
+    const blob = this.#get(blobId);
+    assert(blob.sizeBytes === undefined, `blob ${blobId} is sealed once`);
+    const stats = this.#findStats(blob.absolutePath);
+    if (stats === undefined) throw this.#lost(blob);
+    if (stats.size < sizeBytes) {
+      const message = `blob ${blobId} has ${stats.size} bytes, announced were ${sizeBytes}`;
+      throw new StoreError('length_mismatch', message, { blobId, sizeBytes, found: stats.size });
+    }
+    let presentBytes = this.#presentBytes(stats);
+    let chargedBytes = Math.max(roundUpToBlocks(sizeBytes), presentBytes);
+    const moreBytes = chargedBytes - blob.allocatedBytes;
+    if (moreBytes > 0 && !this.#takeBudget(moreBytes)) {
+      // Its writer went beyond the reservation, and there is no room for that. What lies beyond the size is of no use.
+      presentBytes = this.#cutTail(blob, sizeBytes);
+      chargedBytes = Math.max(roundUpToBlocks(sizeBytes), presentBytes);
+      if (
+        chargedBytes > blob.allocatedBytes &&
+        !this.#takeBudget(chargedBytes - blob.allocatedBytes)
+      ) {
+        throw this.#full(`blob ${blobId} is larger than what was reserved for it`, chargedBytes);
+      }
+    }
+    if (chargedBytes < blob.allocatedBytes)
+      this.#budget.release(blob.allocatedBytes - chargedBytes);
+    this.#charge(blob, chargedBytes, 0);
+    blob.slot.presentBytes = presentBytes;
+    blob.sizeBytes = sizeBytes;
+    this.#unsealed.delete(blob);
+    return chargedBytes;
+  }
+
+  adopt(blobId: number, sizeBytes: number): LocalBlob | undefined {
+    const known = this.#blobs.get(blobId);
+    if (known !== undefined) return known;
+    const path = blobPath(blobId);
+    const absolutePath = `${this.root}/${path}`;
+    const stats = this.#findStats(absolutePath);
+    if (stats === undefined || !stats.isFile() || stats.size < sizeBytes) return undefined;
+    const slot = { inode: stats.ino, presentBytes: this.#presentBytes(stats) };
+    const allocatedBytes = Math.max(roundUpToBlocks(sizeBytes), slot.presentBytes);
+    if (!this.#takeBudget(allocatedBytes)) this.#budget.chargeFound(allocatedBytes);
+    const slotId = this.#recycle ? slot.inode : 0;
+    const blob = {
+      blobId,
+      path,
+      absolutePath,
+      slot,
+      slotId,
+      allocatedBytes,
+      sizeBytes,
+      promisedBytes: 0,
+    };
+    this.#blobs.set(blobId, blob);
+    return blob;
+  }
+
+  find(blobId: number): LocalBlob | undefined {
+    return this.#blobs.get(blobId);
+  }
+
+  absolutePath(blobId: number): string {
+    return `${this.root}/${blobPath(blobId)}`;
+  }
+
+  async read(blobId: number, target: Uint8Array, position: number): Promise<void> {
+    const blob = this.#get(blobId);
+    const { sizeBytes } = blob;
+    if (sizeBytes !== undefined && position + target.length > sizeBytes) {
+      const range = { blobId, position, length: target.length, sizeBytes };
+      throw new StoreError('range_invalid', `blob ${blobId} has ${sizeBytes} bytes`, range);
+    }
+    const handle = this.#open(blob);
+    try {
+      const isShort = this.#isSync(target.length)
+        ? readFullySync(handle.fd, target, position)
+        : await readFully(handle.fd, target, position);
+      if (!isShort) return;
+    } catch (error) {
+      throw toStoreError(error, `reading blob ${blobId} in tier ${this.name}`);
+    } finally {
+      this.#handles.release(handle);
+    }
+    // Up to its size a sealed blob was complete: somebody cut it. One that is being written just ends here.
+    const code = sizeBytes === undefined ? 'range_invalid' : 'data_lost';
+    throw new StoreError(code, `blob ${blobId} ends before ${position + target.length}`, {
+      blobId,
+    });
+  }
+
+  async write(blobId: number, source: Uint8Array, position: number): Promise<void> {
+    const blob = this.#get(blobId);
+    assert(blob.sizeBytes === undefined, `blob ${blobId} is not sealed`);
+    assert(position + source.length <= blob.allocatedBytes, `blob ${blobId} has room reserved`);
+    const handle = this.#open(blob);
+    try {
+      if (this.#isSync(source.length)) writeFullySync(handle.fd, source, position);
+      else await writeFully(handle.fd, source, position);
+    } catch (error) {
+      throw toStoreError(error, `writing blob ${blobId} in tier ${this.name}`);
+    } finally {
+      this.#handles.release(handle);
+    }
+  }
+
+  async sync(blobId: number): Promise<void> {
+    const blob = this.#get(blobId);
+    const handle = this.#open(blob);
+    try {
+      await fdatasyncOf(handle.fd);
+      await syncDirectory(join(this.root, fanOut(blobId)));
+    } catch (error) {
+      throw toStoreError(error, `syncing blob ${blobId} in tier ${this.name}`);
+    } finally {
+      this.#handles.release(handle);
+    }
+  }
+
+  remove(blobId: number, { recycle }: { readonly recycle: boolean }): void {
+    const blob = this.#blobs.get(blobId);
+    if (blob === undefined) return;
+    if (blob.sizeBytes === undefined) {
+      const stats = this.#findStats(blob.absolutePath);
+      blob.slot.presentBytes = stats === undefined ? 0 : this.#presentBytes(stats);
+    }
+    this.#blobs.delete(blobId);
+    this.#unsealed.delete(blob);
+    this.#promisedBytes -= blob.promisedBytes;
+    this.#budget.release(blob.allocatedBytes);
+    if (!recycle || !this.#addToPool(blob.slot, blob.absolutePath)) {
+      this.#handles.drop(blob.slot);
+      this.#trash.discard(blob.absolutePath, blob.slot.presentBytes);
+    }
+  }
+
+  async removeOrphans(): Promise<{ readonly files: number; readonly bytes: number }> {
+    let files = 0;
+    let bytes = 0;
+    try {
+      for (const directory of FAN_OUT) {
+        const absolute = join(this.root, directory);
+        for (const name of await readdir(absolute)) {
+          // Looked up again now: a blob may have come or gone since the directory was read.
+          if (this.#isBlobFile(directory, name)) continue;
+          const file = join(absolute, name);
+          const stats = this.#findStats(file);
+          if (stats?.isFile() !== true) continue;
+          this.#trash.discard(file, this.#presentBytes(stats));
+          files++;
+          bytes += this.#presentBytes(stats);
+        }
+      }
+    } catch (error) {
+      throw toStoreError(error, `removing orphans of tier ${this.name}`);
+    }
+    return { files, bytes };
+  }
+
+  trimPool(bytes: number): number {
+    const before = this.#pool.bytes;
+    while (this.#pool.bytes > bytes) this.#giveUpPooled();
+    return before - this.#pool.bytes;
+  }
+
+  /** Stops without an error when there is no more room: being ready ahead of need is not worth pushing anything out. */
+  async populate(
+    { fileBytes, files }: { readonly fileBytes: number; readonly files: number },
+    signal?: AbortSignal,
+  ): Promise<void> {
+    if (!this.#recycle) {
+      throw new StoreError('unsupported', `tier ${this.name} does not recycle files`);
+    }
+    const bytes = roundUpToBlocks(fileBytes);
+    while (this.#pool.countBigEnough(bytes) < files) {
+      if (this.#pool.size >= this.#poolFilesMax) return;
+      if (this.#pool.bytes + this.#populatingBytes + bytes > this.#poolBytesMax) return;
+      if (!this.#budget.tryReserve(bytes)) return;
+      if (!this.#promise(bytes)) {
+        this.#budget.release(bytes);
+        return;
+      }
+      this.#populatingBytes += bytes;
+      this.#promisedBytes += bytes;
+      const fresh = `${this.root}/t/populate-${this.#trash.nextName()}`;
+      let slot: FileSlot | undefined;
+      try {
+        slot = await this.#populateFile(fresh, bytes, signal);
+      } finally {
+        this.#populatingBytes -= bytes;
+        this.#promisedBytes -= bytes;
+        this.#budget.release(bytes);
+      }
+      // Nobody ran since the release: the room is still there for this file.
+      if (slot === undefined || !this.#addToPool(slot, fresh)) {
+        this.#trash.discard(fresh, bytes);
+        return;
+      }
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#handles.dropAll();
+    await this.#trash.settled();
+  }
+
+  /** After a restart the pool is warm again, as far as the limits of now allow. */
+  async findPooledFiles(): Promise<void> {
+    const pool = join(this.root, 'p');
+    for (const name of await readdir(pool)) {
+      const file = join(pool, name);
+      const stats = statSync(file);
+      const slot = { inode: stats.ino, presentBytes: this.#presentBytes(stats) };
+      if (
+        name === pooledName(slot) &&
+        this.#mayPool(slot) &&
+        this.#budget.tryReserve(slot.presentBytes)
+      ) {
+        this.#pool.add(slot);
+      } else {
+        await unlink(file);
+      }
+    }
+    const trash = join(this.root, 't');
+    for (const name of await readdir(trash)) await unlink(join(trash, name));
+  }
+
+  // ---- room -------------------------------------------------------------------------------------------------------
+
+  /** Takes bytes that are not there yet from the budget (I1) and from what the file system has (I2), or neither. */
+  #takeRoom(bytes: number): boolean {
+    if (bytes === 0) return true;
+    if (!this.#takeBudget(bytes)) return false;
+    if (this.#promise(bytes)) return true;
+    this.#budget.release(bytes);
+    return false;
+  }
+
+  /** Gives up pooled files, the oldest first, but none when even all of them would not do. */
+  #takeBudget(bytes: number): boolean {
+    if (bytes === 0 || this.#budget.tryReserve(bytes)) return true;
+    const freeBytes = this.#budget.capacityBytes - this.#budget.usedBytes;
+    if (bytes > freeBytes + this.#pool.bytes) return false;
+    do this.#giveUpPooled();
+    while (!this.#budget.tryReserve(bytes));
+    return true;
+  }
+
+  /** Whether the file system has these bytes beside all that was promised already. The caller adds them to what was. */
+  #promise(bytes: number): boolean {
+    const ageMs = this.#clock.now() - this.#headroomAtMs;
+    if (ageMs < 0 || ageMs >= STATFS_CACHE_MS || bytes > this.#headroomBytes)
+      this.#measureHeadroom();
+    if (bytes > this.#headroomBytes) {
+      this.#recountPromised();
+      this.#trash.emptyNow();
+      this.#measureHeadroom();
+    }
+    while (bytes > this.#headroomBytes && this.#giveUpPooled()) {
+      this.#trash.emptyNow();
+      this.#measureHeadroom();
+    }
+    if (bytes > this.#headroomBytes) return false;
+    this.#headroomBytes -= bytes;
+    return true;
+  }
+
+  #measureHeadroom(): void {
+    const { blocks, bavail, bsize } = statfsSync(this.root);
+    // A tmpfs mounted with size=0 has no limit and reports no blocks.
+    const availableBytes = blocks === 0 ? Number.POSITIVE_INFINITY : bavail * bsize;
+    this.#headroomBytes = availableBytes - this.#promisedBytes;
+    this.#headroomAtMs = this.#clock.now();
+  }
+
+  /** Clients write without telling: pages that have come since are no longer a promise. Only asked for when it matters. */
+  #recountPromised(): void {
+    for (const blob of this.#unsealed) {
+      const stats = this.#findStats(blob.absolutePath);
+      const presentBytes = stats === undefined ? 0 : this.#presentBytes(stats);
+      this.#charge(blob, blob.allocatedBytes, Math.max(0, blob.allocatedBytes - presentBytes));
+    }
+  }
+
+  #charge(blob: FileBlob, allocatedBytes: number, promisedBytes: number): void {
+    this.#promisedBytes += promisedBytes - blob.promisedBytes;
+    blob.promisedBytes = promisedBytes;
+    blob.allocatedBytes = allocatedBytes;
+  }
+
+  // ---- files ------------------------------------------------------------------------------------------------------
+
+  #takePooled(reserved: number, to: string): FileSlot | undefined {
+    for (;;) {
+      const slot = this.#pool.take(reserved);
+      if (slot === undefined) return undefined;
+      // Its own bytes stay charged; they become the blob's.
+      if (!this.#takeRoom(Math.max(0, reserved - slot.presentBytes))) {
+        this.#pool.add(slot);
+        return undefined;
+      }
+      try {
+        renameSync(this.#pooledPath(slot), to);
+        return slot;
+      } catch (error) {
+        this.#handles.drop(slot);
+        this.#budget.release(Math.max(reserved, slot.presentBytes));
+        // Somebody cleaned the pool behind our back: the next one, or a fresh file.
+        if (!isMissing(error)) throw toStoreError(error, `recycling a file of tier ${this.name}`);
+      }
+    }
+  }
+
+  #createFile(reserved: number, absolutePath: string): FileSlot | undefined {
+    if (!this.#takeRoom(reserved)) return undefined;
+    try {
+      return createBlobFile(absolutePath);
+    } catch (error) {
+      this.#budget.release(reserved);
+      // A file system can also be out of inodes.
+      if (isNoRoom(error)) return undefined;
+      throw toStoreError(error, `creating ${absolutePath}`);
+    }
+  }
+
+  /** Returns undefined when there was no room after all. */
+  async #populateFile(
+    file: string,
+    bytes: number,
+    signal: AbortSignal | undefined,
+  ): Promise<FileSlot | undefined> {
+    try {
+      const { inode } = createBlobFile(file);
+      await this.#mover.populate(file, bytes, signal);
+      return { inode, presentBytes: this.#presentBytes(statSync(file)) };
+    } catch (error) {
+      const failure = toStoreError(error, `populating tier ${this.name}`);
+      if (failure.code === 'tier_full') return undefined;
+      this.#trash.discard(file, bytes);
+      throw failure;
+    }
+  }
+
+  #mayPool(slot: FileSlot): boolean {
+    // An empty file saves nothing, and one larger than the whole pool would only push the others out.
+    return (
+      slot.presentBytes > 0 && slot.presentBytes <= this.#poolBytesMax && this.#poolFilesMax > 0
+    );
+  }
+
+  /** Pools a file whose bytes the budget does not hold now. Makes place by giving up the oldest ones. */
+  #addToPool(slot: FileSlot, path: string): boolean {
+    if (!this.#mayPool(slot)) return false;
+    while (
+      this.#pool.size >= this.#poolFilesMax ||
+      this.#pool.bytes + this.#populatingBytes + slot.presentBytes > this.#poolBytesMax
+    ) {
+      if (!this.#giveUpPooled()) return false;
+    }
+    if (!this.#budget.tryReserve(slot.presentBytes)) return false;
+    try {
+      renameSync(path, this.#pooledPath(slot));
+    } catch {
+      this.#budget.release(slot.presentBytes);
+      return false;
+    }
+    this.#pool.add(slot);
+    return true;
+  }
+
+  #giveUpPooled(): boolean {
+    const slot = this.#pool.takeOldest();
+    if (slot === undefined) return false;
+    this.#handles.drop(slot);
+    this.#budget.release(slot.presentBytes);
+    this.#trash.discard(this.#pooledPath(slot), slot.presentBytes);
+    return true;
+  }
+
+  #pooledPath(slot: FileSlot): string {
+    return `${this.root}/p/${pooledName(slot)}`;
+  }
+
+  #isBlobFile(directory: string, name: string): boolean {
+    const blob = this.#blobs.get(Number.parseInt(name, 16));
+    return blob?.path === `${directory}/${name}`;
+  }
+
+  #get(blobId: number): FileBlob {
+    const blob = this.#blobs.get(blobId);
+    if (blob === undefined) {
+      throw new StoreError('data_lost', `no blob ${blobId} in tier ${this.name}`, { blobId });
+    }
+    return blob;
+  }
+
+  #open(blob: FileBlob): { readonly fd: number } {
+    try {
+      return this.#handles.acquire(blob.slot, blob.absolutePath);
+    } catch (error) {
+      if (!isMissing(error)) throw toStoreError(error, `opening blob ${blob.blobId}`);
+      throw this.#lost(blob, error);
+    }
+  }
+
+  #findStats(file: string): Stats | undefined {
+    try {
+      return statSync(file, { throwIfNoEntry: false });
+    } catch (error) {
+      throw toStoreError(error, `looking at ${file}`);
+    }
+  }
+
+  #cutTail(blob: FileBlob, sizeBytes: number): number {
+    const handle = this.#open(blob);
+    try {
+      ftruncateSync(handle.fd, sizeBytes);
+      return this.#presentBytes(fstatSync(handle.fd));
+    } catch (error) {
+      throw toStoreError(error, `cutting blob ${blob.blobId}`);
+    } finally {
+      this.#handles.release(handle);
+    }
+  }
+
+  /** What the file really takes: not its length, which a client raises to map it. stat(2) counts in 512 bytes everywhere. */
+  #presentBytes({ blocks, size }: Stats): number {
+    const presentBytes = roundUpToBlocks(blocks * 512);
+    // A file that is not used again has nothing beyond its end but what xfs allocates ahead of a writer and takes back.
+    return this.#recycle ? presentBytes : Math.min(presentBytes, roundUpToBlocks(size));
+  }
+
+  #isSync(bytes: number): boolean {
+    return this.#isTmpfs && bytes <= SYNC_IO_BYTES_MAX;
+  }
+
+  #lost(blob: FileBlob, cause?: unknown): StoreError {
+    const message = `the file of blob ${blob.blobId} is gone from tier ${this.name}`;
+    return new StoreError('data_lost', message, { blobId: blob.blobId }, cause);
+  }
+
+  #full(what: string, needBytes: number): StoreError {
+    const { capacityBytes, freeBytes } = this.#budget;
+    const details = { tier: this.name, needBytes, freeBytes, capacityBytes };
+    return new StoreError('tier_full', `${what}, and tier ${this.name} has no room`, details);
+  }
+}
+
+const SHARED_FILE = 0o660;
+
+function assertOptions(options: FileTierOptions): void {
+  assert(isAbsolute(options.root), "a tier's root is an absolute path");
+  assert(Number.isSafeInteger(options.capacityBytes), 'a capacity is a whole number of bytes');
+  assert(options.capacityBytes >= 0, 'a capacity is not negative');
+  assert(options.poolBytesMax >= 0, "a pool's size is not negative");
+}
+
+function fanOut(blobId: number): string {
+  return FAN_OUT[blobId % FAN_OUT.length] as string;
+}
+
+function blobPath(blobId: number): string {
+  return `${fanOut(blobId)}/${blobId.toString(16)}`;
+}
+
+function pooledName(slot: FileSlot): string {
+  return slot.inode.toString(16);
+}
+
+function createBlobFile(path: string): FileSlot {
+  const flags = constants.O_CREAT | constants.O_EXCL | constants.O_RDWR;
+  const fd = openSync(path, flags, SHARED_FILE);
+  try {
+    const { ino, mode } = fstatSync(fd);
+    // The umask may have taken the group's right to write.
+    if ((mode & 0o777) !== SHARED_FILE) fchmodSync(fd, SHARED_FILE);
+    return { inode: ino, presentBytes: 0 };
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function roundUpToBlocks(bytes: number): number {
+  assert(Number.isSafeInteger(bytes) && bytes >= 0, 'a size is a whole number of bytes');
+  return Math.ceil(bytes / BLOCK_BYTES) * BLOCK_BYTES;
+}
+
+const readAt = promisify(read);
+const writeAt = promisify(write);
+const fdatasyncOf = promisify(fdatasync);
+const fsyncOf = promisify(fsync);
+
+/** True when the file ends before `target` is full. */
+function readFullySync(fd: number, target: Uint8Array, position: number): boolean {
+  for (let done = 0; done < target.length; ) {
+    const got = readSync(fd, target, done, target.length - done, position + done);
+    if (got === 0) return true;
+    done += got;
+  }
+  return false;
+}
+
+async function readFully(fd: number, target: Uint8Array, position: number): Promise<boolean> {
+  for (let done = 0; done < target.length; ) {
+    const length = target.length - done;
+    const { bytesRead } = await readAt(fd, target, done, length, position + done);
+    if (bytesRead === 0) return true;
+    done += bytesRead;
+  }
+  return false;
+}
+
+function writeFullySync(fd: number, source: Uint8Array, position: number): void {
+  for (let done = 0; done < source.length; ) {
+    done += writeSync(fd, source, done, source.length - done, position + done);
+  }
+}
+
+async function writeFully(fd: number, source: Uint8Array, position: number): Promise<void> {
+  for (let done = 0; done < source.length; ) {
+    const length = source.length - done;
+    done += (await writeAt(fd, source, done, length, position + done)).bytesWritten;
+  }
+}
+
+async function syncDirectory(path: string): Promise<void> {
+  const fd = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY);
+  try {
+    await fsyncOf(fd);
+  } finally {
+    closeSync(fd);
+  }
+}

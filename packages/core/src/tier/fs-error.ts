@@ -1,0 +1,28 @@
+/** Translates errno into the codes of the protocol, at this border only. */
+import { StoreError } from '@ebb/protocol';
+
+const NO_ROOM = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
+
+export function errnoOf(error: unknown): string {
+  return error instanceof Error && 'code' in error && typeof error.code === 'string'
+    ? error.code
+    : '';
+}
+
+export function isMissing(error: unknown): boolean {
+  return errnoOf(error) === 'ENOENT';
+}
+
+export function isNoRoom(error: unknown): boolean {
+  return NO_ROOM.has(errnoOf(error));
+}
+
+/** `tier_full` when the file system has no room, `io_failed` for the rest; an error that has its code already stays. */
+export function toStoreError(error: unknown, doing: string): StoreError {
+  if (error instanceof StoreError) return error;
+  const errno = errnoOf(error);
+  const reason = error instanceof Error ? error.message : String(error);
+  return isNoRoom(error)
+    ? new StoreError('tier_full', `${doing}: the file system has no room`, { errno }, error)
+    : new StoreError('io_failed', `${doing}: ${reason}`, { errno }, error);
+}

@@ -1,0 +1,158 @@
+/**
+ * The mover's other half, in a worker thread: one job at a time, with synchronous calls and one buffer. Imports nothing of
+ * Ebb, so that it starts the same from source, from dist and under a test runner.
+ *
+ * A job's cancel flag lies in shared memory, because a thread that is busy reads no messages.
+ */
+import { closeSync, constants, fdatasyncSync, openSync, readSync, writeSync } from 'node:fs';
+import { parentPort, workerData } from 'node:worker_threads';
+import { crc32c } from '@node-rs/crc32';
+
+export interface MoverWorkerData {
+  readonly bufferBytes: number;
+  readonly syncEveryBytes: number;
+  /** Slot 0 holds the number of the job to stop; 0 for none. */
+  readonly cancel: SharedArrayBuffer;
+}
+
+export type MoverTask =
+  | {
+      readonly kind: 'copy';
+      readonly from: string;
+      readonly to: string;
+      readonly sizeBytes: number;
+      readonly sync: boolean;
+    }
+  | { readonly kind: 'checksum'; readonly file: string; readonly sizeBytes: number }
+  | { readonly kind: 'populate'; readonly file: string; readonly sizeBytes: number };
+
+export interface MoverRequest {
+  readonly jobId: number;
+  readonly task: MoverTask;
+}
+
+/** `crc32c` is 0 for a task that computes none. */
+export type MoverReply =
+  | { readonly jobId: number; readonly crc32c: number }
+  | {
+      readonly jobId: number;
+      readonly failed: 'aborted' | 'short' | 'missing' | 'errno';
+      readonly message: string;
+      readonly errno: string;
+    };
+
+type Failure = Extract<MoverReply, { failed: unknown }>['failed'];
+
+class MoverFailure extends Error {
+  readonly failed: Failure;
+  constructor(failed: Failure, message: string) {
+    super(message);
+    this.failed = failed;
+  }
+}
+
+const { bufferBytes, syncEveryBytes, cancel } = workerData as MoverWorkerData;
+const cancelled = new Int32Array(cancel);
+const buffer = Buffer.allocUnsafeSlow(bufferBytes);
+
+parentPort?.on('message', ({ jobId, task }: MoverRequest) => {
+  let reply: MoverReply;
+  try {
+    reply = { jobId, crc32c: run(jobId, task) };
+  } catch (error) {
+    const { message, code } = error as Error & { code?: string };
+    const failed = error instanceof MoverFailure ? error.failed : 'errno';
+    reply = { jobId, failed, message, errno: code ?? '' };
+  }
+  parentPort?.postMessage(reply);
+});
+
+function run(jobId: number, task: MoverTask): number {
+  if (task.kind === 'copy') return copy(jobId, task);
+  if (task.kind === 'checksum') return checksum(jobId, task.file, task.sizeBytes);
+  populate(jobId, task.file, task.sizeBytes);
+  return 0;
+}
+
+function copy(jobId: number, task: Extract<MoverTask, { kind: 'copy' }>): number {
+  return withSource(task.from, (from) =>
+    withFile(task.to, constants.O_WRONLY, (to) => {
+      let unsyncedBytes = 0;
+      const crc = readThrough(jobId, from, task.from, task.sizeBytes, (chunk, at) => {
+        writeAll(to, chunk, at);
+        unsyncedBytes += chunk.length;
+        if (!task.sync || unsyncedBytes < syncEveryBytes) return;
+        fdatasyncSync(to);
+        unsyncedBytes = 0;
+      });
+      if (task.sync) fdatasyncSync(to);
+      return crc;
+    }),
+  );
+}
+
+function checksum(jobId: number, file: string, sizeBytes: number): number {
+  return withSource(file, (fd) => readThrough(jobId, fd, file, sizeBytes, () => undefined));
+}
+
+function populate(jobId: number, file: string, sizeBytes: number): void {
+  buffer.fill(0);
+  withFile(file, constants.O_WRONLY, (fd) => {
+    for (let at = 0; at < sizeBytes; at += bufferBytes) {
+      stopIfCancelled(jobId);
+      writeAll(fd, buffer.subarray(0, Math.min(bufferBytes, sizeBytes - at)), at);
+    }
+  });
+}
+
+/** Returns the CRC32C of the first `sizeBytes`. */
+function readThrough(
+  jobId: number,
+  fd: number,
+  file: string,
+  sizeBytes: number,
+  use: (chunk: Uint8Array, at: number) => void,
+): number {
+  let crc = 0;
+  let at = 0;
+  while (at < sizeBytes) {
+    stopIfCancelled(jobId);
+    const got = readSync(fd, buffer, 0, Math.min(bufferBytes, sizeBytes - at), at);
+    if (got === 0) throw new MoverFailure('short', `${file} ends at ${at} of ${sizeBytes} bytes`);
+    const chunk = buffer.subarray(0, got);
+    crc = crc32c(chunk, crc);
+    use(chunk, at);
+    at += got;
+  }
+  stopIfCancelled(jobId);
+  return crc;
+}
+
+function writeAll(fd: number, chunk: Uint8Array, at: number): void {
+  for (let done = 0; done < chunk.length; ) {
+    done += writeSync(fd, chunk, done, chunk.length - done, at + done);
+  }
+}
+
+function stopIfCancelled(jobId: number): void {
+  if (Atomics.load(cancelled, 0) === jobId) throw new MoverFailure('aborted', 'stopped half-way');
+}
+
+function withSource<T>(file: string, work: (fd: number) => T): T {
+  try {
+    return withFile(file, constants.O_RDONLY, work);
+  } catch (error) {
+    const { code, path } = error as Error & { code?: string; path?: string };
+    if (code === 'ENOENT' && path === file) throw new MoverFailure('missing', `no file ${file}`);
+    throw error;
+  }
+}
+
+function withFile<T>(file: string, flags: number, work: (fd: number) => T): T {
+  const fd = openSync(file, flags | constants.O_NOFOLLOW);
+  try {
+    return work(fd);
+  } finally {
+    closeSync(fd);
+  }
+}

@@ -1,0 +1,158 @@
+import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { stat, symlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
+import { expect, onTestFinished, test } from 'vitest';
+import { bytesOf } from '../../../testkit/src/conformance/tier.ts';
+import { smallTmpfs, tempDir } from '../../../testkit/src/temp-dir.ts';
+import { crc32c } from '../checksum.ts';
+import { createMover, type MoverOptions } from './mover.ts';
+import type { Mover } from './tier.ts';
+
+const KiB = 1024;
+const MiB = 1024 * KiB;
+
+async function setUp(
+  options: MoverOptions = {},
+): Promise<{ mover: Mover; file: (name: string, content?: Uint8Array) => string }> {
+  const mover = createMover(options);
+  onTestFinished(async () => await mover.close());
+  const directory = await tempDir();
+  return {
+    mover,
+    file: (name, content) => {
+      const path = join(directory, name);
+      if (content !== undefined) writeFileSync(path, content);
+      return path;
+    },
+  };
+}
+
+test('copies exactly the bytes asked for, and says their checksum', async () => {
+  const { mover, file } = await setUp();
+  for (const sizeBytes of [0, 1, MiB - 1, MiB, 3 * MiB + 5]) {
+    const content = bytesOf(sizeBytes, sizeBytes);
+    const from = file('from', Buffer.concat([content, Buffer.from('old tail')]));
+    const to = file('to', Buffer.alloc(sizeBytes + 100, 7));
+    for (const sync of [false, true]) {
+      expect(await mover.copy({ from, to, sizeBytes, sync })).toBe(crc32c(content));
+    }
+    const copied = readFileSync(to);
+    expect(copied.subarray(0, sizeBytes).equals(content)).toBe(true);
+    expect(copied.subarray(sizeBytes).equals(Buffer.alloc(100, 7))).toBe(true);
+    expect(await mover.checksum(from, sizeBytes)).toBe(crc32c(content));
+  }
+});
+
+test('a source that is missing or shorter is data_lost; a target that is missing is io_failed', async () => {
+  const { mover, file } = await setUp();
+  const from = file('from', bytesOf(100, 1));
+  const to = file('to', Buffer.alloc(0));
+  const copy = { from, to, sizeBytes: 100, sync: false };
+  await expect(mover.copy({ ...copy, sizeBytes: 101 })).rejects.toMatchObject({
+    code: 'data_lost',
+  });
+  await expect(mover.copy({ ...copy, from: file('no') })).rejects.toMatchObject({
+    code: 'data_lost',
+  });
+  await expect(mover.copy({ ...copy, to: file('no') })).rejects.toMatchObject({
+    code: 'io_failed',
+  });
+  await expect(mover.checksum(from, 101)).rejects.toMatchObject({ code: 'data_lost' });
+  await expect(mover.checksum(file('no'), 0)).rejects.toMatchObject({ code: 'data_lost' });
+  truncateSync(from, 50);
+  await expect(mover.checksum(from, 100)).rejects.toMatchObject({
+    code: 'data_lost',
+    message: expect.stringContaining('ends at 50 of 100'),
+  });
+  await symlink(from, file('link'));
+  await expect(mover.checksum(file('link'), 1)).rejects.toMatchObject({ code: 'io_failed' });
+});
+
+test('populating makes the pages present', async () => {
+  const { mover } = await setUp();
+  const path = join(await tempDir('/dev/shm'), 'slot');
+  writeFileSync(path, '');
+  await mover.populate(path, 2 * MiB + 1);
+  expect(await stat(path)).toMatchObject({ size: 2 * MiB + 1, blocks: (2 * MiB + 4 * KiB) / 512 });
+});
+
+test('a full file system is tier_full', async () => {
+  const { mover, file } = await setUp();
+  const full = await smallTmpfs(MiB);
+  if (full === undefined) return;
+  const to = join(full, 'to');
+  writeFileSync(to, '');
+  const from = file('from', bytesOf(2 * MiB, 1));
+  const copy = { from, to, sizeBytes: 2 * MiB, sync: true };
+  await expect(mover.copy(copy)).rejects.toMatchObject({ code: 'tier_full' });
+});
+
+test('aborting ends a queued job at once and a running one soon; others go on', async () => {
+  const { mover, file } = await setUp();
+  const content = bytesOf(32 * MiB, 1);
+  const from = file('from', content);
+  const job = (name: string, signal?: AbortSignal): Promise<number> =>
+    mover.copy({
+      from,
+      to: file(name, Buffer.alloc(0)),
+      sizeBytes: content.length,
+      sync: false,
+      ...(signal === undefined ? {} : { signal }),
+    });
+  await expect(job('0', AbortSignal.abort())).rejects.toMatchObject({ code: 'aborted' });
+  const [running, queued] = [new AbortController(), new AbortController()];
+  const jobs = [job('1', running.signal), job('2', queued.signal), job('3')] as const;
+  queued.abort();
+  await expect(jobs[1]).rejects.toMatchObject({ code: 'aborted' });
+  running.abort(new Error('lost interest'));
+  await expect(jobs[0]).rejects.toMatchObject({
+    code: 'aborted',
+    cause: expect.objectContaining({ message: 'lost interest' }),
+  });
+  expect(await jobs[2]).toBe(crc32c(content));
+});
+
+test('many jobs at once all get their own answer, with more than one worker', async () => {
+  const { mover, file } = await setUp({ workers: 2 });
+  const contents = Array.from({ length: 50 }, (_, index) => bytesOf(index * 1000, index));
+  const sums = await Promise.all(
+    contents.map(async (content, index) =>
+      mover.checksum(file(`${index}`, content), content.length),
+    ),
+  );
+  expect(sums).toEqual(contents.map((content) => crc32c(content)));
+});
+
+test('a worker that dies fails its job, and the next job gets a new worker', async () => {
+  let started = 0;
+  const { mover, file } = await setUp({
+    startWorker: (data) => {
+      started++;
+      return started === 1
+        ? new Worker(
+            `require('node:worker_threads').parentPort.once('message', () => process.exit(3))`,
+            { eval: true },
+          )
+        : new Worker(new URL('./mover-worker.ts', import.meta.url), { workerData: data });
+    },
+  });
+  const from = file('from', bytesOf(100, 1));
+  const [first, second] = [mover.checksum(from, 100), mover.checksum(from, 100)];
+  await expect(first).rejects.toMatchObject({ code: 'io_failed', cause: expect.any(Error) });
+  expect(await second).toBe(crc32c(bytesOf(100, 1)));
+  expect(started).toBe(2);
+});
+
+test('the queue is bounded, and closing refuses what waits and what comes', async () => {
+  const { mover, file } = await setUp({ queueMax: 1 });
+  const from = file('from', bytesOf(8 * MiB, 1));
+  const running = mover.checksum(from, 8 * MiB);
+  const waiting = mover.checksum(from, 1);
+  await expect(mover.checksum(from, 1)).rejects.toMatchObject({ code: 'busy' });
+  const settled = Promise.allSettled([running, waiting]);
+  await mover.close();
+  const [, second] = await settled;
+  expect(second).toMatchObject({ status: 'rejected', reason: { code: 'draining' } });
+  await expect(mover.checksum(from, 1)).rejects.toMatchObject({ code: 'draining' });
+});

@@ -1,0 +1,210 @@
+/**
+ * Copies and checks bytes in worker threads, so that spill, mirror and verification never stall the main one.
+ *
+ * I1  A worker runs one job at a time; the rest waits in one bounded queue, in order.
+ * I2  A job's promise settles after the worker has let go of the files, also when it was aborted.
+ * I3  A worker that dies fails its own job with `io_failed`, and the next job starts a new one.
+ *
+ * Workers start with the first job, and do not keep the process alive. Relied on by file-tier.ts (populate),
+ * directory-tier.ts (put, fetch), placement/ (spill) and store/ (verify).
+ */
+import { Worker } from 'node:worker_threads';
+import { assert, StoreError } from '@ebb/protocol';
+import {
+  MOVER_BUFFER_BYTES,
+  MOVER_HEAP_MIB,
+  MOVER_QUEUE_MAX,
+  MOVER_SYNC_EVERY_BYTES,
+} from '../limits.ts';
+import type { MoverReply, MoverRequest, MoverTask, MoverWorkerData } from './mover-worker.ts';
+import type { Mover } from './tier.ts';
+
+export interface MoverOptions {
+  readonly workers?: number;
+  readonly queueMax?: number;
+  readonly bufferBytes?: number;
+  /** Tests put in a worker that fails. */
+  readonly startWorker?: (data: MoverWorkerData) => Worker;
+}
+
+export function createMover(options: MoverOptions = {}): Mover {
+  const pool = new MoverPool(options);
+  return {
+    copy: async ({ signal, ...task }) => await pool.run({ kind: 'copy', ...task }, signal),
+    checksum: async (file, sizeBytes, signal) =>
+      await pool.run({ kind: 'checksum', file, sizeBytes }, signal),
+    populate: async (file, sizeBytes, signal) => {
+      await pool.run({ kind: 'populate', file, sizeBytes }, signal);
+    },
+    close: async () => await pool.close(),
+  };
+}
+
+interface Job {
+  readonly jobId: number;
+  readonly task: MoverTask;
+  readonly signal: AbortSignal | undefined;
+  readonly resolve: (crc32c: number) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+interface Thread {
+  readonly worker: Worker;
+  readonly cancel: Int32Array<SharedArrayBuffer>;
+  job: Job | undefined;
+}
+
+class MoverPool {
+  readonly #workersMax: number;
+  readonly #queueMax: number;
+  readonly #bufferBytes: number;
+  readonly #startWorker: (data: MoverWorkerData) => Worker;
+  readonly #threads = new Set<Thread>();
+  readonly #queue = new Set<Job>();
+  #lastJobId = 0;
+  #isClosed = false;
+
+  constructor(options: MoverOptions) {
+    this.#workersMax = options.workers ?? 1;
+    this.#queueMax = options.queueMax ?? MOVER_QUEUE_MAX;
+    this.#bufferBytes = options.bufferBytes ?? MOVER_BUFFER_BYTES;
+    this.#startWorker = options.startWorker ?? startWorkerThread;
+    assert(this.#workersMax > 0, 'a mover has at least one worker');
+  }
+
+  run(task: MoverTask, signal: AbortSignal | undefined): Promise<number> {
+    if (this.#isClosed) throw new StoreError('draining', 'the mover is closed');
+    if (signal?.aborted === true) throw abortedBy(signal);
+    if (this.#queue.size >= this.#queueMax) {
+      const waiting = this.#queue.size;
+      throw new StoreError('busy', `${waiting} copies wait for the mover already`, { waiting });
+    }
+    return new Promise((resolve, reject) => {
+      // Atomics compare the id as a 32-bit number, in which 0 means none.
+      this.#lastJobId = (this.#lastJobId % 0x7fffffff) + 1;
+      const job: Job = {
+        jobId: this.#lastJobId,
+        task,
+        signal,
+        resolve: (crc32c) => {
+          signal?.removeEventListener('abort', onAbort);
+          resolve(crc32c);
+        },
+        reject: (error) => {
+          signal?.removeEventListener('abort', onAbort);
+          reject(error);
+        },
+      };
+      const onAbort = (): void => this.#abort(job);
+      signal?.addEventListener('abort', onAbort, { once: true });
+      this.#queue.add(job);
+      this.#dispatch();
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    const error = new StoreError('draining', 'the mover was closed before this copy began');
+    for (const job of this.#takeAll()) job.reject(error);
+    await Promise.all([...this.#threads].map((thread) => thread.worker.terminate()));
+  }
+
+  #takeAll(): readonly Job[] {
+    const jobs = [...this.#queue];
+    this.#queue.clear();
+    return jobs;
+  }
+
+  /** A queued job ends at once; a running one when its worker has seen the flag, within one buffer. */
+  #abort(job: Job): void {
+    if (this.#queue.delete(job)) {
+      job.reject(abortedBy(job.signal));
+      return;
+    }
+    for (const thread of this.#threads) {
+      if (thread.job === job) Atomics.store(thread.cancel, 0, job.jobId);
+    }
+  }
+
+  #dispatch(): void {
+    for (const job of this.#queue) {
+      const thread = this.#findIdle();
+      if (thread === undefined) return;
+      this.#queue.delete(job);
+      thread.job = job;
+      thread.worker.ref();
+      thread.worker.postMessage({ jobId: job.jobId, task: job.task } satisfies MoverRequest);
+    }
+  }
+
+  #findIdle(): Thread | undefined {
+    for (const thread of this.#threads) if (thread.job === undefined) return thread;
+    return this.#threads.size < this.#workersMax ? this.#start() : undefined;
+  }
+
+  #start(): Thread {
+    const cancel = new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT);
+    const worker = this.#startWorker({
+      bufferBytes: this.#bufferBytes,
+      syncEveryBytes: MOVER_SYNC_EVERY_BYTES,
+      cancel,
+    });
+    const thread: Thread = { worker, cancel: new Int32Array(cancel), job: undefined };
+    this.#threads.add(thread);
+    worker.on('message', (reply: MoverReply) => this.#onReply(thread, reply));
+    worker.on('error', (error) => this.#onDeath(thread, error));
+    worker.on('exit', (status) => this.#onDeath(thread, new Error(`it exited with ${status}`)));
+    return thread;
+  }
+
+  #onReply(thread: Thread, reply: MoverReply): void {
+    const job = thread.job;
+    assert(job?.jobId === reply.jobId, 'a worker answers the job it was given');
+    thread.job = undefined;
+    thread.worker.unref();
+    if ('crc32c' in reply) job.resolve(reply.crc32c);
+    else job.reject(failureOf(reply, job));
+    this.#dispatch();
+  }
+
+  /** `error` comes before `exit`; the first of both ends the thread. */
+  #onDeath(thread: Thread, cause: unknown): void {
+    if (!this.#threads.delete(thread)) return;
+    const task = thread.job?.task;
+    thread.job?.reject(
+      new StoreError('io_failed', 'the mover stopped half-way', { task: task?.kind ?? '' }, cause),
+    );
+    thread.job = undefined;
+    if (!this.#isClosed) this.#dispatch();
+  }
+}
+
+/** The worker file has the extension that this one has: `.ts` from source, `.js` from dist. */
+function startWorkerThread(data: MoverWorkerData): Worker {
+  const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
+  const worker = new Worker(new URL(`./mover-worker.${extension}`, import.meta.url), {
+    name: 'ebb-mover',
+    workerData: data,
+    resourceLimits: {
+      maxOldGenerationSizeMb: MOVER_HEAP_MIB,
+      maxYoungGenerationSizeMb: 2,
+      stackSizeMb: 1,
+    },
+  });
+  worker.unref();
+  return worker;
+}
+
+function abortedBy(signal: AbortSignal | undefined): StoreError {
+  return new StoreError('aborted', 'the caller stopped the copy', {}, signal?.reason);
+}
+
+function failureOf(reply: Extract<MoverReply, { failed: unknown }>, job: Job): StoreError {
+  const details = { task: job.task.kind, errno: reply.errno };
+  if (reply.failed === 'aborted') return abortedBy(job.signal);
+  if (reply.failed === 'errno') {
+    const isFull = reply.errno === 'ENOSPC' || reply.errno === 'EDQUOT';
+    return new StoreError(isFull ? 'tier_full' : 'io_failed', reply.message, details);
+  }
+  return new StoreError('data_lost', reply.message, details);
+}

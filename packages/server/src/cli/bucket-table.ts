@@ -1,0 +1,35 @@
+import { type BucketInfo, formatBytes } from '@ebb/protocol';
+import { formatAge, formatTime, printJson, printTable } from './output.ts';
+
+export async function printBuckets(
+  buckets: readonly BucketInfo[],
+  json: boolean | undefined,
+): Promise<void> {
+  if (json === true) {
+    await printJson({ buckets });
+    return;
+  }
+  await printTable(buckets, [
+    { title: 'bucket', cell: (bucket) => bucket.name },
+    { title: 'preset', cell: ({ policy }) => policy.preset },
+    { title: 'ack', cell: ({ policy }) => policy.ack },
+    { title: 'mirror', cell: ({ policy }) => (policy.mirror ? 'yes' : 'no') },
+    {
+      title: 'ttl',
+      right: true,
+      cell: ({ policy }) => (policy.ttlMs === null ? '' : formatAge(policy.ttlMs)),
+    },
+    {
+      title: 'quota',
+      right: true,
+      cell: ({ policy }) => (policy.quotaBytes === null ? '' : formatBytes(policy.quotaBytes)),
+    },
+    { title: 'objects', right: true, cell: ({ objects }) => String(objects ?? '') },
+    {
+      title: 'size',
+      right: true,
+      cell: ({ sizeBytes }) => (sizeBytes === undefined ? '' : formatBytes(sizeBytes)),
+    },
+    { title: 'created', cell: ({ createdAtMs }) => formatTime(createdAtMs) },
+  ]);
+}

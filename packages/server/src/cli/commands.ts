@@ -1,0 +1,50 @@
+/** All commands of `ebb`, in the order of the help. Each lives in a file of its own, loaded when it is called. */
+import type { Command } from '@commander-js/extra-typings';
+
+export interface CommandEntry {
+  readonly name: string;
+  readonly summary: string;
+  load(): Promise<AnyCommand>;
+}
+// biome-ignore lint: the parser's type parameters differ for every command
+export type AnyCommand = Command<any, any, any>;
+
+function entry(
+  name: string,
+  summary: string,
+  module: () => Promise<{ create(): AnyCommand }>,
+): CommandEntry {
+  return { name, summary, load: async () => (await module()).create().description(summary) };
+}
+
+export const COMMANDS: readonly CommandEntry[] = [
+  entry('node', 'run a node in the foreground', () => import('./node.ts')),
+  entry('status', 'show what a node holds and does', () => import('./status.ts')),
+  entry('buckets', 'list, create and remove buckets', () => import('./buckets.ts')),
+  entry('ls', 'list buckets or objects', () => import('./ls.ts')),
+  entry('put', 'store a file, a directory or standard input', () => import('./put.ts')),
+  entry('get', 'fetch an object, or with -r all under a prefix', () => import('./get.ts')),
+  entry('cat', 'write objects to standard output', () => import('./cat.ts')),
+  entry('cp', 'copy between objects, or between files and objects', () => import('./cp.ts')),
+  entry('mv', 'rename an object or a prefix', () => import('./mv.ts')),
+  entry('rm', 'delete objects', () => import('./rm.ts')),
+  entry('stat', 'show all that is known of an object', () => import('./stat.ts')),
+  entry('pin', 'keep objects in the memory tier', () => import('./pin.ts')),
+  entry('unpin', 'let pinned objects leave the memory tier', () => import('./unpin.ts')),
+  entry('relocate', 'move objects to a tier now', () => import('./relocate.ts')),
+  entry('jobs', 'list jobs, or end one', () => import('./jobs.ts')),
+  entry('shuffles', 'list registered shuffles', () => import('./shuffles.ts')),
+  entry('why', 'tell the life of an object', () => import('./why.ts')),
+  entry(
+    'verify',
+    'read stored bytes and compare them with their checksums',
+    () => import('./verify.ts'),
+  ),
+  entry('gc', 'remove what nobody owns', () => import('./gc.ts')),
+  entry(
+    'spark-conf',
+    'print the settings for a Spark application',
+    () => import('./spark-conf.ts'),
+  ),
+  entry('completion', 'print a completion script for a shell', () => import('./completion.ts')),
+];

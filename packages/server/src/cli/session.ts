@@ -1,0 +1,34 @@
+/** Runs a command's work with an open client; an interrupt aborts it, and leaves nothing staged. */
+import { type EbbClient, openClient } from '@ebb/client';
+import { StoreError } from '@ebb/protocol';
+
+export interface Session {
+  readonly client: EbbClient;
+  readonly signal: AbortSignal;
+}
+
+export async function withClient<T>(
+  options: { readonly node: string },
+  work: (session: Session) => Promise<T>,
+): Promise<T> {
+  const interrupt = new AbortController();
+  const onSignal = (name: NodeJS.Signals): void => {
+    if (interrupt.signal.aborted) process.exit(130); // asked twice
+    interrupt.abort(new StoreError('aborted', `interrupted (${name})`));
+  };
+  process.on('SIGINT', onSignal);
+  process.on('SIGTERM', onSignal);
+  const { signal } = interrupt;
+  try {
+    await using client = await openClient({
+      node: options.node,
+      signal,
+      name: `ebb-cli/0.1.0 pid-${process.pid}`,
+      retry: { unreachableMs: 10_000 },
+    });
+    return await work({ client, signal });
+  } finally {
+    process.removeListener('SIGINT', onSignal);
+    process.removeListener('SIGTERM', onSignal);
+  }
+}

@@ -1,0 +1,53 @@
+import { Command } from '@commander-js/extra-typings';
+import { formatBytes } from '@ebb/protocol';
+import type { AnyCommand } from './commands.ts';
+import { examples, jsonOption, nodeOption } from './options.ts';
+import { formatAge, printFacts, printJson, printLine, printTable } from './output.ts';
+import { withClient } from './session.ts';
+
+export function create(): AnyCommand {
+  return new Command('status')
+    .addOption(nodeOption)
+    .addOption(jsonOption)
+    .addHelpText(
+      'after',
+      examples(
+        'ebb status',
+        'ebb status --json | jq .tiers',
+        'ebb status --node unix:///run/ebb.sock',
+      ),
+    )
+    .action(async (options) => {
+      await withClient(options, async ({ client, signal }) => {
+        const status = await client.status({ signal });
+        if (options.json === true) {
+          await printJson(status);
+          return;
+        }
+        await printFacts({
+          node: `${status.nodeId}, ebb ${status.version}, ${status.state}`,
+          up: formatAge(Date.now() - status.startedAtMs),
+          socket: status.socket ?? 'none',
+          path:
+            client.path === 'local' ? 'local: this client reads and writes files directly' : 'http',
+          holds: `${status.objects} objects in ${status.buckets} buckets, ${status.jobs} jobs, ${status.shuffles} shuffles`,
+          connections: String(status.connections),
+          'mirror backlog': formatBytes(status.mirrorBacklogBytes),
+        });
+        await printLine('');
+        await printTable(status.tiers, [
+          { title: 'tier', cell: (tier) => tier.tier },
+          { title: 'used', right: true, cell: (tier) => formatBytes(tier.usedBytes) },
+          {
+            title: 'of',
+            right: true,
+            cell: (tier) => (tier.capacityBytes === null ? '' : formatBytes(tier.capacityBytes)),
+          },
+          { title: 'staged', right: true, cell: (tier) => formatBytes(tier.stagedBytes) },
+          { title: 'recycled', right: true, cell: (tier) => formatBytes(tier.pooledBytes) },
+          { title: 'blobs', right: true, cell: (tier) => String(tier.blobs) },
+          { title: 'where', cell: (tier) => tier.location },
+        ]);
+      });
+    });
+}

@@ -1,0 +1,37 @@
+/** Columns as wide as their widest cell. */
+export interface Column<Row> {
+  readonly title: string;
+  readonly cell: (row: Row) => string;
+  /** Numbers read better flush right. */
+  readonly right?: boolean;
+}
+
+export function formatTable<Row>(
+  rows: readonly Row[],
+  columns: readonly Column<Row>[],
+  options: { readonly styled: boolean },
+): string[] {
+  const titles = columns.map((column) => column.title.toUpperCase());
+  const cells = rows.map((row) => columns.map((column) => printable(column.cell(row))));
+  const widths = columns.map((_, at) =>
+    Math.max(...[titles, ...cells].map((line) => [...(line[at] as string)].length)),
+  );
+  const toLine = (line: readonly string[]): string =>
+    line
+      .map((text, at) => {
+        const room = ' '.repeat((widths[at] as number) - [...text].length);
+        return columns[at]?.right === true ? room + text : text + room;
+      })
+      .join('  ')
+      .trimEnd();
+  const head = toLine(titles);
+  return [options.styled ? `\x1b[1m${head}\x1b[0m` : head, ...cells.map(toLine)];
+}
+
+/** Keys may hold what a terminal would obey. */
+export function printable(text: string): string {
+  return text.replaceAll(
+    /[\0-\x1f\x7f-\x9f]/g,
+    (char) => `\\x${char.charCodeAt(0).toString(16).padStart(2, '0')}`,
+  );
+}

@@ -1,0 +1,177 @@
+/** The one place where parts are put together: nothing else in the daemon calls `open*` or `create*` of another package. */
+import { mkdirSync, readFileSync } from 'node:fs';
+import type { IncomingMessage } from 'node:http';
+import { join } from 'node:path';
+import {
+  type Catalog,
+  createMover,
+  type ObjectStore,
+  openDirectoryTier,
+  openFileTier,
+  openObjectStore,
+  openSqliteCatalog,
+  type RecoveryReport,
+  systemClock,
+} from '@ebb/core';
+import { StoreError } from '@ebb/protocol';
+import { openShuffleService } from '@ebb/shuffle';
+import type { Logger } from 'pino';
+import { isLoopback, type NodeConfig } from './config.ts';
+import { FrameServer } from './frames/frame-server.ts';
+import { type Listeners, openListeners } from './http/listeners.ts';
+import { createRequestHandler, type RequestHandler } from './http/request-handler.ts';
+import { createMetrics, type Metrics } from './metrics.ts';
+import { openProbeFile } from './probe-file.ts';
+import type { NodeFacts, NodeState, Services } from './services.ts';
+
+export const VERSION = (
+  JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as {
+    version: string;
+  }
+).version;
+
+/** What a node has before its store is open: the data directory's lock, and sockets that answer probes. */
+export interface NodeFrame {
+  readonly catalog: Catalog;
+  readonly metrics: Metrics;
+  readonly frames: FrameServer;
+  readonly handler: RequestHandler;
+  readonly listeners: Listeners;
+  readonly facts: NodeFacts;
+}
+
+/** @throws {StoreError} `data_directory_in_use` before anything else is touched; `config_invalid` for addresses */
+export async function openNodeFrame(
+  config: NodeConfig,
+  { log, state }: { readonly log: Logger; readonly state: () => NodeState },
+): Promise<NodeFrame> {
+  mkdirSync(config.dataDir, { recursive: true, mode: 0o750 });
+  const catalog = await openSqliteCatalog({ directory: join(config.dataDir, 'catalog') });
+  try {
+    const metrics = createMetrics();
+    const frames = new FrameServer();
+    const startedAtMs = Date.now();
+    const facts: NodeFacts = {
+      version: VERSION,
+      startedAtMs,
+      instanceId: startedAtMs * 1000 + Math.floor(Math.random() * 1000),
+      socketPath: config.socketPath,
+      jobHeartbeatTtlMs: config.jobHeartbeatTtlMs,
+      state,
+      connections: () => frames.connections,
+    };
+    const admit = createAdmission(config);
+    const handler = createRequestHandler({ state, metrics, log, admit });
+    const listeners = await openListeners({
+      listen: config.listen,
+      socketPath: config.socketPath,
+      onRequest: handler.onRequest,
+      onExpectContinue: handler.onExpectContinue,
+      onUpgrade: (request, socket, head) => frames.upgrade(request, socket, head, admit),
+    });
+    return { catalog, metrics, frames, handler, listeners, facts };
+  } catch (error) {
+    await catalog.close();
+    throw error;
+  }
+}
+
+export interface NodeServices extends Services {
+  readonly recovery: RecoveryReport;
+  /** The store with all that is under it. */
+  close(): Promise<void>;
+}
+
+/** Opens the tiers, recovers, and lets the sockets answer everything. */
+export async function openServices(
+  frame: NodeFrame,
+  config: NodeConfig,
+  log: Logger,
+): Promise<NodeServices> {
+  const { store, recovery } = await openStore(frame, config, log);
+  try {
+    const shuffles = await openShuffleService({
+      store,
+      records: frame.catalog,
+      clock: systemClock,
+    });
+    const local = store.tiers().filter(({ tier }) => tier !== 2);
+    const probe = openProbeFile(local.map(({ location }) => location));
+    const services = { store, shuffles, metrics: frame.metrics, log, node: frame.facts, probe };
+    frame.metrics.attach({ store, shuffles, connections: frame.facts.connections });
+    frame.handler.attach(services);
+    frame.frames.attach(services);
+    const close = async (): Promise<void> => {
+      probe.close();
+      await store.close();
+    };
+    return { ...services, recovery, close };
+  } catch (error) {
+    await store.close();
+    throw error;
+  }
+}
+
+async function openStore(
+  { catalog, metrics }: NodeFrame,
+  config: NodeConfig,
+  log: Logger,
+): Promise<{ readonly store: ObjectStore; readonly recovery: RecoveryReport }> {
+  const nodeId = await catalog.nodeId();
+  const mover = createMover();
+  // Closed in reverse should a later one fail; from then on the store closes them.
+  const opened: { close(): Promise<void> }[] = [mover];
+  try {
+    const memory = await openFileTier({
+      ...{ name: 'memory', root: config.memoryDir, nodeId, mover },
+      capacityBytes: config.memoryLimitBytes,
+      recycle: true,
+      poolBytesMax: config.poolBytesMax,
+    });
+    opened.push(memory);
+    const disk = await openFileTier({
+      ...{ name: 'disk', root: join(config.dataDir, 'disk'), nodeId, mover },
+      capacityBytes: config.diskLimitBytes,
+      recycle: false,
+      poolBytesMax: 0,
+    });
+    opened.push(disk);
+    const remote = await openDirectoryTier({ root: config.remoteDir, nodeId, mover });
+    opened.push(remote);
+    return await openObjectStore({
+      ...{ catalog, memory, disk, remote, mover },
+      settings: {
+        memoryMarks: config.memoryMarks,
+        diskMarks: config.diskMarks,
+        stagingTtlMs: config.stagingTtlMs,
+      },
+      observer: {
+        ...metrics.storeObserver,
+        failed: (error, during) => log.error({ err: error, during }, 'background work failed'),
+      },
+    });
+  } catch (error) {
+    for (const part of opened.reverse()) await part.close();
+    throw error;
+  }
+}
+
+/**
+ * A web page in a browser on this host can name our port, under its own origin or under a host name of its own (DNS
+ * rebinding). While only this host is to reach us, a request over TCP must name this host, and not come from elsewhere.
+ */
+function createAdmission(config: NodeConfig): (request: IncomingMessage) => void {
+  if (config.listen === null || config.allowRemote) return () => undefined;
+  return ({ socket, headers }) => {
+    if (socket.remoteAddress === undefined) return; // the Unix socket
+    const { host = '', origin } = headers;
+    const name = host.replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1');
+    if (!isLoopback(name.toLowerCase()))
+      throw new StoreError(
+        'request_invalid',
+        'the Host header must name this host, such as localhost; --allow-remote lifts that',
+      );
+    if (origin !== undefined && origin !== `http://${host}`)
+      throw new StoreError('request_invalid', 'requests of web pages from elsewhere are refused');
+  };
+}

@@ -1,0 +1,167 @@
+import { isStoreError, MiB, StoreError } from '@ebb/protocol';
+import { describe, expect, test } from 'vitest';
+import { type ConfigHost, loadConfig, type RawConfig, SETTINGS } from './config.ts';
+
+const GiB = 1024 * MiB;
+
+function host(changes: Partial<ConfigHost> = {}): ConfigHost {
+  return {
+    env: {},
+    homeDir: '/home/ann',
+    workDir: '/work',
+    uid: 1000,
+    memoryBytes: 16 * GiB,
+    readFile: () => '{}',
+    space: (path) => ({
+      totalBytes: 100 * GiB,
+      freeBytes: 50 * GiB,
+      tmpfs: path.startsWith('/dev/shm'),
+    }),
+    usedBytes: () => 10 * GiB,
+    ...changes,
+  };
+}
+
+function complaintsOf(
+  flags: RawConfig,
+  changes: Partial<ConfigHost> = {},
+  file?: string,
+): readonly string[] {
+  try {
+    loadConfig({ flags, file }, host(changes));
+  } catch (error) {
+    if (isStoreError(error, 'config_invalid')) return error.details.complaints as string[];
+    throw error;
+  }
+  return [];
+}
+
+describe('defaults', () => {
+  test('come from the machine', () => {
+    const config = loadConfig({}, host());
+    expect(config).toMatchObject({
+      dataDir: '/home/ann/.local/share/ebb',
+      memoryLimitBytes: 4 * GiB,
+      diskLimitBytes: 48 * GiB,
+      remoteDir: '/home/ann/.local/share/ebb/remote',
+      listen: { host: '127.0.0.1', port: 9700 },
+      socketPath: '/home/ann/.local/share/ebb/ebb.sock',
+      poolBytesMax: 2 * GiB,
+      warnings: [],
+    });
+    expect(config.memoryDir).toMatch(/^\/dev\/shm\/ebb-1000-[0-9a-f]{8}$/);
+  });
+
+  test('two data directories never share a memory directory', () => {
+    const dirs = ['a', 'b'].map((data) => loadConfig({ flags: { data } }, host()).memoryDir);
+    expect(new Set(dirs).size).toBe(2);
+  });
+
+  test('a small tmpfs bounds the memory tier', () => {
+    const space = () => ({ totalBytes: 64 * MiB, freeBytes: 64 * MiB, tmpfs: true });
+    expect(loadConfig({ flags: { diskLimit: '1MiB' } }, host({ space })).memoryLimitBytes).toBe(
+      Math.floor(64 * MiB * 0.9),
+    );
+  });
+});
+
+test('flags beat the environment, which beats the file, which beats the default', () => {
+  const file = JSON.stringify({
+    memoryLimit: '1GiB',
+    diskLimit: '2GiB',
+    stagingTtl: '1m',
+    drainDeadline: 5000,
+  });
+  const config = loadConfig(
+    { flags: { memoryLimit: '3GiB' }, file: 'ebb.json' },
+    host({ env: { EBB_MEMORY_LIMIT: '2GiB', EBB_DISK_LIMIT: '5GiB' }, readFile: () => file }),
+  );
+  expect(config).toMatchObject({
+    memoryLimitBytes: 3 * GiB,
+    diskLimitBytes: 5 * GiB,
+    stagingTtlMs: 60_000,
+    drainDeadlineMs: 5000,
+    jobHeartbeatTtlMs: 120_000,
+  });
+});
+
+test('every complaint comes at once, with value, source, rule and remedy', () => {
+  const complaints = complaintsOf(
+    {
+      memoryLimit: 'lots',
+      listen: '0.0.0.0:9700',
+      socket: `/${'x'.repeat(120)}`,
+      memoryHigh: '50%',
+      memoryLow: '0.6',
+      logLevel: 'loud',
+    },
+    {
+      env: { EBB_STAGING_TTL: '5 parsecs', EBB_REMOTE: 's3://key:secret@bucket' },
+      readFile: () => '{"memorylimit": 1}',
+    },
+    'ebb.json',
+  );
+  expect(complaints).toHaveLength(8);
+  expect(complaints.join('\n')).toMatch(
+    /memoryLimit = "lots" \(--memory-limit\): "lots" is not a number of bytes.*give --memory-limit/,
+  );
+  expect(complaints.join('\n')).toMatch(/stagingTtl = "5 parsecs" \(EBB_STAGING_TTL\)/);
+  expect(complaints.join('\n')).toMatch(/memoryLow = 0.6 .*below memoryHigh, which is 0.5/);
+  expect(complaints.join('\n')).not.toContain('secret');
+});
+
+test.each([
+  ['listen', '0.0.0.0:9700', 'credentials'],
+  ['listen', '[::]:9700', 'credentials'],
+  ['listen', '127.0.0.1', 'HOST:PORT'],
+  ['listen', '127.0.0.1:70000', '65535'],
+  ['remote', 's3://bucket', 'not offered yet'],
+  ['remote', 'relative/dir', 'file:///DIR'],
+  ['memoryLimit', '1KiB', 'at least 64KiB'],
+  ['memoryLimit', '200GiB', '100 GiB in all'],
+  ['diskLimit', '200GiB', '100 GiB in all'],
+  ['memoryHigh', '1.5', 'at most 1'],
+  ['poolLimit', '8GiB', 'memory limit of 4.0 GiB'],
+  ['persistOnDrain', 'perhaps', 'true or false'],
+  ['stagingTtl', '10ms', 'at least 1s'],
+  ['data', 'a\0b', 'NUL'],
+  ['memoryDir', '/home/ann/.local', 'must not be'],
+])('%s = %j is refused: %s', (name, value, rule) => {
+  const complaints = complaintsOf({ [name]: value });
+  expect(complaints).toHaveLength(1);
+  expect(complaints[0]).toContain(rule);
+});
+
+test('remote addresses are possible where one says so, with a warning', () => {
+  const config = loadConfig({ flags: { listen: '0.0.0.0:0', allowRemote: true } }, host());
+  expect(config.listen).toEqual({ host: '0.0.0.0', port: 0 });
+  expect(config.warnings.join()).toContain('without credentials');
+});
+
+test('with neither address nor socket there is nothing to listen on', () => {
+  expect(complaintsOf({ listen: 'off', socket: 'off' })).toHaveLength(1);
+  expect(loadConfig({ flags: { listen: 'off' } }, host()).listen).toBeNull();
+});
+
+test('a file that is no JSON object, or cannot be read, is a complaint', () => {
+  expect(complaintsOf({}, { readFile: () => '[]' }, 'f')[0]).toContain('one JSON object');
+  expect(complaintsOf({}, { readFile: () => '{' }, 'f')[0]).toContain('JSON');
+  const readFile = () => {
+    throw new StoreError('io_failed', 'ENOENT');
+  };
+  expect(complaintsOf({}, { readFile }, 'f')[0]).toContain('ENOENT');
+});
+
+test('a misspelt name in the environment is told', () => {
+  const { warnings } = loadConfig({}, host({ env: { EBB_MEMORY_LIMT: '1GiB', EBB_NODE: 'x' } }));
+  expect(warnings).toEqual(['EBB_MEMORY_LIMT in the environment is no setting, and was ignored']);
+});
+
+test('every setting has a flag, a name in the environment, a meaning and a default to show', () => {
+  for (const setting of SETTINGS) {
+    expect(setting.flag).toMatch(/^--[a-z-]+( <[A-Z:]+>)?$/);
+    expect(setting.env).toMatch(/^EBB_[A-Z_]+$/);
+    expect(setting.means.length).toBeGreaterThan(5);
+    expect(setting.default.length).toBeGreaterThan(0);
+  }
+});

@@ -1,0 +1,564 @@
+/**
+ * Configuration of a node: one schema with units, from four places, each stronger than the one before:
+ * defaults < JSON file (`--config FILE`) < environment `EBB_*` < flags.
+ *
+ * Only this file reads the environment. Every complaint is reported at once, each with the value, where it came from, the
+ * rule and what to do. Help texts and the table in the docs are made from `SETTINGS`.
+ */
+import { createHash } from 'node:crypto';
+import { readdirSync, readFileSync, statfsSync, statSync } from 'node:fs';
+import { homedir, totalmem } from 'node:os';
+import { isAbsolute, join, resolve } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { formatBytes, KiB, MiB, parseBytes, parseDuration, StoreError } from '@ebb/protocol';
+import { z } from 'zod';
+
+export const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
+
+const bytes = quantity(parseBytes).refine((value) => value >= 64 * KiB, 'at least 64KiB');
+const duration = quantity(parseDuration);
+const fraction = z
+  .union([z.string(), z.number()])
+  .transform((value, context) => {
+    const match = /^\s*(\d+(?:\.\d+)?)\s*(%?)\s*$/.exec(String(value));
+    if (match !== null) return Number(match[1]) / (match[2] === '%' ? 100 : 1);
+    context.addIssue('is not a fraction such as 0.9 or 90%');
+    return z.NEVER;
+  })
+  .refine((value) => value > 0 && value <= 1, 'above 0 and at most 1 (100%)');
+const flag = z.union([z.boolean(), z.string()]).transform((value, context) => {
+  if (value === true || /^(true|1|yes|on|)$/i.test(String(value))) return true;
+  if (value === false || /^(false|0|no|off)$/i.test(String(value))) return false;
+  context.addIssue('is not true or false');
+  return z.NEVER;
+});
+const directory = z.string().min(1, 'a directory').refine(noNul, 'a path without NUL');
+
+/**
+ * The one schema. Keys are the names in the JSON file; `EBB_MEMORY_LIMIT` and `--memory-limit` follow from `memoryLimit`.
+ * A setting that is absent here after all layers takes the default that `means` tells.
+ */
+export const configSchema = z.object({
+  data: directory.optional().meta({
+    value: 'DIR',
+    means: 'directory of the node: catalog, disk tier, socket',
+    default: '$XDG_DATA_HOME/ebb, else ~/.local/share/ebb',
+  }),
+  memoryDir: directory.optional().meta({
+    value: 'DIR',
+    means: 'directory of the memory tier; belongs on a tmpfs',
+    default: '/dev/shm/ebb-<uid>-<hash of the data directory>',
+  }),
+  memoryLimit: bytes.optional().meta({
+    value: 'SIZE',
+    means: 'most bytes the memory tier may hold, recycled files included',
+    default: "25% of the machine's memory, at most 90% of the tmpfs",
+  }),
+  diskLimit: bytes.optional().meta({
+    value: 'SIZE',
+    means: 'most bytes the disk tier may hold',
+    default: '80% of what is free, own files counted as free',
+  }),
+  remote: z.string().optional().meta({
+    value: 'URL',
+    means: 'the remote tier: file:///DIR (s3:// is not offered yet)',
+    default: 'file://<data>/remote',
+  }),
+  listen: z.string().default('127.0.0.1:9700').meta({
+    value: 'HOST:PORT',
+    means: 'TCP address of the HTTP surface; port 0 takes a free one, "off" none',
+    default: '127.0.0.1:9700',
+  }),
+  socket: z.string().optional().meta({
+    value: 'PATH',
+    means: 'Unix socket for clients on this host; "off" for none',
+    default: '<data>/ebb.sock',
+  }),
+  allowRemote: flag.default(false).meta({
+    means:
+      'listen on an address other hosts can reach: there are no credentials yet, so whoever reaches the port can read, write and delete everything',
+    default: 'false',
+  }),
+  memoryHigh: fraction.default(0.9).meta({
+    value: 'FRACTION',
+    means: 'above this share of its limit the memory tier spills',
+    default: '0.9',
+  }),
+  memoryLow: fraction.default(0.75).meta({
+    value: 'FRACTION',
+    means: 'down to this share',
+    default: '0.75',
+  }),
+  diskHigh: fraction.default(0.95).meta({
+    value: 'FRACTION',
+    means: 'above this share of its limit the disk tier moves objects to the remote tier',
+    default: '0.95',
+  }),
+  diskLow: fraction.default(0.85).meta({
+    value: 'FRACTION',
+    means: 'down to this share',
+    default: '0.85',
+  }),
+  poolLimit: quantity(parseBytes).optional().meta({
+    value: 'SIZE',
+    means: 'most bytes of recycled memory files kept ready for the next writes',
+    default: 'half of the memory limit',
+  }),
+  stagingTtl: duration
+    .default(600_000)
+    .refine((ms) => ms >= 1000, 'at least 1s')
+    .meta({
+      value: 'TIME',
+      means: 'a write that is not committed this long after its last call is thrown away',
+      default: '10m',
+    }),
+  jobHeartbeatTtl: duration
+    .default(120_000)
+    .refine((ms) => ms >= 1000, 'at least 1s')
+    .meta({
+      value: 'TIME',
+      means:
+        'a job ends when neither a heartbeat nor a connection was seen this long, unless it asked otherwise',
+      default: '2m',
+    }),
+  drainDeadline: duration.default(30_000).meta({
+    value: 'TIME',
+    means: 'longest wait for writers when the node stops',
+    default: '30s',
+  }),
+  persistOnDrain: flag.default(false).meta({
+    means: 'copy everything to the remote tier before the node stops',
+    default: 'false',
+  }),
+  logLevel: z
+    .enum(LOG_LEVELS, `one of ${LOG_LEVELS.join(', ')}`)
+    .default('info')
+    .meta({ value: 'LEVEL', means: `one of ${LOG_LEVELS.join(', ')}`, default: 'info' }),
+});
+export type ConfigName = keyof typeof configSchema.shape;
+export type RawConfig = Partial<Record<ConfigName, unknown>>;
+
+export interface Setting {
+  readonly name: ConfigName;
+  /** For commander: `--memory-limit <SIZE>`, or `--allow-remote`. */
+  readonly flag: string;
+  readonly env: string;
+  readonly means: string;
+  readonly default: string;
+}
+/** For `ebb node --help` and the docs. */
+export const SETTINGS: readonly Setting[] = Object.entries(configSchema.shape).map(
+  ([name, schema]) => {
+    const meta = schema.meta() as { value?: string; means: string; default: string };
+    const words = name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+    return {
+      name: name as ConfigName,
+      flag: meta.value === undefined ? `--${words}` : `--${words} <${meta.value}>`,
+      env: `EBB_${words.replaceAll('-', '_').toUpperCase()}`,
+      means: meta.means,
+      default: meta.default,
+    };
+  },
+);
+
+export interface NodeConfig {
+  readonly dataDir: string;
+  readonly memoryDir: string;
+  readonly memoryLimitBytes: number;
+  readonly diskLimitBytes: number;
+  readonly remoteDir: string;
+  readonly listen: { readonly host: string; readonly port: number } | null;
+  readonly allowRemote: boolean;
+  readonly socketPath: string | null;
+  readonly memoryMarks: { readonly high: number; readonly low: number };
+  readonly diskMarks: { readonly high: number; readonly low: number };
+  readonly poolBytesMax: number;
+  readonly stagingTtlMs: number;
+  readonly jobHeartbeatTtlMs: number;
+  readonly drainDeadlineMs: number;
+  readonly persistOnDrain: boolean;
+  readonly logLevel: (typeof LOG_LEVELS)[number];
+  /** For the log at start. */
+  readonly warnings: readonly string[];
+}
+
+/** What the machine says; a port, so that tests can say something else. */
+export interface ConfigHost {
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly homeDir: string;
+  readonly workDir: string;
+  readonly uid: number;
+  readonly memoryBytes: number;
+  readFile(path: string): string;
+  /** Of the file system that holds the path, or would hold it. */
+  space(path: string): {
+    readonly totalBytes: number;
+    readonly freeBytes: number;
+    readonly tmpfs: boolean;
+  };
+  /** Bytes allocated by the files below; 0 when there is no such directory. */
+  usedBytes(directory: string): number;
+}
+
+/** A Unix socket's path may have 107 bytes and a NUL. */
+const SOCKET_PATH_BYTES_MAX = 107;
+/** Names in the environment that are ours and not the node's. */
+const OTHER_ENV = new Set(['EBB_CONFIG', 'EBB_NODE', 'EBB_JOB', 'EBB_URL', 'EBB_HOME']);
+
+interface Complaint {
+  readonly setting: string;
+  readonly value: unknown;
+  readonly from: string;
+  readonly rule: string;
+  readonly fix: string;
+}
+
+/**
+ * @param options.flags what the command line said, by setting name (`memoryLimit`); undefined where it said nothing
+ * @param options.file the value of `--config`; else `EBB_CONFIG` names the file
+ * @throws {StoreError} `config_invalid`, with every complaint
+ */
+export function loadConfig(
+  options: { readonly flags?: RawConfig; readonly file?: string | undefined } = {},
+  host: ConfigHost = systemHost(),
+): NodeConfig {
+  const complaints: Complaint[] = [];
+  const warnings: string[] = [];
+  const raw = new Map<ConfigName, { value: unknown; from: string }>();
+  const put = (values: RawConfig, from: (name: ConfigName) => string): void => {
+    for (const { name } of SETTINGS)
+      if (values[name] !== undefined) raw.set(name, { value: values[name], from: from(name) });
+  };
+  const file = options.file ?? host.env.EBB_CONFIG;
+  if (file !== undefined && file !== '')
+    put(readConfigFile(resolve(host.workDir, file), host, complaints), () => file);
+  put(readEnvironment(host.env, warnings), (name) => settingOf(name).env);
+  put(options.flags ?? {}, (name) => settingOf(name).flag.split(' ')[0] as string);
+
+  const parsed: Record<string, unknown> = {};
+  for (const { name, flag } of SETTINGS) {
+    const given = raw.get(name);
+    const result = configSchema.shape[name].safeParse(given?.value);
+    if (result.success) parsed[name] = result.data;
+    else
+      for (const issue of result.error.issues)
+        complaints.push({
+          setting: name,
+          value: given?.value,
+          from: given?.from ?? 'default',
+          rule: issue.message,
+          fix: `give ${flag}`,
+        });
+  }
+  const config = resolveConfig({
+    settings: parsed as Partial<z.output<typeof configSchema>>,
+    host,
+    warnings,
+    complain: (name, value, rule, fix) =>
+      complaints.push({ setting: name, value, from: raw.get(name)?.from ?? 'default', rule, fix }),
+  });
+  if (complaints.length > 0) throw invalid(complaints);
+  return config;
+}
+
+/** Fills in defaults that depend on the machine or on each other, and checks how settings fit together. */
+function resolveConfig(input: {
+  readonly settings: Partial<z.output<typeof configSchema>>;
+  readonly host: ConfigHost;
+  readonly warnings: string[];
+  readonly complain: (name: ConfigName, value: unknown, rule: string, fix: string) => void;
+}): NodeConfig {
+  const { settings, host, warnings, complain } = input;
+  const absolute = (path: string): string =>
+    path.startsWith('~/') ? join(host.homeDir, path.slice(2)) : resolve(host.workDir, path);
+
+  const dataHome = host.env.XDG_DATA_HOME || join(host.homeDir, '.local/share');
+  const dataDir = absolute(settings.data ?? join(dataHome, 'ebb'));
+  const hash = createHash('sha256').update(dataDir).digest('hex').slice(0, 8);
+  const memoryDir = absolute(settings.memoryDir ?? `/dev/shm/ebb-${host.uid}-${hash}`);
+  if (memoryDir === dataDir || `${dataDir}/`.startsWith(`${memoryDir}/`))
+    complain(
+      'memoryDir',
+      memoryDir,
+      `must not be, or contain, the data directory ${dataDir}`,
+      'give --memory-dir a directory of its own on a tmpfs',
+    );
+
+  const memorySpace = host.space(memoryDir);
+  if (!memorySpace.tmpfs)
+    warnings.push(
+      `${memoryDir} is not on a tmpfs: the memory tier will be as slow as that file system`,
+    );
+  const memoryRoom = Math.floor(memorySpace.totalBytes * 0.9);
+  const memoryLimitBytes =
+    settings.memoryLimit ?? Math.min(Math.floor(host.memoryBytes / 4), memoryRoom);
+  if (memoryLimitBytes > memorySpace.totalBytes)
+    complain(
+      'memoryLimit',
+      memoryLimitBytes,
+      `the file system of ${memoryDir} has ${formatBytes(memorySpace.totalBytes)} in all`,
+      'give a smaller --memory-limit, or a larger tmpfs (in a container: --shm-size)',
+    );
+  else if (memoryLimitBytes < MiB && settings.memoryLimit === undefined)
+    complain(
+      'memoryLimit',
+      memoryLimitBytes,
+      'too little room for the default of the memory tier',
+      'give --memory-dir a tmpfs with room, or an explicit --memory-limit',
+    );
+
+  const diskSpace = host.space(dataDir);
+  const diskLimitBytes =
+    settings.diskLimit ??
+    Math.floor((diskSpace.freeBytes + host.usedBytes(join(dataDir, 'disk'))) * 0.8);
+  if (diskLimitBytes > diskSpace.totalBytes)
+    complain(
+      'diskLimit',
+      diskLimitBytes,
+      `the file system of ${dataDir} has ${formatBytes(diskSpace.totalBytes)} in all`,
+      'give a smaller --disk-limit, or --data on a larger disk',
+    );
+
+  for (const [high, low] of [
+    ['memoryHigh', 'memoryLow'],
+    ['diskHigh', 'diskLow'],
+  ] as const) {
+    const [h, l] = [settings[high], settings[low]];
+    if (h !== undefined && l !== undefined && l >= h)
+      complain(
+        low,
+        l,
+        `must be below ${high}, which is ${h}`,
+        `give a lower --${low.replace('Low', '-low')}`,
+      );
+  }
+  const poolBytesMax = settings.poolLimit ?? Math.floor(memoryLimitBytes / 2);
+  if (poolBytesMax > memoryLimitBytes)
+    complain(
+      'poolLimit',
+      poolBytesMax,
+      `must not be above the memory limit of ${formatBytes(memoryLimitBytes)}`,
+      'give a smaller --pool-limit',
+    );
+
+  const allowRemote = settings.allowRemote ?? false;
+  const listen = parseListen(settings.listen ?? 'off', complain);
+  if (listen !== null && !isLoopback(listen.host) && !allowRemote)
+    complain(
+      'listen',
+      settings.listen,
+      'other hosts could reach this address, and no credentials are set',
+      'listen on 127.0.0.1, or say --allow-remote if the network is trusted',
+    );
+  if (listen !== null && !isLoopback(listen.host) && allowRemote)
+    warnings.push(
+      `listening on ${listen.host} without credentials: whoever reaches the port can read and write everything`,
+    );
+
+  const socketPath =
+    settings.socket === 'off' ? null : absolute(settings.socket ?? join(dataDir, 'ebb.sock'));
+  if (socketPath !== null && Buffer.byteLength(socketPath) > SOCKET_PATH_BYTES_MAX)
+    complain(
+      'socket',
+      socketPath,
+      `a Unix socket's path has at most ${SOCKET_PATH_BYTES_MAX} bytes, this has ${Buffer.byteLength(socketPath)}`,
+      'give a shorter --socket, such as /tmp/ebb.sock',
+    );
+  if (socketPath === null && settings.listen === 'off')
+    complain(
+      'listen',
+      'off',
+      'neither an address nor a socket is left to listen on',
+      'give --listen or --socket',
+    );
+
+  return {
+    dataDir,
+    memoryDir,
+    memoryLimitBytes,
+    diskLimitBytes,
+    remoteDir: parseRemote(
+      settings.remote ?? pathToFileURL(join(dataDir, 'remote')).href,
+      complain,
+    ),
+    listen,
+    allowRemote,
+    socketPath,
+    memoryMarks: { high: settings.memoryHigh ?? 1, low: settings.memoryLow ?? 0 },
+    diskMarks: { high: settings.diskHigh ?? 1, low: settings.diskLow ?? 0 },
+    poolBytesMax,
+    stagingTtlMs: settings.stagingTtl ?? 0,
+    jobHeartbeatTtlMs: settings.jobHeartbeatTtl ?? 0,
+    drainDeadlineMs: settings.drainDeadline ?? 0,
+    persistOnDrain: settings.persistOnDrain ?? false,
+    logLevel: settings.logLevel ?? 'info',
+    warnings,
+  };
+}
+
+type Complain = (name: ConfigName, value: unknown, rule: string, fix: string) => void;
+
+function parseListen(text: string, complain: Complain): NodeConfig['listen'] {
+  if (text === 'off') return null;
+  const match = /^(\[[0-9a-fA-F:.]+\]|[^:\s]+):(\d{1,5})$/.exec(text.trim());
+  const port = Number(match?.[2]);
+  if (match !== null && port <= 65_535)
+    return { host: (match[1] as string).replace(/^\[(.*)\]$/, '$1'), port };
+  complain(
+    'listen',
+    text,
+    'must be HOST:PORT with a port up to 65535, or "off"',
+    'give --listen 127.0.0.1:9700',
+  );
+  return null;
+}
+
+function parseRemote(text: string, complain: Complain): string {
+  try {
+    const url = new URL(text);
+    if (url.protocol === 'file:') {
+      const path = fileURLToPath(url);
+      if (isAbsolute(path) && path !== '/') return path;
+    }
+    // The URL may carry credentials: only its scheme is repeated.
+    if (url.protocol === 's3:')
+      complain('remote', 's3://…', 's3:// is not offered yet', 'give --remote file:///DIR');
+    else complain('remote', `${url.protocol}…`, 'must be file:///DIR', 'give --remote file:///DIR');
+  } catch {
+    complain(
+      'remote',
+      text.replace(/\/\/[^/]*@/, '//…@'),
+      'must be file:///DIR',
+      'give --remote file:///DIR with an absolute directory',
+    );
+  }
+  return '';
+}
+
+export function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
+}
+
+function readConfigFile(path: string, host: ConfigHost, complaints: Complaint[]): RawConfig {
+  const complain = (
+    rule: string,
+    fix: string,
+    value: unknown = path,
+    setting = '--config',
+  ): void => {
+    complaints.push({ setting, value, from: path, rule, fix });
+  };
+  let values: unknown;
+  try {
+    values = JSON.parse(host.readFile(path));
+  } catch (error) {
+    complain(
+      `cannot be read as JSON: ${(error as Error).message}`,
+      'name a file that holds one JSON object',
+    );
+    return {};
+  }
+  if (typeof values !== 'object' || values === null || Array.isArray(values)) {
+    complain(
+      'must hold one JSON object',
+      `such as {"data": "/var/lib/ebb", "memoryLimit": "4GiB"}`,
+    );
+    return {};
+  }
+  for (const [name, value] of Object.entries(values))
+    if (!Object.hasOwn(configSchema.shape, name))
+      complain(
+        'no such setting',
+        `settings are: ${SETTINGS.map((setting) => setting.name).join(', ')}`,
+        value,
+        name,
+      );
+  return values as RawConfig;
+}
+
+function readEnvironment(env: ConfigHost['env'], warnings: string[]): RawConfig {
+  const byEnv = new Map(SETTINGS.map((setting) => [setting.env, setting.name]));
+  const values: RawConfig = {};
+  for (const [name, value] of Object.entries(env)) {
+    if (!name.startsWith('EBB_') || value === undefined || value === '') continue;
+    const setting = byEnv.get(name);
+    if (setting !== undefined) values[setting] = value;
+    else if (!OTHER_ENV.has(name))
+      warnings.push(`${name} in the environment is no setting, and was ignored`);
+  }
+  return values;
+}
+
+function invalid(complaints: readonly Complaint[]): StoreError {
+  const lines = complaints.map(
+    ({ setting, value, from, rule, fix }) =>
+      `${setting} = ${JSON.stringify(value) ?? 'nothing'} (${from}): ${rule}; ${fix}`,
+  );
+  const count = lines.length === 1 ? 'one complaint' : `${lines.length} complaints`;
+  return new StoreError(
+    'config_invalid',
+    `${count} about the configuration:\n  ${lines.join('\n  ')}`,
+    { complaints: lines },
+  );
+}
+
+function settingOf(name: ConfigName): Setting {
+  return SETTINGS.find((setting) => setting.name === name) as Setting;
+}
+
+function quantity(parse: (text: string | number) => number) {
+  return z.union([z.string(), z.number()]).transform((value, context) => {
+    try {
+      return parse(value);
+    } catch (error) {
+      context.addIssue((error as Error).message);
+      return z.NEVER;
+    }
+  });
+}
+
+function noNul(text: string): boolean {
+  return !text.includes('\0');
+}
+
+const TMPFS_MAGIC = 0x01021994;
+
+function systemHost(): ConfigHost {
+  return {
+    env: process.env,
+    homeDir: homedir(),
+    workDir: process.cwd(),
+    uid: process.getuid?.() ?? 0,
+    // In a container the limit of the cgroup counts; it is absurdly high where there is none.
+    memoryBytes: Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY),
+    readFile: (path) => readFileSync(path, 'utf8'),
+    space: (path) => {
+      for (let at = path; ; at = join(at, '..')) {
+        try {
+          const found = statfsSync(at);
+          return {
+            totalBytes: found.blocks * found.bsize,
+            freeBytes: found.bavail * found.bsize,
+            tmpfs: found.type === TMPFS_MAGIC,
+          };
+        } catch (error) {
+          if (at === '/') throw error;
+        }
+      }
+    },
+    usedBytes: (directory) => {
+      let used = 0;
+      try {
+        for (const entry of readdirSync(directory, { withFileTypes: true, recursive: true })) {
+          if (entry.isFile())
+            used +=
+              (statSync(join(entry.parentPath, entry.name), { throwIfNoEntry: false })?.blocks ??
+                0) * 512;
+        }
+      } catch {
+        return used; // not there yet
+      }
+      return used;
+    },
+  };
+}

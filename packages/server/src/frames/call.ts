@@ -1,0 +1,28 @@
+/** What a handler of a frame is given, and gives back. */
+import type { ObjectStore, Owner } from '@ebb/core';
+import type { ShuffleService } from '@ebb/shuffle';
+import type { ProbeFile } from '../probe-file.ts';
+import type { NodeFacts } from '../services.ts';
+
+/** One per connection. */
+export interface CallContext {
+  readonly store: ObjectStore;
+  readonly shuffles: ShuffleService;
+  readonly node: NodeFacts;
+  readonly probe: ProbeFile;
+  readonly owner: Owner;
+  /** HELLO's job: alive while the connection is. */
+  jobId: string;
+  /** Asks the client to let go of blobs. The same function for all of the connection's shuffles. */
+  readonly revoke: (blobIds: readonly number[]) => void;
+  /** Counts bytes that a call holds, so that the connection reads no further when it has too many. */
+  readonly hold: (bytes: number) => void;
+}
+
+/**
+ * Takes the payload of a request, and gives that of its answer: at once where nothing has to be waited for. The payload may
+ * be kept until the answer. Throws or rejects with StoreError for what is expected to go wrong.
+ */
+export type Handler = (context: CallContext, payload: Buffer) => Buffer | Promise<Buffer>;
+
+export const EMPTY = Buffer.alloc(0);

@@ -1,0 +1,66 @@
+/** Frames about the connection itself and about jobs. */
+import { messages, OPS, PROTOCOL_VERSION, StoreError } from '@ebb/protocol';
+import { EMPTY, type Handler } from './call.ts';
+
+const hello: Handler = (context, payload) => {
+  const { store, node, probe } = context;
+  // Only the number is at the same place in every version.
+  const version = payload.length >= 2 ? payload.readUInt16LE(0) : 0;
+  if (version !== PROTOCOL_VERSION)
+    throw new StoreError(
+      'version_unsupported',
+      `protocol version ${version}; this node speaks ${PROTOCOL_VERSION}`,
+      {
+        offered: version,
+        supported: PROTOCOL_VERSION,
+      },
+    );
+  const { jobId } = messages.hello.request.decode(payload);
+  context.jobId = jobId;
+  const location = (tier: 0 | 1): string =>
+    store.tiers().find((status) => status.tier === tier)?.location ?? '';
+  return messages.hello.response.encode({
+    protocolVersion: PROTOCOL_VERSION,
+    nodeId: store.nodeId,
+    instanceId: node.instanceId,
+    memoryDir: location(0),
+    diskDir: location(1),
+    probeName: probe.name,
+    probeNonce: probe.nonce,
+  });
+};
+
+const ping: Handler = (_, payload) => {
+  messages.empty.decode(payload);
+  return EMPTY;
+};
+
+const jobOpen: Handler = async ({ store, node }, payload) => {
+  const { jobId, heartbeatTtlMs, label } = messages.jobOpen.request.decode(payload);
+  const ttlMs = heartbeatTtlMs === 0 ? node.jobHeartbeatTtlMs : heartbeatTtlMs;
+  if (ttlMs < 1000)
+    throw new StoreError(
+      'request_invalid',
+      `a job lives at least 1000 ms without a heartbeat, not ${ttlMs}`,
+    );
+  await store.openJob({ jobId, label, heartbeatTtlMs: ttlMs, budgetBytes: null });
+  return EMPTY;
+};
+
+const jobHeartbeat: Handler = ({ store }, payload) => {
+  store.heartbeat(messages.jobHeartbeat.request.decode(payload).jobId);
+  return EMPTY;
+};
+
+const jobEnd: Handler = async ({ store }, payload) => {
+  const receipt = await store.endJob(messages.jobEnd.request.decode(payload).jobId);
+  return messages.jobEnd.response.encode(receipt);
+};
+
+export const JOB_CALLS: readonly (readonly [op: number, handler: Handler])[] = [
+  [OPS.hello, hello],
+  [OPS.ping, ping],
+  [OPS.jobOpen, jobOpen],
+  [OPS.jobHeartbeat, jobHeartbeat],
+  [OPS.jobEnd, jobEnd],
+];

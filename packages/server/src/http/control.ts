@@ -1,0 +1,358 @@
+/**
+ * The control surface: JSON over hono, every route described, so that the OpenAPI document is made from what runs.
+ * The data routes (http/data) are described here too, and answered before hono sees them.
+ */
+
+import { resolvePolicy } from '@ebb/core';
+import {
+  affectedSchema,
+  bucketInfoSchema,
+  bucketPolicySchema,
+  copyRequestSchema,
+  gcResponseSchema,
+  jobInfoSchema,
+  jobPutSchema,
+  jobReceiptSchema,
+  objectInfoSchema,
+  PATHS,
+  pinRequestSchema,
+  relocateRequestSchema,
+  renameRequestSchema,
+  StoreError,
+  shuffleInfoSchema,
+  statusSchema,
+  verifyResponseSchema,
+  whySchema,
+} from '@ebb/protocol';
+import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
+import type { Context } from 'hono';
+import { HTTPException } from 'hono/http-exception';
+import type { Services } from '../services.ts';
+import { TIER_NAMES, tierName } from './data/object-headers.ts';
+import { errorAnswer, toStoreError } from './error-response.ts';
+import { describeDataRoutes, errorResponses, json, jsonBody } from './openapi.ts';
+import { bucketInfo, jobInfo, objectInfo, tierInfo } from './views.ts';
+import { explain } from './why.ts';
+
+const bucketParam = z.object({ bucket: z.string() });
+const jobParam = z.object({ job: z.string() });
+
+const routes = {
+  status: createRoute({
+    method: 'get',
+    path: PATHS.status,
+    summary: 'What the node is doing',
+    responses: { 200: json(statusSchema), ...errorResponses },
+  }),
+  listBuckets: createRoute({
+    method: 'get',
+    path: PATHS.buckets,
+    summary: 'All buckets, with what they hold',
+    responses: { 200: json(z.object({ buckets: z.array(bucketInfoSchema) })), ...errorResponses },
+  }),
+  putBucket: createRoute({
+    method: 'put',
+    path: PATHS.bucket,
+    summary: 'Creates a bucket; again with the same policy changes nothing',
+    request: { params: bucketParam, body: jsonBody(bucketPolicySchema, { required: false }) },
+    responses: { 200: json(bucketInfoSchema), 201: json(bucketInfoSchema), ...errorResponses },
+  }),
+  getBucket: createRoute({
+    method: 'get',
+    path: PATHS.bucket,
+    summary: 'A bucket, and what it holds',
+    request: { params: bucketParam },
+    responses: { 200: json(bucketInfoSchema), ...errorResponses },
+  }),
+  deleteBucket: createRoute({
+    method: 'delete',
+    path: PATHS.bucket,
+    summary: 'Deletes an empty bucket',
+    request: { params: bucketParam },
+    responses: { 204: { description: 'gone' }, ...errorResponses },
+  }),
+  copy: createRoute({
+    method: 'post',
+    path: PATHS.copy,
+    summary: 'Another name for the same bytes; none are copied',
+    request: { body: jsonBody(copyRequestSchema) },
+    responses: { 200: json(objectInfoSchema), ...errorResponses },
+  }),
+  rename: createRoute({
+    method: 'post',
+    path: PATHS.rename,
+    summary: 'Renames an object, or with `prefix` all whose key starts so, in one step',
+    request: { body: jsonBody(renameRequestSchema) },
+    responses: { 200: json(affectedSchema), ...errorResponses },
+  }),
+  pin: createRoute({
+    method: 'post',
+    path: PATHS.pin,
+    summary: 'Keeps an object in the memory tier, or lets it go',
+    request: { body: jsonBody(pinRequestSchema) },
+    responses: { 200: json(objectInfoSchema), ...errorResponses },
+  }),
+  relocate: createRoute({
+    method: 'post',
+    path: PATHS.relocate,
+    summary: 'Moves objects to a tier now',
+    request: { body: jsonBody(relocateRequestSchema) },
+    responses: { 200: json(affectedSchema), ...errorResponses },
+  }),
+  why: createRoute({
+    method: 'get',
+    path: PATHS.why,
+    summary: 'The life of an object: where it is, and what happened to it',
+    request: { query: z.object({ bucket: z.string(), key: z.string() }) },
+    responses: { 200: json(whySchema), ...errorResponses },
+  }),
+  listJobs: createRoute({
+    method: 'get',
+    path: PATHS.jobs,
+    summary: 'Jobs alive',
+    responses: { 200: json(z.object({ jobs: z.array(jobInfoSchema) })), ...errorResponses },
+  }),
+  putJob: createRoute({
+    method: 'put',
+    path: PATHS.job,
+    summary: 'Opens a job, or changes it',
+    request: { params: jobParam, body: jsonBody(jobPutSchema, { required: false }) },
+    responses: { 200: json(jobInfoSchema), ...errorResponses },
+  }),
+  getJob: createRoute({
+    method: 'get',
+    path: PATHS.job,
+    summary: 'A job, and what it holds',
+    request: { params: jobParam },
+    responses: { 200: json(jobInfoSchema), ...errorResponses },
+  }),
+  deleteJob: createRoute({
+    method: 'delete',
+    path: PATHS.job,
+    summary: 'Ends a job and deletes all it owns; ending one that is gone gives zeros',
+    request: { params: jobParam },
+    responses: { 200: json(jobReceiptSchema), ...errorResponses },
+  }),
+  heartbeat: createRoute({
+    method: 'post',
+    path: PATHS.jobHeartbeat,
+    summary: 'Says that the job is alive',
+    request: { params: jobParam },
+    responses: { 204: { description: 'heard' }, ...errorResponses },
+  }),
+  listShuffles: createRoute({
+    method: 'get',
+    path: PATHS.shuffles,
+    summary: 'Shuffles registered',
+    responses: { 200: json(z.object({ shuffles: z.array(shuffleInfoSchema) })), ...errorResponses },
+  }),
+  verify: createRoute({
+    method: 'post',
+    path: PATHS.verify,
+    summary: 'Reads blobs and compares them with their checksums',
+    request: { query: z.object({ bucket: z.string().optional(), prefix: z.string().optional() }) },
+    responses: { 200: json(verifyResponseSchema), ...errorResponses },
+  }),
+  gc: createRoute({
+    method: 'post',
+    path: PATHS.gc,
+    summary:
+      'Removes what nobody owns: expired writes, orphan files, objects without bytes, idle recycled files',
+    responses: { 200: json(gcResponseSchema), ...errorResponses },
+  }),
+} as const;
+
+export function createControlApp(services: Services): OpenAPIHono {
+  const { store, shuffles, node } = services;
+  const app = new OpenAPIHono({
+    defaultHook: (result) => {
+      if (!result.success) throw invalidRequest(result.error.issues);
+    },
+  });
+  app.onError((thrown, context) => answerError(thrown, context, services));
+  app.notFound((context) =>
+    answerError(
+      new StoreError(
+        'request_invalid',
+        `no route ${context.req.method} ${context.req.path}; see ${PATHS.openapi}`,
+      ),
+      context,
+      services,
+      404,
+    ),
+  );
+
+  app.openapi(routes.status, async (c) => {
+    const totals = await store.totals();
+    const body = {
+      nodeId: store.nodeId,
+      version: node.version,
+      startedAtMs: node.startedAtMs,
+      state: node.state(),
+      socket: node.socketPath,
+      tiers: store.tiers().map(tierInfo),
+      buckets: totals.buckets,
+      objects: totals.objects,
+      jobs: (await store.listJobs()).length,
+      shuffles: (await shuffles.list()).length,
+      connections: node.connections(),
+      mirrorBacklogBytes: store.mirrorBacklogBytes(),
+    };
+    return c.json(body, 200);
+  });
+
+  app.openapi(routes.listBuckets, async (c) => {
+    const buckets = [];
+    for (const bucket of await store.listBuckets())
+      buckets.push(bucketInfo(bucket, await store.bucketTotals(bucket.name)));
+    return c.json({ buckets }, 200);
+  });
+  app.openapi(routes.putBucket, async (c) => {
+    const { bucket: name } = c.req.valid('param');
+    const { created, bucket } = await store.createBucket(name, resolvePolicy(c.req.valid('json')));
+    return c.json(bucketInfo(bucket), created ? 201 : 200);
+  });
+  app.openapi(routes.getBucket, async (c) => {
+    const bucket = await store.getBucket(c.req.valid('param').bucket);
+    return c.json(bucketInfo(bucket, await store.bucketTotals(bucket.name)), 200);
+  });
+  app.openapi(routes.deleteBucket, async (c) => {
+    await store.deleteBucket(c.req.valid('param').bucket);
+    return c.body(null, 204);
+  });
+
+  app.openapi(routes.copy, async (c) => {
+    const { from, to, overwrite } = c.req.valid('json');
+    return c.json(objectInfo(await store.copy(from, to, { ifNoneMatch: !overwrite })), 200);
+  });
+  app.openapi(routes.rename, async (c) => {
+    const { from, to, prefix, overwrite } = c.req.valid('json');
+    if (!prefix) {
+      const { object } = await store.rename(from, to, { ifNoneMatch: !overwrite });
+      return c.json({ objects: 1, sizeBytes: object.sizeBytes }, 200);
+    }
+    const affected = await store.renamePrefix(
+      { bucket: from.bucket, prefix: from.key },
+      { bucket: to.bucket, prefix: to.key },
+      { overwrite },
+    );
+    return c.json(affected, 200);
+  });
+  app.openapi(routes.pin, async (c) => {
+    const { bucket, key, pinned } = c.req.valid('json');
+    return c.json(objectInfo(await store.setPinned({ bucket, key }, pinned)), 200);
+  });
+  app.openapi(routes.relocate, async (c) => {
+    const { bucket, key, tier, prefix } = c.req.valid('json');
+    const target = TIER_NAMES.indexOf(tier) as 0 | 1 | 2;
+    if (!prefix) {
+      const { object } = await store.relocate({ bucket, key }, target);
+      return c.json({ objects: 1, sizeBytes: object.sizeBytes }, 200);
+    }
+    const affected = { objects: 0, sizeBytes: 0 };
+    for (let startAfter = ''; ; ) {
+      const page = await store.list(bucket, { prefix: key, delimiter: '', startAfter, limit: 256 });
+      for (const { object } of page.objects) {
+        await store.relocate(object, target);
+        affected.objects++;
+        affected.sizeBytes += object.sizeBytes;
+      }
+      if (page.next === null) return c.json(affected, 200);
+      startAfter = page.next;
+    }
+  });
+  app.openapi(routes.why, async (c) => c.json(await explain(store, c.req.valid('query')), 200));
+
+  app.openapi(routes.listJobs, async (c) =>
+    c.json({ jobs: (await store.listJobs()).map(jobInfo) }, 200),
+  );
+  app.openapi(routes.putJob, async (c) => {
+    const body = c.req.valid('json');
+    const job = await store.openJob({
+      jobId: c.req.valid('param').job,
+      label: body.label ?? '',
+      heartbeatTtlMs: body.heartbeatTtlMs ?? node.jobHeartbeatTtlMs,
+      budgetBytes: body.budgetBytes ?? null,
+    });
+    return c.json(jobInfo(job), 200);
+  });
+  app.openapi(routes.getJob, async (c) =>
+    c.json(jobInfo(await store.getJob(c.req.valid('param').job)), 200),
+  );
+  app.openapi(routes.deleteJob, async (c) =>
+    c.json(await store.endJob(c.req.valid('param').job), 200),
+  );
+  app.openapi(routes.heartbeat, (c) => {
+    store.heartbeat(c.req.valid('param').job);
+    return c.body(null, 204);
+  });
+  app.openapi(routes.listShuffles, async (c) =>
+    c.json({ shuffles: [...(await shuffles.list())] }, 200),
+  );
+
+  app.openapi(routes.verify, async (c) => {
+    const { bucket, prefix } = c.req.valid('query');
+    if (bucket === undefined && prefix !== undefined)
+      throw new StoreError('request_invalid', 'a prefix needs its bucket');
+    const report = await store.verify({
+      signal: c.req.raw.signal,
+      ...(bucket === undefined ? {} : { bucket }),
+      ...(prefix === undefined ? {} : { prefix }),
+    });
+    const broken = report.broken.map(({ blobId, tier, objects, problem }) => ({
+      ...{ blobId, problem },
+      tier: tierName(tier),
+      objects: [...objects],
+    }));
+    return c.json({ blobs: report.blobs, bytes: report.bytes, broken }, 200);
+  });
+  app.openapi(routes.gc, async (c) => c.json(await store.gc(), 200));
+
+  describeDataRoutes(app.openAPIRegistry);
+  let document: unknown;
+  app.get(PATHS.openapi, (c) => {
+    document ??= app.getOpenAPI31Document({
+      openapi: '3.1.0',
+      info: {
+        title: 'Ebb',
+        version: node.version,
+        description:
+          'One node: buckets, objects, jobs and shuffles. Errors carry a code and a retry class; branch on those.',
+      },
+    });
+    return c.json(document as object);
+  });
+  return app;
+}
+
+function answerError(
+  thrown: unknown,
+  context: Context,
+  { log, metrics }: Services,
+  status?: 404,
+): Response {
+  const error = thrown instanceof HTTPException ? fromHono(thrown) : toStoreError(thrown);
+  if (error.code === 'internal')
+    log.error({ err: thrown, path: context.req.path }, 'request failed');
+  metrics.httpErrors.inc({ code: error.code });
+  const answer = errorAnswer(error);
+  return new Response(answer.body, { status: status ?? answer.status, headers: answer.headers });
+}
+
+/** Hono's own refusals: a body that is no JSON, or of another media type. */
+function fromHono(error: HTTPException): StoreError {
+  const message =
+    error.status === 415
+      ? 'the body must be JSON, sent with Content-Type: application/json'
+      : error.message;
+  return new StoreError('request_invalid', message, {}, error);
+}
+
+function invalidRequest(
+  issues: readonly { readonly path: readonly PropertyKey[]; readonly message: string }[],
+): StoreError {
+  const complaints = issues.map(
+    ({ path, message }) => `${path.map(String).join('.') || 'body'}: ${message}`,
+  );
+  return new StoreError('request_invalid', complaints.join('; '), { complaints });
+}

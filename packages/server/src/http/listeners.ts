@@ -1,0 +1,133 @@
+/** The sockets: TCP and Unix, one HTTP server each, the same handlers behind both. */
+import { chmodSync, lstatSync, unlinkSync } from 'node:fs';
+import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http';
+import { type AddressInfo, connect, type ListenOptions, type Socket } from 'node:net';
+import { StoreError } from '@ebb/protocol';
+import {
+  CONNECTIONS_MAX,
+  HEADER_BYTES_MAX,
+  HEADERS_TIMEOUT_MS,
+  IDLE_TIMEOUT_MS,
+  KEEP_ALIVE_TIMEOUT_MS,
+} from '../limits.ts';
+
+export interface ListenersOptions {
+  readonly listen: { readonly host: string; readonly port: number } | null;
+  readonly socketPath: string | null;
+  readonly onRequest: RequestListener;
+  readonly onExpectContinue: RequestListener;
+  readonly onUpgrade: (request: IncomingMessage, socket: Socket, head: Buffer) => void;
+}
+
+export interface Listeners {
+  /** With the real port; null without TCP. */
+  readonly url: string | null;
+  /** Takes no more connections, lets requests under way end until the deadline, then cuts them. */
+  close(deadlineMs: number): Promise<void>;
+}
+
+/** @throws {StoreError} `config_invalid` when an address cannot be had, `data_directory_in_use` when another node answers on the socket */
+export async function openListeners(options: ListenersOptions): Promise<Listeners> {
+  const servers: Server[] = [];
+  try {
+    const { listen, socketPath } = options;
+    let url: string | null = null;
+    if (listen !== null) {
+      const server = await open(options, listen, `--listen ${listen.host}:${listen.port}`);
+      servers.push(server);
+      const { address, port, family } = server.address() as AddressInfo;
+      url = `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`;
+    }
+    if (socketPath !== null) {
+      await removeStaleSocket(socketPath);
+      servers.push(await open(options, { path: socketPath }, `--socket ${socketPath}`));
+      chmodSync(socketPath, 0o660); // of the daemon's group: DESIGN, Security
+    }
+    return { url, close: async (deadlineMs) => await closeAll(servers, deadlineMs) };
+  } catch (error) {
+    await closeAll(servers, 0);
+    throw error;
+  }
+}
+
+async function open(
+  options: ListenersOptions,
+  address: ListenOptions,
+  setting: string,
+): Promise<Server> {
+  const server = createServer({
+    maxHeaderSize: HEADER_BYTES_MAX,
+    headersTimeout: HEADERS_TIMEOUT_MS,
+    keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
+    requestTimeout: 0, // a body may take as long as it moves; silence is bounded below
+    connectionsCheckingInterval: 5_000,
+  });
+  server.timeout = IDLE_TIMEOUT_MS;
+  server.maxConnections = CONNECTIONS_MAX;
+  server.on('request', options.onRequest);
+  server.on('checkContinue', options.onExpectContinue);
+  server.on('upgrade', (request, socket, head) =>
+    options.onUpgrade(request, socket as Socket, head),
+  );
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', (error: NodeJS.ErrnoException) => {
+      const reason = error.code === 'EADDRINUSE' ? 'somebody listens there already' : error.message;
+      reject(
+        new StoreError(
+          'config_invalid',
+          `${setting}: ${reason}; name another`,
+          { setting, reason: error.code ?? '' },
+          error,
+        ),
+      );
+    });
+    server.listen(address, resolve);
+  });
+  server.removeAllListeners('error');
+  return server;
+}
+
+/** A node that was killed leaves its socket file. It goes only when nobody answers on it. */
+async function removeStaleSocket(path: string): Promise<void> {
+  const found = lstatSync(path, { throwIfNoEntry: false });
+  if (found === undefined) return;
+  if (!found.isSocket())
+    throw new StoreError(
+      'config_invalid',
+      `--socket ${path}: there is a file of this name that is no socket; name another`,
+      { path },
+    );
+  const answers = await new Promise<boolean>((resolve, reject) => {
+    const socket = connect(path);
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once('error', (error: NodeJS.ErrnoException) => {
+      if (error.code === 'ECONNREFUSED' || error.code === 'ENOENT') resolve(false);
+      else
+        reject(
+          new StoreError('config_invalid', `--socket ${path}: ${error.message}`, { path }, error),
+        );
+    });
+  });
+  if (answers)
+    throw new StoreError('data_directory_in_use', `another node answers on ${path}`, { path });
+  unlinkSync(path);
+}
+
+async function closeAll(servers: readonly Server[], deadlineMs: number): Promise<void> {
+  const timer = setTimeout(() => {
+    for (const server of servers) server.closeAllConnections();
+  }, deadlineMs);
+  await Promise.all(
+    servers.map(
+      (server) =>
+        new Promise<void>((resolve) => {
+          server.close(() => resolve());
+          server.closeIdleConnections();
+        }),
+    ),
+  );
+  clearTimeout(timer);
+}

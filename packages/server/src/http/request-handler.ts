@@ -1,0 +1,211 @@
+/**
+ * Where every HTTP request goes: probes and metrics, which answer also while the node starts or drains; the data surface,
+ * raw; all else to the control surface.
+ */
+import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
+import { PATHS, StoreError } from '@ebb/protocol';
+import type { Logger } from 'pino';
+import {
+  PIECE_BYTES,
+  PIECES_KEPT,
+  PIECES_MAX,
+  REFUSED_BODY_BYTES_MAX,
+  REFUSED_BODY_MS_MAX,
+} from '../limits.ts';
+import type { Metrics } from '../metrics.ts';
+import type { NodeState, Services } from '../services.ts';
+import { BufferPool } from './buffer-pool.ts';
+import { createControlApp } from './control.ts';
+import { deleteObject, deletePrefix, listObjects } from './data/collection.ts';
+import type { DataContext } from './data/data-context.ts';
+import { getObject, headObject } from './data/get-object.ts';
+import { putObject } from './data/put-object.ts';
+import { findDataTarget } from './data/target.ts';
+import { sendError, toStoreError } from './error-response.ts';
+import { answerByFetch } from './fetch-bridge.ts';
+
+export interface RequestHandler {
+  readonly onRequest: RequestListener;
+  /** A client that asked `Expect: 100-continue`: it sends its body once we say so. */
+  readonly onExpectContinue: RequestListener;
+  /** From here on everything is answered, not only probes. */
+  attach(services: Services): void;
+}
+
+export function createRequestHandler(node: {
+  readonly state: () => NodeState;
+  readonly metrics: Metrics;
+  readonly log: Logger;
+  /** Refuses a request before anything else looks at it. */
+  readonly admit: (request: IncomingMessage) => void;
+}): RequestHandler {
+  let surfaces: Surfaces | undefined;
+  const handle = async (
+    request: IncomingMessage,
+    response: ServerResponse,
+    expectsContinue: boolean,
+  ): Promise<void> => {
+    node.admit(request);
+    if (await answerProbe(request.url ?? '/', response, node)) return;
+    if (surfaces === undefined)
+      throw new StoreError('busy', 'the node is starting', { retryAfterMs: 1000 });
+    await surfaces.answer(request, response, expectsContinue);
+  };
+  const listen = (
+    request: IncomingMessage,
+    response: ServerResponse,
+    expectsContinue: boolean,
+  ): void => {
+    const startedMs = performance.now();
+    response.once('close', () => {
+      boundRefusedBody(request);
+      node.metrics.observeHttp({
+        method: methodLabel(request.method),
+        route: routeLabel(request.url ?? '/'),
+        status: response.statusCode,
+        seconds: (performance.now() - startedMs) / 1000,
+      });
+    });
+    handle(request, response, expectsContinue).catch((thrown: unknown) => {
+      const error = toStoreError(thrown);
+      if (error.code === 'internal')
+        node.log.error({ err: thrown, method: request.method, url: request.url }, 'request failed');
+      node.metrics.httpErrors.inc({ code: error.code });
+      sendError(response, error);
+    });
+  };
+  return {
+    onRequest: (request, response) => listen(request, response, false),
+    onExpectContinue: (request, response) => listen(request, response, true),
+    attach: (services) => {
+      surfaces = new Surfaces(services);
+    },
+  };
+}
+
+class Surfaces {
+  readonly #data: DataContext;
+  readonly #control: (request: Request) => Response | Promise<Response>;
+
+  constructor(services: Services) {
+    this.#data = {
+      store: services.store,
+      owner: services.store.createOwner('http'),
+      pieces: new BufferPool({
+        pieceBytes: PIECE_BYTES,
+        piecesMax: PIECES_MAX,
+        piecesKept: PIECES_KEPT,
+      }),
+    };
+    const app = createControlApp(services);
+    this.#control = (request) => app.fetch(request);
+  }
+
+  async answer(
+    request: IncomingMessage,
+    response: ServerResponse,
+    expectsContinue: boolean,
+  ): Promise<void> {
+    const target = findDataTarget(request.url ?? '/');
+    if (target === undefined) {
+      if (expectsContinue) response.writeContinue();
+      await answerByFetch(this.#control, request, response);
+    } else if (target.kind === 'object') {
+      await this.#object(request, response, target, expectsContinue);
+    } else if (request.method === 'GET') {
+      await listObjects(response, target.bucket, target.query, this.#data);
+    } else if (request.method === 'DELETE') {
+      await deletePrefix(response, target.bucket, target.query, this.#data);
+    } else {
+      throw wrongMethod(request, 'GET and DELETE');
+    }
+  }
+
+  async #object(
+    request: IncomingMessage,
+    response: ServerResponse,
+    ref: { bucket: string; key: string },
+    expectsContinue: boolean,
+  ): Promise<void> {
+    switch (request.method ?? '') {
+      case 'GET':
+        return await getObject(request, response, ref, this.#data);
+      case 'HEAD':
+        return await headObject(request, response, ref, this.#data);
+      case 'PUT':
+        return await putObject(request, response, ref, { ...this.#data, expectsContinue });
+      case 'DELETE':
+        return await deleteObject(request, response, ref, this.#data);
+      default:
+        throw wrongMethod(request, 'GET, HEAD, PUT and DELETE');
+    }
+  }
+}
+
+async function answerProbe(
+  url: string,
+  response: ServerResponse,
+  { state, metrics }: { state: () => NodeState; metrics: Metrics },
+): Promise<boolean> {
+  const path = url.split('?', 1)[0] as string;
+  if (path === PATHS.healthz || path === PATHS.readyz) {
+    const body = JSON.stringify({ state: state() });
+    const status = path === PATHS.healthz || state() === 'ready' ? 200 : 503;
+    response.writeHead(status, {
+      'content-type': 'application/json',
+      'content-length': body.length,
+    });
+    response.end(body);
+    return true;
+  }
+  if (path !== PATHS.metrics) return false;
+  const text = await metrics.registry.metrics();
+  response.writeHead(200, {
+    'content-type': metrics.registry.contentType,
+    'content-length': Buffer.byteLength(text),
+  });
+  response.end(text);
+  return true;
+}
+
+/**
+ * A request that was answered before its body had come: Node reads the rest and drops it, so that the answer arrives and
+ * the connection stays of use. That must not go on for a body of many GiB.
+ */
+function boundRefusedBody(request: IncomingMessage): void {
+  if (request.complete || request.destroyed) return;
+  let bytes = 0;
+  const cut = (): void => {
+    request.destroy();
+  };
+  const timer = setTimeout(cut, REFUSED_BODY_MS_MAX);
+  request.once('close', () => clearTimeout(timer));
+  request.on('data', (chunk: Buffer) => {
+    bytes += chunk.length;
+    if (bytes > REFUSED_BODY_BYTES_MAX) cut();
+  });
+}
+
+function wrongMethod(request: IncomingMessage, allowed: string): StoreError {
+  return new StoreError('unsupported', `${request.method} is not offered here, only ${allowed}`);
+}
+
+const METHODS = new Set(['GET', 'HEAD', 'PUT', 'POST', 'DELETE']);
+function methodLabel(method: string | undefined): string {
+  return method !== undefined && METHODS.has(method) ? method : 'other';
+}
+
+const FIXED_ROUTES: ReadonlySet<string> = new Set(Object.values(PATHS));
+
+/** The route's template, so that names of buckets and jobs do not become labels. */
+function routeLabel(url: string): string {
+  const path = url.split('?', 1)[0] as string;
+  if (FIXED_ROUTES.has(path)) return path;
+  const parts = path.split('/');
+  if (path.startsWith(`${PATHS.buckets}/`)) {
+    if (parts.length === 4) return PATHS.bucket;
+    return parts.length === 5 ? PATHS.objects : PATHS.object;
+  }
+  if (path.startsWith(`${PATHS.jobs}/`)) return parts.length === 4 ? PATHS.job : PATHS.jobHeartbeat;
+  return 'unknown';
+}

@@ -1,0 +1,66 @@
+/** The store's records as the JSON of protocol/control.ts. */
+import {
+  type BucketRecord,
+  formatCrc32c,
+  type JobView,
+  type ObjectView,
+  type TierStatus,
+} from '@ebb/core';
+import type { BucketInfo, JobInfo, ObjectInfo, Status } from '@ebb/protocol';
+import { tierName } from './data/object-headers.ts';
+
+export function objectInfo({ object, durability, tiers }: ObjectView): ObjectInfo {
+  const {
+    bucket,
+    key,
+    version,
+    sizeBytes,
+    etag,
+    contentType,
+    metadata,
+    createdAtMs,
+    jobId,
+    pinned,
+  } = object;
+  return {
+    ...{
+      bucket,
+      key,
+      version,
+      sizeBytes,
+      etag,
+      contentType,
+      createdAtMs,
+      jobId,
+      pinned,
+      durability,
+    },
+    metadata: { ...metadata },
+    crc32c: object.crc32c === null ? null : formatCrc32c(object.crc32c),
+    tiers: tiers.map(tierName),
+  };
+}
+
+export function bucketInfo(
+  { name, createdAtMs, policy }: BucketRecord,
+  totals?: { objects: number; sizeBytes: number },
+): BucketInfo {
+  return { name, createdAtMs, policy, ...totals };
+}
+
+export function jobInfo({ job, lastHeartbeatMs, objects, sizeBytes }: JobView): JobInfo {
+  return { ...job, lastHeartbeatMs, objects, sizeBytes };
+}
+
+export function tierInfo(status: TierStatus): Status['tiers'][number] {
+  const { location, capacityBytes, usedBytes, stagedBytes, pooledBytes, blobs } = status;
+  return {
+    tier: tierName(status.tier),
+    location,
+    capacityBytes,
+    usedBytes,
+    stagedBytes,
+    pooledBytes,
+    blobs,
+  };
+}

@@ -1,0 +1,55 @@
+/** Every bound of the daemon's surfaces in one place, with the reason above it. */
+import { assert, FRAME_PAYLOAD_BYTES_MAX, KiB, MiB, READ_BYTES_MAX } from '@ebb/protocol';
+
+/** Piece in which bodies travel between sockets and tiers: FACTS shows 64 KiB pieces cost three times the CPU. */
+export const PIECE_BYTES = 1 * MiB;
+/** Pieces of all bodies under way: two of each of 32 transfers run, the others wait their turn. Bounds the daemon's memory. */
+export const PIECES_MAX = 64;
+/** Pieces kept when idle. */
+export const PIECES_KEPT = 8;
+/** Bodies up to here are held whole: one read, one write, no pooled piece. */
+export const SMALL_BODY_BYTES = 64 * KiB;
+/** First room for a body that does not tell its length; the store doubles it. */
+export const UNKNOWN_LENGTH_RESERVE_BYTES = 1 * MiB;
+/** Of a refused upload, at most this much is still read so that its sender sees the answer; then the connection is cut. */
+export const REFUSED_BODY_BYTES_MAX = 4 * MiB;
+export const REFUSED_BODY_MS_MAX = 5_000;
+
+/** A key has up to 1024 bytes, three characters each when percent-encoded; and user metadata. */
+export const HEADER_BYTES_MAX = 32 * KiB;
+export const JSON_BODY_BYTES_MAX = 1 * MiB;
+export const HEADERS_TIMEOUT_MS = 30_000;
+/** Silence on a connection, also in the middle of a body. */
+export const IDLE_TIMEOUT_MS = 120_000;
+export const KEEP_ALIVE_TIMEOUT_MS = 65_000;
+export const CONNECTIONS_MAX = 4096;
+
+export const LIST_LIMIT_DEFAULT = 1000;
+export const LIST_LIMIT_MAX = 10_000;
+
+/** Calls of one frame connection at work; beyond, its socket is not read. Above a client's own limit, so that it never waits here first. */
+export const FRAME_CALLS_INFLIGHT_MAX = 8192;
+/** Bytes that calls of one connection hold: payloads on their way in, and ranges on their way out. */
+export const FRAME_BYTES_INFLIGHT_MAX = 32 * MiB;
+/** The same for all connections together. */
+export const FRAME_BYTES_INFLIGHT_TOTAL_MAX = 64 * MiB;
+/** Answers not yet taken by the peer; beyond, its socket is not read. */
+export const FRAME_UNSENT_BYTES_MAX = 8 * MiB;
+/** Answers up to here are joined with their neighbours into one write. */
+export const FRAME_JOINED_BYTES = 16 * KiB;
+export const FRAME_BATCH_BYTES = 64 * KiB;
+/** Ranges of one `read` fetched at a time. */
+export const READ_RANGES_PARALLEL = 8;
+/** A connection that sends nothing before this has passed is closed: HELLO comes first. */
+export const HELLO_TIMEOUT_MS = 10_000;
+/** How often connected clients count as a heartbeat of their job; a job's time to live is at least a second. */
+export const CONNECTED_HEARTBEAT_MS = 300;
+
+/** Blobs named in one `revoke`. */
+export const REVOKE_BLOBS_MAX = 65_536;
+
+assert(FRAME_BYTES_INFLIGHT_MAX >= FRAME_PAYLOAD_BYTES_MAX, 'the longest frame must fit');
+assert(FRAME_BYTES_INFLIGHT_MAX >= READ_BYTES_MAX, 'the longest read must fit');
+assert(FRAME_BYTES_INFLIGHT_TOTAL_MAX >= FRAME_BYTES_INFLIGHT_MAX, 'one connection must fit');
+assert(FRAME_JOINED_BYTES <= FRAME_BATCH_BYTES, 'a joined answer must fit its batch');
+assert(PIECE_BYTES >= SMALL_BODY_BYTES, 'a small body must fit a piece');

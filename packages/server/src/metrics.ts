@@ -1,0 +1,188 @@
+/** Metrics of one node, in a registry of its own. Gauges are read when somebody scrapes; nothing here runs in between. */
+import type { ObjectStore, StoreObserver } from '@ebb/core';
+import { OPS } from '@ebb/protocol';
+import type { ShuffleService } from '@ebb/shuffle';
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import { TIER_NAMES } from './http/data/object-headers.ts';
+
+/** From a small call over the socket to a body of some GiB. */
+const DURATION_BUCKETS = [
+  0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10, 60,
+];
+
+export interface MetricsSources {
+  readonly store: ObjectStore;
+  readonly shuffles: ShuffleService;
+  readonly connections: () => number;
+}
+
+/** Counted in plain numbers, because there are tens of thousands a second; written out when somebody scrapes. */
+export interface FrameMetrics {
+  /** Returns when the call began if this one is timed, else a negative number. Hand it to `end`. */
+  start(op: number): number;
+  end(op: number, startedMs: number): void;
+}
+
+export interface Metrics {
+  readonly registry: Registry;
+  readonly storeObserver: Pick<StoreObserver, 'committed' | 'moved'>;
+  observeHttp(request: {
+    readonly method: string;
+    readonly route: string;
+    readonly status: number;
+    readonly seconds: number;
+  }): void;
+  readonly httpErrors: Counter<'code'>;
+  readonly frames: FrameMetrics;
+  /** From here on gauges read the node. */
+  attach(sources: MetricsSources): void;
+}
+
+export function createMetrics(): Metrics {
+  const registry = new Registry();
+  const registers = [registry];
+  collectDefaultMetrics({ register: registry });
+  const commits = new Counter({
+    name: 'ebb_commits_total',
+    help: 'Objects and map outputs committed.',
+    registers,
+  });
+  const commitBytes = new Counter({
+    name: 'ebb_commit_bytes_total',
+    help: 'Bytes committed.',
+    registers,
+  });
+  const moved = new Counter({
+    name: 'ebb_spill_bytes_total',
+    help: 'Bytes copied from one tier to another: spilled and mirrored downwards, promoted upwards.',
+    labelNames: ['from', 'to'],
+    registers,
+  });
+  const httpRequests = new Counter({
+    name: 'ebb_http_requests_total',
+    help: 'HTTP requests answered.',
+    labelNames: ['method', 'route', 'status'],
+    registers,
+  });
+  const httpDuration = new Histogram({
+    name: 'ebb_http_request_duration_seconds',
+    help: 'From the head of the request to the end of the answer.',
+    labelNames: ['method', 'route'],
+    buckets: DURATION_BUCKETS,
+    registers,
+  });
+
+  return {
+    registry,
+    storeObserver: {
+      committed: (sizeBytes) => {
+        commits.inc();
+        commitBytes.inc(sizeBytes);
+      },
+      moved: ({ from, to, bytes }) => moved.inc({ from, to }, bytes),
+    },
+    observeHttp: ({ method, route, status, seconds }) => {
+      httpRequests.inc({ method, route, status });
+      httpDuration.observe({ method, route }, seconds);
+    },
+    httpErrors: new Counter({
+      name: 'ebb_http_errors_total',
+      help: 'HTTP requests answered with an error, by its code.',
+      labelNames: ['code'],
+      registers,
+    }),
+    frames: createFrameMetrics(registry),
+    attach: (sources) => attachGauges(registry, sources),
+  };
+}
+
+/** One call in this many is timed. */
+const TIMED_EVERY = 16;
+
+function createFrameMetrics(registry: Registry): FrameMetrics {
+  const names = new Map<number, string>(Object.entries(OPS).map(([name, op]) => [op, name]));
+  const counts = new Float64Array(Math.max(...names.keys()) + 1);
+  new Counter({
+    name: 'ebb_frames_total',
+    help: 'Calls that came in frames, refused ones included.',
+    labelNames: ['op'],
+    registers: [registry],
+    collect() {
+      this.reset();
+      for (const [op, name] of names)
+        if ((counts[op] as number) > 0) this.inc({ op: name }, counts[op] as number);
+    },
+  });
+  const durations = new Histogram({
+    name: 'ebb_frame_duration_seconds',
+    help: `From a frame to its answer; one in ${TIMED_EVERY} calls of an op is timed.`,
+    labelNames: ['op'],
+    buckets: [0.00005, ...DURATION_BUCKETS],
+    registers: [registry],
+  });
+  return {
+    start: (op) => {
+      const count = (counts[op] as number) + 1;
+      counts[op] = count;
+      return count % TIMED_EVERY === 1 ? performance.now() : -1;
+    },
+    end: (op, startedMs) => {
+      if (startedMs >= 0)
+        durations.observe({ op: names.get(op) as string }, (performance.now() - startedMs) / 1000);
+    },
+  };
+}
+
+function attachGauges(registry: Registry, { store, shuffles, connections }: MetricsSources): void {
+  const registers = [registry];
+  const tierGauge = (
+    name: string,
+    help: string,
+    read: (tier: ReturnType<ObjectStore['tiers']>[number]) => number | null,
+  ): void => {
+    new Gauge({
+      name,
+      help,
+      labelNames: ['tier'],
+      registers,
+      collect() {
+        for (const tier of store.tiers()) {
+          const value = read(tier);
+          if (value !== null) this.set({ tier: TIER_NAMES[tier.tier] }, value);
+        }
+      },
+    });
+  };
+  tierGauge(
+    'ebb_tier_used_bytes',
+    'Bytes a tier holds: committed, staged, and recycled files.',
+    (tier) => tier.usedBytes,
+  );
+  tierGauge('ebb_tier_capacity_bytes', 'Limit of a tier.', (tier) => tier.capacityBytes);
+  tierGauge('ebb_tier_pooled_bytes', 'Recycled files kept ready.', (tier) => tier.pooledBytes);
+  tierGauge('ebb_tier_staged_bytes', 'Reserved by writes in progress.', (tier) => tier.stagedBytes);
+  tierGauge('ebb_tier_blobs', 'Blobs with a copy in a tier.', (tier) => tier.blobs);
+
+  const gauge = (name: string, help: string, read: () => number | Promise<number>): void => {
+    new Gauge({
+      name,
+      help,
+      registers,
+      async collect() {
+        this.set(await read());
+      },
+    });
+  };
+  gauge(
+    'ebb_objects',
+    'Objects committed and not deleted.',
+    async () => (await store.totals()).objects,
+  );
+  gauge('ebb_buckets', 'Buckets.', async () => (await store.totals()).buckets);
+  gauge('ebb_jobs', 'Jobs alive.', async () => (await store.listJobs()).length);
+  gauge('ebb_shuffles', 'Shuffles registered.', async () => (await shuffles.list()).length);
+  gauge('ebb_connections', 'Frame connections open.', connections);
+  gauge('ebb_mirror_backlog_bytes', 'Bytes waiting for their copy in the remote tier.', () =>
+    store.mirrorBacklogBytes(),
+  );
+}

@@ -1,0 +1,193 @@
+/**
+ * The life of a node:  lock the data directory → listen (probes answer) → recover → ready → drain → closed.
+ *
+ * `/healthz` answers from the first moment on, `/readyz` says 503 until the store has recovered and again while it drains.
+ */
+import { StoreError } from '@ebb/protocol';
+import { type Logger, pino } from 'pino';
+import {
+  type NodeFrame,
+  type NodeServices,
+  openNodeFrame,
+  openServices,
+  VERSION,
+} from './compose.ts';
+import type { NodeConfig } from './config.ts';
+import type { NodeState } from './services.ts';
+
+export interface RunningNode {
+  /** With the real port; null without TCP. */
+  readonly url: string | null;
+  readonly socketPath: string | null;
+  readonly state: NodeState;
+  readonly services: NodeServices;
+  /** Refuses new work, waits for what is under way, and closes. A second call waits for the first. */
+  drain(reason: string): Promise<void>;
+  /** At once: what is under way is cut, what was acknowledged stays. */
+  close(): Promise<void>;
+}
+
+export interface NodeOptions {
+  readonly log?: Logger;
+}
+
+/** Ready when it resolves. @throws {StoreError} `config_invalid`, `data_directory_in_use`, and those of recovery */
+export async function startNode(
+  config: NodeConfig,
+  { log = createLog(config) }: NodeOptions = {},
+): Promise<RunningNode> {
+  for (const warning of config.warnings) log.warn(warning);
+  const startedMs = performance.now();
+  const node = new Node(config, log);
+  await node.start();
+  const { recovery } = node.services;
+  log.info(
+    {
+      ...{
+        version: VERSION,
+        nodeId: node.services.store.nodeId,
+        url: node.url,
+        socket: node.socketPath,
+      },
+      ...{
+        dataDir: config.dataDir,
+        memoryDir: config.memoryDir,
+        memoryLimitBytes: config.memoryLimitBytes,
+        diskLimitBytes: config.diskLimitBytes,
+      },
+      recovery,
+      tookMs: Math.round(performance.now() - startedMs),
+    },
+    'ready',
+  );
+  return node;
+}
+
+/** For `ebb node`: runs until a signal, and resolves with the exit code. A second signal ends the process at once. */
+export async function runNode(config: NodeConfig): Promise<number> {
+  const log = createLog(config);
+  // A fault we did not foresee: state in memory may be wrong, what was committed is not. So: tell, and go; the next start recovers.
+  for (const event of ['uncaughtException', 'unhandledRejection'] as const)
+    process.on(event, (error: unknown) => {
+      log.fatal({ err: error }, event);
+      process.exit(70);
+    });
+  const signal = Promise.withResolvers<NodeJS.Signals>();
+  let signals = 0;
+  for (const name of ['SIGTERM', 'SIGINT'] as const)
+    process.on(name, () => {
+      if (++signals > 1) {
+        log.warn(`second signal (${name}): ending at once`);
+        process.exit(1);
+      }
+      signal.resolve(name);
+    });
+  const starting = startNode(config, { log });
+  const first = await Promise.race([starting, signal.promise]);
+  const node = typeof first === 'string' ? await starting : first;
+  await node.drain(await signal.promise);
+  return 0;
+}
+
+export function createLog(config: Pick<NodeConfig, 'logLevel'>): Logger {
+  return pino(
+    {
+      name: 'ebb',
+      level: config.logLevel,
+      timestamp: pino.stdTimeFunctions.isoTime,
+      // Nothing of ours logs headers; should one slip in, it does not show what is secret.
+      redact: {
+        paths: ['*.authorization', '*.headers.authorization', '*.headers.cookie'],
+        censor: '[secret]',
+      },
+    },
+    pino.destination({ fd: 2, sync: true }),
+  );
+}
+
+/** For frame clients to close their side after the last answer. */
+const FRAMES_CLOSE_MS = 500;
+
+class Node implements RunningNode {
+  readonly #config: NodeConfig;
+  readonly #log: Logger;
+  #state: NodeState = 'starting';
+  #frame: NodeFrame | undefined;
+  #services: NodeServices | undefined;
+  #closing: Promise<void> | undefined;
+  #draining: Promise<void> | undefined;
+
+  constructor(config: NodeConfig, log: Logger) {
+    this.#config = config;
+    this.#log = log;
+  }
+
+  get url(): string | null {
+    return this.#frame?.listeners.url ?? null;
+  }
+  get socketPath(): string | null {
+    return this.#config.socketPath;
+  }
+  get state(): NodeState {
+    return this.#state;
+  }
+  get services(): NodeServices {
+    if (this.#services === undefined) throw new StoreError('busy', 'the node is starting');
+    return this.#services;
+  }
+
+  async start(): Promise<void> {
+    const frame = await openNodeFrame(this.#config, { log: this.#log, state: () => this.#state });
+    this.#frame = frame;
+    try {
+      this.#services = await openServices(frame, this.#config, this.#log);
+    } catch (error) {
+      await frame.listeners.close(0);
+      await frame.catalog.close().catch(() => undefined); // the store may have closed it
+      throw error;
+    }
+    this.#state = 'ready';
+  }
+
+  async drain(reason: string): Promise<void> {
+    this.#draining ??= this.#drain(reason);
+    await this.#draining;
+  }
+
+  async #drain(reason: string): Promise<void> {
+    const { drainDeadlineMs, persistOnDrain } = this.#config;
+    const startedMs = performance.now();
+    this.#state = 'draining';
+    this.#log.info({ reason, deadlineMs: drainDeadlineMs, persist: persistOnDrain }, 'draining');
+    this.#frame?.frames.sayGoingAway(reason);
+    try {
+      await this.services.store.drain({ persist: persistOnDrain, deadlineMs: drainDeadlineMs });
+    } catch (error) {
+      this.#log.error(
+        { err: error },
+        'drain was not complete; what was acknowledged stays where it is',
+      );
+    }
+    await this.#close(Math.max(0, drainDeadlineMs - (performance.now() - startedMs)));
+    this.#log.info({ tookMs: Math.round(performance.now() - startedMs) }, 'stopped');
+  }
+
+  async close(): Promise<void> {
+    this.#state = 'draining';
+    await this.#close(0);
+  }
+
+  async #close(deadlineMs: number): Promise<void> {
+    this.#closing ??= (async () => {
+      const frame = this.#frame;
+      if (frame === undefined) return;
+      frame.frames.close();
+      // Who was told and does not go is cut.
+      const cut = setTimeout(() => frame.frames.destroy(), Math.min(deadlineMs, FRAMES_CLOSE_MS));
+      await frame.listeners.close(deadlineMs);
+      clearTimeout(cut);
+      await this.#services?.close();
+    })();
+    await this.#closing;
+  }
+}

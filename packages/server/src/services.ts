@@ -1,0 +1,30 @@
+/** What the surfaces need of a running node. Made in compose.ts; surfaces take it and make nothing themselves. */
+import type { ObjectStore } from '@ebb/core';
+import type { ShuffleService } from '@ebb/shuffle';
+import type { Logger } from 'pino';
+import type { Metrics } from './metrics.ts';
+import type { ProbeFile } from './probe-file.ts';
+
+export type NodeState = 'starting' | 'ready' | 'draining';
+
+/** What the node knows about itself. */
+export interface NodeFacts {
+  readonly version: string;
+  readonly startedAtMs: number;
+  /** Changes with each start. */
+  readonly instanceId: number;
+  readonly socketPath: string | null;
+  readonly jobHeartbeatTtlMs: number;
+  readonly state: () => NodeState;
+  /** Frame connections now. */
+  readonly connections: () => number;
+}
+
+export interface Services {
+  readonly store: ObjectStore;
+  readonly shuffles: ShuffleService;
+  readonly metrics: Metrics;
+  readonly log: Logger;
+  readonly node: NodeFacts;
+  readonly probe: ProbeFile;
+}

@@ -1,0 +1,150 @@
+/** A whole store on temporary directories, which can be crashed and opened again, or lose what a host loses at a reboot. */
+
+import { mkdtempSync } from 'node:fs';
+import { mkdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import {
+  createMover,
+  type ObjectStore,
+  type Owner,
+  openDirectoryTier,
+  openFileTier,
+  openObjectStore,
+  openSqliteCatalog,
+  type RecoveryReport,
+  resolvePolicy,
+  type StoreSettings,
+} from '@ebb/core';
+import { MiB } from '@ebb/protocol';
+
+export interface TestStoreOptions {
+  readonly memoryBytes?: number;
+  readonly diskBytes?: number;
+  readonly settings?: Partial<StoreSettings>;
+}
+
+export interface TestStore {
+  readonly store: ObjectStore;
+  readonly owner: Owner;
+  readonly root: string;
+  readonly memoryDir: string;
+  readonly recovery: RecoveryReport;
+  /** Errors of background work, in order. */
+  readonly failures: readonly unknown[];
+  /** Stages, fills and commits; resolves with the ETag. */
+  put(
+    bucket: string,
+    key: string,
+    bytes: Uint8Array,
+    options?: Parameters<ObjectStore['commit']>[2] extends infer C
+      ? Partial<C> & { jobId?: string; tier?: 0 | 1 }
+      : never,
+  ): Promise<string>;
+  /** The whole object. */
+  get(bucket: string, key: string): Promise<Buffer>;
+  /** As a killed process leaves it: nothing is drained, flushed or cleaned. The returned store runs on the same directories. */
+  crash(options?: TestStoreOptions & { readonly loseMemory?: boolean }): Promise<TestStore>;
+  close(): Promise<void>;
+}
+
+export async function openTestStore(options: TestStoreOptions = {}): Promise<TestStore> {
+  // On tmpfs as well: these tests are about order and bytes, and a sync of a busy disk takes 20 ms.
+  const root = mkdtempSync('/dev/shm/ebb-test-');
+  const memoryDir = mkdtempSync('/dev/shm/ebb-test-');
+  return await openOn(root, memoryDir, options);
+}
+
+async function openOn(
+  root: string,
+  memoryDir: string,
+  options: TestStoreOptions,
+): Promise<TestStore> {
+  const failures: unknown[] = [];
+  for (const dir of ['catalog', 'disk', 'remote'])
+    await mkdir(join(root, dir), { recursive: true });
+  const catalog = await openSqliteCatalog({ directory: join(root, 'catalog') });
+  const nodeId = await catalog.nodeId();
+  const mover = createMover();
+  const memory = await openFileTier({
+    name: 'memory',
+    root: join(memoryDir, 'memory'),
+    nodeId,
+    capacityBytes: options.memoryBytes ?? 64 * MiB,
+    recycle: true,
+    poolBytesMax: (options.memoryBytes ?? 64 * MiB) / 4,
+    mover,
+  });
+  const disk = await openFileTier({
+    name: 'disk',
+    root: join(root, 'disk'),
+    nodeId,
+    capacityBytes: options.diskBytes ?? 256 * MiB,
+    recycle: false,
+    poolBytesMax: 0,
+    mover,
+  });
+  const remote = await openDirectoryTier({ root: join(root, 'remote') });
+  const { store, recovery } = await openObjectStore({
+    catalog,
+    memory,
+    disk,
+    remote,
+    mover,
+    settings: options.settings ?? {},
+    observer: { failed: (error) => failures.push(error) },
+  });
+  const owner = store.createOwner('test');
+  return {
+    store,
+    owner,
+    root,
+    memoryDir,
+    recovery,
+    failures,
+    async put(bucket, key, bytes, put = {}) {
+      const { jobId, tier, ...commit } = put;
+      const staged = await store.stage(
+        owner,
+        { bucket, key },
+        {
+          reserveBytes: bytes.byteLength,
+          ...(jobId === undefined ? {} : { jobId }),
+          ...(tier === undefined ? {} : { tier }),
+        },
+      );
+      await store.write(owner, staged.writeId, bytes, 0);
+      const { object } = await store.commit(owner, staged.writeId, {
+        sizeBytes: bytes.byteLength,
+        ...commit,
+      });
+      return object.etag;
+    },
+    async get(bucket, key) {
+      const opened = await store.open(owner, { bucket, key });
+      try {
+        const target = Buffer.alloc(opened.object.sizeBytes);
+        await store.read(owner, opened.leaseId, target, 0);
+        return target;
+      } finally {
+        store.release(owner, [opened.leaseId]);
+      }
+    },
+    async crash(next = {}) {
+      await catalog.close(); // what remains of the old store fails from here on, as if the process were gone
+      await mover.close();
+      await store.close().catch(() => undefined); // ends its timers; it can change nothing any more
+      if (next.loseMemory === true)
+        await rm(join(memoryDir, 'memory'), { recursive: true, force: true });
+      return await openOn(root, memoryDir, { ...options, ...next });
+    },
+    async close() {
+      await store.close();
+      await rm(root, { recursive: true, force: true });
+      await rm(memoryDir, { recursive: true, force: true });
+    },
+  };
+}
+
+export const ephemeral = resolvePolicy({ preset: 'ephemeral' });
+export const buffered = resolvePolicy({ preset: 'buffered' });
+export const durable = resolvePolicy({ preset: 'durable' });

@@ -1,0 +1,100 @@
+/**
+ * `npm test`: sets up, runs every suite to its end, and says what came of it.
+ *
+ *   npm test                     unit tests, JVM tests, end-to-end tests
+ *   npm test -- unit e2e         some suites
+ *
+ * The last line is always `N passed, N failed`; the exit code is 0 only if nothing failed, and every suite ran at least one test.
+ */
+import { existsSync, readFileSync, rmSync } from 'node:fs';
+import path from 'node:path';
+import { runForeground, runOwnNode } from './lib/own-node.mjs';
+import { generatedDir, JVM, ROOT, shown } from './lib/paths.mjs';
+import { listFiles } from './lib/stamp.mjs';
+import { say, sayFailure } from './lib/steps.mjs';
+import { addCounts, countSurefire, countVitest, judgeSuite } from './lib/test-counts.mjs';
+import { MAVEN_QUIET, setUp } from './setup.mjs';
+
+/** Two cores: more workers than that only take memory from Spark. */
+const VITEST_WORKERS = 2;
+const NOTHING = { passed: 0, failed: 0, skipped: 0, failures: [] };
+
+const SUITES = {
+  unit: () => runVitest('unit'),
+  jvm: runMaven,
+  e2e: () => runVitest('e2e'),
+};
+
+process.exitCode = await main(process.argv.slice(2));
+
+async function main(wanted) {
+  const names = wanted.length > 0 ? wanted : Object.keys(SUITES);
+  const unknown = names.filter((name) => SUITES[name] === undefined);
+  try {
+    if (unknown.length > 0)
+      throw new Error(`no such suite: ${unknown.join(", ")}; there are ${Object.keys(SUITES).join(", ")}`);
+    await setUp();
+  } catch (error) {
+    sayFailure(error);
+    say('0 passed, 1 failed');
+    return 1;
+  }
+  const results = [];
+  for (const name of names) {
+    say(`\n── ${name} tests ──`);
+    const started = Date.now();
+    const counts = await SUITES[name]();
+    results.push({ name, seconds: (Date.now() - started) / 1000, ...counts });
+  }
+  return tell(results);
+}
+
+function tell(results) {
+  const total = addCounts(results);
+  say('\nsuite    passed  failed  skipped    time');
+  for (const { name, passed, failed, skipped, seconds } of results) {
+    const figures = [passed, failed, skipped].map((count) => String(count).padStart(6)).join('  ');
+    say(`${name.padEnd(7)}  ${figures}   ${`${seconds.toFixed(0)} s`.padStart(6)}`);
+  }
+  for (const failure of total.failures) say(`  ✗ ${failure.split('\n')[0]}`);
+  say(`${total.passed} passed, ${total.failed} failed`);
+  return total.failed === 0 ? 0 : 1;
+}
+
+async function runVitest(project) {
+  const report = path.join(generatedDir('test'), `${project}.json`);
+  rmSync(report, { force: true });
+  const code = await runOwnNode([
+    path.join(ROOT, 'node_modules', 'vitest', 'vitest.mjs'),
+    'run',
+    `--project=${project}`,
+    `--max-workers=${VITEST_WORKERS}`,
+    '--reporter=default',
+    '--reporter=json',
+    `--outputFile.json=${report}`,
+  ]);
+  const counts = existsSync(report)
+    ? countVitest(JSON.parse(readFileSync(report, 'utf8')))
+    : { ...NOTHING, failures: [] };
+  counts.failures = counts.failures.map((failure) => failure.replace(`${ROOT}/`, ''));
+  return judgeSuite(counts, code);
+}
+
+async function runMaven() {
+  // Reports of an earlier run must not count for this one.
+  for (const file of surefireReports()) rmSync(file);
+  // One failing module must not hide the tests of the others.
+  const code = await runForeground('mvn', [...MAVEN_QUIET, '--fail-at-end', 'test'], { cwd: JVM });
+  const reports = surefireReports();
+  say(`${reports.length} test classes in ${shown(JVM)}`);
+  return judgeSuite(
+    addCounts(reports.map((file) => countSurefire(readFileSync(file, 'utf8')))),
+    code,
+  );
+}
+
+function surefireReports() {
+  return listFiles(JVM).filter((file) =>
+    /\/(surefire|failsafe)-reports\/TEST-[^/]+\.xml$/.test(file),
+  );
+}
