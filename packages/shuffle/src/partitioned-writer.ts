@@ -303,7 +303,7 @@ class Writer<K, V> implements PartitionedWriter<K, V> {
   async #commitWithRetry(): Promise<WriterResult> {
     const { signal } = this.#options;
     return await withRetry({ idempotent: true, signal }, async (attempts) => {
-      const found = attempts > 9 ? await this.#findCommitted() : undefined; // I4
+      const found = attempts > 1 ? await this.#findCommitted() : undefined; // I4
       if (found !== undefined) return this.#result(found.winner, found, this.#lastBytes);
       return await this.#commitOnce();
     });

@@ -5,13 +5,14 @@
  * I2  A copy is made and checked first, then published by compare-and-set on the blob's generation, and only then is another
  *     copy dropped. A mover that lost the race (the object was deleted meanwhile) removes what it made: old bytes never come back.
  * I3  The last copy is never dropped here.
- * I4  Every byte that changes tier is read back through its CRC32C.
+ * I4  A file that is being filled is no copy yet: readers see it only after it was published (`readableIn`).
+ * I5  Every byte that changes tier is read back through its CRC32C.
  */
-import { StoreError } from '@ebb/protocol';
+import { isStoreError, StoreError } from '@ebb/protocol';
 import type { BlobCopies, BlobRecord, Catalog } from '../catalog/catalog.ts';
 import type { LeaseTable } from '../store/lease-table.ts';
 import type { LifeLog } from '../store/life-log.ts';
-import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
+import type { LocalBlob, LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
 import type { RecencyIndex } from './evictor.ts';
 import { remoteNames } from './policy.ts';
 
@@ -35,6 +36,8 @@ export interface PlacementParts {
 export class BlobPlacement {
   readonly #parts: PlacementParts;
   readonly #busy = new Map<number, Promise<unknown>>();
+  /** Which tier's file of a blob is being made (I4). One at a time a blob, by I1. */
+  readonly #filling = new Map<number, 'memory' | 'disk'>();
   readonly #limbo = new Map<number, number>();
   #limboBytes = 0;
 
@@ -44,6 +47,11 @@ export class BlobPlacement {
 
   isMoving(blobId: number): boolean {
     return this.#busy.has(blobId);
+  }
+
+  /** The blob's file in a local tier, if it is whole and published. It may be given up: a new reader also asks the lease table. */
+  readableIn(place: 'memory' | 'disk', blobId: number): LocalBlob | undefined {
+    return this.#filling.get(blobId) === place ? undefined : this.#parts[place].find(blobId);
   }
 
   /** Tier-0 bytes that were given up and wait for their readers. */
@@ -79,9 +87,15 @@ export class BlobPlacement {
         (to === 'disk' && diskLeases.isInLimbo(blobId))
       )
         return 'full';
-      const made = await this.#ensureCopy(blob, to);
-      if (made === 'full' || made === 'gone') return made;
-      return await this.#publish(blob, to, made, options);
+      if (to !== 'remote') this.#filling.set(blobId, to);
+      try {
+        const made = await this.#ensureCopy(blob, to);
+        return made === 'full' || made === 'gone'
+          ? made
+          : await this.#publish(blob, to, made, options);
+      } finally {
+        this.#filling.delete(blobId);
+      }
     });
   }
 
@@ -185,12 +199,16 @@ export class BlobPlacement {
     // The name is claimed in the catalog only after the bytes are there (I2), so look first whether somebody holds it.
     const isTaken = !remote.accepts(names.own) || (await remote.head(names.own)) !== undefined;
     const name = isTaken ? names.fallback : names.own;
+    const content = { sizeBytes: blob.sizeBytes, crc32c: blob.crc32c };
     try {
-      await remote.put(name, source, { sizeBytes: blob.sizeBytes, crc32c: blob.crc32c });
+      await remote.put(name, source, content);
+      return { remoteName: name };
     } catch (error) {
-      return (await this.#goneOr(blob, error)) as 'gone';
+      // Since `accepts` looked, another object may have taken the name's place in the directory.
+      if (!isStoreError(error, 'name_invalid')) return await this.#goneOr(blob, error);
+      await remote.put(names.fallback, source, content);
+      return { remoteName: names.fallback };
     }
-    return { remoteName: name };
   }
 
   async #publish(

@@ -3,19 +3,19 @@
  * Events are keyed by blob, because bytes move by blob; an object's life is that of its blobs and of its name.
  */
 import type { WhyEvent } from './object-store.ts';
+import { RecentMap } from './recent-map.ts';
 
 export class LifeLog {
-  readonly #subjectsMax: number;
   readonly #eventsMax: number;
   readonly #now: () => number;
-  readonly #events = new Map<string, WhyEvent[]>();
+  readonly #events: RecentMap<string | number, WhyEvent[]>;
 
   constructor(options: {
     readonly subjectsMax: number;
     readonly eventsMax: number;
     readonly now: () => number;
   }) {
-    this.#subjectsMax = options.subjectsMax;
+    this.#events = new RecentMap(options.subjectsMax / 2);
     this.#eventsMax = options.eventsMax;
     this.#now = options.now;
   }
@@ -25,26 +25,23 @@ export class LifeLog {
     what: string,
     details: Readonly<Record<string, string | number>> = {},
   ): void {
-    const key = String(subject);
-    const events = this.#events.get(key) ?? [];
+    const event = { atMs: this.#now(), what, details };
+    const events = this.#events.get(subject);
+    if (events === undefined) {
+      this.#events.set(subject, [event]);
+      return;
+    }
     // The first events (created, acknowledged) stay; of the later ones the oldest give way.
     if (events.length >= this.#eventsMax) events.splice(this.#eventsMax >> 2, 1);
-    events.push({ atMs: this.#now(), what, details });
-    this.#events.delete(key);
-    this.#events.set(key, events);
-    if (this.#events.size > this.#subjectsMax) {
-      for (const oldest of this.#events.keys()) {
-        this.#events.delete(oldest);
-        break;
-      }
-    }
+    events.push(event);
+    this.#events.set(subject, events);
   }
 
   of(subject: string | number): readonly WhyEvent[] {
-    return this.#events.get(String(subject)) ?? [];
+    return this.#events.get(subject) ?? [];
   }
 
   forget(subject: string | number): void {
-    this.#events.delete(String(subject));
+    this.#events.delete(subject);
   }
 }

@@ -8,6 +8,7 @@ import { type Ack, type ExtentLocation, StoreError, type TierIndex } from '@ebb/
 import type { BlobRecord, ListOptions, ObjectRecord } from '../catalog/catalog.ts';
 import { parseBucketName } from '../object-ref.ts';
 import { durabilityOf, meets, shouldPromote } from '../placement/policy.ts';
+import type { LocalBlob } from '../tier/tier.ts';
 import type { ObjectRef, ObjectView, OpenedObject, Owner } from './object-store.ts';
 import type { StoreParts } from './parts.ts';
 import { verifyBlob } from './verify.ts';
@@ -26,6 +27,8 @@ interface Lease {
   deadlineMs: number;
 }
 
+/** Between look-up and read a copy may move; more than a few times in a row means that there is none. */
+const READ_LOOKUPS_MAX = 3;
 const READS_REMEMBERED_MAX = 65_536;
 
 export class ReadPath {
@@ -167,23 +170,24 @@ export class ReadPath {
 
   /** A copy may move or vanish between look-up and read: then the next look-up tells where it went. */
   async readBlob(blobId: number, target: Uint8Array, position: number): Promise<void> {
-    const { memory, disk, remote } = this.#parts;
+    const { memory, disk, remote, placement } = this.#parts;
     for (let attempt = 0; ; attempt++) {
-      if (memory.find(blobId) !== undefined) return await memory.read(blobId, target, position);
-      if (disk.find(blobId) !== undefined) return await disk.read(blobId, target, position);
+      if (placement.readableIn('memory', blobId) !== undefined)
+        return memory.read(blobId, target, position);
+      if (placement.readableIn('disk', blobId) !== undefined)
+        return disk.read(blobId, target, position);
       const blob = await this.#getBlob(blobId);
       if (blob.remoteName !== null && blob.memoryBytes === null && blob.diskBytes === null) {
-        return await remote.read(blob.remoteName, target, position);
+        return remote.read(blob.remoteName, target, position);
       }
-      if (attempt === 3) throw lost(blobId);
+      if (attempt === READ_LOOKUPS_MAX) throw lost(blobId);
     }
   }
 
   async locate(blobId: number, length: number): Promise<ExtentLocation> {
-    const { memory, disk } = this.#parts;
-    const local = this.#parts.leases.isInLimbo(blobId) ? undefined : memory.find(blobId);
-    if (local !== undefined) return { tier: 0, blobId, path: local.path, offset: 0, length };
-    const onDisk = this.#parts.diskLeases.isInLimbo(blobId) ? undefined : disk.find(blobId);
+    const inMemory = this.#offeredIn('memory', blobId);
+    if (inMemory !== undefined) return { tier: 0, blobId, path: inMemory.path, offset: 0, length };
+    const onDisk = this.#offeredIn('disk', blobId);
     if (onDisk !== undefined) return { tier: 1, blobId, path: onDisk.path, offset: 0, length };
     const blob = await this.#getBlob(blobId);
     if (blob.remoteName === null) throw lost(blobId);
@@ -232,16 +236,24 @@ export class ReadPath {
 
   /** Locates, takes the lease, and looks again: the file may have been given up in between. */
   async #holdFile(blobId: number, length: number): Promise<ExtentLocation> {
-    const { memory, disk, leases, diskLeases } = this.#parts;
+    const { leases, diskLeases } = this.#parts;
     for (;;) {
       const location = await this.#locateForRead(blobId, length);
       if (location.tier === 2) return location;
-      const [tier, table] = location.tier === 0 ? [memory, leases] : [disk, diskLeases];
-      if (tier.find(blobId) !== undefined && !table.isInLimbo(blobId)) {
-        table.lease(blobId);
+      const place = location.tier === 0 ? 'memory' : 'disk';
+      if (this.#offeredIn(place, blobId) !== undefined) {
+        (place === 'memory' ? leases : diskLeases).lease(blobId);
         return location;
       }
     }
+  }
+
+  /** The local file a new reader may have: whole, and not given up. */
+  #offeredIn(place: 'memory' | 'disk', blobId: number): LocalBlob | undefined {
+    const { leases, diskLeases, placement } = this.#parts;
+    return (place === 'memory' ? leases : diskLeases).isInLimbo(blobId)
+      ? undefined
+      : placement.readableIn(place, blobId);
   }
 
   #endHolds(held: readonly HeldFile[], options: { returned: boolean }): void {

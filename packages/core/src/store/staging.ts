@@ -6,6 +6,7 @@
  */
 import { StoreError } from '@ebb/protocol';
 import type { ObjectRef, Owner } from './object-store.ts';
+import { RecentMap } from './recent-map.ts';
 
 export interface Staging {
   readonly writeId: number;
@@ -22,13 +23,13 @@ export interface Staging {
   deadlineMs: number;
 }
 
-const COMMITTED_REMEMBERED_MAX = 8192;
+const COMMITTED_REMEMBERED_MIN = 4096;
 
 export class StagingTable {
   readonly #writes = new Map<number, Staging>();
   readonly #byOwner = new Map<number, Set<number>>();
   /** Ids committed lately with their owner, so that a second commit is told apart from a foreign one. */
-  readonly #committed = new Map<number, number>();
+  readonly #committed = new RecentMap<number, number>(COMMITTED_REMEMBERED_MIN);
   #bytes: { 0: number; 1: number } = { 0: 0, 1: 0 };
 
   get size(): number {
@@ -88,14 +89,7 @@ export class StagingTable {
     const owned = this.#byOwner.get(staging.owner.ownerId);
     owned?.delete(staging.writeId);
     if (owned?.size === 0) this.#byOwner.delete(staging.owner.ownerId);
-    if (outcome !== 'committed') return;
-    this.#committed.set(staging.writeId, staging.owner.ownerId);
-    if (this.#committed.size > COMMITTED_REMEMBERED_MAX) {
-      for (const oldest of this.#committed.keys()) {
-        this.#committed.delete(oldest);
-        break;
-      }
-    }
+    if (outcome === 'committed') this.#committed.set(staging.writeId, staging.owner.ownerId);
   }
 
   ofOwner(owner: Owner): readonly Staging[] {

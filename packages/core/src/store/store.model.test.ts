@@ -224,7 +224,7 @@ for (const capacity of [
           await at.close();
         }
       }),
-      { numRuns: 25 },
+      { numRuns: 25, interruptAfterTimeLimit: 60_000 },
     );
   });
 }

@@ -2,7 +2,7 @@ import { Command, Option } from '@commander-js/extra-typings';
 import { printBuckets } from './bucket-table.ts';
 import type { AnyCommand } from './commands.ts';
 import { bytesArgument, durationArgument, examples, jsonOption, nodeOption } from './options.ts';
-import { printJson, printLine } from './output.ts';
+import { count, printJson, printLine } from './output.ts';
 import { withClient } from './session.ts';
 
 export function create(): AnyCommand {
@@ -90,7 +90,7 @@ function removeBucket(): AnyCommand {
         if (options.json === true) await printJson({ bucket: name, ...gone });
         else
           await printLine(
-            `removed bucket ${name}${gone.objects === 0 ? '' : ` and ${gone.objects} objects`}`,
+            `removed bucket ${name}${gone.objects === 0 ? '' : ` and ${count(gone.objects, 'object')}`}`,
           );
       });
     });

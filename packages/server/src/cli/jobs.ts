@@ -2,7 +2,7 @@ import { Command } from '@commander-js/extra-typings';
 import { formatBytes } from '@ebb/protocol';
 import type { AnyCommand } from './commands.ts';
 import { examples, jsonOption, nodeOption } from './options.ts';
-import { formatAge, printJson, printLine, printTable } from './output.ts';
+import { count, formatAge, printJson, printLine, printTable } from './output.ts';
 import { withClient } from './session.ts';
 
 export function create(): AnyCommand {
@@ -64,7 +64,7 @@ function endJob(): AnyCommand {
         if (options.json === true) await printJson(receipt);
         else {
           await printLine(
-            `ended job ${receipt.jobId}: ${receipt.objects} objects deleted, ${formatBytes(receipt.freedBytes)} freed, ${receipt.stagedWrites} unfinished writes thrown away`,
+            `ended job ${receipt.jobId}: ${count(receipt.objects, 'object')} deleted, ${formatBytes(receipt.freedBytes)} freed, ${count(receipt.stagedWrites, 'unfinished write')} thrown away`,
           );
         }
       });

@@ -2,7 +2,7 @@ import { Command } from '@commander-js/extra-typings';
 import { formatObjectName, parseObjectKey, parseObjectName, toPrefix } from '@ebb/client';
 import type { AnyCommand } from './commands.ts';
 import { examples, jsonOption, nodeOption, recursiveOption } from './options.ts';
-import { printJson, printLine } from './output.ts';
+import { count, printJson, printLine } from './output.ts';
 import { withClient } from './session.ts';
 import { targetKey } from './transfer.ts';
 
@@ -35,7 +35,8 @@ A rename is one step, of a prefix too: readers see all of it or nothing. For loc
               )
             : await client.rename(from, to, { overwrite, signal });
         if (options.json === true) await printJson(affected);
-        else if (recursive === true) await printLine(`renamed ${affected.objects} objects`);
+        else if (recursive === true)
+          await printLine(`renamed ${count(affected.objects, 'object')}`);
         else await printLine(`renamed ${formatObjectName(from)} to ${formatObjectName(to)}`);
       });
     });

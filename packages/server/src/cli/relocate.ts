@@ -3,7 +3,7 @@ import { parseObjectKey, parseObjectName, toPrefix } from '@ebb/client';
 import { formatBytes } from '@ebb/protocol';
 import type { AnyCommand } from './commands.ts';
 import { examples, jsonOption, nodeOption, recursiveOption } from './options.ts';
-import { printJson, printLine } from './output.ts';
+import { count, printJson, printLine } from './output.ts';
 import { withClient } from './session.ts';
 
 export function create(): AnyCommand {
@@ -28,7 +28,7 @@ export function create(): AnyCommand {
         if (options.json === true) await printJson(affected);
         else
           await printLine(
-            `${affected.objects} objects (${formatBytes(affected.sizeBytes)}) are now in ${tier}`,
+            `${tier} holds ${count(affected.objects, 'object')} (${formatBytes(affected.sizeBytes)})`,
           );
       });
     });

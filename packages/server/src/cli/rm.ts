@@ -3,7 +3,7 @@ import { formatObjectName, parseObjectKey, parseObjectName, toPrefix } from '@eb
 import { formatBytes, isStoreError } from '@ebb/protocol';
 import type { AnyCommand } from './commands.ts';
 import { examples, jsonOption, nodeOption, recursiveOption } from './options.ts';
-import { printJson, printLine } from './output.ts';
+import { count, printJson, printLine } from './output.ts';
 import { withClient } from './session.ts';
 
 export function create(): AnyCommand {
@@ -40,7 +40,9 @@ A prefix ends at a slash: "rm -r results/a" deletes results/a/…, never results
         if (options.json === true) {
           await printJson(options.recursive === true ? total : { objects: total.objects });
         } else if (options.recursive === true) {
-          await printLine(`deleted ${total.objects} objects (${formatBytes(total.sizeBytes)})`);
+          await printLine(
+            `deleted ${count(total.objects, 'object')} (${formatBytes(total.sizeBytes)})`,
+          );
         } else {
           for (const name of names) await printLine(`deleted ${formatObjectName(name)}`);
         }

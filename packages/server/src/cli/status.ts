@@ -2,7 +2,7 @@ import { Command } from '@commander-js/extra-typings';
 import { formatBytes } from '@ebb/protocol';
 import type { AnyCommand } from './commands.ts';
 import { examples, jsonOption, nodeOption } from './options.ts';
-import { formatAge, printFacts, printJson, printLine, printTable } from './output.ts';
+import { count, formatAge, printFacts, printJson, printLine, printTable } from './output.ts';
 import { withClient } from './session.ts';
 
 export function create(): AnyCommand {
@@ -30,7 +30,7 @@ export function create(): AnyCommand {
           socket: status.socket ?? 'none',
           path:
             client.path === 'local' ? 'local: this client reads and writes files directly' : 'http',
-          holds: `${status.objects} objects in ${status.buckets} buckets, ${status.jobs} jobs, ${status.shuffles} shuffles`,
+          holds: `${count(status.objects, 'object')} in ${count(status.buckets, 'bucket')}, ${count(status.jobs, 'job')}, ${count(status.shuffles, 'shuffle')}`,
           connections: String(status.connections),
           'mirror backlog': formatBytes(status.mirrorBacklogBytes),
         });

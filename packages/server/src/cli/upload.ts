@@ -1,7 +1,7 @@
 /** What `put` and `cp` do with local files. */
 import { type ObjectName, type PutOptions, toPrefix } from '@ebb/client';
 import { formatBytes, StoreError } from '@ebb/protocol';
-import { printJson, printLine } from './output.ts';
+import { count, printJson, printLine } from './output.ts';
 import { createProgress } from './progress.ts';
 import type { Session } from './session.ts';
 import {
@@ -66,6 +66,6 @@ export async function reportTransfer(
   const what =
     done.length === 1 && only !== undefined
       ? `ebb://${bucket}/${only.name}`
-      : `${done.length} objects`;
+      : count(done.length, 'object');
   await printLine(`${options.verb} ${what} (${formatBytes(sizeBytes)})`);
 }

@@ -4,7 +4,7 @@ import { formatBytes } from '@ebb/protocol';
 import type { AnyCommand } from './commands.ts';
 import { EXIT } from './exit-codes.ts';
 import { examples, jsonOption, nodeOption } from './options.ts';
-import { printJson, printLine, printTable } from './output.ts';
+import { count, printJson, printLine, printTable } from './output.ts';
 import { withClient } from './session.ts';
 
 export function create(): AnyCommand {
@@ -30,7 +30,7 @@ export function create(): AnyCommand {
           return;
         }
         await printLine(
-          `${report.blobs} blobs (${formatBytes(report.bytes)}) read, ${report.broken.length} broken`,
+          `${count(report.blobs, 'blob')} (${formatBytes(report.bytes)}) read, ${report.broken.length} broken`,
         );
         if (report.broken.length === 0) return;
         await printTable(report.broken, [

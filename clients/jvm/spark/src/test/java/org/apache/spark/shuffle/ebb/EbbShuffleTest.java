@@ -128,9 +128,15 @@ class EbbShuffleTest {
   static List<String> vanillaSql;
   static List<String> vanillaRdd;
 
+  /** Names the first difference: whole lists are too long to read. */
+  static void assertSame(List<String> expected, List<String> actual) {
+    for (int i = 0; i < Math.min(expected.size(), actual.size()); i++) assertEquals(expected.get(i), actual.get(i), "line " + i);
+    assertEquals(expected.size(), actual.size());
+  }
+
   void checkSql(SparkConf conf) throws Exception {
     if (vanillaSql == null) vanillaSql = with(conf().remove("spark.shuffle.manager"), EbbShuffleTest::sqlResults);
-    assertEquals(vanillaSql, with(conf, EbbShuffleTest::sqlResults));
+    assertSame(vanillaSql, with(conf, EbbShuffleTest::sqlResults));
     assertTrue(node.callsByOp.containsKey(32), "map outputs were committed");
     assertTrue(OpenOutput.mappingsUnder(node.memoryDir()).isEmpty(), "mappings are gone after stop");
     assertEquals(0, node.shuffleCount());
@@ -139,7 +145,7 @@ class EbbShuffleTest {
 
   void checkRdd(SparkConf conf) throws Exception {
     if (vanillaRdd == null) vanillaRdd = with(conf().remove("spark.shuffle.manager"), EbbShuffleTest::rddResults);
-    assertEquals(vanillaRdd, with(conf, EbbShuffleTest::rddResults));
+    assertSame(vanillaRdd, with(conf, EbbShuffleTest::rddResults));
     assertTrue(OpenOutput.mappingsUnder(node.memoryDir()).isEmpty(), "mappings are gone after stop");
   }
 
