@@ -65,7 +65,9 @@ function toolsFor(steps) {
 
 async function installNpmPackages() {
   await runStep('npm', 'installing the packages of package-lock.json', async ({ run }) => {
-    await run('npm', ['ci', '--no-audit', '--no-fund']);
+    // Not `npm ci`: newer npms refuse a lock that was made where a registry lacks the binaries of other platforms. This
+    // takes the versions of the lock just so, fetches what this platform needs besides, and leaves the lock as it is.
+    await run('npm', ['install', '--no-save', '--no-audit', '--no-fund']);
     // Some npm set-ups hold install scripts back, and the `node` package gets its binary from one.
     if (!existsSync(OWN_NODE)) await run('npm', ['rebuild', 'node', '--ignore-scripts=false']);
     await run(OWN_NODE, ['--version']);

@@ -32,7 +32,9 @@ async function main(wanted) {
   const unknown = names.filter((name) => SUITES[name] === undefined);
   try {
     if (unknown.length > 0)
-      throw new Error(`no such suite: ${unknown.join(", ")}; there are ${Object.keys(SUITES).join(", ")}`);
+      throw new Error(
+        `no such suite: ${unknown.join(', ')}; there are ${Object.keys(SUITES).join(', ')}`,
+      );
     await setUp();
   } catch (error) {
     sayFailure(error);

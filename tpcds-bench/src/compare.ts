@@ -42,7 +42,10 @@ export function parseOrder(sql: string, columns: readonly string[]): Order {
 
 export function compareResults(expected: Result, actual: Result, order: Order): Comparison {
   if (expected.columns.join() !== actual.columns.join())
-    return { equal: false, how: `columns differ: ${expected.columns} and ${actual.columns}` };
+    return {
+      equal: false,
+      how: `columns differ: ${expected.columns.join()} and ${actual.columns.join()}`,
+    };
   if (expected.rows.length !== actual.rows.length)
     return { equal: false, how: `${expected.rows.length} rows and ${actual.rows.length}` };
   if (order.keys === undefined) return compareGroup(expected.rows, actual.rows, 'without order', 0);

@@ -80,8 +80,8 @@ export class DriverProcess implements AsyncDisposable {
       .split('\n')
       .slice(-20)
       .join('\n    ');
-    for (const { reject } of this.#waiting.values())
-      reject(
+    for (const waiting of this.#waiting.values())
+      waiting.reject(
         new Error(
           `the Spark application is gone: ${why}\n    ${tail}\n  Its log: ${this.#logFile}`,
         ),

@@ -33,7 +33,7 @@ async function withRun(
       return;
     }
     process.stderr.write(
-      `\n✗ ${error instanceof Error ? error.message : error}\n  Logs of this run: ${shown(run.path)}\n`,
+      `\n✗ ${error instanceof Error ? error.message : String(error)}\n  Logs of this run: ${shown(run.path)}\n`,
     );
     process.exitCode = 1;
   }

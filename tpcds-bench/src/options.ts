@@ -121,10 +121,10 @@ export function createProgram(actions: {
     .option('--report <dir>', 'where report.json and report.html go', shown(PLACES.report))
     .option(
       '--fault <kind>',
-      `what goes wrong, instead of plain rounds: ${FAULTS}`,
+      `what goes wrong, instead of plain rounds: ${FAULTS.join()}`,
       parseOneOf(FAULTS),
     )
-    .action(actions.bench);
+    .action((options) => actions.bench(options));
   program
     .command('grid')
     .description('A synthetic shuffle, maps x partitions, against vanilla as it comes and tuned.')
@@ -151,7 +151,7 @@ export function createProgram(actions: {
     .option('--memory-limit <size>', 'tier 0 of the ebb arm', parseSize, '2GiB')
     .option('--executor-memory <MiB>', 'heap of each of the two executors', parseCount, 2048)
     .option('--report <dir>', 'where grid.json goes', shown(PLACES.report))
-    .action(actions.grid);
+    .action((options) => actions.grid(options));
   return program as unknown as Command;
 }
 
@@ -185,7 +185,8 @@ function parseSize(text: string): string {
 function parseQueries(text: string): string[] {
   const queries = [...new Set(splitList(text).map((name) => name.replace(/^q/i, '')))];
   const wrong = queries.filter((name) => !/^\d{1,2}[ab]?$/.test(name));
-  if (wrong.length > 0) throw new InvalidArgumentError(`Not numbers of TPC-DS queries: ${wrong}.`);
+  if (wrong.length > 0)
+    throw new InvalidArgumentError(`Not numbers of TPC-DS queries: ${wrong.join()}.`);
   return queries;
 }
 

@@ -216,6 +216,27 @@ describe.each(['local', 'http'])('conditions and errors by %s', (path) => {
     await expect.poll(stagedBytes, { timeout: 5000 }).toBe(0);
   });
 
+  test('an abort is heard while the body is silent', async () => {
+    const stop = new AbortController();
+    async function* silent(): AsyncGenerator<Uint8Array> {
+      yield randomBytes(2 * MiB);
+      setTimeout(() => stop.abort(), 50);
+      await new Promise(() => undefined);
+    }
+    const endless = new Readable({ read: () => undefined });
+    endless.push(randomBytes(MiB));
+    const signal = stop.signal;
+    await Promise.all(
+      [silent(), endless].map((body, at) =>
+        expect(client().put('data', `never-${at}`, body, { signal })).rejects.toMatchObject({
+          code: 'aborted',
+        }),
+      ),
+    );
+    expect(endless.destroyed).toBe(true);
+    await expect.poll(stagedBytes, { timeout: 5000 }).toBe(0);
+  });
+
   test('a body that fails takes its write with it, and its error is the one thrown', async () => {
     async function* failing(): AsyncGenerator<Uint8Array> {
       yield randomBytes(2 * MiB);
@@ -255,9 +276,10 @@ test('copy, rename, list, pin, relocate, why, verify', async () => {
   expect((await local.list('data', { prefix: 'ops' })).objects.map(({ key }) => key)).toEqual([
     'opsb',
   ]);
-  expect(
-    (await Array.fromAsync(http.listAll('data', { prefix: 'moved/' }))).map(({ key }) => key),
-  ).toEqual(['moved/a', 'moved/c']);
+  expect((await all(http.listAll('data', { prefix: 'moved/' }))).map(({ key }) => key)).toEqual([
+    'moved/a',
+    'moved/c',
+  ]);
   expect((await local.list('data', { delimiter: '/' })).prefixes).toContain('moved/');
   expect((await local.pin('data', 'moved/a', true)).pinned).toBe(true);
   expect((await local.relocate('data', 'moved/c', 'disk')).objects).toBe(1);
@@ -340,7 +362,13 @@ async function stagedBytes(): Promise<number> {
 }
 
 async function collect(chunks: AsyncIterable<Uint8Array>): Promise<Buffer> {
-  return Buffer.concat(await Array.fromAsync(chunks));
+  return Buffer.concat(await all(chunks));
+}
+
+async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
+  const found: T[] = [];
+  for await (const item of items) found.push(item);
+  return found;
 }
 
 function* cutSync(bytes: Buffer, size: number): Generator<Buffer> {

@@ -5,6 +5,7 @@ import type { Readable } from 'node:stream';
 import { StoreError } from '@ebb/protocol';
 import { PIECE_BYTES } from './limits.ts';
 import { givePiece, takePiece } from './piece-pool.ts';
+import { orAborted } from './retry.ts';
 
 /**
  * A `file` may be replayed after a failure, so may bytes; a stream is read once. Chunks of a stream must not be changed
@@ -19,6 +20,8 @@ export interface BodySource {
   readonly replayable: boolean;
   /** A chunk is valid until the next one is asked for: for consumers that are done with it by then. */
   chunks(): AsyncIterable<Uint8Array>;
+  /** Ends a stream that nobody will read on. */
+  cancel(): void;
   /** Chunks that stay as they are: for consumers that queue them. */
   keptChunks(): AsyncIterable<Uint8Array>;
 }
@@ -31,6 +34,7 @@ export async function openBody(body: PutBody): Promise<BodySource> {
       replayable: true,
       chunks: () => once(body),
       keptChunks: () => once(body),
+      cancel: () => undefined,
     };
   }
   if (isFile(body)) {
@@ -46,6 +50,7 @@ export async function openBody(body: PutBody): Promise<BodySource> {
       replayable: found.isFile(),
       chunks: () => readFileChunks(body.file, sizeBytes),
       keptChunks: () => createReadStream(body.file, { highWaterMark: PIECE_BYTES / 4 }),
+      cancel: () => undefined,
     };
   }
   let used = false;
@@ -54,7 +59,43 @@ export async function openBody(body: PutBody): Promise<BodySource> {
     used = true;
     return toBytes(body);
   };
-  return { sizeBytes: undefined, bytes: undefined, replayable: false, chunks, keptChunks: chunks };
+  const cancel = (): void => {
+    if ('destroy' in body) body.destroy();
+  };
+  return {
+    sizeBytes: undefined,
+    bytes: undefined,
+    replayable: false,
+    chunks,
+    keptChunks: chunks,
+    cancel,
+  };
+}
+
+/** The chunks of a source, until the signal says stop, also while the source is silent. */
+export async function* chunksUntil(
+  source: BodySource,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Uint8Array> {
+  const iterator = source.chunks()[Symbol.asyncIterator]();
+  let ended = false;
+  try {
+    for (;;) {
+      const next = await orAborted(iterator.next(), signal);
+      if (next.done === true) {
+        ended = true;
+        return;
+      }
+      yield next.value;
+    }
+  } finally {
+    if (!ended) {
+      const returned = Promise.resolve(iterator.return?.()).catch(() => undefined);
+      // A generator that waits for its source ends only after it: it is told, and not waited for.
+      if (signal?.aborted === true) source.cancel();
+      else await returned;
+    }
+  }
 }
 
 async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array> {

@@ -39,7 +39,7 @@ import {
 } from './limits.ts';
 import { type LocalFiles, probeLocalFiles } from './local-files.ts';
 import type { NodeAddress } from './node-address.ts';
-import { abortedError, backoffMs, DEFAULT_RETRY, sleep } from './retry.ts';
+import { abortedError, backoffMs, DEFAULT_RETRY, orAborted, sleep } from './retry.ts';
 
 /** The pair of codecs of a call, as `messages.stage`, `messages.mapCommit` … have it. */
 export interface CallCodec<Request, Response> {
@@ -510,17 +510,6 @@ const PING: PendingCall = { ...SENT_AND_FORGOTTEN, op: OPS.ping };
 
 function opName(op: number): string {
   return Object.entries(OPS).find(([, number]) => number === op)?.[0] ?? `op ${op}`;
-}
-
-/** The promise, or the abort, whichever is first; the work behind the promise goes on for others. */
-async function orAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return await work;
-  if (signal.aborted) throw abortedError(signal);
-  return await new Promise<T>((resolve, reject) => {
-    const onAbort = (): void => reject(abortedError(signal));
-    signal.addEventListener('abort', onAbort, { once: true });
-    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
-  });
 }
 
 /** HTTP/1.1 Upgrade; the socket speaks frames afterwards. */

@@ -361,7 +361,7 @@ function queryText(query: Query | undefined): string {
   for (const [name, value] of Object.entries(query ?? {})) {
     if (value !== undefined) params.set(name, String(value));
   }
-  return params.size === 0 ? '' : `?${params}`;
+  return params.size === 0 ? '' : `?${params.toString()}`;
 }
 
 export function rangeHeader(range: ByteRange): string {

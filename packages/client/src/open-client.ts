@@ -69,7 +69,7 @@ async function nearestAddress(
 
 function isThisHost(origin: string): boolean {
   const { hostname } = new URL(origin);
-  return hostname === 'localhost' || hostname === '[::1]' || /^127\./.test(hostname);
+  return hostname === 'localhost' || hostname === '[::1]' || hostname.startsWith('127.');
 }
 
 /** undefined when something in between passes no upgrades: HTTP remains. */

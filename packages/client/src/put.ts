@@ -15,7 +15,7 @@ import {
   messages as wire,
 } from '@ebb/protocol';
 import { crc32c } from '@node-rs/crc32';
-import { type BodySource, openBody, type PutBody } from './body.ts';
+import { type BodySource, chunksUntil, openBody, type PutBody } from './body.ts';
 import type { FrameConnection, FrameSession } from './frame-connection.ts';
 import { crcText, createMeter, type HttpClient } from './http-client.ts';
 import { SYNC_BYTES } from './limits.ts';
@@ -114,7 +114,7 @@ async function putLocal(
     reserveBytes: sizeBytes,
     signal: options.signal,
   });
-  for await (const chunk of source.chunks()) {
+  for await (const chunk of chunksUntil(source, options.signal)) {
     await writer.write(chunk);
     options.onProgress?.({ doneBytes: writer.sizeBytes, totalBytes: sizeBytes });
   }
@@ -313,12 +313,12 @@ async function putHttp(
       options.onProgress?.({ doneBytes: meter.bytes(), totalBytes });
     }
   }
-  const answer = await context.http.put(ref, {
-    headers,
-    body: bytes ?? reported(),
-    sizeBytes: totalBytes,
-    signal: options.signal,
-  });
+  const answer = await context.http
+    .put(ref, { headers, body: bytes ?? reported(), sizeBytes: totalBytes, signal: options.signal })
+    .catch((error: unknown) => {
+      source.cancel();
+      throw error;
+    });
   const sent = checksum ?? crcText(meter.crc());
   if (answer.crc32c !== '' && answer.crc32c !== sent) {
     throw new StoreError('checksum_mismatch', 'the node stored other bytes than were sent', {
@@ -351,6 +351,7 @@ export function normalizeMetadata(
         `"${name}" is no name for metadata: letters, digits, - _ and . only`,
       );
     }
+    // oxlint-disable-next-line no-control-regex -- these are what is looked for
     if (/[\0-\x08\x0a-\x1f\x7f]/.test(value)) {
       throw new StoreError('request_invalid', `the metadata "${name}" has control characters`);
     }

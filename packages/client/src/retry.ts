@@ -119,3 +119,14 @@ export function abortedError(signal: AbortSignal | undefined): StoreError {
   if (isStoreError(reason)) return reason;
   return new StoreError('aborted', undefined, {}, reason);
 }
+
+/** The promise, or the abort, whichever is first; the work behind the promise goes on for others. */
+export async function orAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return await work;
+  if (signal.aborted) throw abortedError(signal);
+  return await new Promise<T>((resolve, reject) => {
+    const onAbort = (): void => reject(abortedError(signal));
+    signal.addEventListener('abort', onAbort, { once: true });
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
+  });
+}

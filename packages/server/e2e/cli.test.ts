@@ -136,7 +136,7 @@ describe('bytes', () => {
     child.stdin?.on('error', () => undefined);
     child.stdin?.write(randomBytes(5_000_000));
     await expect.poll(stagedBytes, { timeout: 20_000 }).toBeGreaterThan(0);
-    child.kill('SIGINT');
+    child.kill('SIGINT'); // while it waits for more
     const [code] = (await once(child, 'exit')) as [number];
     expect(code).toBe(130);
     await expect.poll(stagedBytes, { timeout: 20_000 }).toBe(0);
@@ -222,6 +222,10 @@ describe('what is told', () => {
 });
 
 describe('exit codes', () => {
+  beforeAll(async () => {
+    await finish(start(['put', '-', 'data/kept']), Buffer.from('kept'));
+  });
+
   test.each([
     ['2: no such command', ['lss'], 2],
     ['2: no such option', ['ls', '--nope'], 2],
@@ -265,16 +269,12 @@ describe('ebb node by the script', () => {
   const startNode = async (): Promise<{ child: ChildProcess; url: string }> => {
     const data = mkdtempSync(join(tmpdir(), 'ebb-cli-node-'));
     const child = start([
-      ...[
-        'node',
-        '--data',
-        data,
-        '--memory-dir',
-        mkdtempSync('/dev/shm/ebb-cli-'),
-        '--listen',
-        '127.0.0.1:0',
-      ],
-      ...['--memory-limit', '16MiB', '--disk-limit', '64MiB'],
+      'node',
+      `--data=${data}`,
+      `--memory-dir=${mkdtempSync('/dev/shm/ebb-cli-')}`,
+      '--listen=127.0.0.1:0',
+      '--memory-limit=16MiB',
+      '--disk-limit=64MiB',
     ]);
     let log = '';
     const url = await new Promise<string>((resolve, reject) => {

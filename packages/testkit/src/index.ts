@@ -1,1 +1,4 @@
+export { catalogConformance } from './conformance/catalog.ts';
+export { localTierConformance, remoteTierConformance } from './conformance/tier.ts';
+export { smallTmpfs, tempDir } from './temp-dir.ts';
 export * from './test-store.ts';

@@ -35,6 +35,7 @@ describe('tables', () => {
   });
 
   test('a key cannot steer the terminal', () => {
+    // oxlint-disable-next-line no-control-regex -- these are what is looked for
     expect(printable('a\x1b[2Jb\nc\x9b')).not.toMatch(/[\0-\x1f\x7f-\x9f]/);
     expect(printable('plain ü')).toBe('plain ü');
   });

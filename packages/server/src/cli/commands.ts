@@ -6,7 +6,7 @@ export interface CommandEntry {
   readonly summary: string;
   load(): Promise<AnyCommand>;
 }
-// biome-ignore lint: the parser's type parameters differ for every command
+// oxlint-disable-next-line no-explicit-any -- the parser's type parameters differ for every command
 export type AnyCommand = Command<any, any, any>;
 
 function entry(

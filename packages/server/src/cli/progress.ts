@@ -31,7 +31,11 @@ export function createProgress(
       drawnMs = now;
       drawn = true;
       const line = formatProgress({ label, doneBytes, totalBytes, elapsedMs: now - startedMs });
-      terminal.write(`\r\x1b[K${[...line].slice(0, (terminal.columns ?? 80) - 1).join('')}`);
+      terminal.write(
+        `\r\x1b[K${Array.from(line)
+          .slice(0, (terminal.columns ?? 80) - 1)
+          .join('')}`,
+      );
     },
     expect(bytes) {
       totalBytes += bytes;

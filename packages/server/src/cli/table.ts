@@ -14,12 +14,12 @@ export function formatTable<Row>(
   const titles = columns.map((column) => column.title.toUpperCase());
   const cells = rows.map((row) => columns.map((column) => printable(column.cell(row))));
   const widths = columns.map((_, at) =>
-    Math.max(...[titles, ...cells].map((line) => [...(line[at] as string)].length)),
+    Math.max(...[titles, ...cells].map((line) => Array.from(line[at] as string).length)),
   );
   const toLine = (line: readonly string[]): string =>
     line
       .map((text, at) => {
-        const room = ' '.repeat((widths[at] as number) - [...text].length);
+        const room = ' '.repeat((widths[at] as number) - Array.from(text).length);
         return columns[at]?.right === true ? room + text : text + room;
       })
       .join('  ')
@@ -31,6 +31,7 @@ export function formatTable<Row>(
 /** Keys may hold what a terminal would obey. */
 export function printable(text: string): string {
   return text.replaceAll(
+    // oxlint-disable-next-line no-control-regex -- these are what is looked for
     /[\0-\x1f\x7f-\x9f]/g,
     (char) => `\\x${char.charCodeAt(0).toString(16).padStart(2, '0')}`,
   );

@@ -1,14 +1,21 @@
 package org.apache.spark.shuffle.ebb;
 
 import java.io.IOException;
+import java.nio.ByteBuffer;
 import java.nio.channels.ClosedByInterruptException;
 import java.nio.channels.ClosedChannelException;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.concurrent.CompletableFuture;
 import java.util.zip.CRC32C;
 import org.apache.spark.TaskContext;
 import org.apache.spark.scheduler.MapStatus;
 import org.apache.spark.shuffle.FetchFailedException;
 import org.apache.spark.shuffle.ShuffleReadMetricsReporter;
 import org.ebb.client.EbbException;
+import org.ebb.client.Messages;
+import org.ebb.client.Session;
 
 /**
  * Walks the blocks of one reduce task, map output after map output and partition after partition, and shows their stored
@@ -57,6 +64,7 @@ class BlockCursor {
   private long remoteBytes;
   private long remoteBlocks;
   private long waitNanos;
+  private Prefetcher prefetcher;
 
   BlockCursor(EbbRuntime runtime, ShuffleReads reads, ShuffleReads.Table table, int shuffleId, int startMap, int endMap, int startPartition,
       int endPartition, boolean onePartition, TaskContext context, ShuffleReadMetricsReporter metrics) {
@@ -129,17 +137,9 @@ class BlockCursor {
   /** Reads and verifies the next run. False when a checksum does not match. */
   private boolean load(OpenOutput open) throws IOException {
     int from = nextPartition;
+    int to = runEnd(open, from);
     long start = open.offset(from);
-    int to = from + 1;
-    long stop = open.offset(to);
-    if (!onePartition) {
-      for (; to < endPartition; to++) {
-        long further = open.offset(to + 1);
-        if (further - start > RUN_BYTES_MAX) break;
-        stop = further;
-      }
-    }
-    long bytes = stop - start;
+    long bytes = open.offset(to) - start;
     if (bytes > RUN_BYTES_MAX) {
       if (!verifyLong(open, from, start, bytes)) return false;
       restFrom = start;
@@ -169,6 +169,15 @@ class BlockCursor {
     partition = from;
     nextPartition = to;
     return true;
+  }
+
+  /** Where the run that starts at this partition ends: with the next partition at the earliest. */
+  final int runEnd(OpenOutput open, int from) {
+    long start = open.offset(from);
+    int to = from + 1;
+    if (onePartition) return to;
+    while (to < endPartition && open.offset(to + 1) - start <= RUN_BYTES_MAX) to++;
+    return to;
   }
 
   private boolean verifyLong(OpenOutput open, int p, long start, long bytes) throws IOException {
@@ -236,9 +245,168 @@ class BlockCursor {
     waitNanos += System.nanoTime() - start;
   }
 
-  /** Where prefetching comes in (RemoteCursor). */
-  void readRemote(OpenOutput open, long from, int to, int bytes) throws IOException {
+  private void readRemote(OpenOutput open, long from, int to, int bytes) throws IOException {
+    if (prefetcher == null) prefetcher = new Prefetcher(map, nextPartition, from);
+    try {
+      if (prefetcher.take(open, from, stored, to, bytes)) return;
+    } catch (IOException | RuntimeException e) {
+      prefetcher = null; // what is on its way is dropped, and planned again from where the cursor then is
+      throw e;
+    }
+    prefetcher = null;
     open.copy(from, stored, to, bytes);
+  }
+
+  /**
+   * Asks for the bytes of the runs to come, in the order and as often as the cursor reads them (a long partition twice: to
+   * verify, then to show), many ranges in one request, several requests under way, their bytes bounded.
+   */
+  private final class Prefetcher {
+    private static final int RANGES_MAX = 2048;
+    private final long inFlightMax = runtime.settings.inFlightBytesMax;
+    private final int requestBytesMax = (int) Math.max(RUN_BYTES_MAX, Math.min(Messages.READ_BYTES_MAX, inFlightMax / 4));
+    private final ArrayDeque<Piece> pieces = new ArrayDeque<>();
+    private long inFlight;
+    private int planMap;
+    private int planPartition;
+    /** Of a long partition being planned: passes left over its bytes, and where the pass is. */
+    private int passes;
+    private long passFrom;
+    private long passEnd;
+    private boolean done;
+
+    /** `at`: the data offset of the next read, which lies in the run at this partition. */
+    Prefetcher(int map, int partition, long at) throws IOException {
+      planMap = map;
+      planPartition = partition;
+      OpenOutput open = reads.acquire(outputs[map]);
+      try {
+        if (partition >= endPartition || open.offset(partition) != at) done = true; // amid a long partition: read it directly
+      } finally {
+        open.release();
+      }
+    }
+
+    boolean take(OpenOutput open, long from, byte[] into, int to, int bytes) throws IOException {
+      while (bytes > 0) {
+        fill();
+        Piece piece = pieces.peek();
+        if (piece == null || piece.output != open || piece.from != from) return false;
+        int n = Math.min(bytes, piece.bytes);
+        ByteBuffer data = piece.request.data();
+        data.get(piece.at, into, to, n);
+        piece.from += n;
+        piece.at += n;
+        piece.bytes -= n;
+        inFlight -= n;
+        if (piece.bytes == 0) pieces.poll();
+        from += n;
+        to += n;
+        bytes -= n;
+      }
+      return true;
+    }
+
+    private void fill() throws IOException {
+      // A further request only when there is room for a good part of one: many small ones would be calls again.
+      while (!done && (pieces.isEmpty() || inFlight + requestBytesMax <= inFlightMax)) {
+        Session session = runtime.node.session();
+        Request request = new Request(session);
+        List<Messages.ReadRange> ranges = new ArrayList<>();
+        int size = 0;
+        while (!done && size < requestBytesMax && ranges.size() < RANGES_MAX) {
+          Piece piece = plan(requestBytesMax - size);
+          if (piece == null) continue;
+          piece.request = request;
+          piece.at = size;
+          size += piece.bytes;
+          ranges.add(new Messages.ReadRange(piece.output.row.location().blobId(), piece.output.row.location().offset() + piece.from, piece.bytes));
+          pieces.add(piece);
+        }
+        if (ranges.isEmpty()) return;
+        inFlight += size;
+        request.send(ranges, size);
+      }
+    }
+
+    /** The next bytes to be read, at most `room`; null when only the position moved on. */
+    private Piece plan(int room) throws IOException {
+      if (planMap >= endMap) {
+        done = true;
+        return null;
+      }
+      if (outputs[planMap].open == null) reads.openAhead(outputs, planMap, endMap);
+      OpenOutput open = reads.acquire(outputs[planMap]);
+      try {
+        if (open.isLocal()) { // the node came back where we can see it
+          done = true;
+          return null;
+        }
+        if (passFrom == passEnd) {
+          if (passes > 0) { // again from the start of the long partition
+            passes--;
+            passFrom = open.offset(planPartition - 1);
+            return null;
+          }
+          while (planPartition < endPartition && open.offset(planPartition + 1) == open.offset(planPartition)) planPartition++;
+          if (planPartition >= endPartition) {
+            planMap++;
+            planPartition = startPartition;
+            return null;
+          }
+          int to = runEnd(open, planPartition);
+          passFrom = open.offset(planPartition);
+          passEnd = open.offset(to);
+          passes = passEnd - passFrom > RUN_BYTES_MAX && runtime.settings.checksum ? 1 : 0;
+          planPartition = to;
+        }
+        int n = (int) Math.min(room, passEnd - passFrom);
+        Piece piece = new Piece(open, passFrom, n);
+        passFrom += n;
+        return piece;
+      } finally {
+        open.release();
+      }
+    }
+  }
+
+  private static final class Piece {
+    final OpenOutput output;
+    long from;
+    int bytes;
+    Request request;
+    int at;
+
+    Piece(OpenOutput output, long from, int bytes) {
+      this.output = output;
+      this.from = from;
+      this.bytes = bytes;
+    }
+  }
+
+  private static final class Request {
+    private final Session session;
+    private CompletableFuture<ByteBuffer> answer;
+    private int size;
+    private ByteBuffer data;
+
+    Request(Session session) {
+      this.session = session;
+    }
+
+    void send(List<Messages.ReadRange> ranges, int bytes) throws EbbException {
+      size = bytes;
+      answer = session.readAsync(ranges);
+    }
+
+    ByteBuffer data() throws EbbException {
+      if (data != null) return data;
+      ByteBuffer came = session.awaitRead(answer);
+      if (came.remaining() != size) throw new EbbException("length_mismatch", came.remaining() + " bytes came, " + size + " asked for");
+      answer = null;
+      data = came;
+      return data;
+    }
   }
 
   private void mismatch(int tries) {
@@ -256,6 +424,7 @@ class BlockCursor {
     MapOutput output = outputs[map];
     OpenOutput open = null;
     try {
+      if (output.open == null) reads.openAhead(outputs, map, endMap);
       open = reads.acquire(output);
       if (open.header.partitions() < endPartition) {
         throw new EbbException("data_corrupt", "map output with " + open.header.partitions() + " partitions, " + endPartition + " wanted");

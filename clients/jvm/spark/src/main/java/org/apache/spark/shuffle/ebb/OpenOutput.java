@@ -123,7 +123,12 @@ final class OpenOutput {
     return new OpenOutput(owner, row, session, null, null, index);
   }
 
-  private static void checkRow(Messages.MapOutputRow row) throws EbbException {
+  /** With an index block that was read together with others. */
+  static OpenOutput openRemote(MapOutput owner, Messages.MapOutputRow row, Session session, byte[] index) throws EbbException {
+    return new OpenOutput(owner, row, session, null, null, index);
+  }
+
+  static void checkRow(Messages.MapOutputRow row) throws EbbException {
     if (row.indexBytes() < IndexBlock.TRAILER_BYTES || row.indexBytes() > row.location().length()) {
       throw new EbbException("data_corrupt", "row with an index of " + row.indexBytes() + " of " + row.location().length() + " bytes");
     }

@@ -1,7 +1,9 @@
 package org.apache.spark.shuffle.ebb;
 
 import java.io.IOException;
+import java.nio.ByteBuffer;
 import java.nio.file.NoSuchFileException;
+import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -10,6 +12,7 @@ import java.util.concurrent.ConcurrentHashMap;
 import org.apache.spark.scheduler.MapStatus;
 import org.ebb.client.EbbException;
 import org.ebb.client.Messages.MapOutputRow;
+import org.ebb.client.Messages.ReadRange;
 import org.ebb.client.Messages.ShuffleTable;
 import org.ebb.client.Session;
 
@@ -20,6 +23,8 @@ import org.ebb.client.Session;
 final class ShuffleReads {
   private static final int TRIES = 4;
   private static final int RESOLVE_BATCH = 64;
+  private static final int AHEAD_MAX = 512;
+  private static final int AHEAD_BYTES_MAX = 4 << 20;
 
   /** The attempts of one array of MapStatuses, in order; made once for each array. */
   record Table(MapStatus[] statuses, MapOutput[] outputs) {}
@@ -114,6 +119,52 @@ final class ShuffleReads {
         }
         return null;
       });
+    }
+  }
+
+  /**
+   * Opens map outputs from here on whose files this process cannot see: their index blocks come in few calls instead of one
+   * each. Only a shortcut: what it does not open, {@link #acquire} does, and reports what is wrong with it.
+   */
+  void openAhead(MapOutput[] from, int first, int end) {
+    Session session = runtime.node.liveSession();
+    if (session == null || session.isLocal() || closed) return;
+    try {
+      openAhead(session, from, first, end);
+    } catch (EbbException e) {
+      // acquire meets it again
+    }
+  }
+
+  private void openAhead(Session session, MapOutput[] from, int first, int end) throws EbbException {
+    row(session, from[first], false); // the table
+    List<MapOutput> wanted = new ArrayList<>();
+    List<MapOutputRow> found = new ArrayList<>();
+    List<ReadRange> ranges = new ArrayList<>();
+    int bytes = 0;
+    for (int i = first; i < end && wanted.size() < AHEAD_MAX; i++) {
+      MapOutputRow row = from[i] == null || from[i].open != null ? null : rows.get(from[i].attemptId);
+      if (row == null) continue;
+      OpenOutput.checkRow(row);
+      if (bytes + row.indexBytes() > AHEAD_BYTES_MAX) break;
+      bytes += row.indexBytes();
+      wanted.add(from[i]);
+      found.add(row);
+      ranges.add(new ReadRange(row.location().blobId(), row.location().offset() + row.location().length() - row.indexBytes(), row.indexBytes()));
+    }
+    if (wanted.size() < 2) return;
+    ByteBuffer blocks = session.read(ranges);
+    if (blocks.remaining() != bytes) throw new EbbException("length_mismatch", blocks.remaining() + " bytes came, " + bytes + " asked for");
+    for (int i = 0; i < wanted.size(); i++) {
+      byte[] index = new byte[found.get(i).indexBytes()];
+      blocks.get(index);
+      MapOutput output = wanted.get(i);
+      synchronized (output) {
+        if (output.open != null) continue;
+        OpenOutput opened = OpenOutput.openRemote(output, found.get(i), session, index);
+        runtime.outputs.add(opened);
+        output.open = opened;
+      }
     }
   }
 

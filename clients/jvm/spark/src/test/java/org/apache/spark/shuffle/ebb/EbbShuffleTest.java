@@ -109,7 +109,7 @@ class EbbShuffleTest {
       for (long v : values) sum += v;
       return sum;
     }).collect()));
-    all.addAll(lines(pairs.aggregateByKey(1L, 4, (a, v) -> a + v, Long::sum).collect()));
+    all.addAll(lines(pairs.aggregateByKey(0L, 4, (a, v) -> a + v, Long::sum).collect()));
     List<String> keys = new ArrayList<>();
     for (var pair : pairs.distinct(5).sortByKey(true, 4).collect()) keys.add(pair._1());
     all.addAll(keys);
