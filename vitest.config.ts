@@ -8,7 +8,7 @@ export default defineConfig({
     projects: [
       {
         extends: true,
-        test: { name: 'unit', include: ['packages/*/src/**/*.test.ts', 'tpcds-bench/src/**/*.test.ts'], testTimeout: 30_000 },
+        test: { name: 'unit', include: ['packages/*/src/**/*.test.ts', 'tpcds-bench/src/**/*.test.ts', 'scripts/**/*.test.ts'], testTimeout: 60_000 },
       },
       {
         extends: true,

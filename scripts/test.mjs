@@ -13,7 +13,7 @@ import { generatedDir, JVM, ROOT, shown } from './lib/paths.mjs';
 import { listFiles } from './lib/stamp.mjs';
 import { say, sayFailure } from './lib/steps.mjs';
 import { addCounts, countSurefire, countVitest, judgeSuite } from './lib/test-counts.mjs';
-import { MAVEN_QUIET, setUp } from './setup.mjs';
+import { MAVEN_QUIET, STEPS, setUp } from './setup.mjs';
 
 /** Two cores: more workers than that only take memory from Spark. */
 const VITEST_WORKERS = 2;
@@ -35,7 +35,8 @@ async function main(wanted) {
       throw new Error(
         `no such suite: ${unknown.join(', ')}; there are ${Object.keys(SUITES).join(', ')}`,
       );
-    await setUp();
+    // Unit tests alone need npm packages alone.
+    await setUp({ only: names.every((name) => name === 'unit') ? ['npm'] : STEPS });
   } catch (error) {
     sayFailure(error);
     say('0 passed, 1 failed');

@@ -4,7 +4,7 @@ import path from 'node:path';
 import { OWN_NODE, ROOT } from './paths.mjs';
 
 /** Environment in which `node` means Ebb's own Node. */
-export function ownNodeEnv() {
+function ownNodeEnv() {
   const bin = path.join(ROOT, 'node_modules', '.bin');
   return { ...process.env, PATH: `${bin}${path.delimiter}${process.env.PATH ?? ''}` };
 }

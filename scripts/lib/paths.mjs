@@ -4,7 +4,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 export const ROOT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
-export const GENERATED = path.join(ROOT, '.ebb');
+const GENERATED = path.join(ROOT, '.ebb');
 export const VENV = path.join(GENERATED, 'venv');
 export const VENV_PYTHON = path.join(VENV, 'bin', 'python');
 export const QUERIES = path.join(GENERATED, 'queries');

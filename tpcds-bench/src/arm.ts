@@ -16,6 +16,7 @@ export interface ArmOptions {
   executorMemoryMiB: number;
   /** Tier 0 of its node; unused without one. */
   memoryLimit: string;
+  signal: AbortSignal;
 }
 
 export class Arm implements AsyncDisposable {
@@ -47,6 +48,7 @@ export class Arm implements AsyncDisposable {
         executorMemoryMiB: options.executorMemoryMiB,
         driverMemoryMiB: DRIVER_MEMORY_MIB,
         settings,
+        signal: options.signal,
       });
       return new Arm(backend, app, node);
     } catch (error) {

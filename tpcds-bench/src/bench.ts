@@ -41,8 +41,8 @@ export async function runBench(context: BenchContext): Promise<BenchOutcome> {
   const outcome = bench.outcome;
   for (const backend of openingOrder(options.backends)) {
     const arm = await bench.openArm(backend, chooseMemoryLimit(backend, options, outcome.warmups));
-    for (let round = 1; round <= options.warmups; round++)
-      for (const cell of bench.cells())
+    for (let round = 1; round <= (options.warmups ?? 1); round++)
+      for (const cell of bench.warmUpCells())
         outcome.warmups.push(await bench.runQuery(arm, cell, -round));
   }
   let roundSeconds = 0;
@@ -99,6 +99,7 @@ export class OpenBench implements AsyncDisposable {
         tables: this.#tables,
         executorMemoryMiB,
         memoryLimit,
+        signal,
       });
       this.arms.push(arm);
       if (arm.node !== undefined) {
@@ -119,6 +120,12 @@ export class OpenBench implements AsyncDisposable {
     return this.#context.options.modes.flatMap((mode) =>
       this.#queries.map((query) => ({ ...query, mode })),
     );
+  }
+
+  /** Unless warm-ups were asked for, one mode's will do: most of what is slow in a cold JVM is common to all. */
+  warmUpCells(): Cell[] {
+    const { modes, warmups } = this.#context.options;
+    return this.cells().filter((cell) => warmups !== undefined || cell.mode === modes[0]);
   }
 
   /** Runs one query on one arm and compares its result. Rounds below 1 are warm-ups. */

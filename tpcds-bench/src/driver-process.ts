@@ -2,8 +2,11 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, openSync, readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { isAlive, type ProcessFacts, readTree } from './proc-tree.ts';
 
 const CLOSE_TIMEOUT_MS = 15_000;
+const POLL_MS = 50;
 
 interface Waiting {
   resolve(value: unknown): void;
@@ -16,12 +19,17 @@ export class DriverProcess implements AsyncDisposable {
   readonly #waiting = new Map<number, Waiting>();
   readonly #ended: Promise<void>;
   #nextId = 1;
+  #hasEnded = false;
+  /** Everything below the application at the moment when it was told to end: its JVMs outlive it for a while. */
+  #family: ProcessFacts[] = [];
 
   constructor(options: {
     python: string;
     script: string;
     env: NodeJS.ProcessEnv;
     logFile: string;
+    /** Ends the application at once, in the middle of a query if need be. */
+    signal: AbortSignal;
   }) {
     this.#logFile = options.logFile;
     const log = openSync(options.logFile, 'a');
@@ -30,6 +38,7 @@ export class DriverProcess implements AsyncDisposable {
       stdio: ['pipe', 'pipe', log],
     });
     closeSync(log);
+    options.signal.addEventListener('abort', () => this.#interrupt(), { once: true });
     this.#ended = new Promise((resolve) => {
       this.#child.once('error', (error) => this.#fail(error.message, resolve));
       this.#child.once('exit', (code, signal) =>
@@ -49,6 +58,7 @@ export class DriverProcess implements AsyncDisposable {
 
   /** One request, one reply. Requests may overlap; rejects when the application fails it, or ends. */
   ask<T>(op: string, args: Record<string, unknown> = {}): Promise<T> {
+    if (this.#hasEnded) return Promise.reject(new Error('the Spark application is gone'));
     const id = this.#nextId++;
     return new Promise<T>((resolve, reject) => {
       this.#waiting.set(id, { resolve: resolve as (value: unknown) => void, reject });
@@ -56,11 +66,20 @@ export class DriverProcess implements AsyncDisposable {
     });
   }
 
+  /** Returns when nothing of the application runs any more. */
   async [Symbol.asyncDispose](): Promise<void> {
+    if (!this.#hasEnded) this.#family = readTree(this.pid);
     this.#child.stdin?.end();
-    const killer = setTimeout(() => this.#child.kill('SIGKILL'), CLOSE_TIMEOUT_MS);
+    const deadline = Date.now() + CLOSE_TIMEOUT_MS;
+    while (this.#family.some(isAlive) && Date.now() < deadline) await sleep(POLL_MS);
+    for (const { pid } of this.#family.filter(isAlive)) process.kill(pid, 'SIGKILL');
     await this.#ended;
-    clearTimeout(killer);
+  }
+
+  #interrupt(): void {
+    if (this.#hasEnded) return;
+    this.#family = readTree(this.pid);
+    this.#child.kill();
   }
 
   #receive(line: string): void {
@@ -75,6 +94,7 @@ export class DriverProcess implements AsyncDisposable {
   }
 
   #fail(why: string, resolve: () => void): void {
+    this.#hasEnded = true;
     const tail = readFileSync(this.#logFile, 'utf8')
       .trimEnd()
       .split('\n')

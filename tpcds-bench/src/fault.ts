@@ -54,7 +54,7 @@ export async function runExecutorKill(
   const drill: DrillLine[] = [];
   for (const backend of options.backends) {
     const arm = await bench.openArm(backend, options.limitedMemory ?? options.memoryLimit);
-    for (let round = 1; round <= options.warmups; round++)
+    for (let round = 1; round <= (options.warmups ?? 1); round++)
       bench.outcome.warmups.push(await bench.runQuery(arm, cell, -round));
   }
   // A replaced executor stays cold for a query or two: after each loss both executors are warmed again, unmeasured.

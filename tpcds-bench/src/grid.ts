@@ -62,10 +62,17 @@ export async function runGrid(context: GridContext): Promise<GridRun[]> {
 class ArmList implements AsyncDisposable {
   readonly list: Arm[] = [];
 
-  async open(backend: BackEnd, { run, options }: GridContext): Promise<void> {
+  async open(backend: BackEnd, { run, options, signal }: GridContext): Promise<void> {
     const { executorMemory, memoryLimit } = options;
     this.list.push(
-      await Arm.open({ backend, run, tables: {}, executorMemoryMiB: executorMemory, memoryLimit }),
+      await Arm.open({
+        backend,
+        run,
+        tables: {},
+        executorMemoryMiB: executorMemory,
+        memoryLimit,
+        signal,
+      }),
     );
   }
 

@@ -20,7 +20,11 @@ async function withRun(
   work: (run: RunDir, signal: AbortSignal) => Promise<boolean>,
 ): Promise<void> {
   const interrupt = new AbortController();
-  for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => interrupt.abort());
+  for (const name of ['SIGINT', 'SIGTERM'] as const)
+    process.once(name, () => {
+      process.stderr.write('\ninterrupted: stopping Spark …\n');
+      interrupt.abort();
+    });
   const run = openRunDir();
   try {
     const isGood = await work(run, interrupt.signal);

@@ -11,15 +11,15 @@ const DEFAULT_MODES: Mode[] = [...MODES];
 const DEFAULT_BACK_ENDS: BackEnd[] = ['vanilla', 'ebb'];
 const GRID_BACK_ENDS: BackEnd[] = ['vanilla', 'vanilla-tuned', 'ebb'];
 const DEFAULT_QUERIES = ['5', '49', '67', '75'];
-export const FAULTS = ['executor-kill'] as const;
-export type Fault = (typeof FAULTS)[number];
+const FAULTS = ['executor-kill'] as const;
+type Fault = (typeof FAULTS)[number];
 
 export interface BenchOptions {
   scale: number;
   queries: string[];
   runs?: number | undefined;
   timeLimit: number;
-  warmups: number;
+  warmups?: number | undefined;
   modes: Mode[];
   partitions: number;
   backends: BackEnd[];
@@ -97,7 +97,11 @@ export function createProgram(actions: {
       parsePositive,
       240,
     )
-    .option('--warmups <n>', 'rounds before that, not measured', parseCountOrNone, 1)
+    .option(
+      '--warmups <n>',
+      'rounds before that, not measured (default: one, of the first mode)',
+      parseCountOrNone,
+    )
 
     .addOption(
       new Option('--modes <list>', 'how queries are planned')

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { describe, expect, test } from 'vitest';
-import { findTree, parseStat, readCpuSeconds } from './proc-tree.ts';
+import { findTree, isAlive, parseStat, readCpuSeconds, readTree } from './proc-tree.ts';
 
 const stat = (pid: number, name: string, parent: number, times: string): string =>
   `${pid} (${name}) S ${parent} 1 1 0 -1 4194560 100 200 0 0 ${times} 20 0 1 0 12345 1000 100 184467440`;
@@ -12,6 +12,7 @@ describe('parseStat', () => {
       pid: 42,
       parentPid: 7,
       cpuTicks: 127,
+      startTicks: 12345,
     });
   });
 
@@ -36,7 +37,7 @@ test('a tree holds the root, its children and theirs, and no stranger', () => {
     [11, 10],
     [12, 11],
     [20, 1],
-  ].map(([pid = 0, parentPid = 0]) => ({ pid, parentPid, cpuTicks: 1 }));
+  ].map(([pid = 0, parentPid = 0]) => ({ pid, parentPid, cpuTicks: 1, startTicks: 1 }));
   expect(findTree(processes, 10).map((process) => process.pid)).toEqual([10, 11, 12]);
   expect(findTree(processes, 99)).toEqual([]);
 });
@@ -56,4 +57,16 @@ test("a killed child's time stays counted, through the parent that waited for it
   expect(readCpuSeconds(parent.pid as number)).toBeGreaterThan(0.45);
   parent.stdin.end();
   await once(parent, 'exit');
+});
+
+test('a process that ended is not alive, whoever has its number next', async () => {
+  const child = spawn('sleep', ['60']);
+  await once(child, 'spawn');
+  const [facts] = readTree(child.pid as number);
+  if (facts === undefined) throw new Error('the child is not in /proc');
+  expect(isAlive(facts)).toBe(true);
+  expect(isAlive({ ...facts, startTicks: facts.startTicks - 1 })).toBe(false);
+  child.kill();
+  await once(child, 'exit');
+  expect(isAlive(facts)).toBe(false);
 });

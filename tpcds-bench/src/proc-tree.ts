@@ -14,6 +14,8 @@ export interface ProcessFacts {
   parentPid: number;
   /** Own time, and that of children that ended and were waited for. */
   cpuTicks: number;
+  /** When it started, since boot. With the pid it names a process for good; pids alone are used again. */
+  startTicks: number;
 }
 
 /** `text` is the content of `/proc/PID/stat`. The name stands in parentheses and may itself hold some. */
@@ -24,11 +26,13 @@ export function parseStat(text: string): ProcessFacts | undefined {
   // After the name: state, ppid, …; utime, stime, cutime, cstime are fields 14 to 17 of the whole line.
   const fields = text.slice(nameEnd + 2).split(' ');
   const times = fields.slice(11, 15).map(Number);
-  if (times.length < 4 || times.some(Number.isNaN)) return undefined;
+  const startTicks = Number(fields[19]);
+  if (times.length < 4 || [...times, startTicks].some(Number.isNaN)) return undefined;
   return {
     pid,
     parentPid: Number(fields[1]),
     cpuTicks: times.reduce((sum, ticks) => sum + ticks, 0),
+    startTicks,
   };
 }
 
@@ -40,16 +44,27 @@ export function findTree(processes: readonly ProcessFacts[], rootPid: number): P
   return found;
 }
 
+/** The root and all its descendants, as they are now. */
+export function readTree(rootPid: number): ProcessFacts[] {
+  return findTree(readProcesses(), rootPid);
+}
+
+/** Is it still there, and not only waiting to be waited for? */
+export function isAlive({ pid, startTicks }: ProcessFacts): boolean {
+  const text = readProcFile(pid, 'stat') ?? '';
+  const isZombie = text.slice(text.lastIndexOf(')') + 2).startsWith('Z');
+  return !isZombie && parseStat(text)?.startTicks === startTicks;
+}
+
 /** CPU seconds spent so far by the tree under `rootPid`; 0 where it is gone. */
 export function readCpuSeconds(rootPid: number): number {
-  const tree = findTree(readProcesses(), rootPid);
-  return tree.reduce((sum, process) => sum + process.cpuTicks, 0) / TICKS_PER_SECOND;
+  return readTree(rootPid).reduce((sum, process) => sum + process.cpuTicks, 0) / TICKS_PER_SECOND;
 }
 
 /** Spark's executors below `rootPid`: executor id → process id. */
 export function findExecutors(rootPid: number): Map<string, number> {
   const executors = new Map<string, number>();
-  for (const { pid } of findTree(readProcesses(), rootPid)) {
+  for (const { pid } of readTree(rootPid)) {
     const command = readProcFile(pid, 'cmdline')?.split('\0') ?? [];
     const at = command.indexOf('--executor-id');
     const isExecutor = command.includes('org.apache.spark.executor.CoarseGrainedExecutorBackend');

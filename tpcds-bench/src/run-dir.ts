@@ -18,7 +18,7 @@ export interface RunDir {
   remove(): void;
 }
 
-export type Owned = { dir: string } | { pid: number; commandHas: string };
+type Owned = { dir: string } | { pid: number; commandHas: string };
 
 export function openRunDir(): RunDir {
   clearDeadRuns();
@@ -29,7 +29,8 @@ export function openRunDir(): RunDir {
     own: (thing) => appendFileSync(path.join(dir, OWNED_FILE), `${JSON.stringify(thing)}\n`),
     remove: () => {
       clearOwned(dir);
-      rmSync(dir, { recursive: true, force: true });
+      // A JVM may still be on its way out, and write.
+      rmSync(dir, { recursive: true, force: true, maxRetries: 10, retryDelay: 200 });
     },
   };
 }

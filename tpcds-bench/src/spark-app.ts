@@ -22,6 +22,8 @@ export interface SparkAppOptions {
   executorMemoryMiB: number;
   driverMemoryMiB: number;
   settings: Record<string, string>;
+  /** Ends the application at once. */
+  signal: AbortSignal;
 }
 
 /** One attempt of a stage, as Spark's status store tells it. Times in ms, except `executorCpuTime` and `shuffleWriteTime` (ns). */
@@ -71,6 +73,7 @@ export class SparkApp implements AsyncDisposable {
       python: PLACES.python,
       script: PLACES.sparkDriver,
       logFile: path.join(options.dir, 'driver.log'),
+      signal: options.signal,
       env: {
         ...process.env,
         SPARK_HOME: home,

@@ -105,7 +105,7 @@ function compareArms(runs: readonly Run[], baseline: BackEnd): Line[] {
   });
 }
 
-export function totalCpu(run: Run): number {
+function totalCpu(run: Run): number {
   return run.cpuSeconds + run.serviceCpuSeconds;
 }
 

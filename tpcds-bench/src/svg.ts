@@ -1,5 +1,5 @@
 /** Charts as plain SVG text: no script, no fonts, no network. Colours are classes, so that the page decides between light and dark. */
-export interface Bar {
+interface Bar {
   /** Which colour: the number of the series. */
   series: number;
   value: number;

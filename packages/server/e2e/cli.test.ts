@@ -266,12 +266,21 @@ describe('exit codes', () => {
 });
 
 describe('ebb node by the script', () => {
+  const made: string[] = [];
+  const temporary = (prefix: string): string => {
+    const path = mkdtempSync(prefix);
+    made.push(path);
+    return path;
+  };
+  afterAll(() => {
+    for (const path of made) rmSync(path, { recursive: true, force: true });
+  });
   const startNode = async (): Promise<{ child: ChildProcess; url: string }> => {
-    const data = mkdtempSync(join(tmpdir(), 'ebb-cli-node-'));
+    const data = temporary(join(tmpdir(), 'ebb-cli-node-'));
     const child = start([
       'node',
       `--data=${data}`,
-      `--memory-dir=${mkdtempSync('/dev/shm/ebb-cli-')}`,
+      `--memory-dir=${temporary('/dev/shm/ebb-cli-')}`,
       '--listen=127.0.0.1:0',
       '--memory-limit=16MiB',
       '--disk-limit=64MiB',

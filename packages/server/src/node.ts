@@ -3,6 +3,8 @@
  *
  * `/healthz` answers from the first moment on, `/readyz` says 503 until the store has recovered and again while it drains.
  */
+import { rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { StoreError } from '@ebb/protocol';
 import { type Logger, pino } from 'pino';
 import {
@@ -85,7 +87,14 @@ export async function runNode(config: NodeConfig): Promise<number> {
   const starting = startNode(config, { log });
   const first = await Promise.race([starting, signal.promise]);
   const node = typeof first === 'string' ? await starting : first;
-  await node.drain(await signal.promise);
+  // For those who stop it: a signal to `npx` does not reach what it started.
+  const pidFile = join(config.dataDir, 'ebb.pid');
+  writeFileSync(pidFile, `${process.pid}\n`);
+  try {
+    await node.drain(await signal.promise);
+  } finally {
+    rmSync(pidFile, { force: true });
+  }
   return 0;
 }
 

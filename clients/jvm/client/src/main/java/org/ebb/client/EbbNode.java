@@ -42,6 +42,8 @@ public final class EbbNode implements Closeable {
   private volatile Listener listener;
   private volatile Session session;
   private volatile boolean closed;
+  /** When connecting first failed since the last success; 0 while the node is there. */
+  private volatile long goneSinceNanos;
 
   public record Options(int connectTimeoutMs, long requestTimeoutMs, long reconnectTimeoutMs, boolean mayUseLocalFiles) {}
 
@@ -63,6 +65,12 @@ public final class EbbNode implements Closeable {
 
   public void setListener(Listener listener) {
     this.listener = listener;
+  }
+
+  /** The id of the node last connected to; '' before the first connection. */
+  public String nodeId() {
+    Session last = session;
+    return last == null ? "" : last.hello().nodeId();
   }
 
   public String url() {
@@ -102,7 +110,11 @@ public final class EbbNode implements Closeable {
         return call.with(session());
       } catch (EbbException e) {
         if (!isNodeGone(e) || closed) throw e;
-        if (System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(backoffMs) > deadline) {
+        // Callers that queue behind one another must not wait the whole time each.
+        long gone = goneSinceNanos;
+        long nodeDeadline = gone == 0 ? deadline : gone + TimeUnit.MILLISECONDS.toNanos(reconnectTimeoutMs);
+        long next = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(backoffMs);
+        if (next - deadline > 0 || next - nodeDeadline > 0) {
           throw new EbbException(e.code, "no Ebb node at " + url + " for " + reconnectTimeoutMs + " ms (spark.shuffle.ebb.reconnect.timeout)", e);
         }
         sleep(backoffMs);
@@ -130,7 +142,14 @@ public final class EbbNode implements Closeable {
     Session now = liveSession();
     if (now != null) return now;
     if (closed) throw new EbbException("aborted", "the client of " + url + " is closed");
-    Session fresh = open(url);
+    Session fresh;
+    try {
+      fresh = open(url);
+      goneSinceNanos = 0;
+    } catch (EbbException e) {
+      if (goneSinceNanos == 0) goneSinceNanos = System.nanoTime() | 1;
+      throw e;
+    }
     String hint = fresh.connection().socketHint();
     if (url.startsWith("http:") && mayUseLocalFiles && !hint.isEmpty() && java.nio.file.Files.exists(java.nio.file.Path.of(hint))) {
       try {

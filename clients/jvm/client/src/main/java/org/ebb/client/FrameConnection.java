@@ -133,6 +133,10 @@ public final class FrameConnection implements Closeable {
       }
     }
     channel.configureBlocking(true);
+    // A node that is starting or stopping says so with these: it is not there yet, or no more.
+    if (head.toString().startsWith("HTTP/1.1 429") || head.toString().startsWith("HTTP/1.1 5")) {
+      throw new IOException("the node takes no connections now: " + firstLine(head.toString()));
+    }
     if (!head.toString().startsWith("HTTP/1.1 101")) {
       throw new EbbException("version_unsupported", "the server does not speak ebb-frames/1: " + firstLine(head.toString()));
     }

@@ -13,7 +13,6 @@ import org.apache.spark.storage.BlockManagerId;
 import org.ebb.client.EbbException;
 import org.ebb.client.EbbNode;
 import org.ebb.client.IndexBlock;
-import org.ebb.client.Session;
 import scala.Option;
 
 /** What both writers share: the attempt, the framing, and the status that Spark gets. */
@@ -87,7 +86,7 @@ abstract class EbbWriter<K, V> extends ShuffleWriter<K, V> {
     }
   }
 
-  final void committed(MapOutputSink.Committed committed, long records, long checksum) throws EbbException {
+  final void committed(MapOutputSink.Committed committed, long records, long checksum) {
     lengths = committed.lengths();
     long bytes = 0;
     for (long length : lengths) bytes += length;
@@ -101,10 +100,9 @@ abstract class EbbWriter<K, V> extends ShuffleWriter<K, V> {
    * then everything else at that executor id: one id for each map output makes it lose exactly the one that failed, and no
    * executor that leaves takes any with it. The host is a real one, for Spark's locality preferences.
    */
-  private BlockManagerId location(long attemptId) throws EbbException {
-    Session session = runtime.node.session();
+  private BlockManagerId location(long attemptId) {
     BlockManagerId here = SparkEnv.get().blockManager().blockManagerId();
-    String executorId = "ebb-" + session.hello().nodeId() + "-" + attempt.shuffleId() + "-" + attemptId;
+    String executorId = "ebb-" + runtime.node.nodeId() + "-" + attempt.shuffleId() + "-" + attemptId;
     return BlockManagerId.apply(executorId, here.host(), Math.max(1, here.port()), Option.empty());
   }
 

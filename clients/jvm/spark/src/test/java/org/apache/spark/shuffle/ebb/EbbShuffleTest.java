@@ -311,6 +311,13 @@ class EbbShuffleTest {
   }
 
   @Test
+  void anAttemptThatLostReportsTheWinnersOutput() throws Exception {
+    node.rivals = true;
+    checkSql(conf());
+    checkRdd(conf());
+  }
+
+  @Test
   void aFullNodeIsWaitedFor() throws Exception {
     node.refuseStages = 5;
     checkSql(conf());

@@ -40,6 +40,7 @@ public final class GridBench {
           if (arms.get(a).equals("tuned")) conf.set("spark.shuffle.sort.bypassMergeThreshold", "1");
           if (arms.get(a).startsWith("ebb")) {
             conf.set("spark.shuffle.manager", EbbShuffleManager.class.getName()).set("spark.shuffle.ebb.node", url);
+            if (arms.get(a).equals("ebb-remote")) conf.set("spark.shuffle.ebb.localFiles", "false");
           }
           SparkSession spark = SparkSession.builder().config(conf).getOrCreate();
           spark.range(0, 1000, 1, 2).repartition(3).count();
