@@ -2,7 +2,7 @@
 import { chmodSync, lstatSync, unlinkSync } from 'node:fs';
 import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http';
 import { type AddressInfo, connect, type ListenOptions, type Socket } from 'node:net';
-import { StoreError } from '@ebb/protocol';
+import { PATHS, StoreError } from '@ebb/protocol';
 import {
   CONNECTIONS_MAX,
   HEADER_BYTES_MAX,
@@ -61,6 +61,8 @@ async function open(
     keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
     requestTimeout: 0, // a body may take as long as it moves; silence is bounded below
     connectionsCheckingInterval: 5_000,
+    // An upgrade nobody asked us to know is ignored, as HTTP allows: Java's client offers h2c on every request.
+    shouldUpgradeCallback: (request) => request.url?.split('?', 1)[0] === PATHS.frames,
   });
   server.timeout = IDLE_TIMEOUT_MS;
   server.maxConnections = CONNECTIONS_MAX;
