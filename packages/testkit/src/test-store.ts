@@ -4,7 +4,11 @@ import { mkdtempSync } from 'node:fs';
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
+  type Catalog,
+  type Clock,
   createMover,
+  type LocalTier,
+  type Mover,
   type ObjectStore,
   type Owner,
   openDirectoryTier,
@@ -12,6 +16,7 @@ import {
   openObjectStore,
   openSqliteCatalog,
   type RecoveryReport,
+  type RemoteTier,
   resolvePolicy,
   type StoreSettings,
 } from '@ebb/core';
@@ -21,6 +26,29 @@ export interface TestStoreOptions {
   readonly memoryBytes?: number;
   readonly diskBytes?: number;
   readonly settings?: Partial<StoreSettings>;
+  readonly clock?: Clock;
+  /** Faults: each gets the real part and returns what the store shall use in its place. */
+  readonly faults?: Faults;
+}
+
+export interface Faults {
+  catalog?(catalog: Catalog): Catalog;
+  memory?(tier: LocalTier): LocalTier;
+  disk?(tier: LocalTier): LocalTier;
+  remote?(tier: RemoteTier): RemoteTier;
+  mover?(mover: Mover): Mover;
+}
+
+/** The same object with some methods replaced; the rest goes to the original. */
+export function override<T extends object>(target: T, changes: Partial<T>): T {
+  return new Proxy(target, {
+    get: (original, name) => {
+      const changed = Reflect.get(changes, name) as unknown;
+      if (changed !== undefined) return changed;
+      const value = Reflect.get(original, name, original) as unknown;
+      return typeof value === 'function' ? (value.bind(original) as unknown) : value;
+    },
+  });
 }
 
 export interface TestStore {
@@ -28,6 +56,12 @@ export interface TestStore {
   readonly owner: Owner;
   readonly root: string;
   readonly memoryDir: string;
+  /** Below the tiers, as they are: for looking behind the store's back. */
+  readonly tiers: {
+    readonly memory: LocalTier;
+    readonly disk: LocalTier;
+    readonly remote: RemoteTier;
+  };
   readonly recovery: RecoveryReport;
   /** Errors of background work, in order. */
   readonly failures: readonly unknown[];
@@ -84,12 +118,14 @@ async function openOn(
     mover,
   });
   const remote = await openDirectoryTier({ root: join(root, 'remote') });
+  const { faults = {} } = options;
   const { store, recovery } = await openObjectStore({
-    catalog,
-    memory,
-    disk,
-    remote,
-    mover,
+    catalog: faults.catalog?.(catalog) ?? catalog,
+    memory: faults.memory?.(memory) ?? memory,
+    disk: faults.disk?.(disk) ?? disk,
+    remote: faults.remote?.(remote) ?? remote,
+    mover: faults.mover?.(mover) ?? mover,
+    ...(options.clock === undefined ? {} : { clock: options.clock }),
     settings: options.settings ?? {},
     observer: { failed: (error) => failures.push(error) },
   });
@@ -99,6 +135,7 @@ async function openOn(
     owner,
     root,
     memoryDir,
+    tiers: { memory, disk, remote },
     recovery,
     failures,
     async put(bucket, key, bytes, put = {}) {
@@ -135,7 +172,8 @@ async function openOn(
       await store.close().catch(() => undefined); // ends its timers; it can change nothing any more
       if (next.loseMemory === true)
         await rm(join(memoryDir, 'memory'), { recursive: true, force: true });
-      return await openOn(root, memoryDir, { ...options, ...next });
+      const { loseMemory: _, ...changes } = next;
+      return await openOn(root, memoryDir, { ...options, ...changes });
     },
     async close() {
       await store.close();

@@ -7,6 +7,9 @@
  * I3  The last copy is never dropped here.
  * I4  A file that is being filled is no copy yet: readers see it only after it was published (`readableIn`).
  * I5  Every byte that changes tier is read back through its CRC32C.
+ * I6  A name of tier 2 is in one hand at a time, from the look whether it is free until the catalog knows whose it is, and
+ *     while it is being deleted. Who finds it in another's hand takes the private name: nobody waits, and nobody deletes
+ *     bytes that another put there.
  */
 import { isStoreError, StoreError } from '@ebb/protocol';
 import type { BlobCopies, BlobRecord, Catalog } from '../catalog/catalog.ts';
@@ -20,6 +23,12 @@ export type Place = 'memory' | 'disk' | 'remote';
 /** `gone`: deleted or overtaken, nothing to do; `full`: the target tier has no room. */
 export type MoveResult = 'done' | 'gone' | 'full';
 
+export interface MoveOptions {
+  readonly drop: readonly ('memory' | 'disk')[];
+  /** For `ebb why`. */
+  readonly why: string;
+}
+
 export interface PlacementParts {
   readonly catalog: Catalog;
   readonly memory: LocalTier;
@@ -31,6 +40,7 @@ export interface PlacementParts {
   readonly recency: RecencyIndex;
   readonly log: LifeLog;
   readonly onMoved: (move: { from: Place; to: Place; bytes: number }) => void;
+  readonly onError: (error: unknown) => void;
 }
 
 export class BlobPlacement {
@@ -38,8 +48,12 @@ export class BlobPlacement {
   readonly #busy = new Map<number, Promise<unknown>>();
   /** Which tier's file of a blob is being made (I4). One at a time a blob, by I1. */
   readonly #filling = new Map<number, 'memory' | 'disk'>();
-  readonly #limbo = new Map<number, number>();
-  #limboBytes = 0;
+  /** Files that were given up and wait for their readers, with what they hold. */
+  readonly #limbo = { memory: new Map<number, number>(), disk: new Map<number, number>() };
+  readonly #limboBytes = { memory: 0, disk: 0 };
+  /** I6: names that movers write, and names being deleted. One whose deletion failed stays until it succeeds. */
+  readonly #namesWritten = new Set<string>();
+  readonly #namesDeleted = new Set<string>();
 
   constructor(parts: PlacementParts) {
     this.#parts = parts;
@@ -54,30 +68,26 @@ export class BlobPlacement {
     return this.#filling.get(blobId) === place ? undefined : this.#parts[place].find(blobId);
   }
 
-  /** Tier-0 bytes that were given up and wait for their readers. */
-  get limboBytes(): number {
-    return this.#limboBytes;
+  /** Bytes that were given up and wait for their readers: room that comes by itself. */
+  limboBytes(place: 'memory' | 'disk'): number {
+    return this.#limboBytes[place];
   }
 
-  /** The lease table's order to remove a tier-0 file for good. */
-  removeFromMemory(blobId: number, options: { recycle: boolean }): void {
-    const bytes = this.#limbo.get(blobId);
+  /** The lease table's order to remove a file for good. */
+  removeFile(place: 'memory' | 'disk', blobId: number, options: { recycle: boolean }): void {
+    const bytes = this.#limbo[place].get(blobId);
     if (bytes !== undefined) {
-      this.#limbo.delete(blobId);
-      this.#limboBytes -= bytes;
+      this.#limbo[place].delete(blobId);
+      this.#limboBytes[place] -= bytes;
     }
-    this.#parts.memory.remove(blobId, options);
+    this.#parts[place].remove(blobId, options);
   }
 
   /**
    * Makes sure the blob has a copy in `to`, then drops the copies named in `drop`, all in one published step.
    * @throws `data_corrupt` when no source matches its checksum, `data_lost` when there is none, `io_failed`.
    */
-  move(
-    blobId: number,
-    to: Place,
-    options: { drop: readonly ('memory' | 'disk')[]; why: string },
-  ): Promise<MoveResult> {
+  move(blobId: number, to: Place, options: MoveOptions): Promise<MoveResult> {
     return this.#exclusive(blobId, async () => {
       const blob = await this.#parts.catalog.findBlob(blobId);
       if (blob === undefined || blob.refs === 0) return 'gone';
@@ -87,16 +97,16 @@ export class BlobPlacement {
         (to === 'disk' && diskLeases.isInLimbo(blobId))
       )
         return 'full';
-      if (to !== 'remote') this.#filling.set(blobId, to);
-      try {
-        const made = await this.#ensureCopy(blob, to);
-        return made === 'full' || made === 'gone'
-          ? made
-          : await this.#publish(blob, to, made, options);
-      } finally {
-        this.#filling.delete(blobId);
-      }
+      if (copyIn(blob, to)) return await this.#publish(blob, to, {}, options);
+      return to === 'remote'
+        ? await this.#moveToRemote(blob, options)
+        : await this.#moveToLocal(blob, to, options);
     });
+  }
+
+  /** Runs `work` while nothing else moves or removes the blob (I1). It may change the catalog's record by compare-and-set. */
+  exclusively<T>(blobId: number, work: () => Promise<T>): Promise<T> {
+    return this.#exclusive(blobId, work);
   }
 
   /** Removes the files of a freed blob, then its record. */
@@ -105,19 +115,26 @@ export class BlobPlacement {
     else await this.#retire(blob);
   }
 
-  /** Gives the tier-0 file up, as soon as its readers allow. */
-  giveUpMemory(blobId: number): void {
-    const { memory, leases, recency } = this.#parts;
-    const local = memory.find(blobId);
-    recency.remove(blobId);
-    if (local === undefined || leases.isInLimbo(blobId)) return;
-    this.#limbo.set(blobId, local.allocatedBytes);
-    this.#limboBytes += local.allocatedBytes;
-    leases.giveUp(blobId);
+  /** Gives the local file up, as soon as its readers allow. */
+  giveUp(place: 'memory' | 'disk', blobId: number): void {
+    const { leases, diskLeases, recency } = this.#parts;
+    if (place === 'memory') recency.remove(blobId);
+    const table = place === 'memory' ? leases : diskLeases;
+    const local = this.#parts[place].find(blobId);
+    if (local === undefined) table.forget(blobId);
+    if (local === undefined || table.isInLimbo(blobId)) return;
+    this.#limbo[place].set(blobId, local.allocatedBytes);
+    this.#limboBytes[place] += local.allocatedBytes;
+    table.giveUp(blobId);
   }
 
-  giveUpDisk(blobId: number): void {
-    if (this.#parts.disk.find(blobId) !== undefined) this.#parts.diskLeases.giveUp(blobId);
+  /** Deletes an object of tier 2 that no record names any more. */
+  async deleteRemote(name: string): Promise<void> {
+    // A mover found the name free, so what was here is gone already, and what comes is not ours to delete.
+    if (this.#namesWritten.has(name)) return;
+    this.#namesDeleted.add(name);
+    await this.#parts.remote.delete(name);
+    this.#namesDeleted.delete(name);
   }
 
   async settled(): Promise<void> {
@@ -126,98 +143,128 @@ export class BlobPlacement {
 
   async #retire(blob: BlobRecord): Promise<void> {
     // What lies where is asked of the tiers, not of the record: a mover may have finished since the record was read.
-    this.giveUpMemory(blob.blobId);
-    this.giveUpDisk(blob.blobId);
-    if (blob.remoteName !== null) await this.#parts.remote.delete(blob.remoteName);
-    await this.#parts.catalog.dropBlob(blob.blobId);
-    this.#parts.log.forget(blob.blobId);
+    this.giveUp('memory', blob.blobId);
+    this.giveUp('disk', blob.blobId);
+    const { catalog, log } = this.#parts;
+    if (blob.remoteName !== null) await this.deleteRemote(blob.remoteName);
+    await catalog.dropBlob(blob.blobId);
+    log.forget(blob.blobId);
   }
 
-  async #ensureCopy(blob: BlobRecord, to: Place): Promise<Partial<BlobCopies> | 'full' | 'gone'> {
-    if (to === 'memory')
-      return blob.memoryBytes !== null ? {} : await this.#copyToLocal(blob, this.#parts.memory);
-    if (to === 'disk')
-      return blob.diskBytes !== null ? {} : await this.#copyToLocal(blob, this.#parts.disk);
-    return blob.remoteName !== null ? {} : await this.#copyToRemote(blob);
-  }
-
-  async #copyToLocal(
+  async #moveToLocal(
     blob: BlobRecord,
-    tier: LocalTier,
-  ): Promise<Partial<BlobCopies> | 'full' | 'gone'> {
-    const created = tier.create(blob.blobId, blob.sizeBytes);
-    if (created === undefined) return 'full';
+    to: 'memory' | 'disk',
+    options: MoveOptions,
+  ): Promise<MoveResult> {
+    const tier = this.#parts[to];
+    const { blobId, sizeBytes } = blob;
+    if (tier.create(blobId, sizeBytes) === undefined) return 'full';
+    this.#filling.set(blobId, to);
     try {
       await this.#fill(blob, tier);
+      const allocatedBytes = tier.seal(blobId, sizeBytes);
+      const made =
+        to === 'memory' ? { memoryBytes: allocatedBytes } : { diskBytes: allocatedBytes };
+      const result = await this.#publish(blob, to, made, options);
+      // Nobody was shown the file before it was published.
+      if (result === 'gone') tier.remove(blobId, { recycle: true });
+      return result;
     } catch (error) {
-      tier.remove(blob.blobId, { recycle: true });
+      tier.remove(blobId, { recycle: true });
+      return await this.#goneOr(blob, error);
+    } finally {
+      this.#filling.delete(blobId);
+    }
+  }
+
+  async #moveToRemote(blob: BlobRecord, options: MoveOptions): Promise<MoveResult> {
+    const { catalog, remote } = this.#parts;
+    const [object] = await catalog.objectsOfBlob(blob.blobId, 1);
+    if (object === undefined) return 'gone';
+    const { own, fallback } = remoteNames(object, blob.blobId);
+    // The private name carries the blob's id: no other blob ever wants it.
+    if (this.#namesWritten.has(own) || this.#namesDeleted.has(own) || !remote.accepts(own))
+      return await this.#putAndPublish(blob, fallback, options);
+    this.#namesWritten.add(own);
+    try {
+      // The name may also hold what somebody else put there, or a version that is on its way out.
+      const isTaken = (await remote.head(own)) !== undefined;
+      return await this.#putAndPublish(blob, isTaken ? fallback : own, options);
+    } catch (error) {
+      // Since we looked, another object may have taken the name's place in the directory, or its record in the catalog.
+      if (!isStoreError(error, 'name_invalid') && !isStoreError(error, 'already_exists'))
+        throw error;
+      return await this.#putAndPublish(blob, fallback, options);
+    } finally {
+      this.#namesWritten.delete(own);
+    }
+  }
+
+  async #putAndPublish(blob: BlobRecord, name: string, options: MoveOptions): Promise<MoveResult> {
+    const { remote } = this.#parts;
+    const { sizeBytes, crc32c } = blob;
+    try {
+      await this.#fromEachSource(blob, (file) => remote.put(name, file, { sizeBytes, crc32c }));
+    } catch (error) {
       return await this.#goneOr(blob, error);
     }
-    const allocated = tier.seal(blob.blobId, blob.sizeBytes);
-    return tier.name === 'memory' ? { memoryBytes: allocated } : { diskBytes: allocated };
+    let result: MoveResult | undefined;
+    try {
+      result = await this.#publish(blob, 'remote', { remoteName: name }, options);
+    } finally {
+      if (result !== 'done') await remote.delete(name);
+    }
+    return result;
   }
 
   async #fill(blob: BlobRecord, tier: LocalTier): Promise<void> {
-    const target = tier.absolutePath(blob.blobId);
-    const source = this.#localSource(blob);
-    if (source === undefined) {
-      if (blob.remoteName === null)
-        throw new StoreError('data_lost', `blob ${blob.blobId} has no copy in any tier`, {
-          blobId: blob.blobId,
-        });
-      await this.#parts.remote.fetch(blob.remoteName, target, {
-        sizeBytes: blob.sizeBytes,
-        crc32c: blob.crc32c,
+    const { blobId, sizeBytes, crc32c } = blob;
+    const to = tier.absolutePath(blobId);
+    const { remoteName } = blob;
+    try {
+      await this.#fromEachSource(blob, async (from) => {
+        const found = await this.#parts.mover.copy({ from, to, sizeBytes, sync: false });
+        if (found === crc32c) return;
+        throw new StoreError(
+          'data_corrupt',
+          `blob ${blobId} does not match its checksum on the way to tier ${tier.name}`,
+          { blobId },
+        );
       });
-      return;
-    }
-    const crc32c = await this.#parts.mover.copy({
-      from: source,
-      to: target,
-      sizeBytes: blob.sizeBytes,
-      sync: false,
-    });
-    if (crc32c !== blob.crc32c) {
-      throw new StoreError(
-        'data_corrupt',
-        `blob ${blob.blobId} does not match its checksum on the way to tier ${tier.name}`,
-        { blobId: blob.blobId },
-      );
+    } catch (error) {
+      if (remoteName === null || !isBadSource(error)) throw error;
+      await this.#parts.remote.fetch(remoteName, to, { sizeBytes, crc32c });
     }
   }
 
-  async #copyToRemote(blob: BlobRecord): Promise<Partial<BlobCopies> | 'gone'> {
-    const { catalog, remote } = this.#parts;
-    const source = this.#localSource(blob);
-    if (source === undefined)
-      throw new StoreError('data_lost', `blob ${blob.blobId} has no local copy to mirror`, {
-        blobId: blob.blobId,
-      });
-    const [object] = await catalog.objectsOfBlob(blob.blobId, 1);
-    if (object === undefined) return 'gone';
-    const names = remoteNames(object, blob.blobId);
-    // The name is claimed in the catalog only after the bytes are there (I2), so look first whether somebody holds it.
-    const isTaken = !remote.accepts(names.own) || (await remote.head(names.own)) !== undefined;
-    const name = isTaken ? names.fallback : names.own;
-    const content = { sizeBytes: blob.sizeBytes, crc32c: blob.crc32c };
-    try {
-      await remote.put(name, source, content);
-      return { remoteName: name };
-    } catch (error) {
-      // Since `accepts` looked, another object may have taken the name's place in the directory.
-      if (!isStoreError(error, 'name_invalid')) return await this.#goneOr(blob, error);
-      await remote.put(names.fallback, source, content);
-      return { remoteName: names.fallback };
+  /** Tries the local copies in turn: one that is broken or gone is no reason to fail while another is good. */
+  async #fromEachSource(blob: BlobRecord, use: (file: string) => Promise<void>): Promise<void> {
+    const { blobId } = blob;
+    const { memory, disk } = this.#parts;
+    let failure: unknown = new StoreError('data_lost', `blob ${blobId} has no local copy`, {
+      blobId,
+    });
+    for (const tier of [
+      ...(blob.memoryBytes === null ? [] : [memory]),
+      ...(blob.diskBytes === null ? [] : [disk]),
+    ]) {
+      try {
+        return await use(tier.absolutePath(blobId));
+      } catch (error) {
+        if (!isBadSource(error)) throw error;
+        failure = error;
+      }
     }
+    throw failure;
   }
 
   async #publish(
     blob: BlobRecord,
     to: Place,
     made: Partial<BlobCopies>,
-    options: { drop: readonly ('memory' | 'disk')[]; why: string },
+    options: MoveOptions,
   ): Promise<MoveResult> {
-    const { catalog, memory, disk, remote, log, recency } = this.#parts;
+    const { catalog, log, recency } = this.#parts;
     const next: BlobCopies = {
       memoryBytes: options.drop.includes('memory') ? null : (made.memoryBytes ?? blob.memoryBytes),
       diskBytes: options.drop.includes('disk') ? null : (made.diskBytes ?? blob.diskBytes),
@@ -228,17 +275,16 @@ export class BlobPlacement {
         blobId: blob.blobId,
       });
     }
-    if (!(await catalog.setBlobCopies(blob.blobId, blob.generation, next))) {
-      if (made.memoryBytes !== undefined) memory.remove(blob.blobId, { recycle: true });
-      if (made.diskBytes !== undefined) disk.remove(blob.blobId, { recycle: false });
-      if (made.remoteName != null) await remote.delete(made.remoteName);
-      return 'gone';
-    }
+    if (!(await catalog.setBlobCopies(blob.blobId, blob.generation, next))) return 'gone';
+    // In one turn: what was made can be read, and what is dropped no more.
+    this.#filling.delete(blob.blobId);
     if (made.memoryBytes != null) recency.add(blob.blobId, made.memoryBytes);
     const from: Place =
       blob.memoryBytes !== null ? 'memory' : blob.diskBytes !== null ? 'disk' : 'remote';
-    if (blob.memoryBytes !== null && next.memoryBytes === null) this.giveUpMemory(blob.blobId);
-    if (blob.diskBytes !== null && next.diskBytes === null) this.giveUpDisk(blob.blobId);
+    for (const place of ['memory', 'disk'] as const) {
+      const isDropped = copyIn(blob, place) && options.drop.includes(place);
+      if (isDropped) this.#giveUpQuietly(place, blob.blobId);
+    }
     this.#parts.onMoved({ from, to, bytes: blob.sizeBytes });
     log.add(blob.blobId, `copied to ${to}`, {
       from,
@@ -248,10 +294,13 @@ export class BlobPlacement {
     return 'done';
   }
 
-  #localSource(blob: BlobRecord): string | undefined {
-    if (blob.memoryBytes !== null) return this.#parts.memory.absolutePath(blob.blobId);
-    if (blob.diskBytes !== null) return this.#parts.disk.absolutePath(blob.blobId);
-    return undefined;
+  /** What was published stands: a file that cannot be unlinked is found as an orphan later. */
+  #giveUpQuietly(place: 'memory' | 'disk', blobId: number): void {
+    try {
+      this.giveUp(place, blobId);
+    } catch (error) {
+      this.#parts.onError(error);
+    }
   }
 
   /** A failure on a blob that was deleted meanwhile is no failure. */
@@ -274,4 +323,13 @@ export class BlobPlacement {
       if (this.#busy.get(blobId) === run) this.#busy.delete(blobId);
     }
   }
+}
+
+function copyIn(blob: BlobRecord, place: Place): boolean {
+  if (place === 'remote') return blob.remoteName !== null;
+  return (place === 'memory' ? blob.memoryBytes : blob.diskBytes) !== null;
+}
+
+function isBadSource(error: unknown): boolean {
+  return isStoreError(error, 'data_corrupt') || isStoreError(error, 'data_lost');
 }

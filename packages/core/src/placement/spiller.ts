@@ -4,6 +4,10 @@
  * Memory: least recently used blobs go to disk (or only lose their memory copy, when they have another). Disk: the oldest
  * blobs that were not read since the last pass go to tier 2, those that are mirrored already just lose their disk copy.
  * The spiller never slows itself by the limits it enforces on writers.
+ *
+ * I1  A run ends: each blob is tried once a run in memory, and in at most three passes on disk, whatever readers do meanwhile.
+ * I2  What was given up and waits for its readers counts as free: nothing more is pushed out in its place.
+ * I3  No run rejects. After a few failures in a row a run gives up, and the next demand begins another.
  */
 import type { Catalog } from '../catalog/catalog.ts';
 import type { LeaseTable } from '../store/lease-table.ts';
@@ -26,14 +30,24 @@ export interface SpillerParts {
 
 const MOVES_AT_ONCE = 2;
 const DISK_SCAN_PAGE = 256;
+/** The rest of a pass begun in the middle, one that uses up second chances, and one in which everything may go. */
+const DISK_PASSES_MAX = 3;
+const FAILURES_MAX = 8;
+const READS_NOTED_MAX = 100_000;
+
+/** What one run of the spiller knows. */
+interface Run {
+  readonly stuck: Set<number>;
+  failuresInRow: number;
+  /** The tier was above its high mark: the run goes on to the low one. */
+  isAboveMark: boolean;
+}
 
 export class Spiller {
   readonly #parts: SpillerParts;
   readonly #readSinceScan = new Set<number>();
-  #memoryRun: Promise<void> | undefined;
-  #diskRun: Promise<void> | undefined;
-  #memoryDemandBytes = 0;
-  #diskDemandBytes = 0;
+  readonly #runs: [Promise<void> | undefined, Promise<void> | undefined] = [undefined, undefined];
+  readonly #demandBytes: [number, number] = [0, 0];
   #diskCursor = 0;
   #closed = false;
 
@@ -41,81 +55,97 @@ export class Spiller {
     this.#parts = parts;
   }
 
+  get isWorking(): boolean {
+    return this.#runs[0] !== undefined || this.#runs[1] !== undefined;
+  }
+
   /** A second chance for blobs on disk that are read; bounded, because it only improves a guess. */
   noteDiskRead(blobId: number): void {
-    if (this.#readSinceScan.size < 100_000) this.#readSinceScan.add(blobId);
+    if (this.#readSinceScan.size < READS_NOTED_MAX) this.#readSinceScan.add(blobId);
   }
 
-  /** Looks whether tier 0 is above its mark, or `demandBytes` short, and works until it is not. */
-  kickMemory(demandBytes = 0): Promise<void> {
-    this.#memoryDemandBytes = Math.max(this.#memoryDemandBytes, demandBytes);
-    this.#memoryRun ??= this.#spillMemory().finally(() => {
-      this.#memoryRun = undefined;
-    });
-    return this.#memoryRun;
+  /** Called after every commit: cheap while the tier is below its mark. */
+  noteGrowth(tier: 0 | 1): void {
+    if (this.#runs[tier] === undefined && this.#missingBytes(tier) > 0) void this.makeRoom(tier);
   }
 
-  kickDisk(demandBytes = 0): Promise<void> {
-    this.#diskDemandBytes = Math.max(this.#diskDemandBytes, demandBytes);
-    this.#diskRun ??= this.#spillDisk().finally(() => {
-      this.#diskRun = undefined;
-    });
-    return this.#diskRun;
-  }
-
-  get isWorking(): boolean {
-    return this.#memoryRun !== undefined || this.#diskRun !== undefined;
+  /** Works until the tier is below its mark and has `demandBytes` free, or nothing more can go. Never rejects. */
+  makeRoom(tier: 0 | 1, demandBytes = 0): Promise<void> {
+    this.#demandBytes[tier] = Math.max(this.#demandBytes[tier], demandBytes);
+    this.#runs[tier] ??= this.#run(tier);
+    return this.#runs[tier];
   }
 
   async close(): Promise<void> {
     this.#closed = true;
-    await Promise.allSettled([this.#memoryRun, this.#diskRun]);
+    await Promise.all(this.#runs);
+  }
+
+  async #run(tier: 0 | 1): Promise<void> {
+    try {
+      await (tier === 0 ? this.#spillMemory() : this.#spillDisk());
+    } catch (error) {
+      if (!this.#closed) this.#parts.onError(error);
+    }
+    // In one turn: a demand that comes later finds no run, and begins one.
+    this.#demandBytes[tier] = 0;
+    this.#runs[tier] = undefined;
+  }
+
+  /** How much has to go, 0 or less when nothing. */
+  #missingBytes(tier: 0 | 1, run?: Run): number {
+    const { memory, disk, placement, memoryMarks, diskMarks } = this.#parts;
+    const { usedBytes, pooledBytes, capacityBytes } = (tier === 0 ? memory : disk).usage();
+    const marks = tier === 0 ? memoryMarks : diskMarks;
+    // Pooled files the tier gives up by itself; what is in limbo comes by itself (I2).
+    const heldBytes =
+      usedBytes - pooledBytes - placement.limboBytes(tier === 0 ? 'memory' : 'disk');
+    const aboveHigh = bytesToFree({ usedBytes: heldBytes, pooledBytes: 0, capacityBytes }, marks);
+    if (run !== undefined && aboveHigh > 0) run.isAboveMark = true;
+    const aboveMark =
+      run?.isAboveMark === true ? Math.ceil(heldBytes - capacityBytes * marks.low) : aboveHigh;
+    return Math.max(aboveMark, this.#demandBytes[tier] - (capacityBytes - heldBytes));
   }
 
   async #spillMemory(): Promise<void> {
-    const { memory, placement, recency, leases, memoryMarks } = this.#parts;
-    const stuck = new Set<number>();
-    while (!this.#closed) {
-      const usage = memory.usage();
-      const settling = { ...usage, usedBytes: usage.usedBytes - placement.limboBytes };
-      const free = usage.capacityBytes - (settling.usedBytes - usage.pooledBytes);
-      const wanted = Math.max(bytesToFree(settling, memoryMarks), this.#memoryDemandBytes - free);
-      if (wanted <= 0) break;
-      const victims = pickVictims(
-        recency,
-        wanted,
-        (id) => stuck.has(id) || leases.isLeased(id) || placement.isMoving(id),
-      );
-      if (victims.length === 0) break;
-      for (let at = 0; at < victims.length; at += MOVES_AT_ONCE) {
-        await Promise.all(
-          victims.slice(at, at + MOVES_AT_ONCE).map((id) => this.#spillOne(id, stuck)),
-        );
+    const { placement, recency, leases } = this.#parts;
+    const run = createRun();
+    const isHeld = (id: number): boolean =>
+      run.stuck.has(id) || leases.isLeased(id) || placement.isMoving(id);
+    while (!this.#closed && run.failuresInRow < FAILURES_MAX) {
+      const wantedBytes = this.#missingBytes(0, run);
+      if (wantedBytes <= 0) return;
+      const victims = pickVictims(recency, wantedBytes, isHeld);
+      if (victims.length === 0) return;
+      for (let at = 0; at < victims.length && run.failuresInRow < FAILURES_MAX; ) {
+        const batch = victims.slice(at, at + MOVES_AT_ONCE);
+        at += MOVES_AT_ONCE;
+        await Promise.all(batch.map((id) => this.#spillOne(id, run)));
+        if (this.#closed || this.#missingBytes(0, run) <= 0) return;
       }
     }
-    this.#memoryDemandBytes = 0;
   }
 
-  async #spillOne(blobId: number, stuck: Set<number>): Promise<void> {
+  async #spillOne(blobId: number, run: Run): Promise<void> {
     const { catalog, placement, recency } = this.#parts;
     try {
-      if (await this.#isPinned(blobId)) {
-        stuck.add(blobId);
-        return;
-      }
       const blob = await catalog.findBlob(blobId);
       if (blob === undefined || blob.memoryBytes === null) {
         recency.remove(blobId);
         return;
       }
+      if (await this.#isPinned(blobId)) {
+        run.stuck.add(blobId);
+        return;
+      }
       const hasOther = blob.diskBytes !== null || blob.remoteName !== null;
-      const target = hasOther ? (blob.diskBytes !== null ? 'disk' : 'remote') : 'disk';
+      const target = hasOther && blob.diskBytes === null ? 'remote' : 'disk';
       const why = hasOther
         ? 'memory above its mark, other copy exists'
         : 'memory above its mark, least recently used';
       let result = await placement.move(blobId, target, { drop: ['memory'], why });
       if (result === 'full') {
-        await this.kickDisk(blob.sizeBytes);
+        await this.makeRoom(1, blob.sizeBytes);
         result = await placement.move(blobId, 'disk', { drop: ['memory'], why });
         if (result === 'full')
           result = await placement.move(blobId, 'remote', {
@@ -123,54 +153,70 @@ export class Spiller {
             why: 'memory and disk full',
           });
       }
-      if (result !== 'done') stuck.add(blobId);
+      if (result !== 'done') run.stuck.add(blobId);
+      run.failuresInRow = 0;
     } catch (error) {
-      stuck.add(blobId);
-      this.#parts.onError(error);
+      run.stuck.add(blobId);
+      run.failuresInRow++;
+      if (!this.#closed) this.#parts.onError(error);
     }
   }
 
   async #spillDisk(): Promise<void> {
-    const { catalog, disk, placement, diskMarks } = this.#parts;
-    let wrapped = false;
-    while (!this.#closed) {
-      const usage = disk.usage();
-      const free = usage.capacityBytes - usage.usedBytes;
-      if (Math.max(bytesToFree(usage, diskMarks), this.#diskDemandBytes - free) <= 0) break;
+    const { catalog } = this.#parts;
+    const run = createRun();
+    let passes = this.#diskCursor === 0 ? 1 : 0;
+    while (this.#mayGoOn(run)) {
       const page = await catalog.listBlobs({
         afterBlobId: this.#diskCursor,
         limit: DISK_SCAN_PAGE,
         where: 'disk',
       });
       if (page.length === 0) {
-        if (wrapped) break; // a whole pass with second chances used up: nothing more can go
-        wrapped = this.#diskCursor === 0 || this.#readSinceScan.size === 0;
-        this.#readSinceScan.clear();
         this.#diskCursor = 0;
+        this.#readSinceScan.clear();
+        if (++passes > DISK_PASSES_MAX - 1) return; // whole passes with second chances used up: nothing more can go
         continue;
       }
-      for (const blob of page) {
-        this.#diskCursor = blob.blobId;
-        const now = disk.usage();
-        const short = this.#diskDemandBytes - (now.capacityBytes - now.usedBytes);
-        if (Math.max(bytesToFree(now, diskMarks), short) <= 0) break;
-        if (this.#readSinceScan.delete(blob.blobId) || placement.isMoving(blob.blobId)) continue;
-        try {
-          if (await this.#isPinned(blob.blobId)) continue;
-          const why =
-            blob.remoteName === null
-              ? 'disk above its mark, oldest'
-              : 'disk above its mark, mirrored';
-          await placement.move(blob.blobId, 'remote', { drop: ['disk'], why });
-        } catch (error) {
-          this.#parts.onError(error);
-        }
+      for (const { blobId } of page) {
+        if (!this.#mayGoOn(run)) return;
+        this.#diskCursor = blobId;
+        if (!this.#readSinceScan.delete(blobId)) await this.#evictOne(blobId, run);
       }
     }
-    this.#diskDemandBytes = 0;
+  }
+
+  #mayGoOn(run: Run): boolean {
+    return !this.#closed && run.failuresInRow < FAILURES_MAX && this.#missingBytes(1, run) > 0;
+  }
+
+  async #evictOne(blobId: number, run: Run): Promise<void> {
+    const { catalog, placement } = this.#parts;
+    if (run.stuck.has(blobId) || placement.isMoving(blobId)) return;
+    try {
+      // Asked again: the page may be old, and by now the blob may have come to rest elsewhere.
+      const blob = await catalog.findBlob(blobId);
+      if (blob === undefined || blob.diskBytes === null) return;
+      if (await this.#isPinned(blobId)) {
+        run.stuck.add(blobId);
+        return;
+      }
+      const why =
+        blob.remoteName === null ? 'disk above its mark, oldest' : 'disk above its mark, mirrored';
+      await placement.move(blobId, 'remote', { drop: ['disk'], why });
+      run.failuresInRow = 0;
+    } catch (error) {
+      run.stuck.add(blobId);
+      run.failuresInRow++;
+      if (!this.#closed) this.#parts.onError(error);
+    }
   }
 
   async #isPinned(blobId: number): Promise<boolean> {
     return (await this.#parts.catalog.objectsOfBlob(blobId, 64)).some((object) => object.pinned);
   }
+}
+
+function createRun(): Run {
+  return { stuck: new Set(), failuresInRow: 0, isAboveMark: false };
 }

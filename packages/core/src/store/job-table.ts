@@ -44,6 +44,11 @@ export class JobTable {
     return ids;
   }
 
+  /** We were not running (a stopped process, a clock that was set): nobody could have been heard, so nobody was late. */
+  forgive(ms: number): void {
+    for (const job of this.#jobs.values()) job.lastHeartbeatMs += ms;
+  }
+
   remove(jobId: string): void {
     this.#jobs.delete(jobId);
   }

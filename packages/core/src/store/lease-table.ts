@@ -26,6 +26,12 @@ interface Hold {
   limboUntilMs: number;
 }
 
+/** A lease on one file: not on one that the blob has later in the same tier. */
+export interface FileLease {
+  readonly blobId: number;
+  readonly hold: Hold;
+}
+
 interface Group {
   readonly holders: Map<number, (blobIds: readonly number[]) => void>;
   blobs: number;
@@ -44,6 +50,11 @@ export class LeaseTable implements LeaseGuards {
   readonly #holds = new Map<number, Hold>();
   readonly #groups = new Map<string, Group>();
   readonly #groupOf = new Map<number, string>();
+  /** What is given up and waits (I3). */
+  readonly #limbo = new Map<number, Hold>();
+  /** Where an owner holds a group, and whose answer which blobs await: connections end often, and most held nothing. */
+  readonly #groupsOf = new Map<number, Set<string>>();
+  readonly #awaitingOf = new Map<number, Set<number>>();
   readonly #revocations = new Map<(blobIds: readonly number[]) => void, number[]>();
 
   constructor(options: LeaseTableOptions) {
@@ -59,13 +70,16 @@ export class LeaseTable implements LeaseGuards {
     return this.#holds.get(blobId)?.awaiting !== undefined;
   }
 
-  lease(blobId: number): void {
-    this.#hold(blobId).leases++;
+  /** Returns what `endLease` is to be called with. */
+  lease(blobId: number): FileLease {
+    const hold = this.#hold(blobId);
+    hold.leases++;
+    return { blobId, hold };
   }
 
-  endLease(blobId: number, options: { readonly returned: boolean }): void {
-    const hold = this.#holds.get(blobId);
-    if (hold === undefined) return;
+  endLease({ blobId, hold }: FileLease, options: { readonly returned: boolean }): void {
+    // Its file was removed at the end of limbo (I3). The blob may have a new file here, with leases of its own.
+    if (this.#holds.get(blobId) !== hold) return;
     hold.leases--;
     if (!options.returned) hold.tainted = true;
     if (hold.awaiting !== undefined) this.#settleIfFree(blobId, hold);
@@ -79,42 +93,51 @@ export class LeaseTable implements LeaseGuards {
 
   /** The store gives the blob's file up: removed now if nobody holds it, else as soon as I1 to I3 allow. */
   giveUp(blobId: number): void {
-    const hold = this.#hold(blobId);
-    if (hold.awaiting !== undefined) return;
+    const group = this.#leaveGroup(blobId);
+    let hold = this.#holds.get(blobId);
+    if (hold?.awaiting !== undefined) return;
+    if (hold === undefined && (group === undefined || (group.holders.size === 0 && !group.tainted)))
+      return this.#options.remove(blobId, { recycle: true });
+    hold ??= this.#hold(blobId);
     hold.awaiting = new Set();
     hold.limboUntilMs = this.#options.now() + this.#options.limboMs;
-    const groupName = this.#groupOf.get(blobId);
-    const group = groupName === undefined ? undefined : this.#groups.get(groupName);
-    if (group !== undefined && groupName !== undefined) {
-      this.#groupOf.delete(blobId);
-      group.blobs--;
-      if (group.tainted) hold.tainted = true;
-      for (const [ownerId, revoke] of group.holders) {
-        hold.awaiting.add(ownerId);
-        this.#revokeSoon(revoke, blobId);
-      }
-      this.#dropGroupIfEmpty(groupName, group);
+    this.#limbo.set(blobId, hold);
+    if (group?.tainted === true) hold.tainted = true;
+    for (const [ownerId, revoke] of group?.holders ?? []) {
+      hold.awaiting.add(ownerId);
+      addTo(this.#awaitingOf, ownerId, blobId);
+      this.#revokeSoon(revoke, blobId);
     }
     this.#settleIfFree(blobId, hold);
   }
 
+  /** The blob has no file here to give up: it only leaves its group. */
+  forget(blobId: number): void {
+    this.#leaveGroup(blobId);
+  }
+
   assign(blobId: number, groupName: string): void {
+    if (this.#groupOf.get(blobId) === groupName) return;
+    this.#leaveGroup(blobId);
     this.#groupOf.set(blobId, groupName);
     this.#group(groupName).blobs++;
   }
 
   hold(groupName: string, owner: Owner, revoke: (blobIds: readonly number[]) => void): void {
     this.#group(groupName).holders.set(owner.ownerId, revoke);
+    addTo(this.#groupsOf, owner.ownerId, groupName);
   }
 
   settled(owner: Owner, blobIds: readonly number[]): void {
     for (const blobId of blobIds) {
+      removeFrom(this.#awaitingOf, owner.ownerId, blobId);
       const hold = this.#holds.get(blobId);
       if (hold?.awaiting?.delete(owner.ownerId) === true) this.#settleIfFree(blobId, hold);
     }
   }
 
   unhold(groupName: string, owner: Owner): void {
+    removeFrom(this.#groupsOf, owner.ownerId, groupName);
     const group = this.#groups.get(groupName);
     if (group === undefined) return;
     group.holders.delete(owner.ownerId);
@@ -122,13 +145,19 @@ export class LeaseTable implements LeaseGuards {
   }
 
   dropOwner(owner: Owner): void {
-    for (const [name, group] of this.#groups) {
-      if (!group.holders.delete(owner.ownerId)) continue;
+    const groupNames = this.#groupsOf.get(owner.ownerId) ?? [];
+    this.#groupsOf.delete(owner.ownerId);
+    for (const name of groupNames) {
+      const group = this.#groups.get(name);
+      if (group?.holders.delete(owner.ownerId) !== true) continue;
       group.tainted = true;
       this.#dropGroupIfEmpty(name, group);
     }
-    for (const [blobId, hold] of this.#holds) {
-      if (hold.awaiting?.delete(owner.ownerId) !== true) continue;
+    const blobIds = this.#awaitingOf.get(owner.ownerId) ?? [];
+    this.#awaitingOf.delete(owner.ownerId);
+    for (const blobId of blobIds) {
+      const hold = this.#holds.get(blobId);
+      if (hold?.awaiting?.delete(owner.ownerId) !== true) continue;
       hold.tainted = true;
       this.#settleIfFree(blobId, hold);
     }
@@ -137,10 +166,18 @@ export class LeaseTable implements LeaseGuards {
   /** Ends limbo for what was given up too long ago (I3). */
   sweep(): void {
     const now = this.#options.now();
-    for (const [blobId, hold] of this.#holds) {
-      if (hold.awaiting !== undefined && now >= hold.limboUntilMs)
-        this.#remove(blobId, { recycle: false });
-    }
+    for (const [blobId, hold] of this.#limbo)
+      if (now >= hold.limboUntilMs) this.#remove(blobId, hold, { recycle: false });
+  }
+
+  #leaveGroup(blobId: number): Group | undefined {
+    const name = this.#groupOf.get(blobId);
+    const group = name === undefined ? undefined : this.#groups.get(name);
+    if (name === undefined || group === undefined) return undefined;
+    this.#groupOf.delete(blobId);
+    group.blobs--;
+    this.#dropGroupIfEmpty(name, group);
+    return group;
   }
 
   #hold(blobId: number): Hold {
@@ -167,11 +204,13 @@ export class LeaseTable implements LeaseGuards {
 
   #settleIfFree(blobId: number, hold: Hold): void {
     if (hold.leases > 0 || (hold.awaiting?.size ?? 0) > 0) return;
-    this.#remove(blobId, { recycle: !hold.tainted });
+    this.#remove(blobId, hold, { recycle: !hold.tainted });
   }
 
-  #remove(blobId: number, options: { recycle: boolean }): void {
+  #remove(blobId: number, hold: Hold, options: { recycle: boolean }): void {
     this.#holds.delete(blobId);
+    this.#limbo.delete(blobId);
+    for (const ownerId of hold.awaiting ?? []) removeFrom(this.#awaitingOf, ownerId, blobId);
     this.#options.remove(blobId, options);
   }
 
@@ -187,4 +226,16 @@ export class LeaseTable implements LeaseGuards {
     if (queued === undefined) this.#revocations.set(revoke, [blobId]);
     else queued.push(blobId);
   }
+}
+
+function addTo<K, V>(index: Map<K, Set<V>>, key: K, value: V): void {
+  const found = index.get(key);
+  if (found === undefined) index.set(key, new Set([value]));
+  else found.add(value);
+}
+
+function removeFrom<K, V>(index: Map<K, Set<V>>, key: K, value: V): void {
+  const found = index.get(key);
+  found?.delete(value);
+  if (found?.size === 0) index.delete(key);
 }

@@ -163,7 +163,7 @@ export interface ObjectStore {
     options: { overwrite: boolean },
   ): Promise<{ objects: number; sizeBytes: number }>;
   setPinned(ref: ObjectRef, pinned: boolean): Promise<ObjectView>;
-  /** Moves an object's bytes to a tier now. @throws `tier_full` */
+  /** Moves an object's bytes to a tier now. @throws `tier_full`; `busy` while readers hold a file that was given up there */
   relocate(ref: ObjectRef, tier: TierIndex): Promise<ObjectView>;
 
   openJob(job: Omit<JobRecord, 'createdAtMs'>): Promise<JobView>;

@@ -7,9 +7,11 @@ import type { Mirror } from '../placement/mirror.ts';
 import type { WaterMarks } from '../placement/policy.ts';
 import type { Spiller } from '../placement/spiller.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
+import type { BucketCache } from './bucket-cache.ts';
 import type { JobTable } from './job-table.ts';
 import type { LeaseTable } from './lease-table.ts';
 import type { LifeLog } from './life-log.ts';
+import type { Quotas } from './quotas.ts';
 import type { StagingTable } from './staging.ts';
 
 export interface StoreSettings {
@@ -64,8 +66,16 @@ export interface StoreParts {
   readonly spiller: Spiller;
   readonly mirror: Mirror;
   readonly log: LifeLog;
-  /** A fresh id without a wait: taken from the catalog in blocks ahead of need. */
+  readonly buckets: BucketCache;
+  readonly quotas: Quotas;
+  /** Ids of owners that were not dropped: nothing is given to one that is gone. */
+  readonly owners: ReadonlySet<number>;
+  /** A fresh id without a wait, or undefined when `nextId` has to be waited for. */
+  takeId(): number | undefined;
   nextId(): Promise<number>;
-  /** Removes what a change of names left without references. */
+  /**
+   * Removes what a change of names left without references. What a power cut could bring back by taking the change back
+   * (copies on disk and in tier 2) goes only after the change is durable. Never rejects: what fails is tried again.
+   */
   retireAll(freed: readonly BlobRecord[]): Promise<void>;
 }

@@ -2,20 +2,30 @@
  * The life of a read: open (a lease and where the bytes are), read, release.
  *
  * I1  An opened object's bytes stay readable until its lease ends, whatever happens to the name meanwhile.
- * I2  A read gives exactly the bytes asked for, or fails; never fewer.
+ * I2  A read gives exactly the bytes asked for, or fails; never fewer. A copy that turns out to be gone is no reason to fail
+ *     while another is there.
+ * I3  A read inside this process holds the file by a lease too: a file is not recycled under it.
  */
-import { type Ack, type ExtentLocation, StoreError, type TierIndex } from '@ebb/protocol';
+import {
+  type Ack,
+  type ExtentLocation,
+  isStoreError,
+  StoreError,
+  type TierIndex,
+} from '@ebb/protocol';
 import type { BlobRecord, ListOptions, ObjectRecord } from '../catalog/catalog.ts';
 import { parseBucketName } from '../object-ref.ts';
 import { durabilityOf, meets, shouldPromote } from '../placement/policy.ts';
 import type { LocalBlob } from '../tier/tier.ts';
+import type { FileLease, LeaseTable } from './lease-table.ts';
 import type { ObjectRef, ObjectView, OpenedObject, Owner } from './object-store.ts';
 import type { StoreParts } from './parts.ts';
+import { RecentMap } from './recent-map.ts';
 import { verifyBlob } from './verify.ts';
 
 interface HeldFile {
-  readonly tier: 0 | 1;
-  readonly blobId: number;
+  readonly table: LeaseTable;
+  readonly lease: FileLease;
 }
 
 interface Lease {
@@ -29,13 +39,14 @@ interface Lease {
 
 /** Between look-up and read a copy may move; more than a few times in a row means that there is none. */
 const READ_LOOKUPS_MAX = 3;
-const READS_REMEMBERED_MAX = 65_536;
+const READS_REMEMBERED_MIN = 32_768;
 
 export class ReadPath {
   readonly #parts: StoreParts;
   readonly #leases = new Map<number, Lease>();
   readonly #leasesOf = new Map<number, Set<number>>();
-  readonly #reads = new Map<number, number>();
+  readonly #reads = new RecentMap<number, number>(READS_REMEMBERED_MIN);
+  readonly #promoting = new Set<number>();
   #lastLeaseId = 0;
 
   constructor(parts: StoreParts) {
@@ -51,6 +62,11 @@ export class ReadPath {
   async head(ref: ObjectRef): Promise<ObjectView> {
     const view = await this.find(ref);
     if (view === undefined) throw await this.notFound(ref);
+    if (view.tiers.length === 0 && (await this.#isLost(view.object)))
+      throw new StoreError('data_lost', `the bytes of ${ref.bucket}/${ref.key} are in no tier`, {
+        bucket: ref.bucket,
+        key: ref.key,
+      });
     return view;
   }
 
@@ -74,15 +90,23 @@ export class ReadPath {
 
   async view(object: ObjectRecord): Promise<ObjectView> {
     const blobs = await this.#blobsOf(object);
-    if (blobs.length === 0) return { object, durability: 'disk', tiers: [0] };
-    const durability = blobs
-      .map((blob) => durabilityOf(blob))
-      .reduce<Ack>((least, next) => (meets(next, least) ? least : next), 'remote');
+    const bucket =
+      this.#parts.buckets.find(object.bucket) ??
+      (await this.#parts.catalog.findBucket(object.bucket));
+    // In such a bucket a copy on disk was spilled or staged there without a sync: it promises nothing.
+    const promisesDisk = bucket !== undefined && bucket.policy.ack !== 'memory';
+    const weakest = (least: Ack, next: Ack): Ack => (meets(next, least) ? least : next);
+    const held = blobs.map((blob) => durabilityOf(blob)).reduce<Ack>(weakest, 'remote');
+    const durability = blobs.length === 0 ? 'disk' : held;
     const tiers: TierIndex[] = [];
     if (blobs.every((blob) => blob.memoryBytes !== null)) tiers.push(0);
-    if (blobs.every((blob) => blob.diskBytes !== null)) tiers.push(1);
-    if (blobs.every((blob) => blob.remoteName !== null)) tiers.push(2);
-    return { object, durability, tiers };
+    if (blobs.length > 0 && blobs.every((blob) => blob.diskBytes !== null)) tiers.push(1);
+    if (blobs.length > 0 && blobs.every((blob) => blob.remoteName !== null)) tiers.push(2);
+    return {
+      object,
+      durability: durability === 'disk' && !promisesDisk ? 'memory' : durability,
+      tiers,
+    };
   }
 
   async open(owner: Owner, ref: ObjectRef): Promise<OpenedObject> {
@@ -104,6 +128,10 @@ export class ReadPath {
       }
     }
     const { extents, held } = files;
+    if (!this.#parts.owners.has(owner.ownerId)) {
+      this.#endHolds(held, { returned: true });
+      throw new StoreError('aborted', `${owner.name} is gone: nobody would return this lease`);
+    }
     const leaseId = ++this.#lastLeaseId;
     this.#leases.set(leaseId, {
       leaseId,
@@ -147,7 +175,7 @@ export class ReadPath {
       });
     lease.deadlineMs = this.#parts.clock.now() + this.#parts.settings.leaseTtlMs;
     const end = position + target.byteLength;
-    if (position < 0 || end > lease.object.sizeBytes) {
+    if (!Number.isSafeInteger(position) || position < 0 || end > lease.object.sizeBytes) {
       throw new StoreError(
         'range_invalid',
         `bytes ${position} to ${end} of an object of ${lease.object.sizeBytes}`,
@@ -170,17 +198,42 @@ export class ReadPath {
 
   /** A copy may move or vanish between look-up and read: then the next look-up tells where it went. */
   async readBlob(blobId: number, target: Uint8Array, position: number): Promise<void> {
-    const { memory, disk, remote, placement } = this.#parts;
+    const { remote } = this.#parts;
+    let failure: unknown;
     for (let attempt = 0; ; attempt++) {
-      if (placement.readableIn('memory', blobId) !== undefined)
-        return memory.read(blobId, target, position);
-      if (placement.readableIn('disk', blobId) !== undefined)
-        return disk.read(blobId, target, position);
-      const blob = await this.#getBlob(blobId);
-      if (blob.remoteName !== null && blob.memoryBytes === null && blob.diskBytes === null) {
-        return remote.read(blob.remoteName, target, position);
+      for (const place of ['memory', 'disk'] as const) {
+        try {
+          if (await this.#readLocal(place, blobId, target, position)) return;
+        } catch (error) {
+          if (!isStoreError(error, 'data_lost') && !isStoreError(error, 'io_failed')) throw error;
+          failure = error;
+        }
       }
-      if (attempt === READ_LOOKUPS_MAX) throw lost(blobId);
+      const blob = await this.#getBlob(blobId);
+      const isLast = failure !== undefined || attempt === READ_LOOKUPS_MAX;
+      const isRemoteOnly = blob.memoryBytes === null && blob.diskBytes === null;
+      if (blob.remoteName !== null && (isRemoteOnly || isLast))
+        return await remote.read(blob.remoteName, target, position);
+      if (isLast || (isRemoteOnly && blob.remoteName === null)) throw failure ?? lost(blobId);
+    }
+  }
+
+  /** False when there is no whole file in this tier. */
+  async #readLocal(
+    place: 'memory' | 'disk',
+    blobId: number,
+    target: Uint8Array,
+    position: number,
+  ): Promise<boolean> {
+    const { placement, leases, diskLeases } = this.#parts;
+    if (placement.readableIn(place, blobId) === undefined) return false;
+    const table = place === 'memory' ? leases : diskLeases;
+    const lease = table.lease(blobId); // I3
+    try {
+      await this.#parts[place].read(blobId, target, position);
+      return true;
+    } finally {
+      table.endLease(lease, { returned: true });
     }
   }
 
@@ -190,7 +243,13 @@ export class ReadPath {
     const onDisk = this.#offeredIn('disk', blobId);
     if (onDisk !== undefined) return { tier: 1, blobId, path: onDisk.path, offset: 0, length };
     const blob = await this.#getBlob(blobId);
-    if (blob.remoteName === null) throw lost(blobId);
+    if (blob.remoteName === null) {
+      // It may just have come to a local tier: between this turn and the look-up.
+      const again = this.#offeredIn('memory', blobId) ?? this.#offeredIn('disk', blobId);
+      if (again === undefined) throw lost(blobId);
+      const tier = this.#offeredIn('memory', blobId) === undefined ? 1 : 0;
+      return { tier, blobId, path: again.path, offset: 0, length };
+    }
     return { tier: 2, blobId, path: '', offset: 0, length };
   }
 
@@ -223,8 +282,8 @@ export class ReadPath {
     const held: HeldFile[] = [];
     try {
       for (const extent of object.extents) {
-        const location = await this.#holdFile(extent.blobId, extent.length);
-        if (location.tier !== 2) held.push({ tier: location.tier, blobId: extent.blobId });
+        const { location, file } = await this.#holdFile(extent.blobId, extent.length);
+        if (file !== undefined) held.push(file);
         extents.push({ ...location, offset: extent.offset });
       }
     } catch (error) {
@@ -235,16 +294,18 @@ export class ReadPath {
   }
 
   /** Locates, takes the lease, and looks again: the file may have been given up in between. */
-  async #holdFile(blobId: number, length: number): Promise<ExtentLocation> {
+  async #holdFile(
+    blobId: number,
+    length: number,
+  ): Promise<{ location: ExtentLocation; file: HeldFile | undefined }> {
     const { leases, diskLeases } = this.#parts;
     for (;;) {
       const location = await this.#locateForRead(blobId, length);
-      if (location.tier === 2) return location;
+      if (location.tier === 2) return { location, file: undefined };
       const place = location.tier === 0 ? 'memory' : 'disk';
-      if (this.#offeredIn(place, blobId) !== undefined) {
-        (place === 'memory' ? leases : diskLeases).lease(blobId);
-        return location;
-      }
+      if (this.#offeredIn(place, blobId)?.path !== location.path) continue;
+      const table = place === 'memory' ? leases : diskLeases;
+      return { location, file: { table, lease: table.lease(blobId) } };
     }
   }
 
@@ -257,8 +318,7 @@ export class ReadPath {
   }
 
   #endHolds(held: readonly HeldFile[], options: { returned: boolean }): void {
-    const { leases, diskLeases } = this.#parts;
-    for (const file of held) (file.tier === 0 ? leases : diskLeases).endLease(file.blobId, options);
+    for (const { table, lease } of held) table.endLease(lease, options);
   }
 
   async #locateForRead(blobId: number, length: number): Promise<ExtentLocation> {
@@ -294,12 +354,9 @@ export class ReadPath {
   #promoteIfHot(blobId: number): void {
     const { catalog, memory, placement, settings, observer } = this.#parts;
     const readsSeen = (this.#reads.get(blobId) ?? 0) + 1;
-    this.#reads.delete(blobId);
     this.#reads.set(blobId, readsSeen);
-    if (this.#reads.size > READS_REMEMBERED_MAX)
-      for (const oldest of [...this.#reads.keys()].slice(0, READS_REMEMBERED_MAX >> 3))
-        this.#reads.delete(oldest);
-    if (readsSeen < 2 || placement.isMoving(blobId)) return;
+    if (readsSeen < 2 || this.#promoting.has(blobId)) return;
+    this.#promoting.add(blobId);
     void (async () => {
       try {
         const blob = await catalog.findBlob(blobId);
@@ -315,26 +372,50 @@ export class ReadPath {
         await placement.move(blobId, 'memory', { drop: [], why: 'read again' });
       } catch (error) {
         observer.failed(error, 'promotion');
+      } finally {
+        this.#promoting.delete(blobId);
       }
     })();
   }
 
+  /**
+   * What is certainly broken goes, also the last copy: wrong bytes are worse than none. What could just not be read goes only
+   * while another copy is good.
+   */
   async #dropBrokenCopies(blobId: number): Promise<void> {
-    const { catalog, placement, log } = this.#parts;
-    const blob = await this.#getBlob(blobId);
-    const broken = await verifyBlob(this.#parts, blob);
-    if (broken.length === 0) return;
-    const has = (tier: TierIndex): boolean => broken.some((found) => found.tier === tier);
-    const kept = {
-      memoryBytes: has(0) ? null : blob.memoryBytes,
-      diskBytes: has(1) ? null : blob.diskBytes,
-      remoteName: has(2) ? null : blob.remoteName,
-    };
-    if (!(await catalog.setBlobCopies(blobId, blob.generation, kept))) return;
-    if (blob.memoryBytes !== null && kept.memoryBytes === null) placement.giveUpMemory(blobId);
-    if (blob.diskBytes !== null && kept.diskBytes === null) placement.giveUpDisk(blobId);
-    for (const found of broken)
-      log.add(blobId, 'broken copy dropped', { tier: found.tier, problem: found.problem });
+    const { catalog, placement, log, mirror } = this.#parts;
+    await placement.exclusively(blobId, async () => {
+      const blob = await this.#getBlob(blobId);
+      const found = await verifyBlob(this.#parts, blob);
+      const copies = [blob.memoryBytes, blob.diskBytes, blob.remoteName].filter((c) => c !== null);
+      const broken = found.length < copies.length ? found : found.filter((c) => c.isCertain);
+      if (broken.length === 0) return;
+      const has = (tier: TierIndex): boolean => broken.some((copy) => copy.tier === tier);
+      const kept = {
+        memoryBytes: has(0) ? null : blob.memoryBytes,
+        diskBytes: has(1) ? null : blob.diskBytes,
+        remoteName: has(2) ? null : blob.remoteName,
+      };
+      if (!(await catalog.setBlobCopies(blobId, blob.generation, kept))) return;
+      for (const { tier, problem } of broken)
+        log.add(blobId, 'broken copy dropped', { tier, problem });
+      if (has(0)) placement.giveUp('memory', blobId);
+      if (has(1)) placement.giveUp('disk', blobId);
+      if (!has(2) || blob.remoteName === null) return;
+      await placement.deleteRemote(blob.remoteName);
+      // Its bucket wanted a copy there: from the good one, if there is.
+      if (kept.memoryBytes !== null || kept.diskBytes !== null) mirror.add(blobId, blob.sizeBytes);
+    });
+  }
+
+  async #isLost(object: ObjectRecord): Promise<boolean> {
+    for (const extent of object.extents) {
+      const blob = await this.#parts.catalog.findBlob(extent.blobId);
+      if (blob === undefined) return true;
+      if (blob.memoryBytes === null && blob.diskBytes === null && blob.remoteName === null)
+        return true;
+    }
+    return false;
   }
 
   async #blobsOf(object: ObjectRecord): Promise<readonly BlobRecord[]> {

@@ -12,6 +12,7 @@ import type { BlobPlacement } from '../placement/blob-placement.ts';
 import type { RecencyIndex } from '../placement/evictor.ts';
 import type { LocalTier } from '../tier/tier.ts';
 import type { LeaseTable } from './lease-table.ts';
+import type { StoreObserver } from './parts.ts';
 
 export interface RecoveryReport {
   readonly blobs: number;
@@ -22,7 +23,7 @@ export interface RecoveryReport {
   readonly orphanBytes: number;
 }
 
-const PAGE = 1024;
+const PAGE = 512;
 
 export async function recover(parts: {
   readonly catalog: Catalog;
@@ -31,26 +32,23 @@ export async function recover(parts: {
   readonly placement: BlobPlacement;
   readonly leases: LeaseTable;
   readonly recency: RecencyIndex;
+  readonly observer: StoreObserver;
 }): Promise<RecoveryReport> {
-  const { catalog, memory, disk, placement } = parts;
+  const { catalog, memory, disk } = parts;
   const counts = { blobs: 0, lostCopies: 0, lostBlobs: 0, retired: 0 };
   for (let after = 0; ; ) {
     const page = await catalog.listBlobs({ afterBlobId: after, limit: PAGE });
     if (page.length === 0) break;
-    for (const blob of page) {
-      after = blob.blobId;
-      counts.blobs++;
-      const lost = await adoptBlob(parts, blob);
-      counts.lostCopies += lost;
-      if (lost > 0 && (await hasNoCopy(catalog, blob.blobId))) counts.lostBlobs++;
+    after = (page[page.length - 1] as BlobRecord).blobId;
+    counts.blobs += page.length;
+    // Together: after a reboot each of them changes its record, and changes of one turn share a transaction.
+    const lost = await Promise.all(page.map((blob) => adoptBlob(parts, blob)));
+    for (const blob of lost) {
+      counts.lostCopies += blob.lostCopies;
+      if (blob.isLost) counts.lostBlobs++;
     }
   }
-  for (;;) {
-    const freed = await catalog.listBlobs({ afterBlobId: 0, limit: PAGE, where: 'freed' });
-    if (freed.length === 0) break;
-    for (const blob of freed) await placement.retire(blob);
-    counts.retired += freed.length;
-  }
+  counts.retired = (await retireFreed(parts)).retired;
   const orphans = [await memory.removeOrphans(), await disk.removeOrphans()];
   return {
     ...counts,
@@ -59,7 +57,31 @@ export async function recover(parts: {
   };
 }
 
-/** Returns how many copy records were lost. */
+/** Removes every freed blob to the end. One that fails (tier 2 does not answer) stays for the next time. */
+export async function retireFreed(parts: {
+  readonly catalog: Catalog;
+  readonly placement: BlobPlacement;
+  readonly observer: StoreObserver;
+}): Promise<{ readonly retired: number; readonly failed: number }> {
+  const { catalog, placement, observer } = parts;
+  let retired = 0;
+  let failed = 0;
+  for (let afterBlobId = 0; ; ) {
+    const freed = await catalog.listBlobs({ afterBlobId, limit: PAGE, where: 'freed' });
+    if (freed.length === 0) return { retired, failed };
+    for (const blob of freed) {
+      afterBlobId = blob.blobId;
+      try {
+        await placement.retire(blob);
+        retired++;
+      } catch (error) {
+        failed++;
+        observer.failed(error, `removal of blob ${blob.blobId}`);
+      }
+    }
+  }
+}
+
 async function adoptBlob(
   parts: {
     catalog: Catalog;
@@ -69,7 +91,7 @@ async function adoptBlob(
     recency: RecencyIndex;
   },
   blob: BlobRecord,
-): Promise<number> {
+): Promise<{ readonly lostCopies: number; readonly isLost: boolean }> {
   const { catalog, memory, disk, leases, recency } = parts;
   const inMemory =
     blob.memoryBytes === null ? undefined : memory.adopt(blob.blobId, blob.sizeBytes);
@@ -89,19 +111,9 @@ async function adoptBlob(
   ) {
     await catalog.setBlobCopies(blob.blobId, blob.generation, copies);
   }
-  return (
+  const lostCopies =
     (blob.memoryBytes !== null && inMemory === undefined ? 1 : 0) +
-    (blob.diskBytes !== null && onDisk === undefined ? 1 : 0)
-  );
-}
-
-async function hasNoCopy(catalog: Catalog, blobId: number): Promise<boolean> {
-  const blob = await catalog.findBlob(blobId);
-  return (
-    blob !== undefined &&
-    blob.refs > 0 &&
-    blob.memoryBytes === null &&
-    blob.diskBytes === null &&
-    blob.remoteName === null
-  );
+    (blob.diskBytes !== null && onDisk === undefined ? 1 : 0);
+  const hasCopy = inMemory !== undefined || onDisk !== undefined || blob.remoteName !== null;
+  return { lostCopies, isLost: blob.refs > 0 && lostCopies > 0 && !hasCopy };
 }

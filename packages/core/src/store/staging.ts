@@ -6,6 +6,7 @@
  */
 import { StoreError } from '@ebb/protocol';
 import type { ObjectRef, Owner } from './object-store.ts';
+import type { QuotaHold } from './quotas.ts';
 import { RecentMap } from './recent-map.ts';
 
 export interface Staging {
@@ -18,8 +19,16 @@ export interface Staging {
   reservedBytes: number;
   /** Highest byte written through `write`, for writers that cannot see the file. */
   writtenBytes: number;
+  /** The last `write` under way, never rejecting: the next one waits for it, and so does the commit. */
+  lastWrite: Promise<void> | undefined;
+  /** Ranges that a `write` failed to bring, and that no later one has brought. */
+  readonly missing: { readonly from: number; readonly to: number; readonly error: unknown }[];
+  /** Its part in the byte limits of bucket and job; undefined where there are none. */
+  readonly quota: QuotaHold | undefined;
   /** Set while a commit runs: neither expiry nor a second commit may touch it. */
   isCommitting: boolean;
+  /** The commit that runs, for those who wait for it. */
+  commit: Promise<unknown> | undefined;
   deadlineMs: number;
 }
 
@@ -57,7 +66,8 @@ export class StagingTable {
     if (staging !== undefined && staging.owner.ownerId === owner.ownerId && !staging.isCommitting)
       return staging;
     const isSecondCommit =
-      this.#committed.get(writeId) === owner.ownerId || staging?.isCommitting === true;
+      this.#committed.get(writeId) === owner.ownerId ||
+      (staging?.isCommitting === true && staging.owner.ownerId === owner.ownerId);
     throw isSecondCommit
       ? new StoreError('already_committed', `write ${writeId} was committed before`, { writeId })
       : new StoreError(
@@ -72,6 +82,11 @@ export class StagingTable {
     return staging?.owner.ownerId === owner.ownerId ? staging : undefined;
   }
 
+  /** Neither committed nor dropped since. */
+  isOpen(staging: Staging): boolean {
+    return this.#writes.get(staging.writeId) === staging;
+  }
+
   grow(staging: Staging, reservedBytes: number): void {
     this.#bytes[staging.tier] += reservedBytes - staging.reservedBytes;
     staging.reservedBytes = reservedBytes;
@@ -83,13 +98,15 @@ export class StagingTable {
     this.#bytes[tier] += staging.reservedBytes;
   }
 
-  end(staging: Staging, outcome: 'committed' | 'dropped'): void {
-    if (!this.#writes.delete(staging.writeId)) return;
+  /** False when it had ended before (I2). */
+  end(staging: Staging, outcome: 'committed' | 'dropped'): boolean {
+    if (!this.#writes.delete(staging.writeId)) return false;
     this.#bytes[staging.tier] -= staging.reservedBytes;
     const owned = this.#byOwner.get(staging.owner.ownerId);
     owned?.delete(staging.writeId);
     if (owned?.size === 0) this.#byOwner.delete(staging.owner.ownerId);
     if (outcome === 'committed') this.#committed.set(staging.writeId, staging.owner.ownerId);
+    return true;
   }
 
   ofOwner(owner: Owner): readonly Staging[] {
@@ -106,12 +123,5 @@ export class StagingTable {
     return [...this.#writes.values()].filter(
       (staging) => staging.deadlineMs <= nowMs && !staging.isCommitting,
     );
-  }
-
-  jobBytes(jobId: string): number {
-    let bytes = 0;
-    for (const staging of this.#writes.values())
-      if (staging.jobId === jobId) bytes += staging.reservedBytes;
-    return bytes;
   }
 }

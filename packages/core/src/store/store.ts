@@ -13,15 +13,17 @@ import type {
   Condition,
   JobRecord,
   ListOptions,
+  ObjectRecord,
 } from '../catalog/catalog.ts';
 import { type Clock, systemClock } from '../clock.ts';
 import { parseBucketName, parseJobId, parseKey } from '../object-ref.ts';
-import { BlobPlacement } from '../placement/blob-placement.ts';
+import { BlobPlacement, type MoveResult } from '../placement/blob-placement.ts';
 import { RecencyIndex } from '../placement/evictor.ts';
 import { Mirror } from '../placement/mirror.ts';
-import { equalPolicies } from '../placement/policy.ts';
+import { durabilityOf, equalPolicies, meets } from '../placement/policy.ts';
 import { Spiller } from '../placement/spiller.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
+import { BucketCache } from './bucket-cache.ts';
 import { JobTable } from './job-table.ts';
 import { LeaseTable } from './lease-table.ts';
 import { LifeLog } from './life-log.ts';
@@ -47,8 +49,9 @@ import {
   type StoreParts,
   type StoreSettings,
 } from './parts.ts';
+import { Quotas } from './quotas.ts';
 import { ReadPath } from './read-path.ts';
-import { type RecoveryReport, recover } from './recovery.ts';
+import { type RecoveryReport, recover, retireFreed } from './recovery.ts';
 import { StagingTable } from './staging.ts';
 import { verifyAll } from './verify.ts';
 import { WritePath } from './write-path.ts';
@@ -72,6 +75,9 @@ export interface OpenedStore {
 const ID_BLOCK = 256;
 const DELETE_BATCH = 512;
 const SWEEP_MS = 1000;
+/** A sweep this late means that the process was stopped, or the clock set: heartbeats may wait in sockets, unread. */
+const SWEEP_LATE_MS = 5000;
+const RETRY_FREED_MS = 10_000;
 
 /** Recovers what an earlier run left, then starts. The store closes the parts it was given. */
 export async function openObjectStore(options: StoreOptions): Promise<OpenedStore> {
@@ -89,16 +95,17 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
   const leases = new LeaseTable({
     limboMs: settings.limboMs,
     now: () => clock.now(),
-    remove: (blobId, how) => placement.removeFromMemory(blobId, how),
+    remove: (blobId, how) => placement.removeFile('memory', blobId, how),
   });
   const diskLeases = new LeaseTable({
     limboMs: settings.limboMs,
     now: () => clock.now(),
-    remove: (blobId) => disk.remove(blobId, { recycle: false }),
+    remove: (blobId) => placement.removeFile('disk', blobId, { recycle: false }),
   });
   const placement: BlobPlacement = new BlobPlacement({
     ...{ catalog, memory, disk, remote, mover, leases, diskLeases, recency, log },
     onMoved: (move) => observer.moved(move),
+    onError: (error) => observer.failed(error, 'removal of a file'),
   });
   const spiller = new Spiller({
     ...{ catalog, memory, disk, placement, leases, recency },
@@ -113,6 +120,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     onError: (error) => observer.failed(error, 'mirror'),
   });
   const ids = new IdBlocks(catalog);
+  const owners = new Set<number>();
   const parts: StoreParts = {
     ...{
       catalog,
@@ -133,44 +141,65 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     },
     staging: new StagingTable(),
     jobs: new JobTable(),
+    buckets: new BucketCache(catalog),
+    quotas: new Quotas(catalog),
+    owners,
+    takeId: () => ids.take(),
     nextId: () => ids.next(),
-    retireAll: async (freed) => {
-      for (const blob of freed) {
-        try {
-          await placement.retire(blob);
-        } catch (error) {
-          observer.failed(error, `removal of blob ${blob.blobId}`); // its record stays, recovery and gc try again
-        }
-      }
-    },
+    retireAll: (freed) => store.retireAll(freed),
   };
   const recovery = await recover(parts);
-  const store = new CatalogObjectStore(parts, await catalog.nodeId());
+  const store: CatalogObjectStore = new CatalogObjectStore(parts, {
+    owners,
+    nodeId: await catalog.nodeId(),
+  });
   await store.start();
   return { store, recovery };
 }
 
-/** Takes ids in blocks, so that most calls find one without asking the catalog. */
+/** Takes ids in blocks, the next one ahead of need, so that most calls find one without asking the catalog. */
 class IdBlocks {
   readonly #catalog: Catalog;
   #next = 0;
   #end = 0;
+  #spare: number | undefined;
   #refill: Promise<void> | undefined;
 
   constructor(catalog: Catalog) {
     this.#catalog = catalog;
   }
 
+  take(): number | undefined {
+    if (this.#next === this.#end) {
+      if (this.#spare === undefined) return undefined;
+      this.#next = this.#spare;
+      this.#end = this.#spare + ID_BLOCK;
+      this.#spare = undefined;
+    }
+    // A failure shows when the ids are needed.
+    if (this.#spare === undefined && this.#refill === undefined)
+      this.#fetch().catch(() => undefined);
+    return this.#next++;
+  }
+
   async next(): Promise<number> {
-    while (this.#next === this.#end) {
-      this.#refill ??= this.#catalog.nextIds(ID_BLOCK).then((first) => {
-        this.#next = first;
-        this.#end = first + ID_BLOCK;
+    for (;;) {
+      const id = this.take();
+      if (id !== undefined) return id;
+      await this.#fetch();
+    }
+  }
+
+  #fetch(): Promise<void> {
+    this.#refill ??= this.#catalog
+      .nextIds(ID_BLOCK)
+      .then((first) => {
+        this.#spare = first;
+      })
+      .finally(() => {
         this.#refill = undefined;
       });
-      await this.#refill;
-    }
-    return this.#next++;
+    return this.#refill;
   }
 }
 
@@ -181,12 +210,21 @@ class CatalogObjectStore implements ObjectStore {
   readonly #reads: ReadPath;
   readonly #jobEndListeners: ((jobId: string) => void | Promise<void>)[] = [];
   readonly #stop = new AbortController();
+  readonly #owners: Set<number>;
+  readonly #ending = new Map<string, Promise<JobReceipt>>();
+  /** A freed blob could not be removed, perhaps at the start already: its record waits. */
+  #hasFreed = true;
+  #retryFreedAtMs = 0;
   #sweeping: Promise<void> | undefined;
   #lastOwnerId = 0;
 
-  constructor(parts: StoreParts, nodeId: string) {
+  constructor(
+    parts: StoreParts,
+    options: { readonly owners: Set<number>; readonly nodeId: string },
+  ) {
     this.#parts = parts;
-    this.nodeId = nodeId;
+    this.nodeId = options.nodeId;
+    this.#owners = options.owners;
     this.#writes = new WritePath(parts);
     this.#reads = new ReadPath(parts);
   }
@@ -197,8 +235,9 @@ class CatalogObjectStore implements ObjectStore {
     await mirror.resume(
       async (bucket) => (await catalog.findBucket(bucket))?.policy.mirror === true,
     );
-    void spiller.kickMemory();
-    void spiller.kickDisk();
+    void spiller.makeRoom(0);
+    void spiller.makeRoom(1);
+    await this.totals();
     this.#sweeping = this.#sweepUntilStopped();
   }
 
@@ -207,10 +246,13 @@ class CatalogObjectStore implements ObjectStore {
   }
 
   createOwner(name: string): Owner {
-    return { ownerId: ++this.#lastOwnerId, name };
+    const ownerId = ++this.#lastOwnerId;
+    this.#owners.add(ownerId);
+    return { ownerId, name };
   }
 
   async dropOwner(owner: Owner): Promise<void> {
+    this.#owners.delete(owner.ownerId);
     this.#writes.dropOwner(owner);
     this.#reads.dropOwner(owner);
     this.#parts.leases.dropOwner(owner);
@@ -255,7 +297,9 @@ class CatalogObjectStore implements ObjectStore {
 
   async deleteBucket(name: string): Promise<void> {
     parseBucketName(name);
+    this.#parts.buckets.forget(name);
     await this.#parts.catalog.deleteBucket(name);
+    this.#parts.buckets.forget(name);
   }
 
   stage(owner: Owner, ref: ObjectRef, options: StageOptions): Promise<StagedWrite> {
@@ -310,7 +354,7 @@ class CatalogObjectStore implements ObjectStore {
   async delete(ref: ObjectRef, condition: Condition = {}): Promise<{ deleted: boolean }> {
     parseBucketName(ref.bucket);
     const result = await this.#parts.catalog.deleteObject(ref.bucket, ref.key, condition);
-    await this.#parts.retireAll(result.freed);
+    await this.retireAll(result.freed);
     return { deleted: result.object !== undefined };
   }
 
@@ -333,16 +377,18 @@ class CatalogObjectStore implements ObjectStore {
       { ...to, version, createdAtMs: this.#parts.clock.now() },
       condition,
     );
-    await this.#parts.retireAll(result.freed);
-    return await this.#reads.view(result.object);
+    await this.retireAll(result.freed);
+    return await this.#keepPromises(result.object);
   }
 
   async rename(from: ObjectRef, to: ObjectRef, condition: Condition = {}): Promise<ObjectView> {
     parseBucketName(to.bucket);
     parseKey(to.key);
     const result = await this.#parts.catalog.renameObject(from, to, condition);
-    await this.#parts.retireAll(result.freed);
-    return await this.#reads.view(result.object);
+    await this.retireAll(result.freed);
+    return from.bucket === to.bucket
+      ? await this.#reads.view(result.object)
+      : await this.#keepPromises(result.object);
   }
 
   async renamePrefix(
@@ -353,7 +399,10 @@ class CatalogObjectStore implements ObjectStore {
     parseBucketName(from.bucket);
     parseBucketName(to.bucket);
     const result = await this.#parts.catalog.renamePrefix(from, to, options);
-    await this.#parts.retireAll(result.freed);
+    await this.retireAll(result.freed);
+    if (from.bucket !== to.bucket)
+      for await (const object of this.#objectsUnder(to.bucket, to.prefix))
+        await this.#keepPromises(object);
     return { objects: result.objects, sizeBytes: result.sizeBytes };
   }
 
@@ -368,10 +417,19 @@ class CatalogObjectStore implements ObjectStore {
     const drop =
       tier === 0 ? [] : tier === 1 ? (['memory'] as const) : (['memory', 'disk'] as const);
     for (const extent of object.extents) {
-      const result = await this.#parts.placement.move(extent.blobId, place, {
-        drop,
-        why: 'relocated by request',
-      });
+      const move = (): Promise<MoveResult> =>
+        this.#parts.placement.move(extent.blobId, place, { drop, why: 'relocated by request' });
+      let result = await move();
+      if (result === 'full' && tier !== 2) {
+        await this.#parts.spiller.makeRoom(tier, extent.length);
+        result = await move();
+      }
+      if (result === 'full' && this.#isGivenUp(tier, extent.blobId))
+        throw new StoreError(
+          'busy',
+          `${ref.bucket}/${ref.key}: readers still hold its former file in ${place}`,
+          { tier, retryAfterMs: 1000 },
+        );
       if (result === 'full') {
         throw new StoreError(
           'tier_full',
@@ -419,18 +477,33 @@ class CatalogObjectStore implements ObjectStore {
     return views;
   }
 
+  /** A second call while one runs gets the same receipt: it must not delete what a new job of this name makes. */
   async endJob(jobId: string): Promise<JobReceipt> {
     parseJobId(jobId);
+    let ending = this.#ending.get(jobId);
+    if (ending === undefined) {
+      ending = this.#endJob(jobId).finally(() => this.#ending.delete(jobId));
+      this.#ending.set(jobId, ending);
+    }
+    return await ending;
+  }
+
+  async #endJob(jobId: string): Promise<JobReceipt> {
     const { catalog, jobs } = this.#parts;
     const job = jobs.find(jobId);
     if (job !== undefined) job.isEnding = true; // no new writes: `stage` and `commit` refuse a job that is ending
-    const stagedWrites = this.#writes.dropJob(jobId);
-    await this.#writes.settled(); // a commit under way either made its object before this line, or is refused
-    for (const listener of this.#jobEndListeners) await listener(jobId);
-    const gone = await this.#deleteInBatches(() => catalog.deleteJobObjects(jobId, DELETE_BATCH));
-    await catalog.deleteJob(jobId);
-    jobs.remove(jobId);
-    return { jobId, objects: gone.objects, freedBytes: gone.sizeBytes, stagedWrites };
+    try {
+      const stagedWrites = this.#writes.dropJob(jobId);
+      await this.#writes.settledOf(jobId); // a commit under way either made its object before this line, or is refused
+      for (const listener of this.#jobEndListeners) await listener(jobId);
+      const gone = await this.#deleteInBatches(() => catalog.deleteJobObjects(jobId, DELETE_BATCH));
+      await catalog.deleteJob(jobId);
+      jobs.remove(jobId);
+      return { jobId, objects: gone.objects, freedBytes: gone.sizeBytes, stagedWrites };
+    } catch (error) {
+      if (job !== undefined) job.isEnding = false; // so that its end is tried again when its heartbeat stops
+      throw error;
+    }
   }
 
   onJobEnd(listener: (jobId: string) => void | Promise<void>): void {
@@ -490,10 +563,9 @@ class CatalogObjectStore implements ObjectStore {
   }
 
   async gc(): ReturnType<ObjectStore['gc']> {
-    const { catalog, memory, disk, placement } = this.#parts;
+    const { catalog, memory, disk } = this.#parts;
     const expiredStagings = this.#writes.dropExpired();
-    for (const blob of await catalog.listBlobs({ afterBlobId: 0, limit: 1024, where: 'freed' }))
-      await placement.retire(blob);
+    await retireFreed(this.#parts);
     let lostObjects = 0;
     for await (const blob of this.#allBlobs()) {
       if (
@@ -503,8 +575,11 @@ class CatalogObjectStore implements ObjectStore {
         blob.remoteName !== null
       )
         continue;
-      for (const object of await catalog.objectsOfBlob(blob.blobId, 1024)) {
-        if ((await this.delete(object)).deleted) lostObjects++;
+      for (const name of await catalog.objectsOfBlob(blob.blobId, 1024)) {
+        const object = await catalog.findObject(name.bucket, name.key);
+        // It may have been replaced since: the new version is not lost.
+        if (object?.extents.some(({ blobId }) => blobId === blob.blobId) !== true) continue;
+        if (await this.#deleteVersion(object)) lostObjects++;
       }
     }
     const orphans = [await memory.removeOrphans(), await disk.removeOrphans()];
@@ -518,20 +593,11 @@ class CatalogObjectStore implements ObjectStore {
   }
 
   async drain(options: { persist: boolean; deadlineMs: number }): Promise<void> {
-    const { clock, staging, mirror, catalog, observer } = this.#parts;
+    const { clock, staging, mirror, catalog } = this.#parts;
     this.#writes.refuseNewWrites();
     const until = clock.now() + options.deadlineMs;
     while (staging.size > 0 && clock.now() < until) await clock.sleep(20);
-    if (options.persist) {
-      for await (const blob of this.#allBlobs('unmirrored')) {
-        if (clock.now() >= until) break;
-        await this.#parts.placement
-          .move(blob.blobId, 'remote', { drop: [], why: 'persisted at shutdown' })
-          .catch((error: unknown) => {
-            observer.failed(error, `persisting blob ${blob.blobId}`);
-          });
-      }
-    }
+    if (options.persist) await this.#persist(until);
     await mirror.idle(AbortSignal.timeout(Math.max(1, until - clock.now())));
     await catalog.durable();
   }
@@ -549,35 +615,127 @@ class CatalogObjectStore implements ObjectStore {
     await memory.close();
     await disk.close();
     await remote.close();
-    await catalog.durable();
-    await catalog.close();
+    try {
+      await catalog.durable();
+    } finally {
+      await catalog.close();
+    }
+  }
+
+  /** StoreParts.retireAll. */
+  async retireAll(freed: readonly BlobRecord[]): Promise<void> {
+    const { catalog, placement, observer } = this.#parts;
+    try {
+      if (freed.some((blob) => blob.diskBytes !== null || blob.remoteName !== null))
+        await catalog.durable();
+      const retired = await Promise.allSettled(freed.map((blob) => placement.retire(blob)));
+      const failed = retired.find((result) => result.status === 'rejected');
+      if (failed !== undefined) throw failed.reason;
+    } catch (error) {
+      this.#hasFreed = true;
+      observer.failed(error, 'removal of blobs');
+    }
+  }
+
+  /** Everything that lies on this node alone goes to tier 2, as far as the time allows. */
+  async #persist(until: number): Promise<void> {
+    const { clock, placement, observer } = this.#parts;
+    const left = { blobs: 0, bytes: 0 };
+    for await (const blob of this.#allBlobs('unmirrored')) {
+      if (clock.now() < until) {
+        try {
+          await placement.move(blob.blobId, 'remote', { drop: [], why: 'persisted at shutdown' });
+        } catch (error) {
+          observer.failed(error, `persisting blob ${blob.blobId}`);
+        }
+        continue;
+      }
+      left.blobs++;
+      left.bytes += blob.sizeBytes;
+    }
+    if (left.blobs === 0) return;
+    const message = `${left.blobs} blobs (${left.bytes} bytes) are not in tier 2: the time to drain was up`;
+    observer.failed(new StoreError('busy', message, left), 'persisting at shutdown');
+  }
+
+  /** An object that came to a bucket without being written there gets what the bucket's policy promises. */
+  async #keepPromises(object: ObjectRecord): Promise<ObjectView> {
+    const { catalog, placement, disk, mirror } = this.#parts;
+    const policy = (await catalog.findBucket(object.bucket))?.policy;
+    const ack = policy?.ack ?? 'memory';
+    for (const { blobId } of object.extents) {
+      const blob = await catalog.findBlob(blobId);
+      if (blob === undefined) continue;
+      if (ack !== 'memory' && !meets(durabilityOf(blob), 'remote')) {
+        const to = ack === 'remote' ? 'remote' : 'disk';
+        const why = `policy of ${object.bucket}`;
+        const result = await placement.move(blobId, to, { drop: [], why });
+        if (result === 'full') void this.#parts.spiller.makeRoom(1, blob.sizeBytes);
+        if (to === 'disk' && result === 'done') await disk.sync(blobId);
+      }
+      if (policy?.mirror === true && blob.remoteName === null) mirror.add(blobId, blob.sizeBytes);
+    }
+    if (ack !== 'memory') await catalog.durable();
+    return await this.#reads.view(object);
+  }
+
+  #isGivenUp(tier: TierIndex, blobId: number): boolean {
+    const { leases, diskLeases } = this.#parts;
+    return tier !== 2 && (tier === 0 ? leases : diskLeases).isInLimbo(blobId);
+  }
+
+  /** Only if it is still this version. */
+  async #deleteVersion(object: ObjectRecord): Promise<boolean> {
+    try {
+      return (await this.delete(object, { ifMatch: object.etag })).deleted;
+    } catch (error) {
+      if (isStoreError(error, 'precondition_failed')) return false;
+      throw error;
+    }
   }
 
   async #sweepUntilStopped(): Promise<void> {
     const { clock, leases, diskLeases, jobs, observer } = this.#parts;
+    let lastMs = clock.now();
+    const steps: readonly (() => unknown)[] = [
+      () => this.#writes.dropExpired(),
+      () => this.#reads.dropExpired(),
+      () => leases.sweep(),
+      () => diskLeases.sweep(),
+      () => Promise.all(jobs.expired(clock.now()).map((jobId) => this.endJob(jobId))),
+      () => this.#deleteExpiredObjects(),
+      () => this.#retryRetirements(),
+      () => this.totals(),
+    ];
     while (!this.#stop.signal.aborted) {
-      try {
-        await clock.sleep(SWEEP_MS, this.#stop.signal);
-        this.#writes.dropExpired();
-        this.#reads.dropExpired();
-        leases.sweep();
-        diskLeases.sweep();
-        for (const jobId of jobs.expired(clock.now())) await this.endJob(jobId);
-        await this.#deleteExpiredObjects();
-      } catch (error) {
-        if (!this.#stop.signal.aborted) observer.failed(error, 'sweep');
+      await clock.sleep(SWEEP_MS, this.#stop.signal).catch(() => undefined);
+      const now = clock.now();
+      const lateMs = now - lastMs - SWEEP_MS;
+      lastMs = now;
+      if (lateMs > SWEEP_LATE_MS) jobs.forgive(lateMs);
+      for (const step of steps) {
+        if (this.#stop.signal.aborted) return;
+        try {
+          await step();
+        } catch (error) {
+          if (!this.#stop.signal.aborted) observer.failed(error, 'sweep');
+        }
       }
     }
+  }
+
+  async #retryRetirements(): Promise<void> {
+    const { clock } = this.#parts;
+    if (!this.#hasFreed || clock.now() < this.#retryFreedAtMs) return;
+    this.#retryFreedAtMs = clock.now() + RETRY_FREED_MS;
+    this.#hasFreed = (await retireFreed(this.#parts)).failed > 0;
   }
 
   async #deleteExpiredObjects(): Promise<void> {
     const { catalog, clock } = this.#parts;
     for (const expired of await catalog.listExpired(clock.now(), DELETE_BATCH)) {
       const object = await catalog.findObject(expired.bucket, expired.key);
-      if (object?.version !== expired.version) continue;
-      await this.delete(expired, { ifMatch: object.etag }).catch((error: unknown) => {
-        if (!isStoreError(error, 'precondition_failed')) throw error; // replaced meanwhile: the new one has its own time
-      });
+      if (object?.version === expired.version) await this.#deleteVersion(object);
     }
   }
 
@@ -593,7 +751,7 @@ class CatalogObjectStore implements ObjectStore {
     let sizeBytes = 0;
     for (;;) {
       const batch = await step();
-      await this.#parts.retireAll(batch.freed);
+      await this.retireAll(batch.freed);
       objects += batch.objects;
       sizeBytes += batch.sizeBytes;
       if (batch.done) return { objects, sizeBytes };
@@ -614,21 +772,25 @@ class CatalogObjectStore implements ObjectStore {
   }
 
   async *#blobsUnder(bucket: string, prefix: string): AsyncGenerator<BlobRecord> {
-    const seen = new Set<number>(); // one page's worth: neighbours share blobs after copies
-    for (let startAfter = ''; ; ) {
-      const page = await this.#parts.catalog.listObjects(bucket, {
-        prefix,
-        delimiter: '',
-        startAfter,
-        limit: 512,
-      });
-      seen.clear();
-      for (const extent of page.objects.flatMap((object) => object.extents)) {
-        if (seen.has(extent.blobId)) continue;
-        seen.add(extent.blobId);
-        const blob = await this.#parts.catalog.findBlob(extent.blobId);
+    let last = 0; // neighbours share blobs after copies
+    for await (const object of this.#objectsUnder(bucket, prefix)) {
+      for (const { blobId } of object.extents) {
+        if (blobId === last) continue;
+        last = blobId;
+        const blob = await this.#parts.catalog.findBlob(blobId);
         if (blob !== undefined) yield blob;
       }
+    }
+  }
+
+  async *#objectsUnder(bucket: string, prefix: string): AsyncGenerator<ObjectRecord> {
+    for (let startAfter = ''; ; ) {
+      const page = await this.#parts.catalog.listObjects(bucket, {
+        ...{ prefix, startAfter },
+        delimiter: '',
+        limit: 512,
+      });
+      yield* page.objects;
       if (page.next === null) return;
       startAfter = page.next;
     }

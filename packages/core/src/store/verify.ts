@@ -15,21 +15,34 @@ export interface VerifyParts {
   readonly mover: Mover;
 }
 
-/** The problem of each copy that is broken; an empty list when all are good. */
+export interface BrokenCopy {
+  readonly tier: TierIndex;
+  readonly problem: string;
+  /** The bytes are wrong or missing; else they could not be read just now. */
+  readonly isCertain: boolean;
+}
+
+/** What says that the bytes are not there. Other errors may pass; some (a closed mover) say nothing about the copy at all. */
+const CERTAIN: ReadonlySet<string> = new Set(['data_lost', 'data_corrupt', 'range_invalid']);
+const REVERIFY_MAX = 4;
+
+/** The problem of each copy that is broken; an empty list when all are good. @throws what says nothing about a copy */
 export async function verifyBlob(
   parts: VerifyParts,
   blob: BlobRecord,
   signal?: AbortSignal,
-): Promise<readonly { tier: TierIndex; problem: string }[]> {
-  const broken: { tier: TierIndex; problem: string }[] = [];
+): Promise<readonly BrokenCopy[]> {
+  const broken: BrokenCopy[] = [];
   const check = async (tier: TierIndex, checksum: () => Promise<number>): Promise<void> => {
     try {
       const found = await checksum();
-      if (found !== blob.crc32c)
-        broken.push({ tier, problem: `CRC32C is ${hex(found)}, recorded ${hex(blob.crc32c)}` });
+      const problem = `CRC32C is ${hex(found)}, recorded ${hex(blob.crc32c)}`;
+      if (found !== blob.crc32c) broken.push({ tier, problem, isCertain: true });
     } catch (error) {
-      if (!isStoreError(error) || error.code === 'aborted') throw error;
-      broken.push({ tier, problem: error.message });
+      if (!isStoreError(error)) throw error;
+      const isCertain = CERTAIN.has(error.code);
+      if (!isCertain && error.code !== 'io_failed') throw error;
+      broken.push({ tier, problem: error.message, isCertain });
     }
   };
   if (blob.memoryBytes !== null) {
@@ -60,25 +73,35 @@ export async function verifyAll(
     if (signal?.aborted === true) throw new StoreError('aborted', 'verification was given up');
     count++;
     bytes += blob.sizeBytes;
-    const problems = await verifyBlob(parts, blob, signal);
-    const isLost = blob.memoryBytes === null && blob.diskBytes === null && blob.remoteName === null;
-    if (problems.length === 0 && !isLost) continue;
-    // The blob may have been deleted or moved while it was read: only what still stands is reported.
-    const now = await parts.catalog.findBlob(blob.blobId);
-    if (now === undefined || now.refs === 0 || now.generation !== blob.generation) continue;
-    const objects = (await parts.catalog.objectsOfBlob(blob.blobId, 16)).map(
-      (object) => `${object.bucket}/${object.key}`,
-    );
-    if (isLost)
-      broken.push({
-        blobId: blob.blobId,
-        tier: 0,
-        objects,
-        problem: 'no copy is left in any tier',
-      });
-    for (const found of problems) broken.push({ blobId: blob.blobId, objects, ...found });
+    broken.push(...(await findBroken(parts, blob, signal)));
   }
   return { blobs: count, bytes, broken };
+}
+
+/** A blob that moved while it was read is read again: only what still stands is reported. */
+async function findBroken(
+  parts: VerifyParts,
+  first: BlobRecord,
+  signal?: AbortSignal,
+): Promise<readonly BrokenBlob[]> {
+  let blob = first;
+  for (let look = 1; ; look++) {
+    const problems = await verifyBlob(parts, blob, signal);
+    const isLost = blob.memoryBytes === null && blob.diskBytes === null && blob.remoteName === null;
+    if (problems.length === 0 && !isLost) return [];
+    const now = await parts.catalog.findBlob(blob.blobId);
+    if (now === undefined || now.refs === 0) return [];
+    if (now.generation !== blob.generation && look < REVERIFY_MAX) {
+      blob = now;
+      continue;
+    }
+    const { blobId } = blob;
+    const objects = (await parts.catalog.objectsOfBlob(blobId, 16)).map(
+      (object) => `${object.bucket}/${object.key}`,
+    );
+    if (isLost) return [{ blobId, tier: 0, objects, problem: 'no copy is left in any tier' }];
+    return problems.map(({ tier, problem }) => ({ blobId, objects, tier, problem }));
+  }
 }
 
 async function remoteChecksum(

@@ -1,20 +1,22 @@
 /**
  * The life of a write: stage, fill, commit.
  *
- * I1  Nothing is visible before the catalog's commit; after it, everything is.
+ * I1  Nothing is visible before the catalog's commit; after it, everything is. An error after it (the disk refused to sync,
+ *     tier 2 did not answer) tells that the promise was not kept; the object stays, with what it has.
  * I2  What the acknowledgement promises holds before `commit` resolves: for `disk` the bytes and the catalog are synced,
  *     for `remote` tier 2 has verified bytes.
  * I3  A write that fails or is dropped gives back its room at once.
  * I4  Room is reserved before bytes are written, so that want of space is an error at a call, not in the middle of a copy.
+ * I5  Versions of one key grow in the order in which the catalog sees the commits: the id is taken in the same turn.
+ * I6  Writes through the daemon are done one after the other, and a commit waits for those that were sent before it. One
+ *     that failed, and was not repeated, makes the commit fail. Gaps between them are zeros, and never a former file's bytes.
  */
 
-import { statSync } from 'node:fs';
-import { stat } from 'node:fs/promises';
 import { ACKS, type Ack, StoreError } from '@ebb/protocol';
 import type { BucketRecord, ObjectRecord } from '../catalog/catalog.ts';
 import { parseBucketName, parseKey } from '../object-ref.ts';
 import { durabilityOf, meets, stagingTiers } from '../placement/policy.ts';
-import type { LocalTier } from '../tier/tier.ts';
+import type { LocalBlob, LocalTier } from '../tier/tier.ts';
 import type {
   CommitOptions,
   Committed,
@@ -24,11 +26,23 @@ import type {
   StageOptions,
 } from './object-store.ts';
 import type { StoreParts } from './parts.ts';
+import { isLimited } from './quotas.ts';
 import type { Staging } from './staging.ts';
 
 /** Larger single objects are refused. Multipart joins extents beyond it. */
 export const OBJECT_BYTES_MAX = 5 * 1024 ** 4;
 const RETRY_AFTER_MS = 1000;
+/** Between two looks for room: the first, doubled up to the last. */
+const ROOM_PAUSE_MS = 20;
+const ROOM_PAUSE_MS_MAX = 400;
+const ZEROS = Buffer.alloc(64 * 1024);
+/** Failed ranges remembered of one write; with more, it can only be given up. */
+const MISSING_MAX = 16;
+
+interface StagedFile {
+  readonly tier: 0 | 1;
+  readonly file: LocalBlob;
+}
 
 export class WritePath {
   readonly #parts: StoreParts;
@@ -44,81 +58,111 @@ export class WritePath {
   }
 
   async stage(owner: Owner, ref: ObjectRef, options: StageOptions): Promise<StagedWrite> {
-    const { staging, clock, settings, jobs } = this.#parts;
-    if (this.#isDraining)
-      throw new StoreError('draining', 'the node is stopping and takes no new writes');
+    const { staging, clock, settings, jobs, buckets, quotas } = this.#parts;
+    const { reserveBytes } = options;
+    this.#assertTakesWrites(owner);
     parseBucketName(ref.bucket);
     parseKey(ref.key);
-    if (!(options.reserveBytes >= 0 && options.reserveBytes <= OBJECT_BYTES_MAX)) {
-      throw new StoreError(
-        'too_large',
-        `${options.reserveBytes} bytes for ${ref.bucket}/${ref.key}, at most ${OBJECT_BYTES_MAX}`,
-        {
-          sizeBytes: options.reserveBytes,
-          sizeBytesMax: OBJECT_BYTES_MAX,
-        },
-      );
-    }
-    const bucket = await this.#getBucket(ref.bucket);
+    assertSize(reserveBytes, ref);
+    const bucket = buckets.find(ref.bucket) ?? (await buckets.get(ref.bucket));
     const jobId = options.jobId === undefined || options.jobId === '' ? null : options.jobId;
     if (jobId !== null) jobs.beat(jobId, clock.now());
-    await this.#checkQuotas(bucket, jobId, options.reserveBytes);
-    const blobId = await this.#parts.nextId();
-    const tier = await this.#createFile(blobId, bucket, options);
-    const local = this.#tier(tier);
-    const found = local.find(blobId);
-    if (found === undefined)
-      throw new StoreError('internal', `staged blob ${blobId} is gone from ${local.name}`);
-    staging.add({
-      writeId: blobId,
-      blobId,
-      owner,
-      ref,
-      jobId,
-      tier,
-      reservedBytes: options.reserveBytes,
-      writtenBytes: 0,
-      isCommitting: false,
-      deadlineMs: clock.now() + settings.stagingTtlMs,
-    });
-    return {
-      writeId: blobId,
-      blobId,
-      tier,
-      path: found.path,
-      absolutePath: local.absolutePath(blobId),
-      reservedBytes: options.reserveBytes,
-      slotId: found.slotId,
-    };
+    const job = jobId === null ? undefined : jobs.get(jobId).record;
+    const quota = isLimited(bucket, job) ? await quotas.take(bucket, job, reserveBytes) : undefined;
+    try {
+      const blobId = this.#parts.takeId() ?? (await this.#parts.nextId());
+      const tiers = stagingTiers(bucket.policy, options.tier);
+      const { tier, file } =
+        this.#tryCreate(tiers, blobId, reserveBytes) ??
+        (await this.#waitForRoom(() => this.#tryCreate(tiers, blobId, reserveBytes), {
+          tiers,
+          ref,
+          needBytes: reserveBytes,
+          signal: options.signal,
+        }));
+      try {
+        // All of it may have ended while we waited; nobody would give the file back then.
+        this.#assertTakesWrites(owner);
+        if (jobId !== null) jobs.get(jobId);
+      } catch (error) {
+        this.#tier(tier).remove(blobId, { recycle: true });
+        throw error;
+      }
+      if (tier === 1 && tiers[0] === 0) void this.#parts.spiller.makeRoom(0, reserveBytes);
+      staging.add({
+        writeId: blobId,
+        blobId,
+        owner,
+        ref,
+        jobId,
+        tier,
+        quota,
+        reservedBytes: reserveBytes,
+        writtenBytes: 0,
+        lastWrite: undefined,
+        missing: [],
+        isCommitting: false,
+        commit: undefined,
+        deadlineMs: clock.now() + settings.stagingTtlMs,
+      });
+      return {
+        writeId: blobId,
+        blobId,
+        tier,
+        path: file.path,
+        absolutePath: this.#tier(tier).absolutePath(blobId),
+        reservedBytes: reserveBytes,
+        slotId: file.slotId,
+      };
+    } catch (error) {
+      if (quota !== undefined) quotas.release(quota);
+      throw error;
+    }
   }
 
+  /** The limits of bucket and job are checked by the commit: this call cannot wait. */
   extend(owner: Owner, writeId: number, reserveBytes: number): number {
     const write = this.#touch(owner, writeId);
+    assertSize(reserveBytes, write.ref);
     if (reserveBytes <= write.reservedBytes) return write.reservedBytes;
     if (!this.#tier(write.tier).extend(write.blobId, reserveBytes)) {
-      void (write.tier === 0
-        ? this.#parts.spiller.kickMemory(reserveBytes)
-        : this.#parts.spiller.kickDisk(reserveBytes));
-      throw this.#full(write.ref, reserveBytes, 'tier_full', write.tier);
+      void this.#parts.spiller.makeRoom(write.tier, reserveBytes - write.reservedBytes);
+      throw this.#full('tier_full', [write.tier], write.ref, reserveBytes);
     }
     this.#parts.staging.grow(write, reserveBytes);
+    if (write.quota !== undefined) this.#parts.quotas.count(write.quota, reserveBytes);
     return reserveBytes;
   }
 
   async write(owner: Owner, writeId: number, source: Uint8Array, position: number): Promise<void> {
     const write = this.#touch(owner, writeId);
+    if (!Number.isSafeInteger(position) || position < 0)
+      throw new StoreError('request_invalid', `${position} is no position in an object`);
     const end = position + source.byteLength;
-    if (end > OBJECT_BYTES_MAX)
-      throw new StoreError('too_large', `write up to byte ${end}, at most ${OBJECT_BYTES_MAX}`);
-    if (end > write.reservedBytes) await this.#grow(write, end);
-    await this.#tier(write.tier).write(write.blobId, source, position);
-    write.writtenBytes = Math.max(write.writtenBytes, end);
+    assertSize(end, write.ref);
+    const before = write.lastWrite;
+    const run =
+      before === undefined
+        ? this.#writeNow(write, source, position)
+        : before.then(() => this.#writeNow(write, source, position));
+    const settled = run.then(
+      () => noteWritten(write, position, end),
+      (error: unknown) => {
+        if (write.missing.length <= MISSING_MAX)
+          write.missing.push({ from: position, to: end, error });
+      },
+    );
+    write.lastWrite = settled;
+    await settled;
+    if (write.lastWrite === settled) write.lastWrite = undefined;
+    await run;
   }
 
   async commit(owner: Owner, writeId: number, options: CommitOptions): Promise<Committed> {
     const write = this.#touch(owner, writeId);
     write.isCommitting = true;
     const run = this.#commit(write, options);
+    write.commit = run;
     this.#committing.add(run);
     try {
       return await run;
@@ -152,76 +196,87 @@ export class WritePath {
     return writes.length;
   }
 
-  /** The writer may still have the file open: it is unlinked, not recycled. */
+  /** The writer may still have the file open: it is unlinked, not recycled. No effect on a write that has ended. */
   drop(write: Staging): void {
-    this.#parts.staging.end(write, 'dropped');
-    const tier = this.#tier(write.tier);
-    if (tier.find(write.blobId) !== undefined) tier.remove(write.blobId, { recycle: false });
+    const { staging, quotas, memory, disk } = this.#parts;
+    if (!staging.end(write, 'dropped')) return;
+    if (write.quota !== undefined) quotas.release(write.quota);
+    // Both: a commit may have been copying it to disk.
+    memory.remove(write.blobId, { recycle: false });
+    disk.remove(write.blobId, { recycle: false });
   }
 
+  /** Commits under way have ended. */
   async settled(): Promise<void> {
     await Promise.allSettled([...this.#committing]);
   }
 
+  /** Those of one job have: each made its object, or never will. */
+  async settledOf(jobId: string): Promise<void> {
+    const commits = this.#parts.staging.ofJob(jobId).flatMap(({ commit }) => commit ?? []);
+    await Promise.allSettled(commits);
+  }
+
   async #commit(write: Staging, options: CommitOptions): Promise<Committed> {
-    const { catalog, clock, staging, recency, observer, log, mirror, placement } = this.#parts;
-    const bucket = await this.#getBucket(write.ref.bucket);
+    const { catalog, clock, staging, recency, observer, log, mirror, buckets } = this.#parts;
+    if (write.lastWrite !== undefined) await write.lastWrite;
+    const bucket = buckets.find(write.ref.bucket) ?? (await buckets.get(write.ref.bucket));
     if (write.jobId !== null) this.#parts.jobs.get(write.jobId);
-    const ack = options.ack ?? bucket.policy.ack;
-    if (!ACKS.includes(ack))
-      throw new StoreError('request_invalid', `no acknowledgement level "${String(ack)}"`);
     const { sizeBytes } = options;
-    const tier = this.#tier(write.tier);
-    await this.#checkLength(write, tier, sizeBytes);
-    const crc32c = await this.#checksum(write, tier, options);
+    const ack = options.ack ?? bucket.policy.ack;
+    assertCommit(write, { sizeBytes, ack });
+    if (write.quota !== undefined) await this.#parts.quotas.raise(write.quota, sizeBytes);
     const isEmpty = sizeBytes === 0;
+    const tier = this.#tier(write.tier);
+    // Also the one look at the file: missing, too short, or longer than what was reserved.
+    const allocatedBytes = isEmpty ? 0 : tier.seal(write.blobId, sizeBytes);
+    const crc32c = isEmpty
+      ? 0
+      : (options.crc32c ??
+        (await this.#parts.mover.checksum(tier.absolutePath(write.blobId), sizeBytes)));
+    if ((options.crc32c ?? crc32c) !== crc32c)
+      throw new StoreError('checksum_mismatch', 'no bytes have the CRC32C 0');
+    let diskBytes = write.tier === 1 && !isEmpty ? allocatedBytes : null;
+    if (!isEmpty && ack !== 'memory') {
+      diskBytes ??= await this.#copyToDisk(write, sizeBytes, crc32c);
+      await this.#parts.disk.sync(write.blobId);
+    }
+    const blob = {
+      blobId: write.blobId,
+      sizeBytes,
+      crc32c,
+      createdAtMs: clock.now(),
+      memoryBytes: write.tier === 0 ? allocatedBytes : null,
+      diskBytes,
+      remoteName: null,
+    };
     const object: ObjectRecord = {
       bucket: write.ref.bucket,
       key: write.ref.key,
-      version: await this.#parts.nextId(),
+      version: this.#parts.takeId() ?? (await this.#parts.nextId()),
       sizeBytes,
       etag: etagOf(write.blobId, crc32c),
       crc32c,
       contentType: options.contentType ?? 'application/octet-stream',
       metadata: options.metadata ?? {},
-      createdAtMs: clock.now(),
+      createdAtMs: blob.createdAtMs,
       jobId: write.jobId,
       pinned: false,
       extents: isEmpty ? [] : [{ blobId: write.blobId, offset: 0, length: sizeBytes }],
     };
-    const diskCopy =
-      !isEmpty && ack !== 'memory' && write.tier === 0
-        ? await this.#copyToDisk(write, sizeBytes, crc32c)
-        : undefined;
-    if (!isEmpty && ack !== 'memory') await this.#parts.disk.sync(write.blobId);
-    const allocated = isEmpty ? 0 : tier.seal(write.blobId, sizeBytes);
-    const blob = {
-      blobId: write.blobId,
-      sizeBytes,
-      crc32c,
-      createdAtMs: object.createdAtMs,
-      memoryBytes: write.tier === 0 ? allocated : null,
-      diskBytes: write.tier === 1 ? allocated : (diskCopy ?? null),
-      remoteName: null,
-    };
-    let freed: Awaited<ReturnType<typeof catalog.commitObject>>;
-    try {
-      freed = await catalog.commitObject({
-        object,
-        newBlobs: isEmpty ? [] : [blob],
-        condition: {
-          ...(options.ifMatch === undefined ? {} : { ifMatch: options.ifMatch }),
-          ...(options.ifNoneMatch === undefined ? {} : { ifNoneMatch: options.ifNoneMatch }),
-        },
-      });
-    } catch (error) {
-      if (diskCopy !== undefined) this.#parts.disk.remove(write.blobId, { recycle: false });
-      throw error;
-    }
-    // From here on the object is visible: what follows must not undo it.
+    // I5: nothing is awaited between the version and this call.
+    const committing = catalog.commitObject({
+      object,
+      newBlobs: isEmpty ? [] : [blob],
+      condition: options,
+    });
+    const { freed } = await (write.quota === undefined
+      ? committing
+      : this.#parts.quotas.publish(write.quota, committing));
+    // From here on the object is visible: what follows must not undo it (I1).
     staging.end(write, 'committed');
     if (isEmpty) tier.remove(write.blobId, { recycle: true });
-    else if (write.tier === 0) recency.add(write.blobId, allocated);
+    else if (write.tier === 0) recency.add(write.blobId, allocatedBytes);
     observer.committed(sizeBytes, write.tier);
     log.add(write.blobId, 'committed', {
       tier: tier.name,
@@ -229,196 +284,188 @@ export class WritePath {
       ack,
       object: `${object.bucket}/${object.key}`,
     });
-    if (freed.freed.length > 0) await this.#parts.retireAll(freed.freed);
+    if (!isEmpty) this.#parts.spiller.noteGrowth(write.tier);
     if (ack !== 'memory') await catalog.durable();
-    if (!isEmpty && ack === 'remote') {
-      const result = await placement.move(write.blobId, 'remote', {
-        drop: [],
-        why: 'acknowledgement asked for',
-      });
-      if (result !== 'done')
-        throw new StoreError(
-          'precondition_failed',
-          `${object.bucket}/${object.key} was replaced before tier 2 had it`,
-        );
-      await catalog.durable();
-    } else if (!isEmpty && bucket.policy.mirror) {
-      mirror.add(write.blobId, sizeBytes);
-    }
-    if (write.tier === 0) void this.#parts.spiller.kickMemory();
-    else void this.#parts.spiller.kickDisk();
-    const reached: Ack = isEmpty
-      ? ack === 'memory'
-        ? 'disk'
-        : ack
-      : ack === 'remote'
-        ? 'remote'
-        : durabilityOf(blob);
-    // A copy on disk that was never synced is no promise of `disk`.
-    const durability = !isEmpty && ack === 'memory' ? 'memory' : reached;
-    if (!meets(durability, ack))
-      throw new StoreError('internal', `acknowledged ${durability}, asked for ${ack}`);
+    // Before the mirror looks: the version that was replaced may hold the object's own name in tier 2.
+    if (freed.length > 0) await this.#parts.retireAll(freed);
+    if (!isEmpty && ack === 'remote') await this.#putRemote(write, bucket, sizeBytes);
+    else if (!isEmpty && bucket.policy.mirror) mirror.add(write.blobId, sizeBytes);
+    // A copy on disk that was never synced is no promise of `disk`, nor is a record in a catalog that was not.
+    const durability = ack === 'memory' ? 'memory' : ack === 'remote' ? 'remote' : 'disk';
+    if (!isEmpty && ack === 'disk' && !meets(durabilityOf(blob), ack))
+      throw new StoreError('internal', `acknowledged ${durability} without a copy there`);
     return { object, blobId: write.blobId, durability };
   }
 
-  async #createFile(blobId: number, bucket: BucketRecord, options: StageOptions): Promise<0 | 1> {
-    const { spiller, clock, settings } = this.#parts;
-    const tiers = stagingTiers(bucket.policy, options.tier);
-    const tryOnce = (): 0 | 1 | undefined =>
-      tiers.find((tier) => this.#tier(tier).create(blobId, options.reserveBytes) !== undefined);
-    const capacity = Math.max(...tiers.map((tier) => this.#tier(tier).usage().capacityBytes));
-    if (options.reserveBytes > capacity) {
+  /** For `ack=remote`. What another write replaced meanwhile needs no copy any more: it was durable while it was there. */
+  async #putRemote(write: Staging, bucket: BucketRecord, sizeBytes: number): Promise<void> {
+    const { placement, catalog, mirror } = this.#parts;
+    try {
+      await placement.move(write.blobId, 'remote', { drop: [], why: 'acknowledgement asked for' });
+    } catch (error) {
+      if (bucket.policy.mirror) mirror.add(write.blobId, sizeBytes);
+      throw error;
+    }
+    await catalog.durable();
+  }
+
+  #tryCreate(
+    tiers: readonly (0 | 1)[],
+    blobId: number,
+    reserveBytes: number,
+  ): StagedFile | undefined {
+    for (const tier of tiers) {
+      const file = this.#tier(tier).create(blobId, reserveBytes);
+      if (file !== undefined) return { tier, file };
+    }
+    return undefined;
+  }
+
+  /**
+   * Asks the spiller for room and tries again, for `roomWaitMs` at most. Then `busy` when room is on its way (files that
+   * wait for their readers, a spiller at work, less in use than before), else `tier_full`.
+   */
+  async #waitForRoom<T>(
+    tryOnce: () => T | undefined,
+    want: {
+      readonly tiers: readonly (0 | 1)[];
+      readonly ref: ObjectRef;
+      readonly needBytes: number;
+      readonly signal?: AbortSignal | undefined;
+    },
+  ): Promise<T> {
+    const { spiller, clock, settings, placement } = this.#parts;
+    const { tiers, ref, needBytes, signal } = want;
+    const capacityBytes = Math.max(...tiers.map((tier) => this.#tier(tier).usage().capacityBytes));
+    if (needBytes > capacityBytes) {
       throw new StoreError(
         'tier_full',
-        `${options.reserveBytes} bytes can never fit: the largest tier for this write has ${capacity}`,
-        {
-          needBytes: options.reserveBytes,
-          capacityBytes: capacity,
-        },
+        `${ref.bucket}/${ref.key} needs ${needBytes} bytes, which can never fit: the largest tier for this write has ${capacityBytes}`,
+        { needBytes, capacityBytes },
       );
     }
+    const usedBefore = this.#usedBytes(tiers);
     const deadlineMs = clock.now() + settings.roomWaitMs;
-    for (let pauseMs = 10; ; pauseMs = Math.min(pauseMs * 2, 200)) {
-      const tier = tryOnce();
-      if (tier === 0) return tier;
-      if (tier === 1) {
-        if (tiers.includes(0)) void spiller.kickMemory(options.reserveBytes);
-        return tier;
-      }
-      const room = Promise.all([
-        tiers.includes(0) ? spiller.kickMemory(options.reserveBytes) : undefined,
-        tiers.includes(1) ? spiller.kickDisk(options.reserveBytes) : undefined,
-      ]);
-      const before = this.#usedBytes(tiers);
-      await Promise.race([room, clock.sleep(settings.roomWaitMs, options.signal)]);
-      const again = tryOnce();
-      if (again !== undefined) return again;
-      if (clock.now() >= deadlineMs) {
-        const ref = { bucket: bucket.name, key: `(blob ${blobId})` };
-        throw this.#full(
-          ref,
-          options.reserveBytes,
-          this.#usedBytes(tiers) < before || spiller.isWorking ? 'busy' : 'tier_full',
-          tiers[tiers.length - 1] as 0 | 1,
-        );
-      }
-      await clock.sleep(pauseMs, options.signal);
+    for (let pauseMs = ROOM_PAUSE_MS; ; pauseMs = Math.min(pauseMs * 2, ROOM_PAUSE_MS_MAX)) {
+      const made = Promise.all(tiers.map((tier) => spiller.makeRoom(tier, needBytes)));
+      await this.#atMost(deadlineMs - clock.now(), made, signal);
+      const found = tryOnce();
+      if (found !== undefined) return found;
+      const leftMs = deadlineMs - clock.now();
+      if (leftMs <= 0) break;
+      await this.#atMost(Math.min(pauseMs, leftMs), undefined, signal);
+      const late = tryOnce();
+      if (late !== undefined) return late;
     }
+    const isComing =
+      spiller.isWorking ||
+      tiers.some((tier) => placement.limboBytes(tier === 0 ? 'memory' : 'disk') > 0) ||
+      this.#usedBytes(tiers) < usedBefore;
+    throw this.#full(isComing ? 'busy' : 'tier_full', tiers, ref, needBytes);
+  }
+
+  /** Waits for `work`, or just for the time. @throws `aborted` */
+  async #atMost(
+    ms: number,
+    work: Promise<unknown> | undefined,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    const enough = new AbortController();
+    const stop = signal === undefined ? enough.signal : AbortSignal.any([enough.signal, signal]);
+    const time = this.#parts.clock.sleep(Math.max(0, ms), stop).catch(() => undefined);
+    await (work === undefined ? time : Promise.race([work, time]));
+    enough.abort();
+    if (signal?.aborted === true)
+      throw new StoreError('aborted', 'the caller gave up waiting for room', {}, signal.reason);
   }
 
   #usedBytes(tiers: readonly (0 | 1)[]): number {
     return tiers.reduce<number>((sum, tier) => sum + this.#tier(tier).usage().usedBytes, 0);
   }
 
-  async #checkQuotas(bucket: BucketRecord, jobId: string | null, needBytes: number): Promise<void> {
-    const { catalog, staging, jobs } = this.#parts;
-    if (bucket.policy.quotaBytes !== null) {
-      const { sizeBytes } = await catalog.bucketTotals(bucket.name);
-      if (sizeBytes + needBytes > bucket.policy.quotaBytes) {
-        throw new StoreError(
-          'quota_exceeded',
-          `bucket ${bucket.name} holds ${sizeBytes} bytes, its quota is ${bucket.policy.quotaBytes}, this write needs ${needBytes}`,
-          { bucket: bucket.name, needBytes },
-        );
-      }
+  async #writeNow(write: Staging, source: Uint8Array, position: number): Promise<void> {
+    const end = position + source.byteLength;
+    this.#assertOpen(write);
+    if (end > write.reservedBytes) await this.#grow(write, end);
+    // A recycled file has bytes of others where nobody wrote yet.
+    for (let at = write.writtenBytes; at < position; at = write.writtenBytes) {
+      const gap = ZEROS.subarray(0, Math.min(ZEROS.length, position - at));
+      await this.#tier(write.tier).write(write.blobId, gap, at);
+      this.#assertOpen(write);
+      write.writtenBytes = at + gap.length;
     }
-    const budgetBytes = jobId === null ? null : jobs.get(jobId).record.budgetBytes;
-    if (jobId === null || budgetBytes === null) return;
-    const { sizeBytes } = await catalog.jobTotals(jobId);
-    const held = sizeBytes + staging.jobBytes(jobId);
-    if (held + needBytes > budgetBytes) {
-      throw new StoreError(
-        'quota_exceeded',
-        `job ${jobId} holds ${held} bytes, its budget is ${budgetBytes}, this write needs ${needBytes}`,
-        { jobId, needBytes },
-      );
-    }
+    await this.#tier(write.tier).write(write.blobId, source, position);
+    write.writtenBytes = Math.max(write.writtenBytes, end);
   }
 
   /** More room for a write whose bytes come through us: on tier 0 first, else the write moves to tier 1 with what it has. */
   async #grow(write: Staging, needBytes: number): Promise<void> {
-    const { staging, memory, disk, mover } = this.#parts;
+    const { staging, disk, spiller, quotas } = this.#parts;
+    if (write.quota !== undefined) await quotas.raise(write.quota, needBytes);
+    this.#assertOpen(write);
     const wish = Math.min(Math.max(needBytes, write.reservedBytes * 2), OBJECT_BYTES_MAX);
-    for (const bytes of [wish, needBytes]) {
+    for (const bytes of wish === needBytes ? [needBytes] : [wish, needBytes]) {
       if (this.#tier(write.tier).extend(write.blobId, bytes)) {
         staging.grow(write, bytes);
         return;
       }
     }
-    if (write.tier === 1) {
-      await this.#parts.spiller.kickDisk(needBytes);
-      if (!disk.extend(write.blobId, needBytes))
-        throw this.#full(write.ref, needBytes, 'tier_full', 1);
-      staging.grow(write, needBytes);
+    if (write.tier === 0) {
+      void spiller.makeRoom(0, needBytes);
+      await this.#moveToDisk(write, needBytes);
       return;
     }
-    void this.#parts.spiller.kickMemory(needBytes);
-    if (disk.create(write.blobId, needBytes) === undefined)
-      throw this.#full(write.ref, needBytes, 'tier_full', 1);
-    await mover.copy({
-      from: memory.absolutePath(write.blobId),
-      to: disk.absolutePath(write.blobId),
-      sizeBytes: write.writtenBytes,
-      sync: false,
-    });
-    memory.remove(write.blobId, { recycle: true });
+    const extendNow = (): true | undefined => {
+      this.#assertOpen(write);
+      return disk.extend(write.blobId, needBytes) ? true : undefined;
+    };
+    await this.#waitForRoom(extendNow, { tiers: [1], ref: write.ref, needBytes });
+    staging.grow(write, needBytes);
+  }
+
+  async #moveToDisk(write: Staging, needBytes: number): Promise<void> {
+    const { staging, memory, disk, mover } = this.#parts;
+    const createNow = (): LocalBlob | undefined => {
+      this.#assertOpen(write);
+      return disk.create(write.blobId, needBytes);
+    };
+    if (createNow() === undefined)
+      await this.#waitForRoom(createNow, { tiers: [1], ref: write.ref, needBytes });
+    try {
+      await mover.copy({
+        from: memory.absolutePath(write.blobId),
+        to: disk.absolutePath(write.blobId),
+        sizeBytes: write.writtenBytes,
+        sync: false,
+      });
+      this.#assertOpen(write);
+    } catch (error) {
+      disk.remove(write.blobId, { recycle: false });
+      this.#assertOpen(write); // that it was dropped says more than that its file was gone
+      throw error;
+    }
+    memory.remove(write.blobId, { recycle: false });
     staging.moveTo(write, 1);
     staging.grow(write, needBytes);
   }
 
-  async #checkLength(write: Staging, tier: LocalTier, sizeBytes: number): Promise<void> {
-    if (!Number.isSafeInteger(sizeBytes) || sizeBytes < 0)
-      throw new StoreError('request_invalid', `size ${sizeBytes} is not a length`);
-    const file = tier.absolutePath(write.blobId);
-    // The file may be longer: recycled files keep their pages.
-    const presentBytes = tier.name === 'memory' ? statSync(file).size : (await stat(file)).size;
-    if (presentBytes < sizeBytes) {
-      throw new StoreError(
-        'length_mismatch',
-        `commit of ${sizeBytes} bytes, but only ${presentBytes} were written`,
-        { sizeBytes, presentBytes },
-      );
-    }
-    if (sizeBytes > write.reservedBytes && !tier.extend(write.blobId, sizeBytes))
-      throw this.#full(write.ref, sizeBytes, 'tier_full', write.tier);
-  }
-
-  async #checksum(write: Staging, tier: LocalTier, options: CommitOptions): Promise<number> {
-    if (options.crc32c !== undefined) return options.crc32c;
-    if (options.sizeBytes === 0) return 0;
-    return await this.#parts.mover.checksum(tier.absolutePath(write.blobId), options.sizeBytes);
-  }
-
   async #copyToDisk(write: Staging, sizeBytes: number, crc32c: number): Promise<number> {
     const { disk, memory, mover } = this.#parts;
-    if (disk.create(write.blobId, sizeBytes) === undefined)
-      throw this.#full(write.ref, sizeBytes, 'tier_full', 1);
-    try {
-      const found = await mover.copy({
-        from: memory.absolutePath(write.blobId),
-        to: disk.absolutePath(write.blobId),
-        sizeBytes,
-        sync: true,
-      });
-      if (found !== crc32c)
-        throw new StoreError(
-          'checksum_mismatch',
-          `the bytes have CRC32C ${found}, the commit says ${crc32c}`,
-        );
-      return disk.seal(write.blobId, sizeBytes);
-    } catch (error) {
-      disk.remove(write.blobId, { recycle: false });
-      throw error;
-    }
-  }
-
-  async #getBucket(name: string): Promise<BucketRecord> {
-    const bucket = await this.#parts.catalog.findBucket(name);
-    if (bucket === undefined)
-      throw new StoreError('bucket_not_found', `no bucket "${name}": create it first`, {
-        bucket: name,
-      });
-    return bucket;
+    const createNow = (): LocalBlob | undefined => disk.create(write.blobId, sizeBytes);
+    if (createNow() === undefined)
+      await this.#waitForRoom(createNow, { tiers: [1], ref: write.ref, needBytes: sizeBytes });
+    const found = await mover.copy({
+      from: memory.absolutePath(write.blobId),
+      to: disk.absolutePath(write.blobId),
+      sizeBytes,
+      sync: true,
+    });
+    if (found !== crc32c)
+      throw new StoreError(
+        'checksum_mismatch',
+        `the bytes have CRC32C ${found}, the commit says ${crc32c}`,
+      );
+    return disk.seal(write.blobId, sizeBytes);
   }
 
   #touch(owner: Owner, writeId: number): Staging {
@@ -427,24 +474,75 @@ export class WritePath {
     return write;
   }
 
+  /** Between two waits a write may have been aborted, or its time been up. */
+  #assertOpen(write: Staging): void {
+    if (this.#parts.staging.isOpen(write)) return;
+    const { writeId } = write;
+    throw new StoreError('write_not_found', `write ${writeId} was given up meanwhile`, { writeId });
+  }
+
+  #assertTakesWrites(owner: Owner): void {
+    if (this.#isDraining)
+      throw new StoreError('draining', 'the node is stopping and takes no new writes');
+    if (!this.#parts.owners.has(owner.ownerId))
+      throw new StoreError('aborted', `${owner.name} is gone: nobody would finish this write`);
+  }
+
   #tier(tier: 0 | 1): LocalTier {
     return tier === 0 ? this.#parts.memory : this.#parts.disk;
   }
 
-  #full(ref: ObjectRef, needBytes: number, code: 'busy' | 'tier_full', tier: 0 | 1): StoreError {
+  #full(
+    code: 'busy' | 'tier_full',
+    tiers: readonly (0 | 1)[],
+    ref: ObjectRef,
+    needBytes: number,
+  ): StoreError {
+    const tier = tiers[tiers.length - 1] as 0 | 1;
     const usage = this.#tier(tier).usage();
-    const freeBytes = usage.capacityBytes - usage.usedBytes + usage.pooledBytes;
+    const freeBytes = Math.max(0, usage.capacityBytes - usage.usedBytes) + usage.pooledBytes;
+    const { capacityBytes } = usage;
     return new StoreError(
       code,
-      `${ref.bucket}/${ref.key} needs ${needBytes} bytes, tier ${tier} has ${freeBytes} of ${usage.capacityBytes} free`,
-      {
-        tier,
-        needBytes,
-        freeBytes,
-        retryAfterMs: RETRY_AFTER_MS,
-      },
+      `${ref.bucket}/${ref.key} needs ${needBytes} bytes, tier ${tier} has ${freeBytes} of ${capacityBytes} free`,
+      { tier, needBytes, freeBytes, capacityBytes, retryAfterMs: RETRY_AFTER_MS },
     );
   }
+}
+
+function assertSize(bytes: number, ref: ObjectRef): void {
+  if (!Number.isSafeInteger(bytes) || bytes < 0)
+    throw new StoreError('request_invalid', `${bytes} is no number of bytes`);
+  if (bytes <= OBJECT_BYTES_MAX) return;
+  throw new StoreError(
+    'too_large',
+    `${bytes} bytes for ${ref.bucket}/${ref.key}, at most ${OBJECT_BYTES_MAX}`,
+    { sizeBytes: bytes, sizeBytesMax: OBJECT_BYTES_MAX },
+  );
+}
+
+function assertCommit(write: Staging, { sizeBytes, ack }: { sizeBytes: number; ack: Ack }): void {
+  if (!ACKS.includes(ack))
+    throw new StoreError('request_invalid', `no acknowledgement level "${String(ack)}"`);
+  assertSize(sizeBytes, write.ref);
+  const failed = write.missing[0];
+  if (failed !== undefined) throw failed.error;
+  // Its bytes came through us, so we know; the file itself may be longer, because it was another's before.
+  if (write.writtenBytes > 0 && write.writtenBytes < sizeBytes) {
+    const presentBytes = write.writtenBytes;
+    throw new StoreError(
+      'length_mismatch',
+      `commit of ${sizeBytes} bytes, but only ${presentBytes} were written`,
+      { sizeBytes, presentBytes },
+    );
+  }
+}
+
+/** What a later write brought is missing no more. */
+function noteWritten(write: Staging, from: number, to: number): void {
+  if (write.missing.length === 0 || write.missing.length > MISSING_MAX) return;
+  const left = write.missing.filter((range) => range.from < from || range.to > to);
+  write.missing.splice(0, write.missing.length, ...left);
 }
 
 /** Opaque, and different for every version: the id is never reused. */

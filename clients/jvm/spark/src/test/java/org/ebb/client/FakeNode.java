@@ -116,9 +116,15 @@ public final class FakeNode implements AutoCloseable {
     Files.deleteIfExists(socket);
   }
 
+  /** Also deletes its directories. */
   @Override
   public void close() throws IOException {
     stop();
+    Path base = socket.getParent();
+    if (!Files.exists(base)) return;
+    try (var files = Files.walk(base)) {
+      for (Path path : (Iterable<Path>) files.sorted(java.util.Comparator.reverseOrder())::iterator) Files.deleteIfExists(path);
+    }
   }
 
   public List<Messages.MapOutputRow> rows() {
