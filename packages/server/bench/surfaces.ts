@@ -219,7 +219,9 @@ async function startNode(): Promise<ChildProcess> {
 }
 
 function rssMiB(): number {
-  return Math.round(Number(/RssAnon:\s+(\d+)/.exec(readFileSync(`/proc/${node.pid}/status`, 'utf8'))?.[1]) / 1024);
+  return Math.round(
+    Number(/RssAnon:\s+(\d+)/.exec(readFileSync(`/proc/${node.pid}/status`, 'utf8'))?.[1]) / 1024,
+  );
 }
 
 function cpuSeconds(): number {

@@ -179,7 +179,8 @@ async function run(): Promise<number> {
     return complaint === undefined ? 0 : 1;
   } finally {
     for (const worker of pool) worker.disconnect();
-    await Promise.all(pool.map((worker) => worker.exitCode ?? once(worker, 'exit')));
+    const running = pool.filter((worker) => worker.exitCode === null);
+    await Promise.all(running.map((worker) => once(worker, 'exit')));
   }
 }
 

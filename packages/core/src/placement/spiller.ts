@@ -78,7 +78,8 @@ export class Spiller {
 
   async close(): Promise<void> {
     this.#closed = true;
-    await Promise.all(this.#runs);
+    await this.#runs[0];
+    await this.#runs[1];
   }
 
   async #run(tier: 0 | 1): Promise<void> {

@@ -199,7 +199,7 @@ export class ReadPath {
   /** A copy may move or vanish between look-up and read: then the next look-up tells where it went. */
   async readBlob(blobId: number, target: Uint8Array, position: number): Promise<void> {
     const { remote } = this.#parts;
-    let failure: unknown;
+    let failure: StoreError | undefined;
     for (let attempt = 0; ; attempt++) {
       for (const place of ['memory', 'disk'] as const) {
         try {
