@@ -18,7 +18,7 @@ import { abortedError, type RetryPolicy, withRetry } from './retry.ts';
 type Method = 'GET' | 'HEAD' | 'PUT' | 'POST' | 'DELETE';
 type Query = Readonly<Record<string, string | number | boolean | undefined>>;
 
-export interface JsonRequest {
+interface JsonRequest {
   readonly query?: Query;
   readonly body?: unknown;
   readonly headers?: Readonly<Record<string, string>>;
@@ -37,7 +37,7 @@ export type ByteRange =
   | { readonly offset: number; readonly length?: number | undefined }
   | { readonly last: number };
 
-export interface PutRequest {
+interface PutRequest {
   readonly headers: Readonly<Record<string, string>>;
   readonly body: Uint8Array | AsyncIterable<Uint8Array>;
   /** undefined: chunked. */
@@ -63,7 +63,7 @@ export interface HttpClient {
   close(): Promise<void>;
 }
 
-export interface PutAnswer {
+interface PutAnswer {
   readonly version: number;
   readonly etag: string;
   readonly durability: string;
@@ -364,7 +364,7 @@ function queryText(query: Query | undefined): string {
   return params.size === 0 ? '' : `?${params.toString()}`;
 }
 
-export function rangeHeader(range: ByteRange): string {
+function rangeHeader(range: ByteRange): string {
   if ('last' in range) return `bytes=-${range.last}`;
   const { offset, length } = range;
   return `bytes=${offset}-${length === undefined ? '' : offset + length - 1}`;
@@ -438,7 +438,7 @@ function openInfo(
   };
 }
 
-export function unquote(etag: string): string {
+function unquote(etag: string): string {
   return etag.replace(/^(W\/)?"(.*)"$/, '$2');
 }
 

@@ -184,7 +184,7 @@ export function changedWhileRead(info: OpenInfo, version: number): StoreError {
 }
 
 /** How many bytes a read gets. @throws {StoreError} `range_invalid` */
-export function readableBytes(wanted: number, position: number, sizeBytes: number): number {
+function readableBytes(wanted: number, position: number, sizeBytes: number): number {
   if (!Number.isSafeInteger(position) || position < 0) {
     throw new StoreError('range_invalid', `${position} is no position in an object`);
   }

@@ -74,7 +74,7 @@ export interface StagedFile extends AsyncDisposable {
   abort(): Promise<void>;
 }
 
-export const TIER_DISK = 1;
+const TIER_DISK = 1;
 
 export async function openStagedFile(
   stage: StageCall,

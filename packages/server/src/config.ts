@@ -13,7 +13,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import { formatBytes, KiB, MiB, parseBytes, parseDuration, StoreError } from '@ebb/protocol';
 import { z } from 'zod';
 
-export const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
+const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 
 const bytes = quantity(parseBytes).refine((value) => value >= 64 * KiB, 'at least 64KiB');
 const duration = quantity(parseDuration);

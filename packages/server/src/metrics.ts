@@ -10,7 +10,7 @@ const DURATION_BUCKETS = [
   0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10, 60,
 ];
 
-export interface MetricsSources {
+interface MetricsSources {
   readonly store: ObjectStore;
   readonly shuffles: ShuffleService;
   readonly connections: () => number;

@@ -8,7 +8,7 @@
 import { StoreError } from '@ebb/protocol';
 import { RECORD_PART_BYTES_MAX } from './limits.ts';
 
-export const RECORD_HEADER_BYTES = 8;
+const RECORD_HEADER_BYTES = 8;
 
 export interface ShuffleRecord {
   readonly key: Buffer;

@@ -18,7 +18,7 @@ export interface IndexRange {
 }
 
 /** Keeps a read request small: 20 bytes a range. */
-export const RANGES_PER_BATCH_MAX = 4096;
+const RANGES_PER_BATCH_MAX = 4096;
 
 /** A map output and its partition offsets (index-block.ts), relative to the start of its extent. */
 export interface IndexedOutput {

@@ -30,7 +30,7 @@ interface Staged {
   committing: boolean;
 }
 
-export class FakeGuards implements LeaseGuards {
+class FakeGuards implements LeaseGuards {
   readonly groups = new Map<
     string,
     { holders: Map<number, (ids: readonly number[]) => void>; blobs: Set<number> }

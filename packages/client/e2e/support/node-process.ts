@@ -6,9 +6,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 
-export const REPO = join(import.meta.dirname, '../../../..');
-export const OWN_NODE = join(REPO, 'node_modules/.bin/node');
-export const EBB_MAIN = join(REPO, 'packages/server/src/main.ts');
+const REPO = join(import.meta.dirname, '../../../..');
+const OWN_NODE = join(REPO, 'node_modules/.bin/node');
+const EBB_MAIN = join(REPO, 'packages/server/src/main.ts');
 
 export interface NodeProcess extends AsyncDisposable {
   readonly url: string;

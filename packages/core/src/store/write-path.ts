@@ -30,7 +30,7 @@ import { isLimited } from './quotas.ts';
 import type { Staging } from './staging.ts';
 
 /** Larger single objects are refused. Multipart joins extents beyond it. */
-export const OBJECT_BYTES_MAX = 5 * 1024 ** 4;
+const OBJECT_BYTES_MAX = 5 * 1024 ** 4;
 const RETRY_AFTER_MS = 1000;
 /** Between two looks for room: the first, doubled up to the last. */
 const ROOM_PAUSE_MS = 20;

@@ -9,7 +9,7 @@ import { ByteGate } from './byte-gate.ts';
 import { FrameConnection } from './frame-connection.ts';
 
 /** In the 101 answer: where a client on this host finds the Unix socket. */
-export const SOCKET_HEADER = 'x-ebb-socket';
+const SOCKET_HEADER = 'x-ebb-socket';
 
 export class FrameServer {
   readonly #connections = new Set<FrameConnection>();

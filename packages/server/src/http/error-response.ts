@@ -43,7 +43,7 @@ export const HTTP_ERRORS = {
   internal: { status: 500 },
 } as const satisfies Record<StoreErrorCode, HttpMapping>;
 
-export type HttpErrorStatus = (typeof HTTP_ERRORS)[StoreErrorCode]['status'];
+type HttpErrorStatus = (typeof HTTP_ERRORS)[StoreErrorCode]['status'];
 
 /** Operating errors as they are; anything else is a fault of ours, whose words stay in the log. */
 export function toStoreError(thrown: unknown): StoreError {

@@ -23,7 +23,7 @@ import { pino } from 'pino';
 import { loadConfig, type RawConfig } from '../config.ts';
 import { type RunningNode, startNode } from '../node.ts';
 
-export interface Answer {
+interface Answer {
   readonly status: number;
   readonly headers: IncomingHttpHeaders;
   readonly body: Buffer;

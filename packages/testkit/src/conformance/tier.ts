@@ -14,7 +14,7 @@ import { tempDir } from '../temp-dir.ts';
 const KiB = 1024;
 const MiB = 1024 * KiB;
 
-export interface LocalTierSetup {
+interface LocalTierSetup {
   readonly root: string;
   readonly capacityBytes: number;
   readonly poolBytesMax: number;
