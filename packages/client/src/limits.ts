@@ -3,8 +3,11 @@ import { assert, KiB, MiB } from '@ebb/protocol';
 
 /** Piece in which bytes travel between memory and files: large enough to make a call's cost vanish, small enough for the cache. */
 export const PIECE_BYTES = 1 * MiB;
-/** Piece in which large chunks are written from where they are: with two under way, the best of 1, 2, 4 and 8 MiB. */
-export const DIRECT_PIECE_BYTES = 2 * MiB;
+/**
+ * Piece in which large chunks are written from where they are, one after the other: the best of 1 to 16 MiB. A second one
+ * under way would only wait for the file's lock, on the core that computes the checksum.
+ */
+export const DIRECT_PIECE_BYTES = 16 * MiB;
 /** Chunks from here on are written from where they are; smaller ones are gathered in a pooled piece first. */
 export const DIRECT_BYTES = 256 * KiB;
 /** Up to here a write or read on tmpfs is done synchronously: the copy is shorter than a trip to the thread pool. */

@@ -1,8 +1,8 @@
 /**
  * Writes one staged file, node-local or through the node, and hands over what a commit needs.
  *
- * Bytes are appended. Small chunks are gathered in pooled pieces; large ones are written from where they are, at most
- * PIECES_INFLIGHT at a time, and their CRC32C is computed on this thread while the kernel copies them on another.
+ * Bytes are appended. Small chunks are gathered in pooled pieces, of which PIECES_INFLIGHT are under way at a time; large
+ * ones are written from where they are. CRC32C is computed on this thread while the kernel copies on another.
  *
  * I1  Bytes are written only within the reservation: `extend` comes first. Beyond it a tmpfs answers with a signal or ENOSPC.
  * I2  When tier 0 has no more room, the write moves: staged anew on tier 1, what is written is copied, the first one is
@@ -246,9 +246,12 @@ class Writer implements StagedFile {
   async #writeDirect(chunk: Uint8Array): Promise<void> {
     await this.#flush();
     await this.#reserveFor(chunk.byteLength);
-    for (let at = 0; at < chunk.byteLength; at += DIRECT_PIECE_BYTES) {
+    if (!this.#throughNode && this.#file === undefined) await this.#openFile();
+    const pieceBytes = this.#throughNode ? PIECE_BYTES : DIRECT_PIECE_BYTES;
+    for (let at = 0; at < chunk.byteLength; at += pieceBytes) {
       if (this.#signal?.aborted === true) throw abortedError(this.#signal);
-      await this.#place(chunk.subarray(at, at + DIRECT_PIECE_BYTES));
+      if (!this.#throughNode) await this.#settleInflight(0);
+      await this.#place(chunk.subarray(at, at + pieceBytes));
     }
     await this.#settleInflight(0); // the chunk is the caller's again (I3)
   }

@@ -164,3 +164,14 @@ test('random bytes never do worse than a refusal', () => {
     }),
   );
 });
+
+test('text that is not UTF-8 is refused, and a replacement character that was sent is not', () => {
+  const read = (raw: Buffer): string => {
+    const length = Buffer.alloc(2);
+    length.writeUInt16LE(raw.length);
+    return new PayloadReader(Buffer.concat([length, raw])).str();
+  };
+  expect(read(Buffer.from('grüße \uFFFD'))).toBe('grüße \uFFFD');
+  for (const raw of [[0xff], [0x61, 0xc3], [0xed, 0xa0, 0x80], [0xc0, 0x80]])
+    expect(() => read(Buffer.from(raw))).toThrow('not UTF-8');
+});

@@ -12,6 +12,7 @@
  * All numbers are little-endian. `str` is u16 length + UTF-8; `bytes` is u32 length + raw; u64 values stay below
  * 2^53. Persisted by no one, but spoken by clients of other versions and languages: keep stable (vectors/frames.json).
  */
+import { isUtf8 } from 'node:buffer';
 import { StoreError } from './errors.ts';
 
 export const FRAME_HEADER_BYTES = 12;
@@ -172,6 +173,9 @@ export class PayloadWriter {
   }
 }
 
+/** What decoding puts where bytes are not UTF-8. */
+const REPLACEMENT = '\uFFFD';
+
 /** Reads primitives; every read checks the end. @throws {StoreError} `request_invalid` on a short payload. */
 export class PayloadReader {
   readonly #buffer: Buffer;
@@ -200,10 +204,14 @@ export class PayloadReader {
   bool(): boolean {
     return this.u8() !== 0;
   }
+  /** @throws {StoreError} `request_invalid` on bytes that are not UTF-8: replaced characters would make two names one. */
   str(): string {
     const length = this.u16();
     const at = this.#take(length);
-    return this.#buffer.toString('utf8', at, at + length);
+    const text = this.#buffer.toString('utf8', at, at + length);
+    if (text.includes(REPLACEMENT) && !isUtf8(this.#buffer.subarray(at, at + length)))
+      throw new StoreError('request_invalid', 'text in a frame is not UTF-8');
+    return text;
   }
   /** A view into the frame: copy it if it is kept. */
   bytes(): Buffer {

@@ -1,4 +1,4 @@
-/** Header names of the data surface, lower case. User metadata travels as `x-ebb-meta-<name>`. */
+/** Header names of the HTTP surfaces, lower case. User metadata travels as `x-ebb-meta-<name>`. */
 export const HEADERS = {
   /** Request: `memory | disk | remote`. */
   ack: 'x-ebb-ack',
@@ -10,4 +10,6 @@ export const HEADERS = {
   job: 'x-ebb-job',
   metaPrefix: 'x-ebb-meta-',
   errorCode: 'x-ebb-error-code',
+  /** Response to an upgrade to frames: path of the node's Unix socket, for clients that can see it. */
+  socket: 'x-ebb-socket',
 } as const;

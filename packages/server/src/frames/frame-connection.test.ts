@@ -5,6 +5,7 @@ import {
   encodeFrame,
   FRAME_HEADER_BYTES,
   FRAME_PAYLOAD_BYTES_MAX,
+  HEADERS,
   KiB,
   MiB,
   messages,
@@ -82,7 +83,7 @@ describe('objects', () => {
     );
     for (const directory of [hello.memoryDir, hello.diskDir])
       expect(readFileSync(join(directory, hello.probeName), 'utf8')).toBe(hello.probeNonce);
-    expect(frames.upgradeHeaders['x-ebb-socket']).toBe(node.socketPath);
+    expect(frames.upgradeHeaders[HEADERS.socket]).toBe(node.socketPath);
 
     const body = Buffer.alloc(10_000, 'ebb');
     const write = await stage(frames, 'local', body.length);

@@ -1,15 +1,12 @@
 /** All frame connections of a node: the upgrade that begins one, heartbeats of the jobs they work for, and their end. */
 import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
-import { FRAMES_UPGRADE, PATHS, StoreError } from '@ebb/protocol';
+import { FRAMES_UPGRADE, HEADERS, PATHS, StoreError } from '@ebb/protocol';
 import { errorAnswer } from '../http/error-response.ts';
 import { CONNECTED_HEARTBEAT_MS, FRAME_BYTES_INFLIGHT_TOTAL_MAX } from '../limits.ts';
 import type { Services } from '../services.ts';
 import { ByteGate } from './byte-gate.ts';
 import { FrameConnection } from './frame-connection.ts';
-
-/** In the 101 answer: where a client on this host finds the Unix socket. */
-const SOCKET_HEADER = 'x-ebb-socket';
 
 export class FrameServer {
   readonly #connections = new Set<FrameConnection>();
@@ -44,7 +41,7 @@ export class FrameServer {
       const { socketPath } = services.node;
       // A path that is no plain text cannot travel in a header; then clients do without.
       if (socketPath !== null && /^[\x20-\x7e]+$/.test(socketPath))
-        headers.push(`${SOCKET_HEADER}: ${socketPath}`);
+        headers.push(`${HEADERS.socket}: ${socketPath}`);
       socket.write(`HTTP/1.1 101 Switching Protocols\r\n${headers.join('\r\n')}\r\n\r\n`);
       const connection = new FrameConnection({
         ...{ socket, services, gate: this.#gate },
