@@ -3,7 +3,8 @@
  * client branches on them: on `code` and `retry`, never on a message.
  *
  * `retry`: `never`: the same request fails again; `safe`: certainly not applied, try again later;
- * `ambiguous`: may have been applied, so look first or retry under a condition.
+ * `ambiguous`: may have been applied, so look first or retry under a condition. `remedy`: what a person does then; the
+ * page docs/reference/errors.md is made from this table.
  */
 export type Retry = 'never' | 'safe' | 'ambiguous';
 
@@ -11,83 +12,170 @@ export const ERRORS = {
   request_invalid: {
     retry: 'never',
     means: 'The request is malformed; the details list every complaint.',
+    remedy: 'Correct what the message names.',
   },
   config_invalid: {
     retry: 'never',
     means: 'The configuration does not hold together; the details list every complaint.',
+    remedy: 'Correct the settings that the message names; each complaint says how.',
   },
   name_invalid: {
     retry: 'never',
     means: 'A bucket name, key or job id is not allowed; the message says which rule.',
+    remedy: 'Choose another name, by the rule in the message.',
   },
-  not_found: { retry: 'never', means: 'No object under this key.' },
-  bucket_not_found: { retry: 'never', means: 'No bucket of this name.' },
-  bucket_exists: { retry: 'never', means: 'A bucket of this name exists with another policy.' },
-  bucket_not_empty: { retry: 'never', means: 'The bucket still has objects.' },
-  job_not_found: { retry: 'never', means: 'No such job: it ended, expired, or never began.' },
+  not_found: {
+    retry: 'never',
+    means: 'No object under this key.',
+    remedy: 'Check bucket and key (`ebb ls`); it may have been deleted, alone or with its job.',
+  },
+  bucket_not_found: {
+    retry: 'never',
+    means: 'No bucket of this name.',
+    remedy: 'Create it first: `ebb buckets create NAME`.',
+  },
+  bucket_exists: {
+    retry: 'never',
+    means: 'A bucket of this name exists with another policy.',
+    remedy: 'Use the bucket as it is, or choose another name.',
+  },
+  bucket_not_empty: {
+    retry: 'never',
+    means: 'The bucket still has objects.',
+    remedy: 'Delete its objects first, or remove it with them: `ebb buckets rm -r NAME`.',
+  },
+  job_not_found: {
+    retry: 'never',
+    means: 'No such job: it ended, expired, or never began.',
+    remedy: 'Open the job again; a job that is to live on sends heartbeats or keeps a connection.',
+  },
   shuffle_not_found: {
     retry: 'never',
     means: 'No such shuffle: it was removed with its job, or never registered.',
+    remedy: 'Run the step that wrote it again.',
   },
   write_not_found: {
     retry: 'never',
     means:
       'No such staged write: it was committed, aborted, expired, or belongs to another client.',
+    remedy: 'Stage and write again.',
   },
-  lease_not_found: { retry: 'never', means: 'No such lease: it was returned or has expired.' },
-  already_committed: { retry: 'never', means: 'This staged write was committed before.' },
+  lease_not_found: {
+    retry: 'never',
+    means: 'No such lease: it was returned or has expired.',
+    remedy: 'Open the object again.',
+  },
+  already_committed: {
+    retry: 'never',
+    means: 'This staged write was committed before.',
+    remedy: 'Nothing: the first commit holds.',
+  },
   already_exists: {
     retry: 'never',
     means: 'The object exists, and the write asked for a new one (If-None-Match: *).',
+    remedy: 'Choose another key, or write without the condition.',
   },
   precondition_failed: {
     retry: 'never',
     means: 'The object is not at the version the caller named (If-Match, epoch).',
+    remedy: 'Read the object as it is now, and decide again.',
   },
   superseded: {
     retry: 'never',
     means: 'A newer attempt holds this place; the late commit was refused.',
+    remedy: 'Nothing: the newer attempt holds.',
   },
-  range_invalid: { retry: 'never', means: 'The range starts beyond the end, or is malformed.' },
+  range_invalid: {
+    retry: 'never',
+    means: 'The range starts beyond the end, or is malformed.',
+    remedy: 'Ask for a range within the size that the answer names.',
+  },
   length_mismatch: {
     retry: 'never',
     means: 'The number of bytes differs from what was announced.',
+    remedy: 'Write again, and announce the length that is sent.',
   },
   checksum_mismatch: {
     retry: 'never',
     means: 'The bytes do not match the checksum the client sent.',
+    remedy: 'Write again; if it comes back, look for faulty memory on the way.',
   },
-  data_corrupt: { retry: 'never', means: 'Stored bytes no longer match their checksum.' },
+  data_corrupt: {
+    retry: 'never',
+    means: 'Stored bytes no longer match their checksum.',
+    remedy:
+      'Write the object again from its source; run `ebb verify`, and check the disk and the memory of the host.',
+  },
   data_lost: {
     retry: 'never',
     means: 'The bytes were on a tier that is gone and existed nowhere else.',
+    remedy:
+      'Write the object again from its source; what must outlive a reboot needs ack `disk` or `remote`.',
   },
-  too_large: { retry: 'never', means: 'Larger than a limit allows.' },
-  quota_exceeded: { retry: 'never', means: 'The byte budget of the job or bucket is used up.' },
+  too_large: {
+    retry: 'never',
+    means: 'Larger than a limit allows.',
+    remedy: 'Split it; the message names the limit.',
+  },
+  quota_exceeded: {
+    retry: 'never',
+    means: 'The byte budget of the job or bucket is used up.',
+    remedy: 'Delete what is no longer needed, or raise the budget.',
+  },
   tier_full: {
     retry: 'safe',
     means: 'No room in any tier that may take this write, and nothing can be moved now.',
+    remedy: 'Try again later; if it stays, delete, or raise `--memory-limit` or `--disk-limit`.',
   },
   busy: {
     retry: 'safe',
     means:
       'The node is close to full, or a queue is at its limit; try again after the time it names.',
+    remedy: 'Wait the time it names, then try again.',
   },
-  draining: { retry: 'safe', means: 'The node is stopping and takes no new work.' },
-  data_directory_in_use: { retry: 'never', means: 'Another node runs on this data directory.' },
+  draining: {
+    retry: 'safe',
+    means: 'The node is stopping and takes no new work.',
+    remedy: 'Try again when the node is back.',
+  },
+  data_directory_in_use: {
+    retry: 'never',
+    means: 'Another node runs on this data directory.',
+    remedy: 'Stop the other node, or give this one another `--data`.',
+  },
   version_unsupported: {
     retry: 'never',
     means: 'The other side speaks a protocol or format version this one does not know.',
+    remedy: 'Use one version of Ebb on both sides.',
   },
-  unsupported: { retry: 'never', means: 'This option is not offered here.' },
-  io_failed: { retry: 'ambiguous', means: 'The file system or a tier failed.' },
-  node_unreachable: { retry: 'ambiguous', means: 'No answer from the node.' },
-  aborted: { retry: 'ambiguous', means: 'The caller gave up.' },
+  unsupported: {
+    retry: 'never',
+    means: 'This option is not offered here.',
+    remedy: 'Leave the option out; LIMITATIONS.md tells what is not offered.',
+  },
+  io_failed: {
+    retry: 'ambiguous',
+    means: 'The file system or a tier failed.',
+    remedy:
+      'Look for the cause in the log of the node (room, permissions, the disk), and whether the call was applied.',
+  },
+  node_unreachable: {
+    retry: 'ambiguous',
+    means: 'No answer from the node.',
+    remedy:
+      'Check that the node runs (`/readyz`) and its address, and whether the call was applied.',
+  },
+  aborted: {
+    retry: 'ambiguous',
+    means: 'The caller gave up.',
+    remedy: 'Look whether the call was applied, where that matters.',
+  },
   internal: {
     retry: 'ambiguous',
     means: 'A fault of Ebb itself; the log of the node has the cause.',
+    remedy: 'Look whether the call was applied, and report the fault with the log.',
   },
-} as const satisfies Record<string, { retry: Retry; means: string }>;
+} as const satisfies Record<string, { retry: Retry; means: string; remedy: string }>;
 
 export type StoreErrorCode = keyof typeof ERRORS;
 

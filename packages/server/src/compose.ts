@@ -147,7 +147,10 @@ async function openStore(
       },
       observer: {
         ...metrics.storeObserver,
-        failed: (error, during) => log.error({ err: error, during }, 'background work failed'),
+        failed: (error, work, subject) => {
+          log.error({ err: error, work, subject }, 'background work failed');
+          metrics.backgroundFailures.inc({ work });
+        },
       },
     });
   } catch (error) {

@@ -523,10 +523,19 @@ function noNul(text: string): boolean {
 
 const TMPFS_MAGIC = 0x01021994;
 
+/** A user without an entry in the system's table and without HOME has none: then the work directory serves. */
+function homeDirectory(): string {
+  try {
+    return homedir();
+  } catch {
+    return process.cwd();
+  }
+}
+
 function systemHost(): ConfigHost {
   return {
     env: process.env,
-    homeDir: homedir(),
+    homeDir: homeDirectory(),
     workDir: process.cwd(),
     uid: process.getuid?.() ?? 0,
     // In a container the limit of the cgroup counts; it is absurdly high where there is none.

@@ -1,6 +1,6 @@
 /** Metrics of one node, in a registry of its own. Gauges are read when somebody scrapes; nothing here runs in between. */
 import type { ObjectStore, StoreObserver } from '@ebb/core';
-import { OPS } from '@ebb/protocol';
+import { OPS, type StoreErrorCode } from '@ebb/protocol';
 import type { ShuffleService } from '@ebb/shuffle';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import { TIER_NAMES } from './http/data/object-headers.ts';
@@ -21,11 +21,14 @@ export interface FrameMetrics {
   /** Returns when the call began if this one is timed, else a negative number. Hand it to `end`. */
   start(op: number): number;
   end(op: number, startedMs: number): void;
+  failed(op: number, code: StoreErrorCode): void;
 }
 
 export interface Metrics {
   readonly registry: Registry;
   readonly storeObserver: Pick<StoreObserver, 'committed' | 'moved'>;
+  /** Background work that failed: it is tried again, and its cause is in the log. */
+  readonly backgroundFailures: Counter<'work'>;
   observeHttp(request: {
     readonly method: string;
     readonly route: string;
@@ -91,6 +94,12 @@ export function createMetrics(): Metrics {
       labelNames: ['code'],
       registers,
     }),
+    backgroundFailures: new Counter({
+      name: 'ebb_background_failures_total',
+      help: 'Background work that failed, by what it was; the log has the causes.',
+      labelNames: ['work'],
+      registers,
+    }),
     frames: createFrameMetrics(registry),
     attach: (sources) => attachGauges(registry, sources),
   };
@@ -120,7 +129,14 @@ function createFrameMetrics(registry: Registry): FrameMetrics {
     buckets: [0.00005, ...DURATION_BUCKETS],
     registers: [registry],
   });
+  const errors = new Counter({
+    name: 'ebb_frame_errors_total',
+    help: 'Calls in frames answered with an error, by its code.',
+    labelNames: ['op', 'code'],
+    registers: [registry],
+  });
   return {
+    failed: (op, code) => errors.inc({ op: names.get(op) ?? 'unknown', code }),
     start: (op) => {
       const count = (counts[op] as number) + 1;
       counts[op] = count;

@@ -35,6 +35,8 @@ export const DEFAULT_SETTINGS: StoreSettings = {
   roomWaitMs: 2000,
 };
 
+export type BackgroundWork = 'spill' | 'mirror' | 'promotion' | 'removal' | 'sweep' | 'persist';
+
 /** What happened, for metrics. All optional work: listeners must not throw. */
 export interface StoreObserver {
   committed(sizeBytes: number, tier: 0 | 1): void;
@@ -43,7 +45,8 @@ export interface StoreObserver {
     to: 'memory' | 'disk' | 'remote';
     bytes: number;
   }): void;
-  failed(error: unknown, during: string): void;
+  /** `work`: one of a few kinds, fit for a label; `subject`: which blob. */
+  failed(error: unknown, work: BackgroundWork, subject?: string): void;
 }
 
 export interface StoreParts {

@@ -76,7 +76,7 @@ export async function retireFreed(parts: {
         retired++;
       } catch (error) {
         failed++;
-        observer.failed(error, `removal of blob ${blob.blobId}`);
+        observer.failed(error, 'removal', `blob ${blob.blobId}`);
       }
     }
   }

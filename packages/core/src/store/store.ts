@@ -105,7 +105,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
   const placement: BlobPlacement = new BlobPlacement({
     ...{ catalog, memory, disk, remote, mover, leases, diskLeases, recency, log },
     onMoved: (move) => observer.moved(move),
-    onError: (error) => observer.failed(error, 'removal of a file'),
+    onError: (error) => observer.failed(error, 'removal'),
   });
   const spiller = new Spiller({
     ...{ catalog, memory, disk, placement, leases, recency },
@@ -633,7 +633,7 @@ class CatalogObjectStore implements ObjectStore {
       if (failed !== undefined) throw failed.reason;
     } catch (error) {
       this.#hasFreed = true;
-      observer.failed(error, 'removal of blobs');
+      observer.failed(error, 'removal');
     }
   }
 
@@ -646,7 +646,7 @@ class CatalogObjectStore implements ObjectStore {
         try {
           await placement.move(blob.blobId, 'remote', { drop: [], why: 'persisted at shutdown' });
         } catch (error) {
-          observer.failed(error, `persisting blob ${blob.blobId}`);
+          observer.failed(error, 'persist', `blob ${blob.blobId}`);
         }
         continue;
       }
@@ -655,7 +655,7 @@ class CatalogObjectStore implements ObjectStore {
     }
     if (left.blobs === 0) return;
     const message = `${left.blobs} blobs (${left.bytes} bytes) are not in tier 2: the time to drain was up`;
-    observer.failed(new StoreError('busy', message, left), 'persisting at shutdown');
+    observer.failed(new StoreError('busy', message, left), 'persist');
   }
 
   /** An object that came to a bucket without being written there gets what the bucket's policy promises. */

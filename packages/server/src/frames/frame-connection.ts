@@ -204,6 +204,7 @@ export class FrameConnection {
   #answerError(requestId: number, op: number, error: StoreError): void {
     if (error.code === 'internal')
       this.#log.error({ err: error.cause ?? error, op, owner: this.#owner.name }, 'call failed');
+    this.#metrics.failed(op, error.code);
     if (!this.#closed)
       this.#outbox.add(requestId, op, FRAME_FLAG_ERROR, messages.errorPayload.encode(error));
   }

@@ -1,0 +1,28 @@
+/** Every metric that a node offers, from the registry that a node has. Nothing is read: gauges are only described. */
+import type { ObjectStore } from '@ebb/core';
+import type { ShuffleService } from '@ebb/shuffle';
+import { createMetrics } from '../metrics.ts';
+
+export interface MetricDescription {
+  readonly name: string;
+  readonly type: string;
+  readonly labels: readonly string[];
+  readonly help: string;
+}
+
+export function listMetrics(): readonly MetricDescription[] {
+  const metrics = createMetrics();
+  const unread = {} as unknown;
+  metrics.attach({
+    store: unread as ObjectStore,
+    shuffles: unread as ShuffleService,
+    connections: () => 0,
+  });
+  return metrics.registry.getMetricsAsArray().map((metric) => ({
+    name: metric.name,
+    // The types of prom-client leave the label names out.
+    labels: (metric as { labelNames?: readonly string[] }).labelNames ?? [],
+    type: String(metric.type),
+    help: metric.help,
+  }));
+}
