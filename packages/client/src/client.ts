@@ -30,12 +30,8 @@ import type { HttpClient } from './http-client.ts';
 import { createJobs, type Jobs } from './jobs.ts';
 import { LIST_PAGE_OBJECTS } from './limits.ts';
 import { listOf } from './lists.ts';
-import {
-  type ObjectHandle,
-  type ObjectRef,
-  openHttpObject,
-  openLocalObject,
-} from './object-reader.ts';
+import type { ObjectRef } from './object-info.ts';
+import { type ObjectHandle, openHttpObject, openLocalObject } from './object-reader.ts';
 import {
   type Committed,
   type PutOptions,

@@ -2,12 +2,8 @@
 import type { FrameConnection } from './frame-connection.ts';
 import { type ByteRange, type HttpBody, type HttpClient, resolveRange } from './http-client.ts';
 import { BODY_CHUNK_BYTES } from './limits.ts';
-import {
-  type ObjectHandle,
-  type ObjectRef,
-  type OpenInfo,
-  openLocalObject,
-} from './object-reader.ts';
+import type { ObjectRef, OpenInfo } from './object-info.ts';
+import { type ObjectHandle, openLocalObject } from './object-reader.ts';
 import type { RetryPolicy } from './retry.ts';
 
 export interface GetOptions {

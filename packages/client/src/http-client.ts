@@ -12,7 +12,7 @@ import { type Dispatcher, Pool } from 'undici';
 import { errorFromHttp, headerText, toStoreError, unreachable } from './errors.ts';
 import { HTTP_CONNECTIONS, JSON_BYTES_MAX } from './limits.ts';
 import type { NodeAddress } from './node-address.ts';
-import { changedWhileRead, type ObjectRef, type OpenInfo } from './object-reader.ts';
+import { changedWhileRead, type ObjectRef, type OpenInfo } from './object-info.ts';
 import { abortedError, type RetryPolicy, withRetry } from './retry.ts';
 
 type Method = 'GET' | 'HEAD' | 'PUT' | 'POST' | 'DELETE';

@@ -26,6 +26,7 @@ export type { JobHandle, JobOptions, Jobs } from './jobs.ts';
 export type { LocalFiles } from './local-files.ts';
 // Names and addresses
 export { DEFAULT_NODE, type NodeAddress, parseNodeAddress } from './node-address.ts';
+export type { ObjectRef, OpenInfo } from './object-info.ts';
 export {
   formatObjectName,
   isObjectUrl,
@@ -34,7 +35,7 @@ export {
   parseObjectName,
   toPrefix,
 } from './object-name.ts';
-export type { ObjectHandle, ObjectRef, OpenInfo } from './object-reader.ts';
+export type { ObjectHandle } from './object-reader.ts';
 export { type OpenClientOptions, openClient } from './open-client.ts';
 export type { CommitOptions, Committed, Progress, PutOptions, StagedWriter } from './put.ts';
 export { DEFAULT_RETRY, decideRetry, type RetryPolicy, withRetry } from './retry.ts';

@@ -23,16 +23,8 @@ import { errorCode, unreachable } from './errors.ts';
 import type { FrameConnection, FrameSession } from './frame-connection.ts';
 import type { HttpClient } from './http-client.ts';
 import { PIECE_BYTES } from './limits.ts';
+import { changedWhileRead, type ObjectRef, type OpenInfo } from './object-info.ts';
 import { abortedError, type RetryPolicy, withRetry } from './retry.ts';
-
-/** What every path knows of an open object; `client.head` tells the rest. */
-export interface OpenInfo {
-  readonly bucket: string;
-  readonly key: string;
-  readonly version: number;
-  readonly etag: string;
-  readonly sizeBytes: number;
-}
 
 export interface ReadOptions {
   readonly signal?: AbortSignal | undefined;
@@ -44,11 +36,6 @@ export interface ObjectHandle extends AsyncDisposable {
   /** Fills `target` from `position`; returns the bytes read: fewer than asked for only at the end of the object. */
   read(target: Uint8Array, position: number, options?: ReadOptions): Promise<number>;
   close(): Promise<void>;
-}
-
-export interface ObjectRef {
-  readonly bucket: string;
-  readonly key: string;
 }
 
 export async function openLocalObject(
@@ -172,15 +159,6 @@ class LocalHandle implements ObjectHandle {
     await closeFiles(lease);
     lease.session.send(OPS.release, messages.release, { leaseIds: [lease.opened.leaseId] });
   }
-}
-
-export function changedWhileRead(info: OpenInfo, version: number): StoreError {
-  return new StoreError('precondition_failed', 'the object was replaced while it was read', {
-    bucket: info.bucket,
-    key: info.key,
-    readVersion: info.version,
-    version,
-  });
 }
 
 /** How many bytes a read gets. @throws {StoreError} `range_invalid` */

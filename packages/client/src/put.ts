@@ -19,7 +19,7 @@ import { type BodySource, chunksUntil, openBody, type PutBody } from './body.ts'
 import type { FrameConnection, FrameSession } from './frame-connection.ts';
 import { crcText, createMeter, type HttpClient } from './http-client.ts';
 import { SYNC_BYTES } from './limits.ts';
-import type { ObjectRef } from './object-reader.ts';
+import type { ObjectRef } from './object-info.ts';
 import { type RetryPolicy, withRetry } from './retry.ts';
 import {
   openStagedFile,

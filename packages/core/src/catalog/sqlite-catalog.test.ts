@@ -293,6 +293,31 @@ describe('sqlite catalog', () => {
     expect(await catalog.bucketTotals('bucket')).toMatchObject({ objects: 2 });
   });
 
+  test('a group that was undone leaves an emptied bucket its count, and its protection', async () => {
+    const catalog = await openSqliteCatalog({ directory: await tempDir() });
+    onTestFinished(async () => await catalog.close());
+    for (const name of ['bucket', 'other']) {
+      await catalog.createBucket({ name, createdAtMs: 1, policy: POLICY });
+    }
+    await commit(catalog, 'a');
+    const broken = commitOf('broken', await catalog.nextIds(2), {
+      object: { bucket: 'other', createdAtMs: Number.NaN, jobId: 'job' },
+    });
+    const results = await Promise.allSettled([
+      catalog.deleteObject('bucket', 'a', {}),
+      catalog.deleteBucket('bucket'),
+      catalog.commitObject(broken),
+    ]);
+    expect(results.map((result) => result.status)).toEqual(Array(3).fill('rejected'));
+    expect(await catalog.bucketTotals('bucket')).toEqual({ objects: 1, sizeBytes: 3 });
+    const refused = await catalog.deleteBucket('bucket').catch((caught: unknown) => caught);
+    expect(isStoreError(refused, 'bucket_not_empty')).toBe(true);
+    expect(await catalog.jobTotals('job')).toEqual({ objects: 0, sizeBytes: 0 });
+    await catalog.deleteObject('bucket', 'a', {});
+    await catalog.deleteBucket('bucket');
+    expect(await catalog.totals()).toMatchObject({ buckets: 1, objects: 0 });
+  });
+
   test('checkpoints run under load, and lose nothing', async () => {
     const directory = await tempDir();
     const catalog = await openSqliteCatalog({ directory });

@@ -67,21 +67,3 @@ export const SCHEMA = `
     namespace text not null, key text not null, value blob not null, primary key (namespace, key)
   ) strict, without rowid;
 `;
-
-/** Rows as `counters` has them, from the tables themselves. */
-export const RECOUNT = `
-  with by_owner as materialized (select bucket, job, count(*) as count, sum(size) as bytes from objects group by bucket, job),
-  by_copies as materialized (
-    select count(*) as blobs, sum(size) as bytes,
-      count(memory_bytes) as memory, total(memory_bytes) as memory_bytes,
-      count(disk_bytes) as disk, total(disk_bytes) as disk_bytes,
-      count(remote_name) as remote, total(iif(remote_name is null, 0, size)) as remote_bytes
-    from blobs
-  )
-  select ${COUNTER.bucket} as scope, cast(bucket as text) as name, sum(count) as count, sum(bytes) as bytes from by_owner group by bucket
-  union all select ${COUNTER.job}, job, sum(count), sum(bytes) from by_owner where job is not null group by job
-  union all select ${COUNTER.blobs}, '', blobs, coalesce(bytes, 0) from by_copies
-  union all select ${COUNTER.memory}, '', memory, memory_bytes from by_copies
-  union all select ${COUNTER.disk}, '', disk, disk_bytes from by_copies
-  union all select ${COUNTER.remote}, '', remote, remote_bytes from by_copies
-`;

@@ -46,6 +46,13 @@ export class SqliteTransactions {
     this.#commit = database.prepare('commit');
   }
 
+  /** A statement on this connection, whose rows come as arrays. */
+  prepare(sql: string): StatementSync {
+    const statement = this.#database.prepare(sql);
+    statement.setReturnArrays(true);
+    return statement;
+  }
+
   /** `apply` must check everything before its first write (T2), and write through `write`. */
   change<T>(apply: () => T): Promise<T> {
     const held = this.#held;
@@ -65,12 +72,11 @@ export class SqliteTransactions {
     }
   }
 
-  /** Runs a writing statement inside a change. Returns how many rows it changed. */
-  write(statement: StatementSync, ...values: SQLInputValue[]): number {
-    const { changes } = statement.run(...values);
+  /** Runs a writing statement inside a change. */
+  write(statement: StatementSync, ...values: SQLInputValue[]): void {
+    statement.run(...values);
     this.#changeWrote = true;
     this.#writes++;
-    return changes as number;
   }
 
   /** Commits the open group now. */
@@ -129,7 +135,7 @@ export class SqliteTransactions {
   }
 
   #open(): Group {
-    this.#begin.run();
+    this.#query(() => this.#begin.run());
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     promise.catch(() => undefined);
     setImmediate(() => {

@@ -97,6 +97,11 @@ export class WalKeeper {
     return keeper;
   }
 
+  /** Why no sync counts any more (K4). */
+  get failure(): StoreError | undefined {
+    return this.#failure;
+  }
+
   /** Must be called after every COMMIT that wrote. */
   committed(writes: number): void {
     this.#committed++;

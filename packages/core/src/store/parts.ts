@@ -35,7 +35,7 @@ export const DEFAULT_SETTINGS: StoreSettings = {
   roomWaitMs: 2000,
 };
 
-export type BackgroundWork = 'spill' | 'mirror' | 'promotion' | 'removal' | 'sweep' | 'persist';
+type BackgroundWork = 'spill' | 'mirror' | 'promotion' | 'removal' | 'sweep' | 'persist';
 
 /** What happened, for metrics. All optional work: listeners must not throw. */
 export interface StoreObserver {

@@ -98,7 +98,7 @@ const PUBLISH_ATTEMPTS = 5;
 
 class DirectoryTier implements RemoteTier {
   readonly location: string;
-  readonly capabilities = { putBytesMax: Number.MAX_SAFE_INTEGER, localPaths: false };
+  readonly capabilities = { putBytesMax: Number.MAX_SAFE_INTEGER };
   readonly #root: string;
   readonly #temporary: string;
   readonly #mover: Mover;

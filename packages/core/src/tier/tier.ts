@@ -84,8 +84,6 @@ export interface LocalTier {
 export interface RemoteTierCapabilities {
   /** Largest single put, beyond which `put` splits by itself. */
   readonly putBytesMax: number;
-  /** Whether `localPath` can be given. */
-  readonly localPaths: boolean;
 }
 
 /** Tier 2. Names are `bucket/key`, made by placement/; a name is written by one caller at a time. */

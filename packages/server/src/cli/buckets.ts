@@ -1,6 +1,6 @@
 import { Command, Option } from '@commander-js/extra-typings';
 import { printBuckets } from './bucket-table.ts';
-import type { AnyCommand } from './commands.ts';
+import type { AnyCommand } from './command.ts';
 import { bytesArgument, durationArgument, examples, jsonOption, nodeOption } from './options.ts';
 import { count, printJson, printLine } from './output.ts';
 import { withClient } from './session.ts';

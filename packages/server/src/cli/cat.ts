@@ -1,6 +1,6 @@
 import { Command, InvalidArgumentError } from '@commander-js/extra-typings';
 import { parseObjectKey } from '@ebb/client';
-import type { AnyCommand } from './commands.ts';
+import type { AnyCommand } from './command.ts';
 import { examples, nodeOption } from './options.ts';
 import { withClient } from './session.ts';
 import { readIntoStream } from './transfer.ts';

@@ -1,20 +1,16 @@
 /** All commands of `ebb`, in the order of the help. Each lives in a file of its own, loaded when it is called. */
-import type { Command } from '@commander-js/extra-typings';
+import type { AnyCommand, CommandModule, WholeProgram } from './command.ts';
 
 export interface CommandEntry {
   readonly name: string;
   readonly summary: string;
-  load(): Promise<AnyCommand>;
+  load(program: WholeProgram): Promise<AnyCommand>;
 }
-// oxlint-disable-next-line no-explicit-any -- the parser's type parameters differ for every command
-export type AnyCommand = Command<any, any, any>;
 
-function entry(
-  name: string,
-  summary: string,
-  module: () => Promise<{ create(): AnyCommand }>,
-): CommandEntry {
-  return { name, summary, load: async () => (await module()).create().description(summary) };
+function entry(name: string, summary: string, module: () => Promise<CommandModule>): CommandEntry {
+  const load = async (program: WholeProgram): Promise<AnyCommand> =>
+    (await module()).create(program).description(summary);
+  return { name, summary, load };
 }
 
 export const COMMANDS: readonly CommandEntry[] = [

@@ -1,10 +1,10 @@
 import { Argument, Command } from '@commander-js/extra-typings';
-import type { AnyCommand } from './commands.ts';
+import type { AnyCommand, WholeProgram } from './command.ts';
 import { type CompletionWord, completionScript } from './completion-script.ts';
 import { examples } from './options.ts';
 import { write } from './output.ts';
 
-export function create(): AnyCommand {
+export function create(wholeProgram: WholeProgram): AnyCommand {
   return new Command('completion')
     .addArgument(new Argument('<shell>').choices(['bash', 'zsh', 'fish']))
     .addHelpText(
@@ -16,8 +16,7 @@ export function create(): AnyCommand {
       ),
     )
     .action(async (shell) => {
-      const { createProgram } = await import('./program.ts');
-      await write(completionScript(shell, wordsOf(await createProgram('*'))));
+      await write(completionScript(shell, wordsOf(await wholeProgram())));
     });
 }
 

@@ -7,7 +7,7 @@ import {
   toPrefix,
 } from '@ebb/client';
 import { StoreError } from '@ebb/protocol';
-import type { AnyCommand } from './commands.ts';
+import type { AnyCommand } from './command.ts';
 import { download } from './download.ts';
 import { countArgument, examples, jsonOption, nodeOption, recursiveOption } from './options.ts';
 import { type Session, withClient } from './session.ts';

@@ -1,7 +1,7 @@
 import { basename } from 'node:path';
 import { Command } from '@commander-js/extra-typings';
 import { parseObjectKey, parseObjectName } from '@ebb/client';
-import type { AnyCommand } from './commands.ts';
+import type { AnyCommand } from './command.ts';
 import { download } from './download.ts';
 import { countArgument, examples, jsonOption, nodeOption, recursiveOption } from './options.ts';
 import { withClient } from './session.ts';

@@ -2,7 +2,7 @@ import { Command } from '@commander-js/extra-typings';
 import { type EbbClient, parseObjectName } from '@ebb/client';
 import { formatBytes, type ObjectInfo } from '@ebb/protocol';
 import { printBuckets } from './bucket-table.ts';
-import type { AnyCommand } from './commands.ts';
+import type { AnyCommand } from './command.ts';
 import { countArgument, examples, jsonOption, nodeOption, recursiveOption } from './options.ts';
 import { formatTime, printTable, write } from './output.ts';
 import { withClient } from './session.ts';

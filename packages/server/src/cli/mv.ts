@@ -1,6 +1,6 @@
 import { Command } from '@commander-js/extra-typings';
 import { formatObjectName, parseObjectKey, parseObjectName, toPrefix } from '@ebb/client';
-import type { AnyCommand } from './commands.ts';
+import type { AnyCommand } from './command.ts';
 import { examples, jsonOption, nodeOption, recursiveOption } from './options.ts';
 import { count, printJson, printLine } from './output.ts';
 import { withClient } from './session.ts';

@@ -1,6 +1,6 @@
 import { Command } from '@commander-js/extra-typings';
 import { type ConfigName, loadConfig, type RawConfig, SETTINGS } from '../config.ts';
-import type { AnyCommand } from './commands.ts';
+import type { AnyCommand } from './command.ts';
 import { examples } from './options.ts';
 import { followParent } from './parent.ts';
 

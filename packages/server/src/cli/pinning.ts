@@ -3,7 +3,7 @@
 import { Command } from '@commander-js/extra-typings';
 import { formatObjectName, parseObjectKey } from '@ebb/client';
 import type { ObjectInfo } from '@ebb/protocol';
-import type { AnyCommand } from './commands.ts';
+import type { AnyCommand } from './command.ts';
 import { examples, jsonOption, nodeOption } from './options.ts';
 import { printJson, printLine } from './output.ts';
 import { withClient } from './session.ts';

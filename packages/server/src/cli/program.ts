@@ -5,7 +5,8 @@
  */
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from '@commander-js/extra-typings';
-import { type AnyCommand, COMMANDS } from './commands.ts';
+import type { AnyCommand } from './command.ts';
+import { COMMANDS } from './commands.ts';
 
 export async function runCli(args: readonly string[]): Promise<number> {
   process.stdout.on('error', endQuietly);
@@ -38,10 +39,11 @@ Examples:
   $ ebb buckets create results && ebb put report.csv results/2026/
   $ ebb ls results/2026/ && ebb cat results/2026/report.csv | head`,
     );
+  const wholeProgram = (): Promise<AnyCommand> => createProgram('*');
   for (const entry of COMMANDS) {
     const wanted = called === '*' || called === entry.name;
     program.addCommand(
-      wanted ? await entry.load() : new Command(entry.name).description(entry.summary),
+      wanted ? await entry.load(wholeProgram) : new Command(entry.name).description(entry.summary),
     );
   }
   settle(program);

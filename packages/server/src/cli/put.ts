@@ -1,6 +1,6 @@
 import { Command } from '@commander-js/extra-typings';
 import { parseObjectName } from '@ebb/client';
-import type { AnyCommand } from './commands.ts';
+import type { AnyCommand } from './command.ts';
 import {
   ackOption,
   countArgument,

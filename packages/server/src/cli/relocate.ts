@@ -1,7 +1,7 @@
 import { Argument, Command } from '@commander-js/extra-typings';
 import { parseObjectKey, parseObjectName, toPrefix } from '@ebb/client';
 import { formatBytes } from '@ebb/protocol';
-import type { AnyCommand } from './commands.ts';
+import type { AnyCommand } from './command.ts';
 import { examples, jsonOption, nodeOption, recursiveOption } from './options.ts';
 import { count, printJson, printLine } from './output.ts';
 import { withClient } from './session.ts';

@@ -1,6 +1,6 @@
 import { Command } from '@commander-js/extra-typings';
 import { formatBytes } from '@ebb/protocol';
-import type { AnyCommand } from './commands.ts';
+import type { AnyCommand } from './command.ts';
 import { examples, jsonOption, nodeOption } from './options.ts';
 import { printJson, printTable } from './output.ts';
 import { withClient } from './session.ts';

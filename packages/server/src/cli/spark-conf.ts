@@ -3,7 +3,7 @@ import { dirname, join, resolve } from 'node:path';
 import { Command, Option } from '@commander-js/extra-typings';
 import { parseNodeAddress } from '@ebb/client';
 import { StoreError } from '@ebb/protocol';
-import type { AnyCommand } from './commands.ts';
+import type { AnyCommand } from './command.ts';
 import { examples, jsonOption, nodeOption } from './options.ts';
 import { printJson, printLine } from './output.ts';
 

@@ -1,7 +1,7 @@
 import { Command } from '@commander-js/extra-typings';
 import { formatObjectName, parseObjectKey } from '@ebb/client';
 import { formatBytes, type ObjectInfo } from '@ebb/protocol';
-import type { AnyCommand } from './commands.ts';
+import type { AnyCommand } from './command.ts';
 import { examples, jsonOption, nodeOption } from './options.ts';
 import { formatTime, printFacts, printJson } from './output.ts';
 import { withClient } from './session.ts';

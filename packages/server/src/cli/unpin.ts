@@ -1,4 +1,4 @@
-import type { AnyCommand } from './commands.ts';
+import type { AnyCommand } from './command.ts';
 import { createPinCommand } from './pinning.ts';
 
 export function create(): AnyCommand {

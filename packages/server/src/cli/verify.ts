@@ -1,7 +1,7 @@
 import { Command } from '@commander-js/extra-typings';
 import { parseObjectName } from '@ebb/client';
 import { formatBytes } from '@ebb/protocol';
-import type { AnyCommand } from './commands.ts';
+import type { AnyCommand } from './command.ts';
 import { EXIT } from './exit-codes.ts';
 import { examples, jsonOption, nodeOption } from './options.ts';
 import { count, printJson, printLine, printTable } from './output.ts';

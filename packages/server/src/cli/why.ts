@@ -1,6 +1,6 @@
 import { Command } from '@commander-js/extra-typings';
 import { parseObjectKey } from '@ebb/client';
-import type { AnyCommand } from './commands.ts';
+import type { AnyCommand } from './command.ts';
 import { examples, jsonOption, nodeOption } from './options.ts';
 import { formatTime, printJson, printLine, printTable } from './output.ts';
 import { withClient } from './session.ts';

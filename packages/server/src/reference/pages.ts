@@ -5,7 +5,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ERRORS, FRAMES_UPGRADE, HEADERS, PATHS, type StoreErrorCode } from '@ebb/protocol';
-import type { AnyCommand } from '../cli/commands.ts';
+import type { AnyCommand } from '../cli/command.ts';
 import { EXIT_OF_CODE } from '../cli/exit-codes.ts';
 import { createProgram } from '../cli/program.ts';
 import { SETTINGS } from '../config.ts';

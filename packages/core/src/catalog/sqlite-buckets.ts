@@ -1,0 +1,134 @@
+/**
+ * Buckets: rows of `buckets`, and all of them in memory, because the other tables know a bucket by its number.
+ *
+ * - The cache is what the tables are, uncommitted changes included; `load` reads it again after a group was undone.
+ * - A number is given out once, so that a bucket created again shares nothing with the deleted one.
+ * - objects.expires says whether the bucket of an object has a TTL: `setPolicy` writes it for all objects of the bucket.
+ */
+import { assert, StoreError } from '@ebb/protocol';
+import type { BucketPolicy, BucketRecord } from './catalog.ts';
+import { decodePolicy, encodePolicy } from './catalog-records.ts';
+import type { Counter, Counters } from './sqlite-counters.ts';
+import type { SqliteTransactions } from './sqlite-transactions.ts';
+import { compareUtf8 } from './utf8-order.ts';
+
+export interface Bucket {
+  readonly id: number;
+  record: BucketRecord;
+  /** Its objects and their sizes. */
+  readonly counter: Counter;
+}
+
+export class BucketTable {
+  readonly #tx: SqliteTransactions;
+  readonly #counters: Counters;
+  readonly #sql: ReturnType<typeof prepareStatements>;
+  readonly #byName = new Map<string, Bucket>();
+  readonly #byId = new Map<number, Bucket>();
+
+  constructor(tx: SqliteTransactions, counters: Counters) {
+    this.#tx = tx;
+    this.#counters = counters;
+    this.#sql = prepareStatements(tx);
+    this.load();
+  }
+
+  load(): void {
+    this.#byName.clear();
+    this.#byId.clear();
+    for (const row of this.#sql.list.all()) {
+      const [name, id, createdAtMs, policy] = row as unknown as [string, number, number, string];
+      this.#remember(id, { name, createdAtMs, policy: decodePolicy(policy) });
+    }
+  }
+
+  get count(): number {
+    return this.#byName.size;
+  }
+
+  /** In no order. */
+  all(): Iterable<Bucket> {
+    return this.#byName.values();
+  }
+
+  find(name: string): Bucket | undefined {
+    return this.#byName.get(name);
+  }
+
+  /** @throws {StoreError} `bucket_not_found` */
+  get(name: string): Bucket {
+    const bucket = this.#byName.get(name);
+    if (bucket === undefined) {
+      throw new StoreError('bucket_not_found', `no bucket ${name}`, { bucket: name });
+    }
+    return bucket;
+  }
+
+  /** The bucket that a row of another table names. */
+  withId(id: number): Bucket {
+    const bucket = this.#byId.get(id);
+    assert(bucket !== undefined, 'an object lies in a bucket');
+    return bucket;
+  }
+
+  list(): BucketRecord[] {
+    const records = Array.from(this.#byName.values(), (bucket) => bucket.record);
+    return records.sort((a, b) => compareUtf8(a.name, b.name));
+  }
+
+  create(record: BucketRecord): { readonly created: boolean; readonly bucket: BucketRecord } {
+    const existing = this.#byName.get(record.name);
+    if (existing !== undefined) return { created: false, bucket: existing.record };
+    const policy = encodePolicy(record.policy);
+    const id = (this.#sql.lastId.get() as unknown as [number])[0] + 1;
+    this.#tx.write(this.#sql.setLastId, id);
+    this.#tx.write(this.#sql.insert, record.name, id, record.createdAtMs, policy);
+    this.#remember(id, record);
+    return { created: true, bucket: record };
+  }
+
+  setPolicy(name: string, policy: BucketPolicy): void {
+    const bucket = this.get(name);
+    const expired = bucket.record.policy.ttlMs !== null;
+    const expires = policy.ttlMs !== null;
+    this.#tx.write(this.#sql.setPolicy, encodePolicy(policy), name);
+    if (expired !== expires) this.#tx.write(this.#sql.setExpires, expires ? 1 : 0, bucket.id);
+    bucket.record = { ...bucket.record, policy };
+  }
+
+  delete(name: string): void {
+    const { id, counter } = this.get(name);
+    if (counter.count > 0) {
+      throw new StoreError(
+        'bucket_not_empty',
+        `bucket ${name} still has ${counter.count} objects`,
+        {
+          bucket: name,
+          objects: counter.count,
+        },
+      );
+    }
+    this.#tx.write(this.#sql.delete, name);
+    this.#counters.retire(counter);
+    this.#byName.delete(name);
+    this.#byId.delete(id);
+  }
+
+  #remember(id: number, record: BucketRecord): void {
+    const bucket = { id, record, counter: this.#counters.bucket(id) };
+    this.#byName.set(record.name, bucket);
+    this.#byId.set(id, bucket);
+  }
+}
+
+function prepareStatements(tx: SqliteTransactions) {
+  return {
+    list: tx.prepare('select name, id, created_at, policy from buckets'),
+    insert: tx.prepare('insert into buckets (name, id, created_at, policy) values (?, ?, ?, ?)'),
+    setPolicy: tx.prepare('update buckets set policy = ? where name = ?'),
+    delete: tx.prepare('delete from buckets where name = ?'),
+    lastId: tx.prepare("select value from meta where name = 'bucket_ids_reserved'"),
+    setLastId: tx.prepare("update meta set value = ? where name = 'bucket_ids_reserved'"),
+    setExpires: tx.prepare('update objects set expires = ? where bucket = ?'),
+  };
+}

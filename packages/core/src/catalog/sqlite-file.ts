@@ -1,0 +1,97 @@
+/**
+ * Opens the catalog's file: takes SQLite's lock for the life of the process, makes the tables of a new file, and refuses a
+ * file of another version.
+ *
+ * - The lock is taken at once or not at all: a second process, or a second opener in this one, gets `data_directory_in_use`.
+ * - The first transaction marks the saved counters as not to be trusted (S3): only `close` writes them again.
+ * - A file that could not be opened is left closed.
+ */
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { MiB, StoreError } from '@ebb/protocol';
+import type { Clock } from '../clock.ts';
+import { translateSqliteError } from './sqlite-errors.ts';
+import { PAGE_BYTES, SCHEMA, SCHEMA_VERSION } from './sqlite-schema.ts';
+
+export interface CatalogFile {
+  readonly path: string;
+  readonly database: DatabaseSync;
+  readonly nodeId: string;
+  /** Ids up to here may have been handed out. */
+  readonly idsReserved: number;
+  /** Whether the saved counters are those of the tables: the last process closed the catalog. */
+  readonly countersSaved: boolean;
+}
+
+const FILE = 'catalog.sqlite';
+const PAGE_CACHE_BYTES = 16 * MiB;
+
+/** @throws {StoreError} `data_directory_in_use`, `version_unsupported`, `data_corrupt`, `io_failed` */
+export async function openCatalogFile(options: {
+  /** Created if need be. */
+  readonly directory: string;
+  readonly clock: Clock;
+  readonly newNodeId: () => string;
+}): Promise<CatalogFile> {
+  await mkdir(options.directory, { recursive: true });
+  const path = join(options.directory, FILE);
+  let database: DatabaseSync | undefined;
+  try {
+    database = new DatabaseSync(path, { timeout: 0 });
+    configure(database);
+    return { path, database, ...prepareSchema(database, { path, ...options }) };
+  } catch (error) {
+    database?.close();
+    throw translateSqliteError(error, path);
+  }
+}
+
+function configure(database: DatabaseSync): void {
+  database.exec(`pragma page_size=${PAGE_BYTES}`);
+  // The lock comes first: entering WAL mode under EXCLUSIVE takes it, and it is kept until close or death.
+  database.exec('pragma locking_mode=EXCLUSIVE');
+  database.exec('pragma journal_mode=WAL');
+  database.exec('pragma synchronous=NORMAL');
+  database.exec('pragma wal_autocheckpoint=0');
+  database.exec('pragma temp_store=MEMORY');
+  database.exec(`pragma cache_size=${-PAGE_CACHE_BYTES / 1024}`);
+}
+
+/** Creates the tables of a new file, and refuses those of another version. */
+function prepareSchema(
+  database: DatabaseSync,
+  options: { readonly path: string; readonly clock: Clock; readonly newNodeId: () => string },
+): Pick<CatalogFile, 'nodeId' | 'idsReserved' | 'countersSaved'> {
+  database.exec('begin exclusive');
+  const { user_version: version } = database.prepare('pragma user_version').get() as {
+    user_version: number;
+  };
+  if (version === 0) {
+    database.exec(SCHEMA);
+    database.exec(`pragma user_version=${SCHEMA_VERSION}`);
+    const insert = database.prepare('insert into meta (name, value) values (?, ?)');
+    insert.run('node_id', options.newNodeId());
+    insert.run('created_at', options.clock.now());
+    insert.run('ids_reserved', 0);
+    insert.run('bucket_ids_reserved', 0);
+    insert.run('counters_saved', 1);
+  } else if (version !== SCHEMA_VERSION) {
+    throw new StoreError(
+      'version_unsupported',
+      `${options.path} has format ${version}; this version of Ebb reads ${SCHEMA_VERSION}. Use the version that wrote it.`,
+      { found: version, supported: SCHEMA_VERSION },
+    );
+  }
+  const read = database.prepare('select value from meta where name = ?');
+  const meta = (name: string): unknown => read.get(name)?.['value'];
+  const nodeId = meta('node_id');
+  const idsReserved = meta('ids_reserved');
+  if (typeof nodeId !== 'string' || typeof idsReserved !== 'number') {
+    throw new StoreError('data_corrupt', `${options.path} has no node id`);
+  }
+  const countersSaved = meta('counters_saved') === 1;
+  database.exec("update meta set value = 0 where name = 'counters_saved'");
+  database.exec('commit');
+  return { nodeId, idsReserved, countersSaved };
+}

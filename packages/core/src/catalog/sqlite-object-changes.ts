@@ -1,0 +1,211 @@
+/**
+ * One object: find, commit, delete, copy, rename, pin. Each runs inside one read or change of sqlite-transactions.ts.
+ *
+ * S1  Every check comes before the first write: a change that is refused fails alone and leaves nothing behind, where one
+ *     that fails later takes its whole group with it.
+ *
+ * The order of the checks is the order of the answers: bucket, condition, version, blobs.
+ */
+import { assert, StoreError } from '@ebb/protocol';
+import type { BlobRecord, Condition, Freed, ObjectCommit, ObjectRecord } from './catalog.ts';
+import { decodeObjectBody } from './catalog-records.ts';
+import type { Bucket } from './sqlite-buckets.ts';
+import {
+  decodeObject,
+  encodeObject,
+  extentsOf,
+  type PlacedObject,
+  type StoredObject,
+} from './sqlite-objects.ts';
+import type { Tables } from './sqlite-tables.ts';
+
+/** An object's name, as callers have it. */
+interface ObjectName {
+  readonly bucket: string;
+  readonly key: string;
+}
+
+const NOTHING_FREED: Freed = { freed: [] };
+
+export function findObject(tables: Tables, name: ObjectName): ObjectRecord | undefined {
+  const found = findPlaced(tables, name);
+  return found === undefined ? undefined : decodeObject(name.bucket, found.stored);
+}
+
+export function commitObject(tables: Tables, commit: ObjectCommit): Freed {
+  const { object, newBlobs, condition } = commit;
+  const { key } = object;
+  const { objects, blobs } = tables;
+  const born = assertCommit(commit);
+  const incoming = encodeObject(object);
+  const bucket = tables.buckets.get(object.bucket);
+  const old = objects.find(bucket, key);
+  checkTarget(object, old, { condition, version: object.version });
+  const before = extentsOf(old);
+  const after = object.extents.filter((extent) => !born.has(extent.blobId));
+  for (const extent of after) blobs.assertLive(extent);
+  for (const { blobId, remoteName } of newBlobs) {
+    if (remoteName !== null) {
+      blobs.assertRemoteNameFree(remoteName, { except: blobId, before, after });
+    }
+    // The first insert of a change checks by itself that the id is new, and leaves nothing behind (S1).
+    if (newBlobs.length > 1) blobs.assertUnknown(blobId);
+  }
+  const bornFreed: BlobRecord[] = [];
+  for (const blob of newBlobs) {
+    const refs = born.get(blob.blobId)?.refs ?? 0;
+    const record = blobs.insert(blob, refs, { bucket: bucket.id, key });
+    if (refs === 0) bornFreed.push(record);
+  }
+  const freed = objects.put(bucket, { old, before, incoming, after });
+  if (bornFreed.length === 0 && freed.length === 0) return NOTHING_FREED;
+  return { freed: [...bornFreed, ...freed] };
+}
+
+export function deleteObject(
+  tables: Tables,
+  name: ObjectName,
+  condition: Condition,
+): Freed & { readonly object: ObjectRecord | undefined } {
+  const found = findPlaced(tables, name);
+  checkCondition(condition, found?.stored, { ...name, ifExists: 'precondition_failed' });
+  if (found === undefined) return { ...NOTHING_FREED, object: undefined };
+  const object = decodeObject(name.bucket, found.stored);
+  return { freed: tables.objects.remove(found, object.extents), object };
+}
+
+export function copyObject(
+  tables: Tables,
+  from: ObjectName,
+  to: ObjectName & { readonly version: number; readonly createdAtMs: number },
+  condition: Condition,
+): Freed & { readonly object: ObjectRecord } {
+  assertKey(to.key);
+  const { key, version, createdAtMs } = to;
+  const { stored } = getPlaced(tables, from);
+  const { bucket, old } = findTarget(tables, to);
+  checkTarget(to, old, { condition, version });
+  const incoming = { ...stored, key, version, createdAtMs, jobId: null, pinned: false };
+  const freed = tables.objects.put(bucket, {
+    old,
+    before: extentsOf(old),
+    incoming,
+    after: extentsOf(incoming),
+  });
+  return { freed, object: decodeObject(to.bucket, incoming) };
+}
+
+export function renameObject(
+  tables: Tables,
+  from: ObjectName,
+  to: ObjectName,
+  condition: Condition,
+): Freed & { readonly object: ObjectRecord } {
+  assertKey(to.key);
+  const source = getPlaced(tables, from);
+  const { bucket, old } = findTarget(tables, to);
+  checkCondition(condition, old, { ...to, ifExists: 'already_exists' });
+  const object = decodeObject(to.bucket, { ...source.stored, key: to.key });
+  if (from.bucket === to.bucket && from.key === to.key) return { ...NOTHING_FREED, object };
+  return { freed: tables.objects.move(source, { bucket, key: to.key, old }), object };
+}
+
+export function setPinned(tables: Tables, name: ObjectName, pinned: boolean): ObjectRecord {
+  const found = findPlaced(tables, name);
+  if (found === undefined) throw notFound(name);
+  if (found.stored.pinned !== pinned) tables.objects.setPinned(found, pinned);
+  return decodeObject(name.bucket, { ...found.stored, pinned });
+}
+
+// ── look-ups ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+function findPlaced(tables: Tables, { bucket: name, key }: ObjectName): PlacedObject | undefined {
+  const bucket = tables.buckets.find(name);
+  const stored = bucket === undefined ? undefined : tables.objects.find(bucket, key);
+  return bucket === undefined || stored === undefined ? undefined : { bucket, stored };
+}
+
+/** @throws {StoreError} `bucket_not_found`, `not_found` */
+function getPlaced(tables: Tables, name: ObjectName): PlacedObject {
+  const bucket = tables.buckets.get(name.bucket);
+  const stored = tables.objects.find(bucket, name.key);
+  if (stored === undefined) throw notFound(name);
+  return { bucket, stored };
+}
+
+/** @throws {StoreError} `bucket_not_found` */
+function findTarget(
+  tables: Tables,
+  to: ObjectName,
+): { readonly bucket: Bucket; readonly old: StoredObject | undefined } {
+  const bucket = tables.buckets.get(to.bucket);
+  return { bucket, old: tables.objects.find(bucket, to.key) };
+}
+
+function notFound({ bucket, key }: ObjectName): StoreError {
+  return new StoreError('not_found', `no object ${bucket}/${key}`, { bucket, key });
+}
+
+// ── checks ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Whether `version` may take the place of `old`. @throws {StoreError} those of the condition, `superseded` */
+function checkTarget(
+  { bucket, key }: ObjectName,
+  old: StoredObject | undefined,
+  asked: { readonly condition: Condition; readonly version: number },
+): void {
+  const { condition, version } = asked;
+  checkCondition(condition, old, { bucket, key, ifExists: 'already_exists' });
+  if (old === undefined || old.version <= version) return;
+  throw new StoreError(
+    'superseded',
+    `${bucket}/${key} has version ${old.version}; version ${version} comes too late`,
+    { bucket, key, version, newer: old.version },
+  );
+}
+
+function checkCondition(
+  condition: Condition,
+  old: StoredObject | undefined,
+  subject: ObjectName & { readonly ifExists: 'already_exists' | 'precondition_failed' },
+): void {
+  const { bucket, key, ifExists } = subject;
+  if (condition.ifNoneMatch === true && old !== undefined) {
+    throw new StoreError(ifExists, `${bucket}/${key} exists`, { bucket, key });
+  }
+  if (condition.ifMatch === undefined) return;
+  const found = old === undefined ? null : decodeObjectBody(old.body).etag;
+  if (found === condition.ifMatch) return;
+  throw new StoreError(
+    'precondition_failed',
+    `${bucket}/${key} ${found === null ? 'does not exist' : `has ETag ${found}`}, ${condition.ifMatch} was asked for`,
+    { bucket, key, found, wanted: condition.ifMatch },
+  );
+}
+
+/** Returns the new blobs by id, with the references that the object's extents give them. */
+function assertCommit({
+  object,
+  newBlobs,
+}: ObjectCommit): Map<number, { sizeBytes: number; refs: number }> {
+  assertKey(object.key);
+  const born = new Map<number, { sizeBytes: number; refs: number }>();
+  for (const { blobId, sizeBytes } of newBlobs) born.set(blobId, { sizeBytes, refs: 0 });
+  assert(born.size === newBlobs.length, 'each new blob is named once');
+  let sizeBytes = 0;
+  for (const extent of object.extents) {
+    sizeBytes += extent.length;
+    const blob = born.get(extent.blobId);
+    if (blob === undefined) continue;
+    blob.refs++;
+    assert(extent.offset + extent.length <= blob.sizeBytes, 'an extent lies within its blob');
+  }
+  assert(sizeBytes === object.sizeBytes, 'the extents add up to the size of the object');
+  return born;
+}
+
+/** The whole rule is parseKey's, at the entrance; this keeps what SQLite cannot store apart out of the tables. */
+function assertKey(key: string): void {
+  assert(key !== '', 'a key is not empty');
+  assert(key.isWellFormed(), 'a key is well-formed Unicode');
+}

@@ -1,0 +1,254 @@
+/**
+ * Objects: rows of `objects`, the tree of names itself.
+ *
+ * N1  `put` and `remove` are the only ones who write and delete whole rows, and with each row they move the references of
+ *     its blobs (B1) and the counters of its bucket and its job. Nothing is counted from `pinned` and `expires`.
+ * N2  An object that moves is written under its new name before the old one goes, so that its blobs keep a reference
+ *     throughout: none of them is ever freed by a rename.
+ * N3  Rows are read in batches that the caller bounds (S4), in the order of their names' UTF-8 bytes.
+ *
+ * Nothing here checks whether a change may be: that is done before, in sqlite-object-changes.ts and sqlite-bulk-changes.ts.
+ */
+import { assert } from '@ebb/protocol';
+import type { BlobRecord, Extent, ObjectRecord } from './catalog.ts';
+import { decodeObjectBody, encodeObjectBody } from './catalog-records.ts';
+import type { BlobTable, RowName } from './sqlite-blobs.ts';
+import type { Bucket } from './sqlite-buckets.ts';
+import type { Counters } from './sqlite-counters.ts';
+import type { SqliteTransactions } from './sqlite-transactions.ts';
+import { rangeEnd } from './utf8-order.ts';
+
+/** An object as its row has it. */
+export interface StoredObject {
+  readonly key: string;
+  readonly version: number;
+  readonly sizeBytes: number;
+  readonly jobId: string | null;
+  readonly createdAtMs: number;
+  readonly pinned: boolean;
+  /** catalog-records.ts */
+  readonly body: Uint8Array;
+}
+
+/** A row as scans give it; `fromRow` makes an object of it when it is used. */
+export type ObjectRow = readonly [
+  key: string,
+  version: number,
+  sizeBytes: number,
+  jobId: string | null,
+  createdAtMs: number,
+  pinned: number,
+  body: Uint8Array,
+];
+
+/** An object, and the bucket that it lies in. */
+export interface PlacedObject {
+  readonly bucket: Bucket;
+  readonly stored: StoredObject;
+}
+
+/** Where a scan of names begins. */
+export type Seek = { readonly from: string } | { readonly after: string };
+
+export class ObjectTable {
+  readonly #tx: SqliteTransactions;
+  readonly #counters: Counters;
+  readonly #blobs: BlobTable;
+  readonly #sql: ReturnType<typeof prepareStatements>;
+
+  constructor(
+    tx: SqliteTransactions,
+    parts: { readonly counters: Counters; readonly blobs: BlobTable },
+  ) {
+    this.#tx = tx;
+    this.#counters = parts.counters;
+    this.#blobs = parts.blobs;
+    this.#sql = prepareStatements(tx);
+  }
+
+  find(bucket: Bucket, key: string): StoredObject | undefined {
+    const row = this.#sql.find.get(bucket.id, key);
+    return row === undefined ? undefined : fromRow(row as unknown as ObjectRow);
+  }
+
+  /** At most `limit` objects from `seek` to before `end`, in order of names. */
+  scan(bucket: Bucket, seek: Seek, end: string | undefined, limit: number): ObjectRow[] {
+    const { scanFrom, scanFromTo, scanAfter, scanAfterTo } = this.#sql;
+    const rows =
+      'from' in seek
+        ? end === undefined
+          ? scanFrom.all(bucket.id, seek.from, limit)
+          : scanFromTo.all(bucket.id, seek.from, end, limit)
+        : end === undefined
+          ? scanAfter.all(bucket.id, seek.after, limit)
+          : scanAfterTo.all(bucket.id, seek.after, end, limit);
+    return rows as unknown as ObjectRow[];
+  }
+
+  /** The first `limit` objects below `prefix`. */
+  scanPrefix(bucket: Bucket, prefix: string, limit: number): ObjectRow[] {
+    return this.scan(bucket, { from: prefix }, rangeEnd(prefix), limit);
+  }
+
+  /** The first `limit` names of the job's objects, in whatever bucket. */
+  namesOfJob(jobId: string, limit: number): RowName[] {
+    const rows = this.#sql.namesOfJob.all(jobId, limit) as unknown as [number, string][];
+    return rows.map(([bucket, key]) => ({ bucket, key }));
+  }
+
+  /** The oldest `limit` objects of before `createdBeforeMs`, in a bucket with a TTL. */
+  listExpired(
+    bucket: Bucket,
+    createdBeforeMs: number,
+    limit: number,
+  ): { bucket: string; key: string; version: number }[] {
+    const { name } = bucket.record;
+    const rows = this.#sql.listExpired.all(bucket.id, createdBeforeMs, limit) as unknown as [
+      string,
+      number,
+    ][];
+    return rows.map(([key, version]) => ({ bucket: name, key, version }));
+  }
+
+  /** Writes an object over `old`. Returns the blobs that are freed by it. */
+  put(
+    bucket: Bucket,
+    change: {
+      /** What is under the name of `incoming` now. */
+      readonly old: StoredObject | undefined;
+      /** Extents of `old`. */
+      readonly before: readonly Extent[];
+      readonly incoming: StoredObject;
+      /** Extents of `incoming` whose references are not counted yet. */
+      readonly after: readonly Extent[];
+    },
+  ): BlobRecord[] {
+    const { old, incoming } = change;
+    const { key } = incoming;
+    this.#tx.write(
+      old === undefined ? this.#sql.insert : this.#sql.replace,
+      bucket.id,
+      key,
+      incoming.version,
+      incoming.sizeBytes,
+      incoming.jobId,
+      incoming.createdAtMs,
+      incoming.pinned ? 1 : 0,
+      bucket.record.policy.ttlMs === null ? 0 : 1,
+      incoming.body,
+    );
+    if (old !== undefined) this.#count(bucket, old, -1);
+    this.#count(bucket, incoming, 1);
+    return this.#blobs.changeRefs({ bucket: bucket.id, key }, change.before, change.after);
+  }
+
+  /** Returns the blobs that are freed by it. */
+  remove({ bucket, stored }: PlacedObject, extents: readonly Extent[]): BlobRecord[] {
+    const name = { bucket: bucket.id, key: stored.key };
+    this.#tx.write(this.#sql.delete, name.bucket, name.key);
+    this.#count(bucket, stored, -1);
+    return this.#blobs.changeRefs(name, extents, []);
+  }
+
+  /** Writes `source` over `old` under another name (N2). Returns the blobs that are freed by it. */
+  move(
+    source: PlacedObject,
+    target: {
+      readonly bucket: Bucket;
+      readonly key: string;
+      readonly old: StoredObject | undefined;
+    },
+  ): BlobRecord[] {
+    const extents = extentsOf(source.stored);
+    const freed = this.put(target.bucket, {
+      old: target.old,
+      before: extentsOf(target.old),
+      incoming: { ...source.stored, key: target.key },
+      after: extents,
+    });
+    const left = this.remove(source, extents);
+    assert(left.length === 0, 'a moved object keeps its blobs');
+    return freed;
+  }
+
+  setPinned({ bucket, stored }: PlacedObject, pinned: boolean): void {
+    this.#tx.write(this.#sql.setPinned, pinned ? 1 : 0, bucket.id, stored.key);
+  }
+
+  #count(bucket: Bucket, { jobId, sizeBytes }: StoredObject, sign: 1 | -1): void {
+    this.#counters.add(bucket.counter, sign, sign * sizeBytes);
+    if (jobId !== null) this.#counters.add(this.#counters.job(jobId), sign, sign * sizeBytes);
+  }
+}
+
+export function fromRow(row: ObjectRow): StoredObject {
+  return {
+    key: row[0],
+    version: row[1],
+    sizeBytes: row[2],
+    jobId: row[3],
+    createdAtMs: row[4],
+    pinned: row[5] === 1,
+    body: row[6],
+  };
+}
+
+export function encodeObject(object: ObjectRecord): StoredObject {
+  const { key, version, sizeBytes, jobId, createdAtMs, pinned } = object;
+  return { key, version, sizeBytes, jobId, createdAtMs, pinned, body: encodeObjectBody(object) };
+}
+
+export function decodeObject(bucket: string, stored: StoredObject): ObjectRecord {
+  const { key, version, sizeBytes, jobId, createdAtMs, pinned } = stored;
+  const { etag, crc32c, contentType, metadata, extents } = decodeObjectBody(stored.body);
+  return {
+    bucket,
+    key,
+    version,
+    sizeBytes,
+    etag,
+    crc32c,
+    contentType,
+    metadata,
+    createdAtMs,
+    jobId,
+    pinned,
+    extents,
+  };
+}
+
+const NO_EXTENTS: readonly Extent[] = [];
+
+/** None where there is no object. */
+export function extentsOf(stored: StoredObject | undefined): readonly Extent[] {
+  return stored === undefined ? NO_EXTENTS : decodeObjectBody(stored.body).extents;
+}
+
+// ── rows and statements ─────────────────────────────────────────────────────────────────────────────────────────────
+
+const COLUMNS = 'key, version, size, job, created_at, pinned, body';
+
+function prepareStatements(tx: SqliteTransactions) {
+  const scan = (condition: string) =>
+    tx.prepare(
+      `select ${COLUMNS} from objects where bucket = ? and ${condition} order by key limit ?`,
+    );
+  const written = 'bucket, key, version, size, job, created_at, pinned, expires, body';
+  return {
+    find: tx.prepare(`select ${COLUMNS} from objects where bucket = ? and key = ?`),
+    insert: tx.prepare(`insert into objects (${written}) values (?, ?, ?, ?, ?, ?, ?, ?, ?)`),
+    replace: tx.prepare(`replace into objects (${written}) values (?, ?, ?, ?, ?, ?, ?, ?, ?)`),
+    delete: tx.prepare('delete from objects where bucket = ? and key = ?'),
+    setPinned: tx.prepare('update objects set pinned = ? where bucket = ? and key = ?'),
+    scanFrom: scan('key >= ?'),
+    scanFromTo: scan('key >= ? and key < ?'),
+    scanAfter: scan('key > ?'),
+    scanAfterTo: scan('key > ? and key < ?'),
+    listExpired: tx.prepare(
+      'select key, version from objects where bucket = ? and expires = 1 and created_at < ? order by created_at, key limit ?',
+    ),
+    namesOfJob: tx.prepare(
+      'select bucket, key from objects where job = ? order by bucket, key limit ?',
+    ),
+  };
+}

@@ -1,0 +1,53 @@
+/**
+ * The tables of the catalog over one connection. Their methods are synchronous and run inside a change or a read of
+ * sqlite-transactions.ts, which alone decides what is committed.
+ */
+import type { CatalogTotals } from './catalog.ts';
+import { BlobTable } from './sqlite-blobs.ts';
+import { BucketTable } from './sqlite-buckets.ts';
+import { Counters } from './sqlite-counters.ts';
+import { JobTable } from './sqlite-jobs.ts';
+import { ObjectTable } from './sqlite-objects.ts';
+import { RecordTable } from './sqlite-records.ts';
+import type { SqliteTransactions } from './sqlite-transactions.ts';
+
+export interface Tables {
+  readonly counters: Counters;
+  readonly buckets: BucketTable;
+  readonly blobs: BlobTable;
+  readonly objects: ObjectTable;
+  readonly jobs: JobTable;
+  readonly records: RecordTable;
+}
+
+/** Counts everything when the counters were not saved. */
+export function loadTables(
+  tx: SqliteTransactions,
+  options: { readonly countersSaved: boolean },
+): Tables {
+  const counters = new Counters(tx, options.countersSaved);
+  const buckets = new BucketTable(tx, counters);
+  const blobs = new BlobTable(tx, counters);
+  const objects = new ObjectTable(tx, { counters, blobs });
+  return {
+    counters,
+    buckets,
+    blobs,
+    objects,
+    jobs: new JobTable(tx),
+    records: new RecordTable(tx),
+  };
+}
+
+export function totalsOf({ buckets, counters }: Tables): CatalogTotals {
+  const { blobs, memory, disk, remote } = counters;
+  let objects = 0;
+  for (const bucket of buckets.all()) objects += bucket.counter.count;
+  return {
+    buckets: buckets.count,
+    objects,
+    blobs: blobs.count,
+    bytes: { 0: memory.bytes, 1: disk.bytes, 2: remote.bytes },
+    blobsByTier: { 0: memory.count, 1: disk.count, 2: remote.count },
+  };
+}
