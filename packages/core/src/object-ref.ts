@@ -13,9 +13,23 @@ import { StoreError } from '@ebb/protocol';
 const KEY_BYTES_MAX = 1024;
 const JOB_ID_CHARS_MAX = 128;
 
-/** @throws {StoreError} `name_invalid` */
+/** Of the bucket that holds parts of uploads: no name that a user can give. */
+const UPLOADS_SUFFIX = '!uploads';
+
+/** The hidden bucket with the uploads into `bucket`. */
+export function uploadsBucketOf(bucket: string): string {
+  return bucket + UPLOADS_SUFFIX;
+}
+
+export function isHiddenBucket(name: string): boolean {
+  return name.endsWith(UPLOADS_SUFFIX);
+}
+
+/** Hidden buckets pass: they are used like any other, by those who know them. @throws {StoreError} `name_invalid` */
 export function parseBucketName(name: string): string {
-  const problem = bucketNameProblem(name);
+  const problem = bucketNameProblem(
+    isHiddenBucket(name) ? name.slice(0, -UPLOADS_SUFFIX.length) : name,
+  );
   if (problem !== undefined) throw invalid('bucket name', name, problem);
   return name;
 }

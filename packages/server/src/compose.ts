@@ -22,6 +22,7 @@ import { type Listeners, openListeners } from './http/listeners.ts';
 import { createRequestHandler, type RequestHandler } from './http/request-handler.ts';
 import { createMetrics, type Metrics } from './metrics.ts';
 import { openProbeFile } from './probe-file.ts';
+import { createS3Surface, type S3Surface } from './s3/surface.ts';
 import type { NodeFacts, NodeState, Services } from './services.ts';
 
 export const VERSION = (
@@ -36,6 +37,7 @@ export interface NodeFrame {
   readonly metrics: Metrics;
   readonly frames: FrameServer;
   readonly handler: RequestHandler;
+  readonly s3: S3Surface | null;
   readonly listeners: Listeners;
   readonly facts: NodeFacts;
 }
@@ -62,14 +64,23 @@ export async function openNodeFrame(
     };
     const admit = createAdmission(config);
     const handler = createRequestHandler({ state, metrics, log, admit });
+    const s3 = config.s3 === null ? null : createS3Surface({ config: config.s3, metrics, log });
     const listeners = await openListeners({
       listen: config.listen,
       socketPath: config.socketPath,
       onRequest: handler.onRequest,
       onExpectContinue: handler.onExpectContinue,
       onUpgrade: (request, socket, head) => frames.upgrade(request, socket, head, admit),
+      s3:
+        s3 === null || config.s3 === null
+          ? null
+          : {
+              listen: config.s3.listen,
+              onRequest: s3.onRequest,
+              onExpectContinue: s3.onExpectContinue,
+            },
     });
-    return { catalog, metrics, frames, handler, listeners, facts };
+    return { catalog, metrics, frames, handler, s3, listeners, facts };
   } catch (error) {
     await catalog.close();
     throw error;
@@ -100,6 +111,7 @@ export async function openServices(
     const services = { store, shuffles, metrics: frame.metrics, log, node: frame.facts, probe };
     frame.metrics.attach({ store, shuffles, connections: frame.facts.connections });
     frame.handler.attach(services);
+    frame.s3?.attach(store);
     frame.frames.attach(services);
     const close = async (): Promise<void> => {
       probe.close();

@@ -159,9 +159,44 @@ test('a misspelt name in the environment is told', () => {
 
 test('every setting has a flag, a name in the environment, a meaning and a default to show', () => {
   for (const setting of SETTINGS) {
-    expect(setting.flag).toMatch(/^--[a-z-]+( <[A-Z:]+>)?$/);
-    expect(setting.env).toMatch(/^EBB_[A-Z_]+$/);
+    expect(setting.flag).toMatch(/^--[a-z0-9-]+( <[A-Z:]+>)?$/);
+    expect(setting.env).toMatch(/^EBB_[A-Z0-9_]+$/);
     expect(setting.means.length).toBeGreaterThan(5);
     expect(setting.default.length).toBeGreaterThan(0);
   }
+});
+
+describe('the S3 surface', () => {
+  const SECRET = 'secret of somebody';
+  const keyPair = { EBB_ACCESS_KEY_ID: 'ops', EBB_SECRET_ACCESS_KEY: SECRET };
+
+  test('listens beside the control surface, without keys', () => {
+    expect(loadConfig({}, host()).s3).toEqual({
+      listen: { host: '127.0.0.1', port: 9701 },
+      domain: 'localhost',
+      keys: [],
+    });
+    expect(loadConfig({ flags: { listen: '127.0.0.1:0' } }, host()).s3?.listen.port).toBe(0);
+    expect(loadConfig({ flags: { listen: 'off' } }, host()).s3).toBeNull();
+    expect(loadConfig({ flags: { s3Listen: 'off' } }, host()).s3).toBeNull();
+  });
+
+  test('takes keys from the environment and from a file, and then listens for other hosts', () => {
+    const file = JSON.stringify([{ accessKeyId: 'app', secretAccessKey: SECRET, grants: [] }]);
+    const flags = { s3Keys: '/etc/keys', s3Listen: '0.0.0.0:9701' };
+    const config = loadConfig({ flags }, host({ env: keyPair, readFile: () => file }));
+    expect(config.s3?.keys.map(({ accessKeyId }) => accessKeyId)).toEqual(['ops', 'app']);
+    expect(complaintsOf({ s3Listen: '0.0.0.0:9701' })[0]).toContain('no access keys');
+  });
+
+  test.each([
+    ['half a pair', { EBB_SECRET_ACCESS_KEY: SECRET }, '[]'],
+    ['a file that is no JSON', {}, `[{"secretAccessKey": "${SECRET}"`],
+    ['a key without id', {}, `[{"secretAccessKey": "${SECRET}"}]`],
+    ['one id twice', keyPair, JSON.stringify([{ accessKeyId: 'ops', secretAccessKey: SECRET }])],
+  ])('%s is refused, and no complaint repeats the secret', (_what, env, file) => {
+    const complaints = complaintsOf({ s3Keys: '/etc/keys' }, { env, readFile: () => file });
+    expect(complaints).toHaveLength(1);
+    expect(complaints.join()).not.toContain(SECRET);
+  });
 });

@@ -12,6 +12,7 @@ import { isAbsolute, join, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { formatBytes, KiB, MiB, parseBytes, parseDuration, StoreError } from '@ebb/protocol';
 import { z } from 'zod';
+import { type AccessKey, keyFileSchema } from './s3/auth/key-ring.ts';
 
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 
@@ -78,6 +79,23 @@ export const configSchema = z.object({
     means:
       'listen on an address other hosts can reach: there are no credentials yet, so whoever reaches the port can read, write and delete everything',
     default: 'false',
+  }),
+  s3Listen: z.string().optional().meta({
+    value: 'HOST:PORT',
+    means:
+      'TCP address of the S3 surface; port 0 takes a free one, "off" none. Beyond loopback it needs access keys',
+    default: '127.0.0.1:9701; a free port where --listen takes one, off where --listen is',
+  }),
+  s3Domain: z.string().min(1, 'a host name').default('localhost').meta({
+    value: 'HOST',
+    means: 'host whose sub-domains are buckets: http://BUCKET.HOST:PORT/KEY',
+    default: 'localhost',
+  }),
+  s3Keys: z.string().min(1, 'a file').optional().meta({
+    value: 'FILE',
+    means:
+      'access keys with grants, as JSON; EBB_ACCESS_KEY_ID and EBB_SECRET_ACCESS_KEY add one that may do everything. Without any, the S3 surface asks for no signature',
+    default: 'none',
   }),
   memoryHigh: fraction.default(0.9).meta({
     value: 'FRACTION',
@@ -170,6 +188,12 @@ export interface NodeConfig {
   readonly listen: { readonly host: string; readonly port: number } | null;
   readonly allowRemote: boolean;
   readonly socketPath: string | null;
+  /** null: no S3 surface. */
+  readonly s3: {
+    readonly listen: { readonly host: string; readonly port: number };
+    readonly domain: string;
+    readonly keys: readonly AccessKey[];
+  } | null;
   readonly memoryMarks: { readonly high: number; readonly low: number };
   readonly diskMarks: { readonly high: number; readonly low: number };
   readonly poolBytesMax: number;
@@ -203,7 +227,15 @@ export interface ConfigHost {
 /** A Unix socket's path may have 107 bytes and a NUL. */
 const SOCKET_PATH_BYTES_MAX = 107;
 /** Names in the environment that are ours and not the node's. */
-const OTHER_ENV = new Set(['EBB_CONFIG', 'EBB_NODE', 'EBB_JOB', 'EBB_URL', 'EBB_HOME']);
+const OTHER_ENV = new Set([
+  'EBB_CONFIG',
+  'EBB_NODE',
+  'EBB_JOB',
+  'EBB_URL',
+  'EBB_HOME',
+  'EBB_ACCESS_KEY_ID',
+  'EBB_SECRET_ACCESS_KEY',
+]);
 
 interface Complaint {
   readonly setting: string;
@@ -384,6 +416,7 @@ function resolveConfig(input: {
     listen,
     allowRemote,
     socketPath,
+    s3: resolveS3({ settings, host, complain, absolute }),
     memoryMarks: { high: settings.memoryHigh ?? 1, low: settings.memoryLow ?? 0 },
     diskMarks: { high: settings.diskHigh ?? 1, low: settings.diskLow ?? 0 },
     poolBytesMax,
@@ -398,17 +431,79 @@ function resolveConfig(input: {
 
 type Complain = (name: ConfigName, value: unknown, rule: string, fix: string) => void;
 
-function parseListen(text: string, complain: Complain): NodeConfig['listen'] {
+/** Where the S3 surface listens, and who may use it. */
+function resolveS3({
+  settings,
+  host,
+  complain,
+  absolute,
+}: {
+  readonly settings: Partial<z.output<typeof configSchema>>;
+  readonly host: ConfigHost;
+  readonly complain: Complain;
+  readonly absolute: (path: string) => string;
+}): NodeConfig['s3'] {
+  const control = settings.listen ?? 'off';
+  const otherwise =
+    control === 'off' ? 'off' : /:0$/.test(control) ? '127.0.0.1:0' : '127.0.0.1:9701';
+  const listen = parseListen(settings.s3Listen ?? otherwise, complain, 's3Listen');
+  const keys: AccessKey[] = [];
+  const { EBB_ACCESS_KEY_ID: accessKeyId, EBB_SECRET_ACCESS_KEY: secretAccessKey } = host.env;
+  if (accessKeyId || secretAccessKey)
+    keys.push(
+      ...parseKeys([{ accessKeyId, secretAccessKey }], (rule) =>
+        complain('s3Keys', 'EBB_ACCESS_KEY_ID and EBB_SECRET_ACCESS_KEY', rule, 'set both'),
+      ),
+    );
+  if (settings.s3Keys !== undefined) {
+    const path = absolute(settings.s3Keys);
+    try {
+      keys.push(
+        ...parseKeys(JSON.parse(host.readFile(path)), (rule) =>
+          complain('s3Keys', path, rule, 'docs/s3.md shows the form of the file'),
+        ),
+      );
+    } catch {
+      // Its words could repeat what stands in the file.
+      complain('s3Keys', path, 'cannot be read as JSON', 'name a file that holds a list of keys');
+    }
+  }
+  if (new Set(keys.map((key) => key.accessKeyId)).size !== keys.length)
+    complain('s3Keys', 'the access keys', 'must each have an id of their own', 'remove one');
+  if (listen !== null && !isLoopback(listen.host) && keys.length === 0)
+    complain(
+      's3Listen',
+      settings.s3Listen,
+      'other hosts could reach this address, and there are no access keys',
+      'listen on 127.0.0.1, or give --s3-keys, or EBB_ACCESS_KEY_ID and EBB_SECRET_ACCESS_KEY',
+    );
+  if (listen === null) return null;
+  return { listen, domain: (settings.s3Domain ?? 'localhost').toLowerCase(), keys };
+}
+
+/** Complaints name fields, never values. */
+function parseKeys(value: unknown, complain: (rule: string) => void): readonly AccessKey[] {
+  const result = keyFileSchema.safeParse(value);
+  if (result.success) return result.data;
+  for (const { path, message } of result.error.issues) complain(`${path.join('.')}: ${message}`);
+  return [];
+}
+
+function parseListen(
+  text: string,
+  complain: Complain,
+  setting: 'listen' | 's3Listen' = 'listen',
+): NodeConfig['listen'] {
   if (text === 'off') return null;
   const match = /^(\[[0-9a-fA-F:.]+\]|[^:\s]+):(\d{1,5})$/.exec(text.trim());
   const port = Number(match?.[2]);
   if (match !== null && port <= 65_535)
     return { host: (match[1] as string).replace(/^\[(.*)\]$/, '$1'), port };
   complain(
-    'listen',
+    setting,
     text,
     'must be HOST:PORT with a port up to 65535, or "off"',
-    'give --listen 127.0.0.1:9700',
+    setting === 'listen' ? 'give --listen 127.0.0.1:9700' : 'give --s3-listen 127.0.0.1:9701',
   );
   return null;
 }

@@ -20,6 +20,8 @@ import type { NodeState } from './services.ts';
 export interface RunningNode {
   /** With the real port; null without TCP. */
   readonly url: string | null;
+  /** Of the S3 surface; null without it. */
+  readonly s3Url: string | null;
   readonly socketPath: string | null;
   readonly state: NodeState;
   readonly services: NodeServices;
@@ -49,6 +51,7 @@ export async function startNode(
         version: VERSION,
         nodeId: node.services.store.nodeId,
         url: node.url,
+        s3Url: node.s3Url,
         socket: node.socketPath,
       },
       ...{
@@ -133,6 +136,9 @@ class Node implements RunningNode {
 
   get url(): string | null {
     return this.#frame?.listeners.url ?? null;
+  }
+  get s3Url(): string | null {
+    return this.#frame?.listeners.s3Url ?? null;
   }
   get socketPath(): string | null {
     return this.#config.socketPath;

@@ -316,6 +316,7 @@ describe('the table', () => {
         crc32c: 0,
         contentType: '',
         metadata: { epoch: '0', indexBytes: String(indexBytes) },
+        attributes: {},
         createdAtMs: 0,
         jobId: 'app',
         pinned: false,

@@ -179,6 +179,7 @@ export class FakeStore implements ShuffleStore {
       crc32c: options.crc32c ?? 0,
       contentType: '',
       metadata: options.metadata ?? {},
+      attributes: {},
       createdAtMs: 0,
       jobId: write.jobId ?? null,
       pinned: false,

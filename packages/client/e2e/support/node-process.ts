@@ -12,6 +12,8 @@ const EBB_MAIN = join(REPO, 'packages/server/src/main.ts');
 
 export interface NodeProcess extends AsyncDisposable {
   readonly url: string;
+  /** Of the S3 surface. */
+  readonly s3Url: string;
   readonly unixUrl: string;
   readonly socketPath: string;
   readonly dataDir: string;
@@ -31,6 +33,7 @@ export interface NodeProcessOptions {
   readonly memoryLimit?: string;
   readonly diskLimit?: string;
   readonly args?: readonly string[];
+  readonly env?: Readonly<Record<string, string>>;
 }
 
 export async function startNodeProcess(options: NodeProcessOptions = {}): Promise<NodeProcess> {
@@ -40,6 +43,8 @@ export async function startNodeProcess(options: NodeProcessOptions = {}): Promis
   let listen = '127.0.0.1:0';
   let child: ChildProcess | undefined;
   let url = '';
+  let s3Url = '';
+  let s3Listen: string | undefined;
   let log = '';
 
   const start = async (): Promise<void> => {
@@ -55,9 +60,10 @@ export async function startNodeProcess(options: NodeProcessOptions = {}): Promis
         `--listen=${listen}`,
         `--memory-limit=${options.memoryLimit ?? '256MiB'}`,
         `--disk-limit=${options.diskLimit ?? '2GiB'}`,
+        ...(s3Listen === undefined ? [] : [`--s3-listen=${s3Listen}`]),
         ...(options.args ?? []),
       ],
-      { stdio: ['ignore', 'ignore', 'pipe'], env: cleanEnv() },
+      { stdio: ['ignore', 'ignore', 'pipe'], env: { ...cleanEnv(), ...options.env } },
     );
     child = started;
     url = await new Promise<string>((resolve, reject) => {
@@ -65,11 +71,14 @@ export async function startNodeProcess(options: NodeProcessOptions = {}): Promis
       const lines = createInterface({ input: started.stderr as NodeJS.ReadableStream });
       lines.on('line', (line) => {
         log += `${line}\n`;
-        const ready = /"url":"([^"]+)".*"msg":"ready"/.exec(line);
-        if (ready !== null) resolve(ready[1] as string);
+        const ready = /"url":"([^"]+)","s3Url":"([^"]+)".*"msg":"ready"/.exec(line);
+        if (ready === null) return;
+        s3Url = ready[2] as string;
+        resolve(ready[1] as string);
       });
     });
-    listen = new URL(url).host; // a restart takes the same port
+    listen = new URL(url).host; // a restart takes the same ports
+    s3Listen = new URL(s3Url).host;
   };
   const end = async (signal: NodeJS.Signals): Promise<number> => {
     const running = child;
@@ -84,6 +93,9 @@ export async function startNodeProcess(options: NodeProcessOptions = {}): Promis
   return {
     get url() {
       return url;
+    },
+    get s3Url() {
+      return s3Url;
     },
     unixUrl: `unix://${socketPath}`,
     socketPath,

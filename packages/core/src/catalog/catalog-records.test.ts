@@ -19,6 +19,7 @@ const body: fc.Arbitrary<ObjectBody> = fc.record({
   metadata: fc.dictionary(fc.oneof(text, fc.constant('__proto__')), text, {
     noNullPrototype: true,
   }),
+  attributes: fc.dictionary(text, text, { noNullPrototype: true }),
   extents: fc.array(fc.record({ blobId: u48, offset: u48, length: u48 })),
 });
 
@@ -57,7 +58,14 @@ describe('object body', () => {
   });
 
   test('a number or a string beyond the layout is refused before it is written', () => {
-    const fine: ObjectBody = { etag: 'e', crc32c: 0, contentType: '', metadata: {}, extents: [] };
+    const fine: ObjectBody = {
+      etag: 'e',
+      crc32c: 0,
+      contentType: '',
+      metadata: {},
+      attributes: {},
+      extents: [],
+    };
     expect(() => encodeObjectBody({ ...fine, etag: 'x'.repeat(65_536) })).toThrow(/65535/);
     for (const blobId of [-1, 1.5, 2 ** 48, Number.NaN]) {
       const extents = [{ blobId, offset: 0, length: 0 }];
@@ -79,10 +87,24 @@ describe('object body', () => {
       crc32c: 0x12345678,
       contentType: 'app/zs',
       metadata: { k: 'v5' },
+      attributes: {},
       extents: [{ blobId: 1, offset: 10, length: 255 }],
     };
     expect(encodeObjectBody(value).toString('hex')).toBe(golden);
     expect(decodeObjectBody(Buffer.from(golden, 'hex'))).toEqual(value);
+
+    const withAttributes =
+      '4000000002017856341203006574610600' +
+      '6170702f7a73' +
+      '010001006b02007635' +
+      '01000100610300626364' + // attributes
+      '01000000' +
+      '010000000000' +
+      '0a0000000000' +
+      'ff0000000000';
+    const more = { ...value, attributes: { a: 'bcd' } };
+    expect(encodeObjectBody(more).toString('hex')).toBe(withAttributes);
+    expect(decodeObjectBody(Buffer.from(withAttributes, 'hex'))).toEqual(more);
   });
 });
 

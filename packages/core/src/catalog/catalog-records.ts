@@ -6,19 +6,21 @@
  * row costs one bind and one read instead of six:
  *
  *   | body bytes u32 | format u8 | flags u8 | crc32c u32 | etag str | content type str
- *   | metadata count u16 | (name str | value str)* | extents u32 | (blob u48 | offset u48 | length u48)* |
+ *   | metadata map | attributes map, in format 2 | extents u32 | (blob u48 | offset u48 | length u48)* |
  *
- * `str` is u16 length + UTF-8, all numbers are little-endian. 48 bits are 256 TiB, and 2^48 ids.
+ * `str` is u16 length + UTF-8, `map` is count u16 + (name str | value str)*, all numbers are little-endian. 48 bits are 256 TiB, and 2^48 ids.
  */
 import { assert, StoreError } from '@ebb/protocol';
 import type { BucketPolicy, Extent, ObjectRecord } from './catalog.ts';
 
 export type ObjectBody = Pick<
   ObjectRecord,
-  'etag' | 'crc32c' | 'contentType' | 'metadata' | 'extents'
+  'etag' | 'crc32c' | 'contentType' | 'metadata' | 'attributes' | 'extents'
 >;
 
 const BODY_FORMAT = 1;
+/** Written only where there are attributes: most objects have none. */
+const BODY_FORMAT_ATTRIBUTES = 2;
 const HAS_CRC32C = 1;
 const BODY_FIXED_BYTES = 4 + 1 + 1 + 4 + 2 + 2 + 2 + 4;
 const EXTENT_BYTES = 18;
@@ -26,23 +28,23 @@ const STRING_BYTES_MAX = 0xffff;
 const NUMBER_MAX = 2 ** 48 - 1;
 
 export function encodeObjectBody(body: ObjectBody): Buffer {
-  const names = Object.keys(body.metadata);
-  const { etag, contentType, crc32c, extents, metadata } = body;
+  const { etag, contentType, crc32c, extents, metadata, attributes } = body;
+  const hasAttributes = Object.keys(attributes).length > 0;
   // Strings are written in one pass: three bytes a UTF-16 unit is the most that UTF-8 takes.
-  let roomBytes = BODY_FIXED_BYTES + 3 * (etag.length + contentType.length);
-  for (const name of names) roomBytes += 4 + 3 * (name.length + (metadata[name] as string).length);
+  const roomBytes =
+    BODY_FIXED_BYTES +
+    3 * (etag.length + contentType.length) +
+    mapRoomBytes(metadata) +
+    (hasAttributes ? mapRoomBytes(attributes) : 0);
   const buffer = Buffer.allocUnsafe(roomBytes + extents.length * EXTENT_BYTES);
   let at = 4;
-  at = buffer.writeUInt8(BODY_FORMAT, at);
+  at = buffer.writeUInt8(hasAttributes ? BODY_FORMAT_ATTRIBUTES : BODY_FORMAT, at);
   at = buffer.writeUInt8(crc32c === null ? 0 : HAS_CRC32C, at);
   at = buffer.writeUInt32LE(crc32c ?? 0, at);
   at = writeString(buffer, etag, at);
   at = writeString(buffer, contentType, at);
-  at = buffer.writeUInt16LE(names.length, at);
-  for (const name of names) {
-    at = writeString(buffer, name, at);
-    at = writeString(buffer, metadata[name] as string, at);
-  }
+  at = writeMap(buffer, metadata, at);
+  if (hasAttributes) at = writeMap(buffer, attributes, at);
   at = buffer.writeUInt32LE(extents.length, at);
   for (const extent of extents) {
     at = writeU48(buffer, extent.blobId, at);
@@ -61,7 +63,7 @@ export function decodeObjectBody(bytes: Uint8Array): ObjectBody {
     throw corruptBody(`${buffer.length} bytes, ${buffer.readUInt32LE(0)} were written`);
   }
   const format = buffer.readUInt8(4);
-  if (format !== BODY_FORMAT) {
+  if (format !== BODY_FORMAT && format !== BODY_FORMAT_ATTRIBUTES) {
     throw new StoreError('version_unsupported', `catalog: object body of format ${format}`);
   }
   try {
@@ -74,6 +76,7 @@ export function decodeObjectBody(bytes: Uint8Array): ObjectBody {
 
 /** Buffer's own bounds check ends a read beyond the body with a RangeError; strings are checked here. */
 function readBody(buffer: Buffer): ObjectBody {
+  const hasAttributes = buffer.readUInt8(4) === BODY_FORMAT_ATTRIBUTES;
   const hasCrc32c = (buffer.readUInt8(5) & HAS_CRC32C) !== 0;
   const crc32c = hasCrc32c ? buffer.readUInt32LE(6) : null;
   let at = 10;
@@ -85,15 +88,20 @@ function readBody(buffer: Buffer): ObjectBody {
   };
   const etag = readString();
   const contentType = readString();
-  const names = buffer.readUInt16LE(at);
-  at += 2;
-  const metadata: Record<string, string> = {};
-  for (let i = 0; i < names; i++) {
-    const name = readString();
-    const value = readString();
-    if (name === '__proto__') defineOwn(metadata, name, value);
-    else metadata[name] = value;
-  }
+  const readMap = (): Record<string, string> => {
+    const names = buffer.readUInt16LE(at);
+    at += 2;
+    const map: Record<string, string> = {};
+    for (let i = 0; i < names; i++) {
+      const name = readString();
+      const value = readString();
+      if (name === '__proto__') defineOwn(map, name, value);
+      else map[name] = value;
+    }
+    return map;
+  };
+  const metadata = readMap();
+  const attributes = hasAttributes ? readMap() : {};
   const count = buffer.readUInt32LE(at);
   at += 4;
   if (at + count * EXTENT_BYTES !== buffer.length) throw corruptBody(`${count} extents do not fit`);
@@ -105,7 +113,7 @@ function readBody(buffer: Buffer): ObjectBody {
       length: buffer.readUIntLE(at + 12, 6),
     });
   }
-  return { etag, crc32c, contentType, metadata, extents };
+  return { etag, crc32c, contentType, metadata, attributes, extents };
 }
 
 const POLICY_FORMAT = 1;
@@ -152,6 +160,23 @@ function writeString(buffer: Buffer, text: string, at: number): number {
   assert(bytes <= STRING_BYTES_MAX, 'a string in an object record has at most 65535 bytes');
   buffer.writeUInt16LE(bytes, at);
   return at + 2 + bytes;
+}
+
+function mapRoomBytes(map: Readonly<Record<string, string>>): number {
+  let bytes = 2;
+  for (const name of Object.keys(map))
+    bytes += 4 + 3 * (name.length + (map[name] as string).length);
+  return bytes;
+}
+
+function writeMap(buffer: Buffer, map: Readonly<Record<string, string>>, from: number): number {
+  const names = Object.keys(map);
+  let at = buffer.writeUInt16LE(names.length, from);
+  for (const name of names) {
+    at = writeString(buffer, name, at);
+    at = writeString(buffer, map[name] as string, at);
+  }
+  return at;
 }
 
 function writeU48(buffer: Buffer, value: number, at: number): number {

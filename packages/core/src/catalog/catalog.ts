@@ -45,6 +45,8 @@ export interface ObjectRecord {
   readonly crc32c: number | null;
   readonly contentType: string;
   readonly metadata: Readonly<Record<string, string>>;
+  /** What a surface keeps with the object (S3's headers, tags, checksum): copied with it, and not looked into here. */
+  readonly attributes: Readonly<Record<string, string>>;
   readonly createdAtMs: number;
   readonly jobId: string | null;
   readonly pinned: boolean;
@@ -88,6 +90,8 @@ export interface ObjectCommit {
   /** Blobs born with this commit, refs not counted in; blobs that the extents name and that exist already just gain refs. */
   readonly newBlobs: readonly Omit<BlobRecord, 'refs' | 'generation'>[];
   readonly condition: Condition;
+  /** Objects that go in the same step, if they are at exactly these versions: what was joined into this one. */
+  readonly removes?: readonly Pick<ObjectRecord, 'bucket' | 'key' | 'version'>[];
 }
 
 /** Blobs whose refs fell to 0 by this change. */
@@ -145,7 +149,8 @@ export interface Catalog {
   /**
    * Makes a version visible, replacing what was there.
    * @throws `bucket_not_found`; `already_exists` (ifNoneMatch); `precondition_failed` (ifMatch); `superseded` when the
-   * object there has a higher version; `data_lost` when an extent names a blob that is unknown or freed.
+   * object there has a higher version; `data_lost` when an extent names a blob that is unknown or freed; `not_found` or
+   * `precondition_failed` for one that was to go (`removes`).
    */
   commitObject(commit: ObjectCommit): Promise<Freed>;
   /** Resolves with `object` undefined when there was none. @throws `precondition_failed` */
@@ -193,6 +198,18 @@ export interface Catalog {
   ): Promise<Freed & { readonly objects: number; readonly sizeBytes: number }>;
   /** @throws `not_found` */
   setPinned(bucket: string, key: string, pinned: boolean): Promise<ObjectRecord>;
+  /**
+   * Compare-and-set of an object's attributes; its version stays. Undefined, and no change, when the object is another
+   * version, or its attributes are others than `from`.
+   * @throws `not_found`
+   */
+  setAttributes(
+    name: Pick<ObjectRecord, 'bucket' | 'key' | 'version'>,
+    change: {
+      readonly from: ObjectRecord['attributes'];
+      readonly to: ObjectRecord['attributes'];
+    },
+  ): Promise<ObjectRecord | undefined>;
   /** Objects whose bucket has a TTL and that are older than it. */
   listExpired(
     nowMs: number,

@@ -69,7 +69,7 @@ describe('sqlite catalog', () => {
           const id = await catalog.nextIds(2);
           const key = name + '/' + i;
           await catalog.commitObject({
-            object: { bucket: 'bucket', key, version: id + 1, sizeBytes: 5, etag: 'e', crc32c: 1, contentType: 'x', metadata: {},
+            object: { bucket: 'bucket', key, version: id + 1, sizeBytes: 5, etag: 'e', crc32c: 1, contentType: 'x', metadata: {}, attributes: {},
               createdAtMs: 1, jobId: 'job', pinned: false, extents: [{ blobId: id, offset: 0, length: 5 }] },
             newBlobs: [{ blobId: id, sizeBytes: 5, crc32c: 1, createdAtMs: 1, memoryBytes: 8, diskBytes: null, remoteName: null }],
             condition: {},
@@ -356,6 +356,7 @@ function commitOf(
       crc32c: 1,
       contentType: 'text/plain',
       metadata: {},
+      attributes: {},
       createdAtMs: 1,
       jobId: null,
       pinned: false,

@@ -35,6 +35,7 @@ import {
   deleteObject,
   findObject,
   renameObject,
+  setAttributes,
   setPinned,
 } from './sqlite-object-changes.ts';
 import { loadTables, type Tables, totalsOf } from './sqlite-tables.ts';
@@ -129,6 +130,7 @@ function createCatalog(parts: {
       tx.change(() => renameObject(tables, from, to, condition)),
     renamePrefix: (from, to, options) => tx.change(() => renamePrefix(tables, from, to, options)),
     setPinned: (bucket, key, pinned) => tx.change(() => setPinned(tables, { bucket, key }, pinned)),
+    setAttributes: (name, change) => tx.change(() => setAttributes(tables, name, change)),
     listExpired: (nowMs, limit) => tx.read(() => listExpired(tables, nowMs, limit)),
 
     findBlob: (blobId) => tx.read(() => blobs.find(blobId)),

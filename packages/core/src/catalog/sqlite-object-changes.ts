@@ -44,6 +44,7 @@ export function commitObject(tables: Tables, commit: ObjectCommit): Freed {
   const before = extentsOf(old);
   const after = object.extents.filter((extent) => !born.has(extent.blobId));
   for (const extent of after) blobs.assertLive(extent);
+  const leaving = (commit.removes ?? []).map((name) => getAt(tables, name));
   for (const { blobId, remoteName } of newBlobs) {
     if (remoteName !== null) {
       blobs.assertRemoteNameFree(remoteName, { except: blobId, before, after });
@@ -58,6 +59,8 @@ export function commitObject(tables: Tables, commit: ObjectCommit): Freed {
     if (refs === 0) bornFreed.push(record);
   }
   const freed = objects.put(bucket, { old, before, incoming, after });
+  // After the put, so that what was joined keeps a reference throughout (N2).
+  for (const placed of leaving) freed.push(...objects.remove(placed, extentsOf(placed.stored)));
   if (bornFreed.length === 0 && freed.length === 0) return NOTHING_FREED;
   return { freed: [...bornFreed, ...freed] };
 }
@@ -117,6 +120,32 @@ export function setPinned(tables: Tables, name: ObjectName, pinned: boolean): Ob
   return decodeObject(name.bucket, { ...found.stored, pinned });
 }
 
+export function setAttributes(
+  tables: Tables,
+  name: ObjectName & { readonly version: number },
+  change: {
+    readonly from: ObjectRecord['attributes'];
+    readonly to: ObjectRecord['attributes'];
+  },
+): ObjectRecord | undefined {
+  const found = findPlaced(tables, name);
+  if (found === undefined) throw notFound(name);
+  const object = decodeObject(name.bucket, found.stored);
+  if (object.version !== name.version || !equalMaps(object.attributes, change.from))
+    return undefined;
+  const changed = { ...object, attributes: change.to };
+  tables.objects.setBody(found, encodeObject(changed).body);
+  return changed;
+}
+
+function equalMaps(
+  a: Readonly<Record<string, string>>,
+  b: Readonly<Record<string, string>>,
+): boolean {
+  const names = Object.keys(a);
+  return names.length === Object.keys(b).length && names.every((name) => a[name] === b[name]);
+}
+
 // ── look-ups ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 function findPlaced(tables: Tables, { bucket: name, key }: ObjectName): PlacedObject | undefined {
@@ -131,6 +160,18 @@ function getPlaced(tables: Tables, name: ObjectName): PlacedObject {
   const stored = tables.objects.find(bucket, name.key);
   if (stored === undefined) throw notFound(name);
   return { bucket, stored };
+}
+
+/** @throws {StoreError} `bucket_not_found`, `not_found`, `precondition_failed` */
+function getAt(tables: Tables, name: ObjectName & { readonly version: number }): PlacedObject {
+  const placed = getPlaced(tables, name);
+  if (placed.stored.version === name.version) return placed;
+  const { bucket, key, version } = name;
+  throw new StoreError(
+    'precondition_failed',
+    `${bucket}/${key} has version ${placed.stored.version}, ${version} was asked for`,
+    { bucket, key, version, found: placed.stored.version },
+  );
 }
 
 /** @throws {StoreError} `bucket_not_found` */

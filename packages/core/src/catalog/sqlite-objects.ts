@@ -175,6 +175,11 @@ export class ObjectTable {
     this.#tx.write(this.#sql.setPinned, pinned ? 1 : 0, bucket.id, stored.key);
   }
 
+  /** With the same extents as before. */
+  setBody({ bucket, stored }: PlacedObject, body: Uint8Array): void {
+    this.#tx.write(this.#sql.setBody, body, bucket.id, stored.key);
+  }
+
   #count(bucket: Bucket, { jobId, sizeBytes }: StoredObject, sign: 1 | -1): void {
     this.#counters.add(bucket.counter, sign, sign * sizeBytes);
     if (jobId !== null) this.#counters.add(this.#counters.job(jobId), sign, sign * sizeBytes);
@@ -200,7 +205,8 @@ export function encodeObject(object: ObjectRecord): StoredObject {
 
 export function decodeObject(bucket: string, stored: StoredObject): ObjectRecord {
   const { key, version, sizeBytes, jobId, createdAtMs, pinned } = stored;
-  const { etag, crc32c, contentType, metadata, extents } = decodeObjectBody(stored.body);
+  const body = decodeObjectBody(stored.body);
+  const { etag, crc32c, contentType, metadata, attributes, extents } = body;
   return {
     bucket,
     key,
@@ -210,6 +216,7 @@ export function decodeObject(bucket: string, stored: StoredObject): ObjectRecord
     crc32c,
     contentType,
     metadata,
+    attributes,
     createdAtMs,
     jobId,
     pinned,
@@ -239,6 +246,7 @@ function prepareStatements(tx: SqliteTransactions) {
     insert: tx.prepare(`insert into objects (${written}) values (?, ?, ?, ?, ?, ?, ?, ?, ?)`),
     replace: tx.prepare(`replace into objects (${written}) values (?, ?, ?, ?, ?, ?, ?, ?, ?)`),
     delete: tx.prepare('delete from objects where bucket = ? and key = ?'),
+    setBody: tx.prepare('update objects set body = ? where bucket = ? and key = ?'),
     setPinned: tx.prepare('update objects set pinned = ? where bucket = ? and key = ?'),
     scanFrom: scan('key >= ?'),
     scanFromTo: scan('key >= ? and key < ?'),

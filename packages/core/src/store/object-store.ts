@@ -52,6 +52,7 @@ export interface CommitOptions extends Condition {
   readonly ack?: Ack;
   readonly contentType?: string;
   readonly metadata?: Readonly<Record<string, string>>;
+  readonly attributes?: Readonly<Record<string, string>>;
 }
 export interface Committed {
   readonly object: ObjectRecord;
@@ -64,6 +65,24 @@ export interface OpenedObject {
   readonly leaseId: number;
   readonly object: ObjectRecord;
   readonly extents: readonly ExtentLocation[];
+}
+
+/** A range of an object that is joined into another. */
+export interface ComposeSource extends ObjectRef {
+  /** It must be at this version; undefined: whatever is there. */
+  readonly version?: number;
+  /** Bytes from the start; default 0. */
+  readonly offset?: number;
+  /** Default: to the end. */
+  readonly length?: number;
+  /** The source goes in the same step. */
+  readonly consume?: boolean;
+}
+export interface ComposeOptions extends Condition {
+  readonly contentType?: string;
+  readonly metadata?: Readonly<Record<string, string>>;
+  readonly attributes?: Readonly<Record<string, string>>;
+  readonly ack?: Ack;
 }
 
 /** An object as people and clients see it. */
@@ -125,7 +144,13 @@ export interface ObjectStore {
   getBucket(name: string): Promise<BucketRecord>;
   listBuckets(): Promise<readonly BucketRecord[]>;
   bucketTotals(name: string): Promise<{ objects: number; sizeBytes: number }>;
+  /** With its uploads. @throws `bucket_not_found`, `bucket_not_empty` */
   deleteBucket(name: string): Promise<void>;
+  /**
+   * The hidden bucket for uploads into this one, made at first use: acknowledged as the bucket is, not mirrored, and
+   * emptied of what was forgotten for a week.
+   */
+  uploadsOf(bucket: string): Promise<string>;
 
   /** @throws `name_invalid`, `bucket_not_found`, `job_not_found`, `quota_exceeded`, `busy`, `tier_full`, `too_large`, `draining` */
   stage(owner: Owner, ref: ObjectRef, options: StageOptions): Promise<StagedWrite>;
@@ -156,6 +181,15 @@ export interface ObjectStore {
   delete(ref: ObjectRef, condition?: Condition): Promise<{ deleted: boolean }>;
   deletePrefix(bucket: string, prefix: string): Promise<{ objects: number; sizeBytes: number }>;
   copy(from: ObjectRef, to: ObjectRef, condition?: Condition): Promise<ObjectView>;
+  /**
+   * Makes one object of ranges of others, in order: no bytes move.
+   * @throws `not_found`, `range_invalid`, `precondition_failed` when a source is at another version, and those of the condition
+   */
+  compose(
+    to: ObjectRef,
+    sources: readonly ComposeSource[],
+    options: ComposeOptions,
+  ): Promise<ObjectView>;
   rename(from: ObjectRef, to: ObjectRef, condition?: Condition): Promise<ObjectView>;
   renamePrefix(
     from: { bucket: string; prefix: string },
@@ -163,6 +197,11 @@ export interface ObjectStore {
     options: { overwrite: boolean },
   ): Promise<{ objects: number; sizeBytes: number }>;
   setPinned(ref: ObjectRef, pinned: boolean): Promise<ObjectView>;
+  /** Changes what a surface keeps with an object; its version stays. @throws `not_found` */
+  setAttributes(
+    ref: ObjectRef,
+    change: (attributes: ObjectRecord['attributes']) => ObjectRecord['attributes'],
+  ): Promise<ObjectView>;
   /** Moves an object's bytes to a tier now. @throws `tier_full`; `busy` while readers hold a file that was given up there */
   relocate(ref: ObjectRef, tier: TierIndex): Promise<ObjectView>;
 

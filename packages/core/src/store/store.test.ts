@@ -25,7 +25,9 @@ import {
 } from '@ebb/testkit';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import type { BucketPolicy } from '../catalog/catalog.ts';
+import { crc32c } from '../checksum.ts';
 import { resolvePolicy } from '../placement/policy.ts';
+import type { ComposeSource } from './object-store.ts';
 
 /** A store with the buckets `mem` (ephemeral), `buf` (buffered) and `dur` (durable). Closed with the test, also after a crash. */
 async function open(options: TestStoreOptions = {}): Promise<TestStore> {
@@ -733,6 +735,94 @@ describe('quotas and budgets', () => {
     await at.store.abort(at.owner, staged.writeId);
     await at.put('mem', 'dur', bytes(10_000), { jobId: 'job' });
     await at.put('mem', 'free', bytes(100_000)); // no job, no budget
+  });
+});
+
+describe('joining objects', () => {
+  const body = (ref: string, from = 0, length = 2 ** 20): ComposeSource => ({
+    bucket: 'mem',
+    key: ref,
+    offset: from,
+    length,
+  });
+
+  async function contents(at: TestStore, bucket: string, key: string): Promise<Buffer> {
+    return await at.get(bucket, key);
+  }
+
+  test('ranges of several become one without a new blob, and outlive them, also a crash', async () => {
+    const at = await open();
+    const [a, b] = [bytes(2 ** 20, 1), bytes(2 ** 20, 2)];
+    await at.put('mem', 'a', a);
+    await at.put('mem', 'b', b);
+    const { blobs } = await at.store.totals();
+    const sources = [body('a', 10, 1000), body('a', 1010, 90), body('b', 5, 7), body('a', 0, 3)];
+    const view = await at.store.compose({ bucket: 'mem', key: 'c' }, sources, {
+      metadata: { m: '1' },
+      attributes: { x: 'y' },
+    });
+    expect(view.object).toMatchObject({ sizeBytes: 1100, metadata: { m: '1' }, crc32c: null });
+    expect(view.object.extents).toHaveLength(3); // neighbours are one
+    expect((await at.store.totals()).blobs).toBe(blobs);
+    await at.store.deletePrefix('mem', 'a');
+    await at.store.deletePrefix('mem', 'b');
+    const wanted = Buffer.concat([a.subarray(10, 1100), b.subarray(5, 12), a.subarray(0, 3)]);
+    expect((await contents(at, 'mem', 'c')).equals(wanted)).toBe(true);
+    const next = await reopen(at);
+    expect((await contents(next, 'mem', 'c')).equals(wanted)).toBe(true);
+    expect((await next.store.head({ bucket: 'mem', key: 'c' })).object.attributes).toEqual({
+      x: 'y',
+    });
+    await next.store.delete({ bucket: 'mem', key: 'c' });
+    expect((await use(next)).slice(0, 2)).toEqual([0, 0]);
+  });
+
+  test('of whole objects the checksum follows, and what is consumed is gone', async () => {
+    const at = await open();
+    const [a, b] = [bytes(70_000, 3), bytes(11, 4)];
+    await at.put('mem', 'a', a);
+    await at.put('mem', 'b', b);
+    const sources = ['a', 'b'].map((key) => ({ bucket: 'mem', key, consume: true }));
+    const { object } = await at.store.compose({ bucket: 'mem', key: 'ab' }, sources, {});
+    expect(object.crc32c).toBe(crc32c(Buffer.concat([a, b])));
+    expect(await keys(at, 'mem')).toEqual(['ab']);
+    expect(await codeOf(at.store.compose({ bucket: 'mem', key: 'x' }, sources, {}))).toBe(
+      'not_found',
+    );
+    const beyond = [{ bucket: 'mem', key: 'ab', offset: 70_000, length: 12 }];
+    expect(await codeOf(at.store.compose({ bucket: 'mem', key: 'x' }, beyond, {}))).toBe(
+      'range_invalid',
+    );
+    const stale = [{ bucket: 'mem', key: 'ab', version: 1 }];
+    expect(await codeOf(at.store.compose({ bucket: 'mem', key: 'x' }, stale, {}))).toBe(
+      'precondition_failed',
+    );
+  });
+
+  test('what the bucket promises holds for the joined object too', async () => {
+    const at = await open();
+    await at.put('mem', 'a', bytes(5000));
+    const { durability } = await at.store.compose(
+      { bucket: 'buf', key: 'a' },
+      [{ bucket: 'mem', key: 'a' }],
+      {},
+    );
+    expect(durability).not.toBe('memory');
+    const next = await reopen(at, { loseMemory: true });
+    expect((await contents(next, 'buf', 'a')).equals(bytes(5000))).toBe(true);
+  });
+
+  test('the bucket of uploads is hidden, and goes with its bucket', async () => {
+    const at = await open();
+    await at.store.createBucket('tmp', ephemeral);
+    const uploads = await at.store.uploadsOf('tmp');
+    await at.put(uploads, 'u/1', bytes(5000));
+    expect((await at.store.listBuckets()).map(({ name }) => name)).not.toContain(uploads);
+    expect(await codeOf(at.store.uploadsOf('none'))).toBe('bucket_not_found');
+    await at.store.deleteBucket('tmp');
+    expect(await codeOf(at.store.find({ bucket: uploads, key: 'u/1' }))).toBe('none');
+    expect(await at.store.find({ bucket: uploads, key: 'u/1' })).toBeUndefined();
+    expect((await use(at)).slice(0, 2)).toEqual([0, 0]);
   });
 });
 

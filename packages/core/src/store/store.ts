@@ -4,7 +4,7 @@
  *
  * Writes are in write-path.ts, reads in read-path.ts; what is here is names, jobs, and the life of the store itself.
  */
-import { isStoreError, StoreError, type TierIndex } from '@ebb/protocol';
+import { type Ack, isStoreError, StoreError, type TierIndex } from '@ebb/protocol';
 import type {
   BlobRecord,
   BucketPolicy,
@@ -16,7 +16,13 @@ import type {
   ObjectRecord,
 } from '../catalog/catalog.ts';
 import { type Clock, systemClock } from '../clock.ts';
-import { parseBucketName, parseJobId, parseKey } from '../object-ref.ts';
+import {
+  isHiddenBucket,
+  parseBucketName,
+  parseJobId,
+  parseKey,
+  uploadsBucketOf,
+} from '../object-ref.ts';
 import { BlobPlacement, type MoveResult } from '../placement/blob-placement.ts';
 import { RecencyIndex } from '../placement/evictor.ts';
 import { Mirror } from '../placement/mirror.ts';
@@ -24,6 +30,7 @@ import { durabilityOf, equalPolicies, meets } from '../placement/policy.ts';
 import { Spiller } from '../placement/spiller.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
 import { BucketCache } from './bucket-cache.ts';
+import { composeObject } from './compose.ts';
 import { JobTable } from './job-table.ts';
 import { LeaseTable } from './lease-table.ts';
 import { LifeLog } from './life-log.ts';
@@ -31,6 +38,8 @@ import type {
   BrokenBlob,
   CommitOptions,
   Committed,
+  ComposeOptions,
+  ComposeSource,
   JobReceipt,
   JobView,
   ObjectRef,
@@ -73,6 +82,8 @@ export interface OpenedStore {
 }
 
 const ID_BLOCK = 256;
+/** An upload that nobody completes or aborts for so long goes by itself. */
+const UPLOADS_TTL_MS = 7 * 24 * 3600 * 1000;
 const DELETE_BATCH = 512;
 const SWEEP_MS = 1000;
 /** A sweep this late means that the process was stopped, or the clock set: heartbeats may wait in sockets, unread. */
@@ -287,8 +298,21 @@ class CatalogObjectStore implements ObjectStore {
     return bucket;
   }
 
-  listBuckets(): Promise<readonly BucketRecord[]> {
-    return this.#parts.catalog.listBuckets();
+  async listBuckets(): Promise<readonly BucketRecord[]> {
+    return (await this.#parts.catalog.listBuckets()).filter(({ name }) => !isHiddenBucket(name));
+  }
+
+  async uploadsOf(bucket: string): Promise<string> {
+    const name = uploadsBucketOf(bucket);
+    if (this.#parts.buckets.find(name) !== undefined) return name;
+    const { policy } = await this.getBucket(bucket);
+    await this.#parts.catalog.createBucket({
+      name,
+      createdAtMs: this.#parts.clock.now(),
+      policy: { ...policy, mirror: false, ttlMs: UPLOADS_TTL_MS },
+    });
+    await this.#parts.buckets.get(name);
+    return name;
   }
 
   bucketTotals(name: string): Promise<{ objects: number; sizeBytes: number }> {
@@ -300,6 +324,12 @@ class CatalogObjectStore implements ObjectStore {
     this.#parts.buckets.forget(name);
     await this.#parts.catalog.deleteBucket(name);
     this.#parts.buckets.forget(name);
+    const uploads = uploadsBucketOf(name);
+    if ((await this.#parts.catalog.findBucket(uploads)) === undefined) return;
+    await this.deletePrefix(uploads, '');
+    this.#parts.buckets.forget(uploads);
+    await this.#parts.catalog.deleteBucket(uploads);
+    this.#parts.buckets.forget(uploads);
   }
 
   stage(owner: Owner, ref: ObjectRef, options: StageOptions): Promise<StagedWrite> {
@@ -381,6 +411,16 @@ class CatalogObjectStore implements ObjectStore {
     return await this.#keepPromises(result.object);
   }
 
+  async compose(
+    to: ObjectRef,
+    sources: readonly ComposeSource[],
+    options: ComposeOptions,
+  ): Promise<ObjectView> {
+    const { object, freed } = await composeObject(this.#parts, to, sources, options);
+    await this.retireAll(freed);
+    return await this.#keepPromises(object, options.ack);
+  }
+
   async rename(from: ObjectRef, to: ObjectRef, condition: Condition = {}): Promise<ObjectView> {
     parseBucketName(to.bucket);
     parseKey(to.key);
@@ -409,6 +449,23 @@ class CatalogObjectStore implements ObjectStore {
   async setPinned(ref: ObjectRef, pinned: boolean): Promise<ObjectView> {
     parseBucketName(ref.bucket);
     return await this.#reads.view(await this.#parts.catalog.setPinned(ref.bucket, ref.key, pinned));
+  }
+
+  async setAttributes(
+    ref: ObjectRef,
+    change: (attributes: ObjectRecord['attributes']) => ObjectRecord['attributes'],
+  ): Promise<ObjectView> {
+    parseBucketName(ref.bucket);
+    const { catalog } = this.#parts;
+    for (;;) {
+      const { object } = await this.#reads.head(ref);
+      const { bucket, key, version, attributes } = object;
+      const changed = await catalog.setAttributes(
+        { bucket, key, version },
+        { from: attributes, to: change(attributes) },
+      );
+      if (changed !== undefined) return await this.#reads.view(changed);
+    }
   }
 
   async relocate(ref: ObjectRef, tier: TierIndex): Promise<ObjectView> {
@@ -659,10 +716,10 @@ class CatalogObjectStore implements ObjectStore {
   }
 
   /** An object that came to a bucket without being written there gets what the bucket's policy promises. */
-  async #keepPromises(object: ObjectRecord): Promise<ObjectView> {
+  async #keepPromises(object: ObjectRecord, asked?: Ack): Promise<ObjectView> {
     const { catalog, placement, disk, mirror } = this.#parts;
     const policy = (await catalog.findBucket(object.bucket))?.policy;
-    const ack = policy?.ack ?? 'memory';
+    const ack = asked ?? policy?.ack ?? 'memory';
     for (const { blobId } of object.extents) {
       const blob = await catalog.findBlob(blobId);
       if (blob === undefined) continue;

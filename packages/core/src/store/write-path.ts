@@ -259,6 +259,7 @@ export class WritePath {
       crc32c,
       contentType: options.contentType ?? 'application/octet-stream',
       metadata: options.metadata ?? {},
+      attributes: options.attributes ?? {},
       createdAtMs: blob.createdAtMs,
       jobId: write.jobId,
       pinned: false,

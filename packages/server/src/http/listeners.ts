@@ -17,11 +17,19 @@ export interface ListenersOptions {
   readonly onRequest: RequestListener;
   readonly onExpectContinue: RequestListener;
   readonly onUpgrade: (request: IncomingMessage, socket: Socket, head: Buffer) => void;
+  /** The S3 surface, on an address of its own. */
+  readonly s3: {
+    readonly listen: { readonly host: string; readonly port: number };
+    readonly onRequest: RequestListener;
+    readonly onExpectContinue: RequestListener;
+  } | null;
 }
 
 export interface Listeners {
   /** With the real port; null without TCP. */
   readonly url: string | null;
+  /** Of the S3 surface, with the real port. */
+  readonly s3Url: string | null;
   /** Takes no more connections, lets requests under way end until the deadline, then cuts them. */
   close(deadlineMs: number): Promise<void>;
 }
@@ -30,28 +38,40 @@ export interface Listeners {
 export async function openListeners(options: ListenersOptions): Promise<Listeners> {
   const servers: Server[] = [];
   try {
-    const { listen, socketPath } = options;
+    const { listen, socketPath, s3 } = options;
     let url: string | null = null;
+    let s3Url: string | null = null;
     if (listen !== null) {
       const server = await open(options, listen, `--listen ${listen.host}:${listen.port}`);
       servers.push(server);
-      const { address, port, family } = server.address() as AddressInfo;
-      url = `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`;
+      url = urlOf(server);
+    }
+    if (s3 !== null) {
+      const setting = `--s3-listen ${s3.listen.host}:${s3.listen.port}`;
+      const server = await open(s3, s3.listen, setting);
+      servers.push(server);
+      s3Url = urlOf(server);
     }
     if (socketPath !== null) {
       await removeStaleSocket(socketPath);
       servers.push(await open(options, { path: socketPath }, `--socket ${socketPath}`));
       chmodSync(socketPath, 0o660); // of the daemon's group: DESIGN, Security
     }
-    return { url, close: async (deadlineMs) => await closeAll(servers, deadlineMs) };
+    return { url, s3Url, close: async (deadlineMs) => await closeAll(servers, deadlineMs) };
   } catch (error) {
     await closeAll(servers, 0);
     throw error;
   }
 }
 
+function urlOf(server: Server): string {
+  const { address, port, family } = server.address() as AddressInfo;
+  return `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`;
+}
+
 async function open(
-  options: ListenersOptions,
+  options: Pick<ListenersOptions, 'onRequest' | 'onExpectContinue'> &
+    Partial<Pick<ListenersOptions, 'onUpgrade'>>,
   address: ListenOptions,
   setting: string,
 ): Promise<Server> {
@@ -62,14 +82,15 @@ async function open(
     requestTimeout: 0, // a body may take as long as it moves; silence is bounded below
     connectionsCheckingInterval: 5_000,
     // An upgrade nobody asked us to know is ignored, as HTTP allows: Java's client offers h2c on every request.
-    shouldUpgradeCallback: (request) => request.url?.split('?', 1)[0] === PATHS.frames,
+    shouldUpgradeCallback: (request) =>
+      options.onUpgrade !== undefined && request.url?.split('?', 1)[0] === PATHS.frames,
   });
   server.timeout = IDLE_TIMEOUT_MS;
   server.maxConnections = CONNECTIONS_MAX;
   server.on('request', options.onRequest);
   server.on('checkContinue', options.onExpectContinue);
   server.on('upgrade', (request, socket, head) =>
-    options.onUpgrade(request, socket as Socket, head),
+    options.onUpgrade?.(request, socket as Socket, head),
   );
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => {

@@ -76,6 +76,8 @@ have it too. \`exit\` is the exit code of \`ebb\`.`,
 const UNITS: Readonly<Record<string, string>> = {
   DIR: 'path',
   PATH: 'path',
+  FILE: 'path',
+  HOST: 'host name',
   URL: 'URL',
   'HOST:PORT': 'address',
   SIZE: 'bytes',
@@ -105,7 +107,9 @@ the flags of \`ebb node\`. A file with a name that is no setting is refused; an 
         plain(means),
       ]),
     ),
-    `\`EBB_NODE\` is no setting of the node: the commands of \`ebb\` that call a node take its address from it.`,
+    `\`EBB_ACCESS_KEY_ID\` and \`EBB_SECRET_ACCESS_KEY\` together are one access key of the S3 surface ([docs/s3.md](../s3.md)); they are read from the environment alone.
+
+\`EBB_NODE\` is no setting of the node: the commands of \`ebb\` that call a node take its address from it.`,
   );
 }
 

@@ -148,6 +148,7 @@ export function catalogConformance(name: string, factory: CatalogFactory): void 
       test('a committed object is found with all its fields', async () => {
         const { object } = await put('dir/ключ 😀', {
           metadata: { 'x-a': 'ä', __proto__x: '', empty: '' },
+          attributes: { tagging: 'a=b&ü=1', empty: '' },
           jobId: 'job-1',
           sizeBytes: 2 ** 40,
         });
@@ -587,6 +588,71 @@ export function catalogConformance(name: string, factory: CatalogFactory): void 
         expect(await catalog.setPinned('one', 'a', false)).toEqual(object);
         await refused(catalog.setPinned('one', 'b', true), 'not_found');
       });
+
+      test('attributes are set by compare and set, and the version stays', async () => {
+        const { object, blobIds } = await put('a', { attributes: { tagging: 'x=1' } });
+        const { bucket, key, version } = object;
+        const set = (from: Record<string, string>, to: Record<string, string>, at = version) =>
+          catalog.setAttributes({ bucket, key, version: at }, { from, to });
+        expect(await set({}, { tagging: 'y=2' })).toBeUndefined();
+        expect(await set({ tagging: 'x=1' }, { tagging: 'y=2' }, version + 1)).toBeUndefined();
+        const changed = { ...object, attributes: { tagging: 'y=2' } };
+        expect(await set({ tagging: 'x=1' }, { tagging: 'y=2' })).toEqual(changed);
+        expect(await catalog.findObject('one', 'a')).toEqual(changed);
+        expect(await set({ tagging: 'y=2' }, {})).toEqual({ ...object, attributes: {} });
+        expect((await catalog.findBlob(blobIds[0] as number))?.refs).toBe(1);
+        const none = { bucket: 'one', key: 'b', version: 1 };
+        await refused(catalog.setAttributes(none, { from: {}, to: {} }), 'not_found');
+      });
+    });
+
+    describe('joining', () => {
+      test('what is joined goes in the same step, and its blobs stay with the new object', async () => {
+        const parts = [
+          await put('part/1', { bucket: 'two', sizeBytes: 5 }),
+          await put('part/2', { bucket: 'two', sizeBytes: 7 }),
+        ];
+        const old = await put('whole', { sizeBytes: 3 });
+        const version = await catalog.nextIds(1);
+        const extents = parts.flatMap(({ object }) => object.extents);
+        const object = objectOf('whole', { version, extents });
+        const removes = parts.map((part) => part.object);
+        const { freed } = await catalog.commitObject({
+          object,
+          newBlobs: [],
+          condition: {},
+          removes,
+        });
+        expect(freed.map((blob) => blob.blobId)).toEqual(old.blobIds);
+        expect(await catalog.findObject('one', 'whole')).toEqual(object);
+        expect(await catalog.bucketTotals('two')).toEqual({ objects: 0, sizeBytes: 0 });
+        expect(await catalog.bucketTotals('one')).toEqual({ objects: 1, sizeBytes: 12 });
+        for (const { blobIds } of parts) {
+          const [blobId = 0] = blobIds;
+          expect((await catalog.findBlob(blobId))?.refs).toBe(1);
+          expect(await catalog.objectsOfBlob(blobId, 9)).toEqual([
+            { bucket: 'one', key: 'whole', pinned: false },
+          ]);
+        }
+      });
+
+      test('a part that is another version, or gone, or a condition that fails, changes nothing', async () => {
+        const part = await put('part');
+        const version = await catalog.nextIds(1);
+        const object = objectOf('whole', { version, extents: part.object.extents });
+        const join = (
+          removes: readonly { bucket: string; key: string; version: number }[],
+          condition: Condition = {},
+        ) => catalog.commitObject({ object, newBlobs: [], condition, removes });
+        const { bucket, key } = part.object;
+        await refused(join([{ bucket, key, version: 1 }]), 'precondition_failed');
+        await refused(join([part.object, { bucket, key: 'none', version: 1 }]), 'not_found');
+        await refused(join([part.object], { ifMatch: 'other' }), 'precondition_failed');
+        expect(await keys()).toEqual(['part']);
+        await join([part.object], { ifNoneMatch: true });
+        expect(await keys()).toEqual(['whole']);
+        await refused(join([part.object]), 'not_found');
+      });
     });
 
     describe('listing', () => {
@@ -983,6 +1049,7 @@ interface PutOptions {
   readonly sizeBytes?: number;
   readonly jobId?: string;
   readonly metadata?: Readonly<Record<string, string>>;
+  readonly attributes?: Readonly<Record<string, string>>;
   readonly createdAtMs?: number;
   readonly memoryBytes?: number | null;
   readonly diskBytes?: number | null;
@@ -1006,6 +1073,7 @@ async function putObject(catalog: Catalog, key: string, options: PutOptions = {}
     createdAtMs,
     jobId: options.jobId ?? null,
     metadata: options.metadata ?? {},
+    attributes: options.attributes ?? {},
     extents: options.extents ?? [{ blobId, offset: 0, length: sizeBytes }],
   });
   const blob = blobOf(blobId, {
@@ -1035,6 +1103,7 @@ function objectOf(
     crc32c: 0xfedcba98,
     contentType: 'application/octet-stream',
     metadata: {},
+    attributes: {},
     createdAtMs: 1_700_000_000_000,
     jobId: null,
     pinned: false,

@@ -17,17 +17,33 @@ export interface ReceivedBody {
 }
 type WriteOut = (bytes: Buffer, position: number) => Promise<void>;
 
-/** A body that fits one small buffer: gathered, written once. */
+export interface ReceiveOptions {
+  /** Takes a framing off: called with what arrives, hands on data as views of it, and keeps none of it. */
+  readonly unframe?: (arrived: Buffer, emit: (data: Buffer) => void) => void;
+  /** See every byte of the data, in order. */
+  readonly digests?: readonly { update(bytes: Uint8Array): void }[];
+}
+
+/** A body of `arrivingBytes` that fits one small buffer: gathered, written once. */
 export async function receiveSmallBody(
   request: IncomingMessage,
-  sizeBytes: number,
+  arrivingBytes: number,
   writeOut: WriteOut,
+  { unframe, digests = [] }: ReceiveOptions = {},
 ): Promise<ReceivedBody> {
-  const body = await gather(request, sizeBytes);
+  const arrived = await gather(request, arrivingBytes);
+  const body = unframe === undefined ? arrived : unframeAll(arrived, unframe);
+  for (const digest of digests) digest.update(body);
   if (body.length > 0) await writeOut(body, 0);
   const received = { sizeBytes: body.length, crc32c: body.length === 0 ? 0 : crc32c(body) };
   freeNow(body);
   return received;
+}
+
+function unframeAll(arrived: Buffer, unframe: NonNullable<ReceiveOptions['unframe']>): Buffer {
+  const parts: Buffer[] = [];
+  unframe(arrived, (data) => parts.push(data));
+  return parts.length === 1 ? (parts[0] as Buffer) : Buffer.concat(parts);
 }
 
 function gather(request: IncomingMessage, sizeBytes: number): Promise<Buffer> {
@@ -45,15 +61,16 @@ export async function receiveBody(
   request: IncomingMessage,
   pieces: BufferPool,
   writeOut: WriteOut,
+  options: ReceiveOptions = {},
 ): Promise<ReceivedBody> {
   const first = await pieces.take();
-  return await new Receiver(request, pieces, writeOut).run(first);
+  return await new Receiver(request, pieces, { ...options, writeOut }).run(first);
 }
 
 class Receiver {
   readonly #request: IncomingMessage;
   readonly #pieces: BufferPool;
-  readonly #writeOut: WriteOut;
+  readonly #options: ReceiveOptions & { readonly writeOut: WriteOut };
   readonly #done = Promise.withResolvers<ReceivedBody>();
   /** Being filled. */
   #piece: Buffer | undefined;
@@ -68,10 +85,14 @@ class Receiver {
   #ended = false;
   #failed = false;
 
-  constructor(request: IncomingMessage, pieces: BufferPool, writeOut: WriteOut) {
+  constructor(
+    request: IncomingMessage,
+    pieces: BufferPool,
+    options: ReceiveOptions & { readonly writeOut: WriteOut },
+  ) {
     this.#request = request;
     this.#pieces = pieces;
-    this.#writeOut = writeOut;
+    this.#options = options;
   }
 
   async run(first: Buffer): Promise<ReceivedBody> {
@@ -92,10 +113,26 @@ class Receiver {
     }
   }
 
-  readonly #onData = (chunk: Buffer): void => {
+  readonly #onData = (arrived: Buffer): void => {
     if (this.#failed) return;
-    if (this.#backlog.length > 0) this.#backlog.push(chunk);
-    else this.#take(chunk);
+    const { unframe } = this.#options;
+    if (unframe === undefined) {
+      this.#accept(arrived);
+      return;
+    }
+    try {
+      unframe(arrived, this.#accept);
+    } catch (error) {
+      this.#fail(error);
+      return;
+    }
+    // Else views of it wait.
+    if (this.#backlog.length === 0) freeNow(arrived);
+  };
+
+  readonly #accept = (data: Buffer): void => {
+    if (this.#backlog.length > 0) this.#backlog.push(data);
+    else this.#take(data);
   };
 
   #take(chunk: Buffer): void {
@@ -129,9 +166,10 @@ class Receiver {
 
   #write(bytes: Buffer, piece: Buffer): void {
     this.#crc = crc32c(bytes, this.#crc);
+    for (const digest of this.#options.digests ?? []) digest.update(bytes);
     const position = this.#position;
     this.#position += bytes.length;
-    const writing = this.#writeOut(bytes, position);
+    const writing = this.#options.writeOut(bytes, position);
     this.#writing = writing;
     writing.then(
       () => {
@@ -157,7 +195,7 @@ class Receiver {
     }
     const backlog = this.#backlog;
     this.#backlog = [];
-    for (const chunk of backlog) this.#onData(chunk);
+    for (const data of backlog) this.#accept(data);
     if (this.#backlog.length === 0) this.#request.resume();
     this.#finishIfDone();
   }

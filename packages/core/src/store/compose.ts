@@ -1,0 +1,135 @@
+/**
+ * Makes one object of ranges of others without moving bytes: parts of an upload that are complete, a copy of a range, a
+ * copy with other properties.
+ *
+ * I1  Sources are read first and joined in one step of the catalog. One that changed in between makes the step fail as a
+ *     whole, and it is tried again from the start, unless the caller named the version.
+ */
+import { isStoreError, StoreError } from '@ebb/protocol';
+import type { Extent, Freed, ObjectRecord } from '../catalog/catalog.ts';
+import { combineCrc32c } from '../checksum.ts';
+import { parseBucketName, parseKey } from '../object-ref.ts';
+import type { ComposeOptions, ComposeSource, ObjectRef } from './object-store.ts';
+import type { StoreParts } from './parts.ts';
+
+const TRIES = 4;
+
+type Composed = Freed & { readonly object: ObjectRecord };
+type Parts = Pick<StoreParts, 'catalog' | 'clock' | 'nextId'>;
+
+export async function composeObject(
+  parts: Parts,
+  to: ObjectRef,
+  sources: readonly ComposeSource[],
+  options: ComposeOptions,
+): Promise<Composed> {
+  parseBucketName(to.bucket);
+  parseKey(to.key);
+  for (let left = TRIES; ; left--) {
+    try {
+      return await composeOnce(parts, to, sources, options);
+    } catch (error) {
+      const isOvertaken = isStoreError(error, 'data_lost') || isStoreError(error, 'superseded');
+      if (!isOvertaken || left === 1) throw error;
+    }
+  }
+}
+
+async function composeOnce(
+  { catalog, clock, nextId }: Parts,
+  to: ObjectRef,
+  sources: readonly ComposeSource[],
+  options: ComposeOptions,
+): Promise<Composed> {
+  const found = await Promise.all(sources.map(async (source) => await findSource(catalog, source)));
+  const extents = joinExtents(found.map(({ object, range }) => sliceExtents(object, range)));
+  const version = await nextId();
+  const object: ObjectRecord = {
+    bucket: to.bucket,
+    key: to.key,
+    version,
+    sizeBytes: found.reduce((bytes, { range }) => bytes + range.length, 0),
+    etag: `${version.toString(16)}-${Math.max(1, found.filter(({ range }) => range.length > 0).length)}`,
+    crc32c: joinCrcs(found),
+    contentType: options.contentType ?? 'application/octet-stream',
+    metadata: options.metadata ?? {},
+    attributes: options.attributes ?? {},
+    createdAtMs: clock.now(),
+    jobId: null,
+    pinned: false,
+    extents,
+  };
+  const removes = found
+    .filter(({ source }) => source.consume === true)
+    .map(({ object: gone }) => gone);
+  const { freed } = await catalog.commitObject({
+    object,
+    newBlobs: [],
+    condition: options,
+    removes,
+  });
+  return { freed, object };
+}
+
+interface Found {
+  readonly source: ComposeSource;
+  readonly object: ObjectRecord;
+  readonly range: { readonly offset: number; readonly length: number };
+}
+
+async function findSource(catalog: Parts['catalog'], source: ComposeSource): Promise<Found> {
+  const { bucket, key, version } = source;
+  const object = await catalog.findObject(bucket, key);
+  if (object === undefined)
+    throw new StoreError('not_found', `no object ${bucket}/${key}`, { bucket, key });
+  if (version !== undefined && object.version !== version)
+    throw new StoreError(
+      'precondition_failed',
+      `${bucket}/${key} has version ${object.version}, ${version} was asked for`,
+      { bucket, key, version, found: object.version },
+    );
+  const offset = source.offset ?? 0;
+  const length = source.length ?? object.sizeBytes - offset;
+  if (offset < 0 || length < 0 || offset + length > object.sizeBytes)
+    throw new StoreError(
+      'range_invalid',
+      `${length} bytes from ${offset} of ${bucket}/${key}, which has ${object.sizeBytes}`,
+      { bucket, key, offset, length, sizeBytes: object.sizeBytes },
+    );
+  return { source, object, range: { offset, length } };
+}
+
+function sliceExtents(object: ObjectRecord, range: Found['range']): Extent[] {
+  const sliced: Extent[] = [];
+  const end = range.offset + range.length;
+  let at = 0;
+  for (const { blobId, offset, length } of object.extents) {
+    const from = Math.max(at, range.offset);
+    const to = Math.min(at + length, end);
+    if (from < to) sliced.push({ blobId, offset: offset + from - at, length: to - from });
+    at += length;
+  }
+  return sliced;
+}
+
+/** Neighbours in one blob become one extent again. */
+function joinExtents(lists: readonly (readonly Extent[])[]): Extent[] {
+  const joined: Extent[] = [];
+  for (const extent of lists.flat()) {
+    const last = joined.at(-1);
+    if (last?.blobId === extent.blobId && last.offset + last.length === extent.offset)
+      joined[joined.length - 1] = { ...last, length: last.length + extent.length };
+    else joined.push(extent);
+  }
+  return joined;
+}
+
+/** Null when a source is taken in part, or has none itself. */
+function joinCrcs(found: readonly Found[]): number | null {
+  let crc = 0;
+  for (const { object, range } of found) {
+    if (object.crc32c === null || range.length !== object.sizeBytes) return null;
+    crc = combineCrc32c(crc, object.crc32c, object.sizeBytes);
+  }
+  return crc;
+}

@@ -1,0 +1,233 @@
+/**
+ * What S3 keeps with an object beside its metadata, as the store's `attributes`: the standard headers under their own
+ * names, and these. Persisted in the catalog: keep the names stable.
+ *
+ *   tagging    as the x-amz-tagging header: url-encoded pairs
+ *   checksum   algorithm, type, value, by blanks
+ *   parts      sizes of the parts of a multipart upload, `size` or `size*count`, by commas; continued in parts.1, parts.2 …
+ */
+import type { IncomingHttpHeaders, OutgoingHttpHeaders } from 'node:http';
+import type { ObjectRecord } from '@ebb/core';
+import { type Checksum, checksumHeader, parseAlgorithm } from './checksums.ts';
+import { S3Error } from './s3-error.ts';
+
+export type Attributes = Readonly<Record<string, string>>;
+
+/** Headers that are kept as they come and sent as they are. */
+const KEPT_HEADERS = [
+  'cache-control',
+  'content-disposition',
+  'content-encoding',
+  'content-language',
+  'expires',
+  'x-amz-website-redirect-location',
+] as const;
+const STORAGE_CLASS = 'x-amz-storage-class';
+const STORAGE_CLASSES = new Set([
+  'STANDARD',
+  'REDUCED_REDUNDANCY',
+  'STANDARD_IA',
+  'ONEZONE_IA',
+  'INTELLIGENT_TIERING',
+  'GLACIER',
+  'DEEP_ARCHIVE',
+  'GLACIER_IR',
+]);
+const METADATA_PREFIX = 'x-amz-meta-';
+const METADATA_BYTES_MAX = 2048;
+const TAGS_MAX = 10;
+/** Of one attribute: strings in the catalog end at 64 KiB. */
+const PARTS_TEXT_MAX = 60_000;
+
+/** @throws {S3Error} `InvalidArgument` for an unknown storage class, `InvalidTag` */
+export function parseAttributes(headers: IncomingHttpHeaders): Record<string, string> {
+  const attributes: Record<string, string> = {};
+  for (const name of KEPT_HEADERS) {
+    const value = text(headers[name]);
+    if (value !== undefined && value !== '') attributes[name] = value;
+  }
+  const encoding = withoutAwsChunked(attributes['content-encoding']);
+  if (encoding === undefined) delete attributes['content-encoding'];
+  else attributes['content-encoding'] = encoding;
+  const storageClass = text(headers[STORAGE_CLASS]);
+  if (storageClass !== undefined && storageClass !== 'STANDARD') {
+    if (!STORAGE_CLASSES.has(storageClass))
+      throw new S3Error('InvalidArgument', 'The storage class you specified is not valid', {
+        ArgumentName: STORAGE_CLASS,
+        ArgumentValue: storageClass,
+      });
+    attributes[STORAGE_CLASS] = storageClass;
+  }
+  const tagging = text(headers['x-amz-tagging']);
+  if (tagging !== undefined && tagging !== '') {
+    const tags = [...new URLSearchParams(tagging)];
+    checkTags(tags);
+    attributes['tagging'] = new URLSearchParams(tags).toString();
+  }
+  return attributes;
+}
+
+/** `aws-chunked` is how the body came, not what it is. */
+function withoutAwsChunked(encoding: string | undefined): string | undefined {
+  const rest = encoding
+    ?.split(',')
+    .map((name) => name.trim())
+    .filter((name) => name !== '' && name.toLowerCase() !== 'aws-chunked')
+    .join(',');
+  return rest === '' ? undefined : rest;
+}
+
+/** @throws {S3Error} `MetadataTooLarge` */
+export function parseMetadata(headers: IncomingHttpHeaders): Record<string, string> {
+  const metadata: Record<string, string> = {};
+  let bytes = 0;
+  for (const name in headers) {
+    if (!name.startsWith(METADATA_PREFIX) || name.length === METADATA_PREFIX.length) continue;
+    const value = text(headers[name]) as string;
+    const short = name.slice(METADATA_PREFIX.length);
+    metadata[short] = value;
+    bytes += Buffer.byteLength(short) + Buffer.byteLength(value);
+  }
+  if (bytes > METADATA_BYTES_MAX)
+    throw new S3Error('MetadataTooLarge', undefined, {
+      Size: bytes,
+      MaxSizeAllowed: METADATA_BYTES_MAX,
+    });
+  return metadata;
+}
+
+/** Without length, range and status, which are the request's. `checksums`: the client asked for them. */
+export function objectHeaders(
+  object: ObjectRecord,
+  { checksums }: { readonly checksums: boolean },
+): OutgoingHttpHeaders {
+  const headers: OutgoingHttpHeaders = {
+    'content-type': headerText(object.contentType) || 'binary/octet-stream',
+    etag: `"${object.etag}"`,
+    'last-modified': new Date(object.createdAtMs).toUTCString(),
+    'accept-ranges': 'bytes',
+  };
+  const { attributes, metadata } = object;
+  for (const name of KEPT_HEADERS)
+    if (attributes[name] !== undefined) headers[name] = headerText(attributes[name]);
+  if (attributes[STORAGE_CLASS] !== undefined) headers[STORAGE_CLASS] = attributes[STORAGE_CLASS];
+  const tags = parseTags(attributes);
+  if (tags.length > 0) headers['x-amz-tagging-count'] = tags.length;
+  const parts = attributes['parts'];
+  if (parts !== undefined) headers['x-amz-mp-parts-count'] = parseParts(attributes).length;
+  for (const name in metadata)
+    if (/^[a-z0-9!#$&'*+.^_`|~-]+$/i.test(name))
+      headers[METADATA_PREFIX + name] = headerText(metadata[name] as string);
+  if (checksums) Object.assign(headers, checksumHeaders(object));
+  return headers;
+}
+
+/** Of what the client sent, else the CRC32C that the store has of every blob. */
+export function checksumOf(
+  object: Pick<ObjectRecord, 'attributes' | 'crc32c'>,
+): Checksum | undefined {
+  const [algorithm, type, value] = object.attributes['checksum']?.split(' ') ?? [];
+  if (algorithm !== undefined && type !== undefined && value !== undefined)
+    return {
+      algorithm: parseAlgorithm(algorithm),
+      type: type === 'COMPOSITE' ? 'COMPOSITE' : 'FULL_OBJECT',
+      value,
+    };
+  if (object.crc32c === null) return undefined;
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32BE(object.crc32c);
+  return { algorithm: 'CRC32C', type: 'FULL_OBJECT', value: bytes.toString('base64') };
+}
+
+function checksumHeaders(object: ObjectRecord): Record<string, string> {
+  const checksum = checksumOf(object);
+  if (checksum === undefined) return {};
+  return {
+    [checksumHeader(checksum.algorithm)]: checksum.value,
+    'x-amz-checksum-type': checksum.type,
+  };
+}
+
+export function formatChecksum({ algorithm, type, value }: Checksum): string {
+  return `${algorithm} ${type} ${value}`;
+}
+
+export function storageClassOf(attributes: Attributes): string {
+  return attributes[STORAGE_CLASS] ?? 'STANDARD';
+}
+
+export type Tag = readonly [key: string, value: string];
+
+export function parseTags(attributes: Attributes): readonly Tag[] {
+  const tagging = attributes['tagging'];
+  return tagging === undefined ? [] : [...new URLSearchParams(tagging)];
+}
+
+export function withTags(attributes: Attributes, tags: readonly Tag[]): Attributes {
+  const { tagging: _, ...rest } = attributes;
+  if (tags.length === 0) return rest;
+  return {
+    ...rest,
+    tagging: new URLSearchParams(tags.map(([key, value]) => [key, value])).toString(),
+  };
+}
+
+/** @throws {S3Error} `InvalidTag` */
+export function checkTags(tags: readonly Tag[]): void {
+  if (tags.length > TAGS_MAX)
+    throw new S3Error('InvalidTag', `Object tags cannot be greater than ${TAGS_MAX}`);
+  if (new Set(tags.map(([key]) => key)).size !== tags.length)
+    throw new S3Error('InvalidTag', 'Cannot provide multiple Tags with the same key');
+  for (const [key, value] of tags) {
+    if (key === '' || key.length > 128)
+      throw new S3Error('InvalidTag', 'The TagKey you have provided is invalid', { TagKey: key });
+    if (value.length > 256)
+      throw new S3Error('InvalidTag', 'The TagValue you have provided is invalid', { TagKey: key });
+  }
+}
+
+export function formatParts(sizes: readonly number[]): Record<string, string> {
+  const runs: string[] = [];
+  for (let i = 0; i < sizes.length; ) {
+    let end = i + 1;
+    while (end < sizes.length && sizes[end] === sizes[i]) end++;
+    runs.push(end - i === 1 ? String(sizes[i]) : `${sizes[i]}*${end - i}`);
+    i = end;
+  }
+  const texts: string[] = [];
+  for (const run of runs) {
+    const last = texts.at(-1);
+    if (last !== undefined && last.length + run.length < PARTS_TEXT_MAX)
+      texts[texts.length - 1] = `${last},${run}`;
+    else texts.push(run);
+  }
+  return Object.fromEntries(texts.map((part, i) => [i === 0 ? 'parts' : `parts.${i}`, part]));
+}
+
+/** Sizes in order; empty for an object that was put whole. */
+export function parseParts(attributes: Attributes): readonly number[] {
+  const sizes: number[] = [];
+  for (let i = 0; ; i++) {
+    const part = attributes[i === 0 ? 'parts' : `parts.${i}`];
+    if (part === undefined) return sizes;
+    for (const run of part.split(',')) {
+      const [size, count = '1'] = run.split('*');
+      for (let n = Number(count); n > 0; n--) sizes.push(Number(size));
+    }
+  }
+}
+
+/** Node hands header bytes over as Latin-1; the wire carries UTF-8. */
+function text(header: string | string[] | undefined): string | undefined {
+  const joined = Array.isArray(header) ? header.join(',') : header;
+  if (joined === undefined || !/[\x80-\xff]/.test(joined)) return joined;
+  return Buffer.from(joined, 'latin1').toString('utf8');
+}
+
+/** The other way. */
+function headerText(value: string): string {
+  const printable = value.replaceAll(/[\0-\x08\x0a-\x1f\x7f]/g, ' ');
+  return /[^\x20-\x7e]/.test(printable)
+    ? Buffer.from(printable, 'utf8').toString('latin1')
+    : printable;
+}

@@ -1,0 +1,73 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import {
+  ALGORITHMS,
+  type Algorithm,
+  combineCrcs,
+  compositeChecksum,
+  createDigest,
+  isCombinable,
+  parseAlgorithm,
+  parseChecksumValue,
+} from './checksums.ts';
+
+async function digestOf(algorithm: Algorithm, ...pieces: readonly Uint8Array[]): Promise<string> {
+  const digest = createDigest(algorithm);
+  for (const piece of pieces) digest.update(piece);
+  return (await digest.digest()).toString('base64');
+}
+
+/** The check values of the CRC catalogue ("123456789"), and of the hashes of "123456789". */
+test.each([
+  ['CRC32', 'cbf43926'],
+  ['CRC32C', 'e3069283'],
+  ['CRC64NVME', 'ae8b14860a799888'],
+  ['SHA1', 'f7c3bc1d808e04732adf679965ccc34ca7ae3441'],
+  ['SHA256', '15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225'],
+] as const)('%s has its check value', async (algorithm, hex) => {
+  const value = await digestOf(algorithm, Buffer.from('1234'), Buffer.from('56789'));
+  expect(Buffer.from(value, 'base64').toString('hex')).toBe(hex);
+  expect(parseChecksumValue(algorithm, value)).toBe(value);
+});
+
+describe('of parts', () => {
+  const parts = fc.array(fc.uint8Array({ maxLength: 300 }), { minLength: 1, maxLength: 6 });
+
+  test.each(ALGORITHMS.filter(isCombinable))(
+    '%s combined is that of the whole',
+    async (algorithm) => {
+      await fc.assert(
+        fc.asyncProperty(parts, async (pieces) => {
+          const each = await Promise.all(
+            pieces.map(async (piece) => ({
+              value: await digestOf(algorithm, piece),
+              sizeBytes: piece.length,
+            })),
+          );
+          expect(combineCrcs(algorithm, each).value).toBe(await digestOf(algorithm, ...pieces));
+        }),
+        { numRuns: 60 },
+      );
+    },
+  );
+
+  test('a composite one is that of the digests, with their number', async () => {
+    const [a, b] = [
+      await digestOf('SHA256', Buffer.from('a')),
+      await digestOf('SHA256', Buffer.from('b')),
+    ];
+    const both = Buffer.concat([Buffer.from(a, 'base64'), Buffer.from(b, 'base64')]);
+    expect(await compositeChecksum('SHA256', [a, b])).toEqual({
+      algorithm: 'SHA256',
+      type: 'COMPOSITE',
+      value: `${await digestOf('SHA256', both)}-2`,
+    });
+  });
+});
+
+test('names and values that are none are refused', () => {
+  expect(parseAlgorithm('crc64nvme')).toBe('CRC64NVME');
+  expect(() => parseAlgorithm('MD4')).toThrow('unsupported');
+  for (const value of ['', 'AAA=', 'AAAAAA', 'not base64!', 'AAAAAAAA'])
+    expect(() => parseChecksumValue('CRC32', value)).toThrow('x-amz-checksum-crc32');
+});

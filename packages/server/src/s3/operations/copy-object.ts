@@ -1,0 +1,150 @@
+/** CopyObject: another name for the same bytes, with the source's properties or new ones. No bytes move. */
+import type { ObjectRecord } from '@ebb/core';
+import { HEADERS } from '@ebb/protocol';
+import { parseWriteCondition } from '../../http/data/conditions.ts';
+import { checksumOf, parseAttributes, parseMetadata } from '../attributes.ts';
+import { mayDo } from '../auth/key-ring.ts';
+import { headerOf, type S3Call, sendXml } from '../call.ts';
+import { refuseUnoffered } from '../refused-headers.ts';
+import { S3Error } from '../s3-error.ts';
+import { type XmlElement } from '../xml.ts';
+import { parseAck } from './put-object.ts';
+
+export async function copyObject(call: S3Call): Promise<void> {
+  const { request, context } = call;
+  refuseUnoffered(request.headers);
+  const source = await findCopySource(call);
+  const replaces = directive(call, 'x-amz-metadata-directive') === 'REPLACE';
+  const replacesTags = directive(call, 'x-amz-tagging-directive') === 'REPLACE';
+  const isSame = source.bucket === call.bucket && source.key === call.key;
+  if (isSame && !replaces && !replacesTags && headerOf(call, 'x-amz-storage-class') === undefined)
+    throw new S3Error(
+      'InvalidRequest',
+      'This copy request is illegal because it is trying to copy an object to itself without changing the object’s metadata, storage class, website redirect location or encryption attributes.',
+    );
+  const ack = parseAck(headerOf(call, HEADERS.ack));
+  const contentType = replaces ? headerOf(call, 'content-type') : source.contentType;
+  const { object } = await context.store.compose(
+    { bucket: call.bucket, key: call.key },
+    [{ bucket: source.bucket, key: source.key, version: source.version }],
+    {
+      metadata: replaces ? parseMetadata(request.headers) : source.metadata,
+      attributes: copiedAttributes(call, source, { replaces, replacesTags }),
+      ...(contentType === undefined ? {} : { contentType }),
+      ...(ack === undefined ? {} : { ack }),
+      ...parseWriteCondition({
+        'if-match': request.headers['if-match'],
+        'if-none-match': request.headers['if-none-match'],
+      }),
+    },
+  );
+  sendXml(call, 'CopyObjectResult', copyResult(object));
+}
+
+export function copyResult(
+  object: Pick<ObjectRecord, 'etag' | 'createdAtMs' | 'attributes' | 'crc32c'>,
+): XmlElement {
+  const checksum = checksumOf(object);
+  return {
+    LastModified: new Date(object.createdAtMs).toISOString(),
+    ETag: `"${object.etag}"`,
+    ...(checksum === undefined
+      ? {}
+      : { [checksumElement(checksum.algorithm)]: checksum.value, ChecksumType: checksum.type }),
+  };
+}
+
+/** `ChecksumCRC32` and so on. */
+export function checksumElement(algorithm: string): string {
+  return `Checksum${algorithm}`;
+}
+
+function copiedAttributes(
+  call: S3Call,
+  source: ObjectRecord,
+  { replaces, replacesTags }: { readonly replaces: boolean; readonly replacesTags: boolean },
+): Record<string, string> {
+  const sent = parseAttributes(call.request.headers);
+  const kept = source.attributes;
+  const attributes: Record<string, string> = replaces ? { ...sent } : { ...kept };
+  const storageClass = sent['x-amz-storage-class'];
+  if (storageClass === undefined) delete attributes['x-amz-storage-class'];
+  else attributes['x-amz-storage-class'] = storageClass;
+  const tagging = replacesTags ? sent['tagging'] : kept['tagging'];
+  if (tagging === undefined) delete attributes['tagging'];
+  else attributes['tagging'] = tagging;
+  // These belong to the bytes. A copy is one object, whatever it was uploaded in.
+  for (const name of Object.keys(attributes))
+    if (/^parts(\.\d+)?$/.test(name)) delete attributes[name];
+  if (kept['checksum'] !== undefined && !kept['checksum'].includes(' COMPOSITE '))
+    attributes['checksum'] = kept['checksum'];
+  else delete attributes['checksum'];
+  return attributes;
+}
+
+function directive(call: S3Call, name: string): 'COPY' | 'REPLACE' {
+  const value = headerOf(call, name) ?? 'COPY';
+  if (value === 'COPY' || value === 'REPLACE') return value;
+  throw new S3Error(
+    'InvalidArgument',
+    `Unknown ${name === 'x-amz-metadata-directive' ? 'metadata' : 'tagging'} directive.`,
+    {
+      ArgumentName: name,
+      ArgumentValue: value,
+    },
+  );
+}
+
+/** The object that `x-amz-copy-source` names, if the conditions on it hold and the caller may read it. */
+export async function findCopySource(call: S3Call): Promise<ObjectRecord> {
+  const { bucket, key } = parseCopySource(call);
+  const { accessKey } = call.auth;
+  if (accessKey !== undefined && !mayDo(accessKey, 'read', { bucket, key }))
+    throw new S3Error('AccessDenied');
+  const { object } = await call.context.store.head({ bucket, key });
+  assertSourceConditions(call, object);
+  return object;
+}
+
+function parseCopySource(call: S3Call): { readonly bucket: string; readonly key: string } {
+  const header = String(call.request.headers['x-amz-copy-source']);
+  const invalid = (why: string): S3Error =>
+    new S3Error('InvalidArgument', why, {
+      ArgumentName: 'x-amz-copy-source',
+      ArgumentValue: header,
+    });
+  const [rawPath = '', rawQuery] = header.split('?', 2);
+  if (rawQuery !== undefined && rawQuery !== 'versionId=null') {
+    if (rawQuery.startsWith('versionId=')) throw new S3Error('NoSuchVersion');
+    throw invalid('Copy Source must mention the source bucket and key: sourcebucket/sourcekey');
+  }
+  let path: string;
+  try {
+    path = decodeURIComponent(rawPath.replaceAll('+', ' '));
+  } catch {
+    throw invalid('Copy Source must be percent-encoded UTF-8');
+  }
+  const [, bucket, key] = /^\/?([^/]+)\/(.+)$/s.exec(path) ?? [];
+  if (bucket === undefined || key === undefined)
+    throw invalid('Copy Source must mention the source bucket and key: sourcebucket/sourcekey');
+  return { bucket, key };
+}
+
+function assertSourceConditions(call: S3Call, { etag, createdAtMs }: ObjectRecord): void {
+  const bare = (name: string): string | undefined =>
+    headerOf(call, name)?.replaceAll('"', '').trim();
+  const seconds = (name: string): number =>
+    Math.floor(Date.parse(headerOf(call, name) ?? '') / 1000);
+  const modified = Math.floor(createdAtMs / 1000);
+  const match = bare('x-amz-copy-source-if-match');
+  const noneMatch = bare('x-amz-copy-source-if-none-match');
+  const failed =
+    (match !== undefined
+      ? match !== '*' && match !== etag
+      : modified >
+        (seconds('x-amz-copy-source-if-unmodified-since') || Number.POSITIVE_INFINITY)) ||
+    (noneMatch !== undefined
+      ? noneMatch === '*' || noneMatch === etag
+      : modified <= (seconds('x-amz-copy-source-if-modified-since') || Number.NEGATIVE_INFINITY));
+  if (failed) throw new S3Error('PreconditionFailed');
+}

@@ -1,0 +1,81 @@
+/** DeleteObject and DeleteObjects. Deleting what is not there is no error. */
+import { isStoreError } from '@ebb/protocol';
+import { parseWriteCondition } from '../../http/data/conditions.ts';
+import { mayDo } from '../auth/key-ring.ts';
+import { readBody } from '../body.ts';
+import { headerOf, type S3Call, sendEmpty, sendXml } from '../call.ts';
+import { S3Error, toS3Error } from '../s3-error.ts';
+import { parseXml, type XmlElement, type XmlReader } from '../xml.ts';
+import { assertCurrentVersion } from './get-object.ts';
+
+const OBJECTS_MAX = 1000;
+const XML_BYTES_MAX = 2 * 1024 * 1024;
+
+export async function deleteObject(call: S3Call): Promise<void> {
+  assertCurrentVersion(call);
+  const { store } = call.context;
+  await store.getBucket(call.bucket);
+  const condition = parseWriteCondition(call.request.headers);
+  await deleteOne(call, call.key, condition.ifMatch);
+  sendEmpty(call, 204);
+}
+
+export async function deleteObjects(call: S3Call): Promise<void> {
+  const { store } = call.context;
+  await store.getBucket(call.bucket);
+  const hasChecksum =
+    headerOf(call, 'content-md5') !== undefined ||
+    Object.keys(call.request.headers).some((name) =>
+      /^x-amz-(checksum-|sdk-checksum|trailer)/.test(name),
+    ) ||
+    call.auth.payload.kind === 'signed';
+  if (!hasChecksum && !call.context.keys.isOpen)
+    throw new S3Error(
+      'InvalidRequest',
+      'Missing required header for this request: Content-MD5 OR x-amz-checksum-*',
+    );
+  const root = parseXml(await readBody(call, XML_BYTES_MAX), 'Delete');
+  const objects = root.all('Object');
+  if (objects.length === 0 || objects.length > OBJECTS_MAX) throw new S3Error('MalformedXML');
+  const quiet = root.textOf('Quiet') === 'true';
+  const results: { readonly name: 'Deleted' | 'Error'; readonly element: XmlElement }[] = [];
+  for (const object of objects) results.push(await deleteListed(call, object));
+  sendXml(call, 'DeleteResult', {
+    Deleted: quiet
+      ? []
+      : results.filter(({ name }) => name === 'Deleted').map(({ element }) => element),
+    Error: results.filter(({ name }) => name === 'Error').map(({ element }) => element),
+  });
+}
+
+async function deleteListed(
+  call: S3Call,
+  object: XmlReader,
+): Promise<{ readonly name: 'Deleted' | 'Error'; readonly element: XmlElement }> {
+  const key = object.child('Key').text();
+  const versionId = object.textOf('VersionId');
+  const named = { Key: key, ...(versionId === undefined ? {} : { VersionId: versionId }) };
+  try {
+    if (versionId !== undefined && versionId !== 'null') throw new S3Error('NoSuchVersion');
+    const { accessKey } = call.auth;
+    if (accessKey !== undefined && !mayDo(accessKey, 'write', { bucket: call.bucket, key }))
+      throw new S3Error('AccessDenied');
+    await deleteOne(call, key, object.textOf('ETag')?.replaceAll('"', ''));
+    return { name: 'Deleted', element: named };
+  } catch (error) {
+    const { code, message } = toS3Error(error);
+    return { name: 'Error', element: { ...named, Code: code, Message: message } };
+  }
+}
+
+async function deleteOne(call: S3Call, key: string, ifMatch: string | undefined): Promise<void> {
+  const ref = { bucket: call.bucket, key };
+  const { store } = call.context;
+  try {
+    await store.delete(ref, ifMatch === undefined || ifMatch === '*' ? {} : { ifMatch });
+  } catch (error) {
+    if (isStoreError(error, 'precondition_failed') && (await store.find(ref)) === undefined)
+      throw new S3Error('NoSuchKey', undefined, { Key: key });
+    throw error;
+  }
+}

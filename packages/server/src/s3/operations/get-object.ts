@@ -1,0 +1,125 @@
+/** GetObject and HeadObject: ranges, parts, conditions, and headers that the request overrides. */
+import type { OutgoingHttpHeaders } from 'node:http';
+import type { ObjectRecord } from '@ebb/core';
+import { checkReadConditions, rangeApplies } from '../../http/data/conditions.ts';
+import { parseRange } from '../../http/data/range.ts';
+import { sendRange } from '../../http/data/send-range.ts';
+import { objectHeaders, parseParts } from '../attributes.ts';
+import { headerOf, integerParameter, parameter, type S3Call } from '../call.ts';
+import { S3Error } from '../s3-error.ts';
+
+const PARTS_MAX = 10_000;
+
+/** Query parameters that replace headers of the answer. */
+const OVERRIDES: Readonly<Record<string, string>> = {
+  'response-content-type': 'content-type',
+  'response-content-language': 'content-language',
+  'response-expires': 'expires',
+  'response-cache-control': 'cache-control',
+  'response-content-disposition': 'content-disposition',
+  'response-content-encoding': 'content-encoding',
+};
+
+export async function getObject(call: S3Call): Promise<void> {
+  assertCurrentVersion(call);
+  const { store, owner } = call.context;
+  const opened = await store.open(owner, { bucket: call.bucket, key: call.key });
+  try {
+    const answer = planAnswer(call, opened.object);
+    if (answer.status === 304) sendHead(call, answer);
+    else await sendRange(call.response, { ...answer, opened }, call.context);
+  } finally {
+    store.release(owner, [opened.leaseId]);
+  }
+}
+
+export async function headObject(call: S3Call): Promise<void> {
+  assertCurrentVersion(call);
+  const { object } = await call.context.store.head({ bucket: call.bucket, key: call.key });
+  sendHead(call, planAnswer(call, object));
+}
+
+interface Answer {
+  readonly status: number;
+  readonly headers: OutgoingHttpHeaders;
+  readonly start: number;
+  /** Exclusive. */
+  readonly end: number;
+}
+
+function sendHead({ response }: S3Call, { status, headers }: Answer): void {
+  response.writeHead(status, headers);
+  response.end();
+}
+
+function planAnswer(call: S3Call, object: ObjectRecord): Answer {
+  const decision = checkReadConditions(call.request.headers, object);
+  if (decision === 'failed') throw new S3Error('PreconditionFailed');
+  const part = partRange(call, object);
+  const range = part ?? requestedRange(call, object);
+  const isWhole = range === undefined;
+  const headers = objectHeaders(object, {
+    checksums: isWhole && headerOf(call, 'x-amz-checksum-mode')?.toUpperCase() === 'ENABLED',
+  });
+  for (const [name, header] of Object.entries(OVERRIDES)) {
+    const value = parameter(call, name);
+    if (value === undefined) continue;
+    if (call.auth.accessKey === undefined && !call.context.keys.isOpen)
+      throw new S3Error(
+        'InvalidRequest',
+        'Request specific response headers cannot be used for anonymous GET requests.',
+      );
+    headers[header] = Buffer.from(value, 'utf8').toString('latin1');
+  }
+  if (decision === 'not-modified') return { status: 304, headers, start: 0, end: 0 };
+  const { start, end } = range ?? { start: 0, end: object.sizeBytes };
+  headers['content-length'] = end - start;
+  if (isWhole) return { status: 200, headers, start, end };
+  headers['content-range'] = `bytes ${start}-${end - 1}/${object.sizeBytes}`;
+  return { status: 206, headers, start, end };
+}
+
+interface Range {
+  readonly start: number;
+  readonly end: number;
+}
+
+function requestedRange(call: S3Call, object: ObjectRecord): Range | undefined {
+  const applies = rangeApplies(headerOf(call, 'if-range'), object);
+  const range = parseRange(applies ? call.request.headers.range : undefined, object.sizeBytes);
+  if (range.kind === 'unsatisfiable')
+    throw new S3Error('InvalidRange', undefined, {
+      RangeRequested: call.request.headers.range ?? '',
+      ActualObjectSize: object.sizeBytes,
+    });
+  return range.kind === 'part' ? range : undefined;
+}
+
+/** `?partNumber=N`; an object that was put whole has one part. */
+function partRange(call: S3Call, object: ObjectRecord): Range | undefined {
+  if (parameter(call, 'partNumber') === undefined) return undefined;
+  if (call.request.headers.range !== undefined)
+    throw new S3Error(
+      'InvalidRequest',
+      'Cannot specify both Range header and partNumber query parameter',
+    );
+  const number = integerParameter(call, 'partNumber', { otherwise: 1, min: 1, max: PARTS_MAX });
+  const sizes = parseParts(object.attributes);
+  const parts = sizes.length === 0 ? [object.sizeBytes] : sizes;
+  const size = parts[number - 1];
+  if (size === undefined)
+    throw new S3Error('InvalidRange', 'The requested partnumber is not satisfiable', {
+      ActualPartCount: parts.length,
+      PartNumberRequested: number,
+    });
+  if (sizes.length === 0) return undefined;
+  const start = parts.slice(0, number - 1).reduce((sum, bytes) => sum + bytes, 0);
+  return { start, end: start + size };
+}
+
+/** Without versioning an object has the version `null` alone. */
+export function assertCurrentVersion(call: S3Call): void {
+  const versionId = parameter(call, 'versionId');
+  if (versionId === undefined || versionId === 'null') return;
+  throw new S3Error('NoSuchVersion', undefined, { Key: call.key, VersionId: versionId });
+}

@@ -1,0 +1,106 @@
+/** Small documents beside buckets and objects: tags, ACLs in their private form, and settings that are asked for and not there. */
+import { checkTags, parseTags, type Tag, withTags } from '../attributes.ts';
+import { readBody } from '../body.ts';
+import { type S3Call, sendEmpty, sendXml } from '../call.ts';
+import { refuseUnoffered } from '../refused-headers.ts';
+import { S3Error } from '../s3-error.ts';
+import { parseXml, type XmlElement } from '../xml.ts';
+import { assertCurrentVersion } from './get-object.ts';
+import { ownerElement } from './owner.ts';
+
+const XML_BYTES_MAX = 64 * 1024;
+
+export async function getObjectTagging(call: S3Call): Promise<void> {
+  assertCurrentVersion(call);
+  const { object } = await call.context.store.head({ bucket: call.bucket, key: call.key });
+  const tags = parseTags(object.attributes);
+  sendXml(call, 'Tagging', {
+    TagSet: { Tag: tags.map(([Key, Value]) => ({ Key, Value })) },
+  });
+}
+
+export async function putObjectTagging(call: S3Call): Promise<void> {
+  assertCurrentVersion(call);
+  const root = parseXml(await readBody(call, XML_BYTES_MAX), 'Tagging');
+  const tags = root
+    .child('TagSet')
+    .all('Tag')
+    .map((tag): Tag => [tag.child('Key').text(), tag.child('Value').text()]);
+  checkTags(tags);
+  await setTags(call, tags);
+  sendEmpty(call, 200);
+}
+
+export async function deleteObjectTagging(call: S3Call): Promise<void> {
+  assertCurrentVersion(call);
+  await setTags(call, []);
+  sendEmpty(call, 204);
+}
+
+async function setTags(call: S3Call, tags: readonly Tag[]): Promise<void> {
+  await call.context.store.setAttributes({ bucket: call.bucket, key: call.key }, (attributes) =>
+    withTags(attributes, tags),
+  );
+}
+
+/** Everything belongs to the one owner, and to nobody else. */
+export async function getBucketAcl(call: S3Call): Promise<void> {
+  await call.context.store.getBucket(call.bucket);
+  sendXml(call, 'AccessControlPolicy', privateAcl(call));
+}
+
+export async function getObjectAcl(call: S3Call): Promise<void> {
+  assertCurrentVersion(call);
+  await call.context.store.head({ bucket: call.bucket, key: call.key });
+  sendXml(call, 'AccessControlPolicy', privateAcl(call));
+}
+
+/** Takes the canned form `private` and the document that `getAcl` gives, and nothing else. */
+export async function putAcl(call: S3Call): Promise<void> {
+  refuseUnoffered(call.request.headers);
+  const body = await readBody(call, XML_BYTES_MAX);
+  if (body.trim() !== '') {
+    const grants = parseXml(body, 'AccessControlPolicy').child('AccessControlList').all('Grant');
+    const isPrivate = grants.every(
+      (grant) => grant.child('Grantee').textOf('ID') === call.context.ownerId,
+    );
+    if (!isPrivate) throw new S3Error('AccessControlListNotSupported');
+  }
+  if (call.key === '') await call.context.store.getBucket(call.bucket);
+  else await call.context.store.head({ bucket: call.bucket, key: call.key });
+  sendEmpty(call, 200);
+}
+
+function privateAcl(call: S3Call): XmlElement {
+  const owner = ownerElement(call);
+  return {
+    Owner: owner,
+    AccessControlList: {
+      Grant: {
+        Grantee: {
+          '@xmlns:xsi': 'http://www.w3.org/2001/XMLSchema-instance',
+          '@xsi:type': 'CanonicalUser',
+          ...owner,
+        },
+        Permission: 'FULL_CONTROL',
+      },
+    },
+  };
+}
+
+/** Never enabled, so the document is empty. */
+export async function getBucketVersioning(call: S3Call): Promise<void> {
+  await call.context.store.getBucket(call.bucket);
+  sendXml(call, 'VersioningConfiguration', {});
+}
+
+export async function putBucketVersioning(call: S3Call): Promise<void> {
+  await call.context.store.getBucket(call.bucket);
+  const root = parseXml(await readBody(call, XML_BYTES_MAX), 'VersioningConfiguration');
+  const status = root.textOf('Status');
+  if (status === 'Suspended') {
+    sendEmpty(call, 200);
+    return;
+  }
+  throw new S3Error('NotImplemented', 'Versioning is not offered.');
+}

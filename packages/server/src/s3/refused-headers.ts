@@ -1,0 +1,31 @@
+/** What S3 offers by header and this node does not: refused clearly, because ignoring it would break a promise. */
+import type { IncomingHttpHeaders } from 'node:http';
+import { S3Error } from './s3-error.ts';
+
+const REFUSED: Readonly<Record<string, string>> = {
+  'x-amz-object-lock-mode': 'Object Lock is not offered.',
+  'x-amz-object-lock-retain-until-date': 'Object Lock is not offered.',
+  'x-amz-object-lock-legal-hold': 'Object Lock is not offered.',
+  'x-amz-server-side-encryption-customer-algorithm':
+    'Server-side encryption with customer keys is not offered.',
+  'x-amz-server-side-encryption-aws-kms-key-id': 'Server-side encryption with KMS is not offered.',
+  'x-amz-write-offset-bytes': 'Appending to objects is not offered.',
+};
+const PRIVATE_ACLS = new Set(['private', 'bucket-owner-full-control', 'bucket-owner-read']);
+
+/** @throws {S3Error} `NotImplemented`, `AccessControlListNotSupported` */
+export function refuseUnoffered(headers: IncomingHttpHeaders): void {
+  for (const name in headers) {
+    const reason = REFUSED[name];
+    if (reason !== undefined) throw new S3Error('NotImplemented', reason, { Header: name });
+    if (name.startsWith('x-amz-grant-')) throw new S3Error('AccessControlListNotSupported');
+  }
+  const encryption = headers['x-amz-server-side-encryption'];
+  if (encryption !== undefined)
+    throw new S3Error('NotImplemented', 'Server-side encryption by header is not offered.', {
+      Header: 'x-amz-server-side-encryption',
+    });
+  const acl = headers['x-amz-acl'];
+  if (acl !== undefined && !PRIVATE_ACLS.has(String(acl)))
+    throw new S3Error('AccessControlListNotSupported');
+}

@@ -1,0 +1,241 @@
+/**
+ * The one table of S3 error codes this face answers with, after the S3 API Reference, "Error responses". The store's own
+ * codes are mapped onto them here; a new store code does not compile until it is.
+ */
+import { StoreError, type StoreErrorCode } from '@ebb/protocol';
+
+const S3_ERRORS = {
+  AccessDenied: { status: 403, message: 'Access Denied' },
+  AccessControlListNotSupported: { status: 400, message: 'The bucket does not allow ACLs' },
+  AuthorizationHeaderMalformed: {
+    status: 400,
+    message: 'The authorization header that you provided is not valid.',
+  },
+  AuthorizationQueryParametersError: {
+    status: 400,
+    message: 'Query-string authentication parameters are not valid.',
+  },
+  BadDigest: {
+    status: 400,
+    message: 'The Content-MD5 or checksum value that you specified did not match what we received.',
+  },
+  BucketAlreadyOwnedByYou: {
+    status: 409,
+    message: 'Your previous request to create the named bucket succeeded and you already own it.',
+  },
+  BucketNotEmpty: { status: 409, message: 'The bucket that you tried to delete is not empty.' },
+  ConditionalRequestConflict: {
+    status: 409,
+    message: 'A conflicting conditional operation is in progress against this resource.',
+  },
+  EntityTooLarge: {
+    status: 400,
+    message: 'Your proposed upload exceeds the maximum allowed object size.',
+  },
+  EntityTooSmall: {
+    status: 400,
+    message: 'Your proposed upload is smaller than the minimum allowed object size.',
+  },
+  IncompleteBody: {
+    status: 400,
+    message: 'You did not provide the number of bytes specified by the Content-Length HTTP header.',
+  },
+  InternalError: { status: 500, message: 'An internal error occurred. Try again.' },
+  InvalidAccessKeyId: {
+    status: 403,
+    message: 'The access key ID that you provided does not exist in our records.',
+  },
+  InvalidArgument: { status: 400, message: 'Invalid argument' },
+  InvalidBucketName: { status: 400, message: 'The specified bucket is not valid.' },
+  InvalidBucketState: {
+    status: 409,
+    message: 'The request is not valid for the current state of the bucket.',
+  },
+  InvalidDigest: { status: 400, message: 'The Content-MD5 that you specified is not valid.' },
+  InvalidPart: {
+    status: 400,
+    message:
+      'One or more of the specified parts could not be found. The part might not have been uploaded, or the specified entity tag might not have matched the part’s entity tag.',
+  },
+  InvalidPartOrder: {
+    status: 400,
+    message:
+      'The list of parts was not in ascending order. Parts list must be specified in order by part number.',
+  },
+  InvalidRange: { status: 416, message: 'The requested range is not satisfiable' },
+  InvalidRequest: { status: 400, message: 'Invalid Request' },
+  InvalidTag: { status: 400, message: 'The tag provided was not a valid tag.' },
+  KeyTooLongError: { status: 400, message: 'Your key is too long.' },
+  MalformedACLError: { status: 400, message: 'The ACL that you provided was not well formed.' },
+  MalformedPOSTRequest: {
+    status: 400,
+    message: 'The body of your POST request is not well-formed multipart/form-data.',
+  },
+  MalformedTrailerError: {
+    status: 400,
+    message:
+      'The request contained trailing data that was not well-formed or did not conform to our published schema.',
+  },
+  MalformedXML: {
+    status: 400,
+    message:
+      'The XML that you provided was not well-formed or did not validate against our published schema.',
+  },
+  MetadataTooLarge: {
+    status: 400,
+    message: 'Your metadata headers exceed the maximum allowed metadata size.',
+  },
+  MethodNotAllowed: {
+    status: 405,
+    message: 'The specified method is not allowed against this resource.',
+  },
+  MissingContentLength: {
+    status: 411,
+    message: 'You must provide the Content-Length HTTP header.',
+  },
+  MissingSecurityHeader: { status: 400, message: 'Your request is missing a required header.' },
+  NoSuchBucket: { status: 404, message: 'The specified bucket does not exist.' },
+  NoSuchCORSConfiguration: {
+    status: 404,
+    message: 'The specified bucket does not have a CORS configuration.',
+  },
+  NoSuchKey: { status: 404, message: 'The specified key does not exist.' },
+  NoSuchTagSet: { status: 404, message: 'The TagSet does not exist' },
+  NoSuchUpload: {
+    status: 404,
+    message:
+      'The specified multipart upload does not exist. The upload ID might not be valid, or the multipart upload might have been aborted or completed.',
+  },
+  NoSuchVersion: {
+    status: 404,
+    message: 'The version ID specified in the request does not match an existing version.',
+  },
+  NotImplemented: {
+    status: 501,
+    message: 'A header or query that you provided implies functionality that is not implemented.',
+  },
+  NotModified: { status: 304, message: 'Not Modified' },
+  PreconditionFailed: {
+    status: 412,
+    message: 'At least one of the preconditions that you specified did not hold.',
+  },
+  QuotaExceeded: { status: 403, message: 'The byte budget of the bucket or job is used up.' },
+  RequestTimeTooSkewed: {
+    status: 403,
+    message: 'The difference between the request time and the server’s time is too large.',
+  },
+  RequestTimeout: {
+    status: 400,
+    message: 'Your socket connection to the server was not read from or written to in time.',
+  },
+  SignatureDoesNotMatch: {
+    status: 403,
+    message:
+      'The request signature that we calculated does not match the signature that you provided. Check your secret access key and signing method.',
+  },
+  SlowDown: { status: 503, message: 'Reduce your request rate.' },
+  StorageFull: { status: 507, message: 'No tier of this node has room for the object.' },
+  TooManyRequests: { status: 429, message: 'The node is close to full; try again later.' },
+  XAmzContentChecksumMismatch: {
+    status: 400,
+    message: 'The provided x-amz-checksum header does not match what was computed.',
+  },
+  XAmzContentSHA256Mismatch: {
+    status: 400,
+    message: "The provided 'x-amz-content-sha256' header does not match what was computed.",
+  },
+} as const satisfies Record<string, { readonly status: number; readonly message: string }>;
+
+export type S3ErrorCode = keyof typeof S3_ERRORS;
+
+/** Elements beside Code and Message, as S3 names them: Key, BucketName, ArgumentName, ActualObjectSize… */
+export type S3ErrorDetails = Readonly<Record<string, string | number>>;
+
+export class S3Error extends Error {
+  readonly code: S3ErrorCode;
+  readonly status: number;
+  readonly details: S3ErrorDetails;
+  /** Seconds for `Retry-After`. */
+  readonly retryAfterSeconds: number | undefined;
+
+  constructor(
+    code: S3ErrorCode,
+    message?: string,
+    details: S3ErrorDetails = {},
+    options: { readonly cause?: unknown; readonly retryAfterSeconds?: number } = {},
+  ) {
+    super(message ?? S3_ERRORS[code].message, { cause: options.cause });
+    this.name = 'S3Error';
+    this.code = code;
+    this.status = S3_ERRORS[code].status;
+    this.details = details;
+    this.retryAfterSeconds = options.retryAfterSeconds;
+  }
+}
+
+const BY_STORE_CODE = {
+  request_invalid: 'InvalidRequest',
+  config_invalid: 'InvalidRequest',
+  name_invalid: 'InvalidArgument',
+  not_found: 'NoSuchKey',
+  bucket_not_found: 'NoSuchBucket',
+  bucket_exists: 'BucketAlreadyOwnedByYou',
+  bucket_not_empty: 'BucketNotEmpty',
+  job_not_found: 'InvalidArgument',
+  shuffle_not_found: 'InternalError',
+  write_not_found: 'InternalError',
+  lease_not_found: 'InternalError',
+  already_committed: 'InternalError',
+  already_exists: 'PreconditionFailed',
+  precondition_failed: 'PreconditionFailed',
+  superseded: 'ConditionalRequestConflict',
+  range_invalid: 'InvalidRange',
+  length_mismatch: 'IncompleteBody',
+  checksum_mismatch: 'BadDigest',
+  data_corrupt: 'InternalError',
+  data_lost: 'InternalError',
+  too_large: 'EntityTooLarge',
+  quota_exceeded: 'QuotaExceeded',
+  tier_full: 'StorageFull',
+  busy: 'TooManyRequests',
+  draining: 'SlowDown',
+  data_directory_in_use: 'InternalError',
+  version_unsupported: 'InternalError',
+  unsupported: 'NotImplemented',
+  io_failed: 'InternalError',
+  node_unreachable: 'InternalError',
+  aborted: 'RequestTimeout',
+  internal: 'InternalError',
+} as const satisfies Record<StoreErrorCode, S3ErrorCode>;
+
+/** Operating errors in S3's words; anything else is a fault of ours, whose words stay in the log. */
+export function toS3Error(thrown: unknown): S3Error {
+  if (thrown instanceof S3Error) return thrown;
+  if (!(thrown instanceof StoreError))
+    return new S3Error('InternalError', undefined, {}, { cause: thrown });
+  const code = BY_STORE_CODE[thrown.code];
+  const { retryAfterMs, what } = thrown.details;
+  if (thrown.code === 'name_invalid')
+    return new S3Error(
+      what === 'bucket name' ? 'InvalidBucketName' : invalidKeyCode(thrown),
+      thrown.message,
+      {},
+      { cause: thrown },
+    );
+  const isPlain = thrown.code === 'not_found' || thrown.code === 'bucket_not_found';
+  return new S3Error(
+    code,
+    isPlain ? undefined : thrown.message,
+    {},
+    {
+      cause: thrown,
+      ...(typeof retryAfterMs === 'number'
+        ? { retryAfterSeconds: Math.max(1, Math.ceil(retryAfterMs / 1000)) }
+        : {}),
+    },
+  );
+}
+
+function invalidKeyCode(error: StoreError): S3ErrorCode {
+  return /at most \d+ are allowed/.test(error.message) ? 'KeyTooLongError' : 'InvalidArgument';
+}

@@ -1,0 +1,211 @@
+/**
+ * The S3 listener's requests: who asks (sigv4.ts), what for (ROUTES), whether they may (key-ring.ts), and the answer.
+ *
+ * I1  Nothing of a request is acted upon before its signature holds and its key may do what it asks.
+ */
+import { createHash } from 'node:crypto';
+import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
+import { type Clock, type ObjectStore, systemClock } from '@ebb/core';
+import type { Logger } from 'pino';
+import { isLoopback } from '../config.ts';
+import { BufferPool } from '../http/buffer-pool.ts';
+import { PIECE_BYTES, PIECES_KEPT, PIECES_MAX } from '../limits.ts';
+import type { Metrics } from '../metrics.ts';
+import { type AccessKey, type Action, KeyRing, mayDo } from './auth/key-ring.ts';
+import { type Authenticated, Sigv4Verifier } from './auth/sigv4.ts';
+import type { Operation, S3Call, S3Context } from './call.ts';
+import { findRoute, type Route } from './routes.ts';
+import { S3Error, toS3Error } from './s3-error.ts';
+import { parseTarget, type S3Target } from './target.ts';
+import { buildErrorXml } from './xml.ts';
+
+export interface S3SurfaceParts {
+  readonly config: {
+    readonly domain: string;
+    readonly keys: readonly AccessKey[];
+  };
+  readonly metrics: Pick<Metrics, 'observeHttp' | 'httpErrors'>;
+  readonly log: Logger;
+  readonly clock?: Clock;
+}
+
+export interface S3Surface {
+  readonly onRequest: RequestListener;
+  readonly onExpectContinue: RequestListener;
+  /** From here on requests are answered; before, they are told to come again. */
+  attach(store: ObjectStore): void;
+}
+
+export function createS3Surface(parts: S3SurfaceParts): S3Surface {
+  const surface = new Surface(parts);
+  return {
+    onRequest: (request, response) => surface.answer(request, response, false),
+    onExpectContinue: (request, response) => surface.answer(request, response, true),
+    attach: (store) => surface.attach(store),
+  };
+}
+
+class Surface {
+  readonly #parts: S3SurfaceParts;
+  readonly #clock: Clock;
+  readonly #keys: KeyRing;
+  readonly #verifier: Sigv4Verifier;
+  #context: S3Context | undefined;
+  #lastRequest = Math.floor(Math.random() * 2 ** 40);
+
+  constructor(parts: S3SurfaceParts) {
+    this.#parts = parts;
+    this.#clock = parts.clock ?? systemClock;
+    this.#keys = new KeyRing(parts.config.keys);
+    this.#verifier = new Sigv4Verifier(this.#keys, () => this.#clock.now());
+  }
+
+  attach(store: ObjectStore): void {
+    this.#context = {
+      store,
+      owner: store.createOwner('s3'),
+      pieces: new BufferPool({
+        pieceBytes: PIECE_BYTES,
+        piecesMax: PIECES_MAX,
+        piecesKept: PIECES_KEPT,
+      }),
+      clock: this.#clock,
+      keys: this.#keys,
+      ownerId: createHash('sha256').update(store.nodeId).digest('hex'),
+    };
+  }
+
+  answer(request: IncomingMessage, response: ServerResponse, expectsContinue: boolean): void {
+    const startedMs = performance.now();
+    const requestId = (++this.#lastRequest).toString(16).toUpperCase().padStart(16, '0');
+    response.setHeader('x-amz-request-id', requestId);
+    response.setHeader('server', 'Ebb');
+    let operation = 'unknown';
+    response.once('close', () =>
+      this.#parts.metrics.observeHttp({
+        method: request.method ?? 'GET',
+        route: `s3:${operation}`,
+        status: response.statusCode,
+        seconds: (performance.now() - startedMs) / 1000,
+      }),
+    );
+    const handle = async (): Promise<void> => {
+      if (this.#keys.isOpen) assertFromHere(request);
+      const context = this.#context;
+      if (context === undefined)
+        throw new S3Error('SlowDown', 'The node is starting.', {}, { retryAfterSeconds: 1 });
+      const target = parseTarget(request.url ?? '/', request.headers.host, [
+        this.#parts.config.domain,
+      ]);
+      const auth = this.#authenticate(request, target);
+      const route = findRoute(request, target);
+      operation = route.name;
+      assertAllowed(auth, route, target);
+      const call: S3Call = {
+        ...{ request, response, requestId, auth, expectsContinue },
+        ...{ bucket: target.bucket, key: target.key, query: target.query },
+        context,
+      };
+      await (route.run satisfies Operation)(call);
+    };
+    handle().catch((thrown: unknown) => this.#refuse(request, response, requestId, thrown));
+  }
+
+  #authenticate(request: IncomingMessage, target: S3Target): Authenticated {
+    return this.#verifier.verify({
+      method: request.method ?? 'GET',
+      rawPath: target.rawPath,
+      query: target.query,
+      rawHeaders: request.rawHeaders,
+      headers: request.headers,
+    });
+  }
+
+  #refuse(
+    request: IncomingMessage,
+    response: ServerResponse,
+    requestId: string,
+    thrown: unknown,
+  ): void {
+    const error = toS3Error(thrown);
+    if (error.code === 'InternalError')
+      this.#parts.log.error(
+        { err: thrown, method: request.method, requestId },
+        'S3 request failed',
+      );
+    this.#parts.metrics.httpErrors.inc({ code: `s3:${error.code}` });
+    if (response.destroyed || response.writableEnded) return;
+    // The head is out: the peer must see that the body is not whole.
+    if (response.headersSent) {
+      response.destroy();
+      return;
+    }
+    const head = {
+      ...(error.retryAfterSeconds === undefined
+        ? {}
+        : { 'retry-after': String(error.retryAfterSeconds) }),
+      ...(error.code === 'InvalidRange' && error.details['ActualObjectSize'] !== undefined
+        ? { 'content-range': `bytes */${error.details['ActualObjectSize']}` }
+        : {}),
+    };
+    if (request.method === 'HEAD' || error.status === 304) {
+      response.writeHead(error.status, head);
+      response.end();
+      return;
+    }
+    const body = Buffer.from(
+      buildErrorXml({
+        Code: error.code,
+        Message: error.message,
+        ...error.details,
+        Resource: (request.url ?? '/').split('?', 1)[0] as string,
+        RequestId: requestId,
+        HostId: requestId,
+      }),
+    );
+    response.writeHead(error.status, {
+      ...head,
+      'content-type': 'application/xml',
+      'content-length': body.length,
+    });
+    response.end(body);
+  }
+}
+
+/**
+ * Where nobody is asked for a key, a web page in a browser on this host could use the port, under its own origin or under a
+ * host name of its own (DNS rebinding).
+ */
+function assertFromHere({ headers }: IncomingMessage): void {
+  const { host = '', origin } = headers;
+  const name = host
+    .replace(/:\d+$/, '')
+    .replace(/^\[(.*)\]$/, '$1')
+    .toLowerCase();
+  if (!isLoopback(name) && !name.endsWith('.localhost'))
+    throw new S3Error(
+      'AccessDenied',
+      'Without access keys the Host header must name this host, such as localhost.',
+    );
+  if (origin !== undefined && origin !== `http://${host}`)
+    throw new S3Error(
+      'AccessDenied',
+      'Without access keys, requests of web pages from elsewhere are refused.',
+    );
+}
+
+/** @throws {S3Error} `AccessDenied` */
+function assertAllowed({ accessKey }: Authenticated, route: Route, target: S3Target): void {
+  if (accessKey === undefined) return; // nobody is asked: sigv4.ts
+  const { bucket, key } = target;
+  // What the listing shows is filtered by key; DeleteObjects checks each of its objects.
+  if (route.action === undefined) return;
+  const action: Action = route.action;
+  const subject =
+    action === 'list'
+      ? { bucket, key: target.query.find(([name]) => name === 'prefix')?.[1] ?? '' }
+      : key === ''
+        ? { bucket }
+        : { bucket, key };
+  if (!mayDo(accessKey, action, subject)) throw new S3Error('AccessDenied');
+}

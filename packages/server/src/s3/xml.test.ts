@@ -1,0 +1,45 @@
+import { expect, test } from 'vitest';
+import { buildErrorXml, buildXml, parseXml } from './xml.ts';
+
+test('what is built is escaped, in order, and read back', () => {
+  const xml = buildXml('R', {
+    A: ['<&>"\'', ' blank '],
+    B: { C: 1, D: true },
+    E: undefined,
+    F: [],
+  });
+  expect(xml).toMatch(/^<\?xml version="1.0" encoding="UTF-8"\?>\n<R xmlns="http:\/\/s3/);
+  const root = parseXml(xml, 'R');
+  expect(root.all('A').map((a) => a.text())).toEqual(['<&>"\'', ' blank ']);
+  expect(root.child('B').textOf('C')).toBe('1');
+  expect(root.find('E')).toBeUndefined();
+  expect(root.all('F')).toEqual([]);
+});
+
+test('characters that XML cannot carry do not spoil the answer', () => {
+  const xml = buildErrorXml({ Code: 'X', Key: 'a\u0001b\u001fc' });
+  expect(xml).not.toMatch(/[\0-\x08]/);
+  expect(parseXml(xml, 'Error').textOf('Code')).toBe('X');
+});
+
+test('names are read without their prefix, text with its blanks and entities', () => {
+  const root = parseXml('<s3:D xmlns:s3="x"><s3:K> a&amp;b &#x20;&#233; </s3:K></s3:D>', 'D');
+  expect(root.textOf('K')).toBe(' a&b  é ');
+});
+
+test.each([
+  ['nothing', ''],
+  ['no XML', 'nope'],
+  ['another root', '<E/>'],
+  ['an open element', '<D><K></D>'],
+  ['a document type', '<!DOCTYPE D [<!ENTITY a "aaaa">]><D><K>&a;</K></D>'],
+])('%s is malformed', (_what, text) => {
+  expect(() => parseXml(text, 'D').child('K')).toThrow('XML');
+});
+
+test('elements where text belongs, and one twice where one belongs, are malformed', () => {
+  const root = parseXml('<D><K><X/></K><L>1</L><L>2</L></D>', 'D');
+  expect(() => root.textOf('K')).toThrow('XML');
+  expect(() => root.textOf('L')).toThrow('XML');
+  expect(root.all('L')).toHaveLength(2);
+});
