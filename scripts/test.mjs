@@ -86,8 +86,10 @@ async function runVitest(project) {
 async function runMaven() {
   // Reports of an earlier run must not count for this one.
   for (const file of surefireReports()) rmSync(file);
-  // One failing module must not hide the tests of the others.
-  const code = await runForeground('mvn', [...MAVEN_QUIET, '--fail-at-end', 'test'], { cwd: JVM });
+  // All lines of Spark. One failing module must not hide the tests of the others.
+  const code = await runForeground('mvn', [...MAVEN_QUIET, '-Pall', '--fail-at-end', 'test'], {
+    cwd: JVM,
+  });
   const reports = surefireReports();
   say(`${reports.length} test classes in ${shown(JVM)}`);
   return judgeSuite(

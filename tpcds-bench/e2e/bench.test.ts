@@ -79,7 +79,7 @@ test(
     );
     const nothing = { recomputedMapTasks: 0, stageRetries: 0, fetchFailures: 0, resultEqual: true };
     expect(report.drill).toEqual(
-      ['healthy', 'control', 'killed'].map((kind) =>
+      ['healthy', 'cold', 'control', 'killed'].map((kind) =>
         expect.objectContaining({ backend: 'ebb', case: kind, ...nothing }),
       ),
     );

@@ -1,5 +1,5 @@
-/** What a fault drill comes to: every round of every case, and what the loss cost by the two cases without one. */
-import type { DrillLine } from './fault.ts';
+/** What a fault drill comes to: every round of every case, and what the loss cost by the cases without one. */
+import type { Case, DrillLine } from './fault.ts';
 import { median } from './statistics.ts';
 import { formatRatio, formatSeconds, formatTable } from './text-table.ts';
 
@@ -32,11 +32,11 @@ export function drillRows(lines: readonly DrillLine[]): string[][] {
 
 export const LOSS_HEADER = ['back end', 'killed by', 'wall', 'CPU'];
 
-/** `killed` by `control` and by `healthy`, per round; medians. */
+/** `killed` by each other case, per round; medians. */
 export function lossRows(lines: readonly DrillLine[]): string[][] {
   const backends = [...new Set(lines.map((line) => line.backend))];
   return backends.flatMap((backend) =>
-    (['control', 'healthy'] as const).map((base) => [
+    (['control', 'cold', 'healthy'] as const).map((base) => [
       backend,
       base,
       formatRatio(lossRatio(lines, { backend, base }, (line) => line.wallSeconds)),
@@ -47,7 +47,7 @@ export function lossRows(lines: readonly DrillLine[]): string[][] {
 
 export function lossRatio(
   lines: readonly DrillLine[],
-  { backend, base }: { backend: string; base: 'control' | 'healthy' },
+  { backend, base }: { backend: string; base: Exclude<Case, 'killed'> },
   pick: (line: DrillLine) => number,
 ): number | undefined {
   const find = (kind: string, round: number): DrillLine | undefined =>

@@ -1,11 +1,13 @@
 /**
  * `--fault executor-kill`: what does the loss of an executor cost?
  *
- * Three cases, in turn, on each arm, each one a run of the same query in forced mode:
+ * Four cases, in turn, on each arm, each one a run of the same query in forced mode:
  *   healthy   nothing happens
- *   control   one executor is killed while nothing runs, and replaced, before the query: nothing is lost, but one JVM is cold
+ *   cold      one executor is killed while nothing runs, and replaced, before the query: nothing is lost, but one JVM is cold
+ *   control   one executor is killed as the query begins: nothing is lost, but its replacement starts during the query
  *   killed    one executor is killed halfway through the stage that reads the largest shuffle
- * Most of what `killed` costs over `healthy` is the new JVM, so what a shuffle can do about the loss is seen against `control`.
+ * Most of what `killed` costs over `healthy` is the new JVM: that it starts, and that it is cold. `control` pays both, so what a
+ * shuffle can do about the loss is seen against it.
  * A stage is known by what it reads, not by its id: ids change between runs.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -20,7 +22,7 @@ import {
 import type { Run } from './measure.ts';
 import { type ActiveStage, EXECUTORS, type StageFacts } from './spark-app.ts';
 
-export const CASES = ['healthy', 'control', 'killed'] as const;
+export const CASES = ['healthy', 'cold', 'control', 'killed'] as const;
 export type Case = (typeof CASES)[number];
 
 const POLL_MS = 30;
@@ -81,10 +83,8 @@ async function runCase(
   const healthy = await bench.runQuery(arm, cell, 0);
   bench.outcome.warmups.push(healthy);
   const reference = largestRead(await arm.app.readStages());
-  if (kind === 'control') {
-    await killExecutor(arm);
-    await waitForReplacement(arm, signal);
-  }
+  if (kind === 'cold' || kind === 'control') await killExecutor(arm);
+  if (kind === 'cold') await waitForReplacement(arm, signal);
   const ended = new AbortController();
   const watching =
     kind === 'killed' ? killInLargestStage(arm, reference, ended.signal) : Promise.resolve(true);
@@ -92,7 +92,7 @@ async function runCase(
   if (!(await watching))
     throw new Error('the stage that reads the largest shuffle was not seen; try a larger --scale');
   const stages = await arm.app.readStages();
-  if (kind === 'killed') await waitForReplacement(arm, signal);
+  if (kind === 'control' || kind === 'killed') await waitForReplacement(arm, signal);
   bench.outcome.runs.push({ ...run, drill: kind });
   const line: DrillLine = {
     backend: arm.backend,

@@ -150,8 +150,8 @@ function drillSection(lines: readonly DrillLine[]): string {
       })),
   }));
   return `<h2>An executor killed with kill -9</h2>
-<p>healthy: nothing happens. control: one executor was replaced by a cold one before the query, nothing is lost.
-killed: one executor dies halfway through the stage that reads the largest shuffle.</p>
+<p>healthy: nothing happens. cold: one executor was replaced by a cold one before the query. control: one executor is killed as the query
+begins, nothing is lost, and its replacement starts meanwhile. killed: one executor dies halfway through the stage that reads the largest shuffle.</p>
 ${renderLegend(backends.map((name, series) => ({ series, name })))}<h3>Wall time</h3>
 ${renderBars(groups, (value) => `${value.toFixed(1)} s`)}
 ${htmlTable(DRILL_HEADER, drillRows(lines), DRILL_WORDS)}${htmlTable(LOSS_HEADER, lossRows(lines), 2)}`;

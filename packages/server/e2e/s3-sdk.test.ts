@@ -12,6 +12,7 @@ import {
   DeleteObjectCommand,
   DeleteObjectsCommand,
   GetBucketLocationCommand,
+  GetObjectAttributesCommand,
   GetObjectCommand,
   GetObjectTaggingCommand,
   HeadBucketCommand,
@@ -403,6 +404,21 @@ describe('multipart uploads', () => {
     expect((await bytesOf(Key, { PartNumber: 2 })).equals(bodies[1] as Buffer)).toBe(true);
     const head = await s3.send(new HeadObjectCommand({ Bucket: 'sdk', Key, PartNumber: 1 }));
     expect(head).toMatchObject({ PartsCount: 3, ContentLength: 5 * MiB, Metadata: { m: '1' } });
+    const attributes = await s3.send(
+      new GetObjectAttributesCommand({
+        Bucket: 'sdk',
+        Key,
+        ObjectAttributes: ['ETag', 'ObjectParts', 'ObjectSize', 'StorageClass'],
+        MaxParts: 2,
+      }),
+    );
+    expect(attributes).toMatchObject({
+      ETag: done.ETag?.replaceAll('"', ''),
+      ObjectSize: 10 * MiB + 13,
+      StorageClass: 'STANDARD',
+      ObjectParts: { TotalPartsCount: 3, IsTruncated: true, NextPartNumberMarker: '2' },
+    });
+    expect(attributes.ObjectParts?.Parts?.map(({ Size }) => Size)).toEqual([5 * MiB, 5 * MiB + 3]);
     // An answer that was lost: asked again, it is the same.
     expect((await s3.send(complete)).ETag).toBe(done.ETag);
     expect(await codeOf(s3.send(new ListPartsCommand({ Bucket: 'sdk', Key, UploadId })))).toBe(

@@ -8,6 +8,7 @@ import { deleteObject, deleteObjects } from './operations/delete-objects.ts';
 import { getObject, headObject } from './operations/get-object.ts';
 import * as lists from './operations/lists.ts';
 import * as multipart from './operations/multipart.ts';
+import { getObjectAttributes } from './operations/object-attributes.ts';
 import { putObject } from './operations/put-object.ts';
 import * as subresources from './operations/subresources.ts';
 import { S3Error } from './s3-error.ts';
@@ -64,6 +65,7 @@ const RULES: readonly Rule[] = [
   }),
   rule('GetObjectAcl', 'object', 'GET', 'read', subresources.getObjectAcl, { with: 'acl' }),
   rule('ListParts', 'object', 'GET', 'read', multipart.listParts, { with: 'uploadId' }),
+  rule('GetObjectAttributes', 'object', 'GET', 'read', getObjectAttributes, { with: 'attributes' }),
   rule('GetObject', 'object', 'GET', 'read', getObject),
   rule('HeadObject', 'object', 'HEAD', 'read', headObject),
   rule('PutObjectTagging', 'object', 'PUT', 'write', subresources.putObjectTagging, {
@@ -121,7 +123,6 @@ const NOT_OFFERED = new Set([
     'select',
     'torrent',
     'website',
-    'attributes',
     'cors',
   ],
 ]);

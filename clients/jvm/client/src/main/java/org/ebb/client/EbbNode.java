@@ -42,8 +42,9 @@ public final class EbbNode implements Closeable {
   private volatile Listener listener;
   private volatile Session session;
   private volatile boolean closed;
-  /** When connecting first failed since the last success; 0 while the node is there. */
+  /** When connecting first failed since the last success; 0 while the node is there. What nobody tried for long, nobody knows. */
   private volatile long goneSinceNanos;
+  private long lastFailedNanos;
 
   public record Options(int connectTimeoutMs, long requestTimeoutMs, long reconnectTimeoutMs, boolean mayUseLocalFiles) {}
 
@@ -147,7 +148,10 @@ public final class EbbNode implements Closeable {
       fresh = open(url);
       goneSinceNanos = 0;
     } catch (EbbException e) {
-      if (goneSinceNanos == 0) goneSinceNanos = System.nanoTime() | 1;
+      long failedNanos = System.nanoTime() | 1; // 0 has a meaning
+      boolean isNews = goneSinceNanos == 0 || failedNanos - lastFailedNanos > TimeUnit.MILLISECONDS.toNanos(reconnectTimeoutMs);
+      if (isNews) goneSinceNanos = failedNanos;
+      lastFailedNanos = failedNanos;
       throw e;
     }
     String hint = fresh.connection().socketHint();

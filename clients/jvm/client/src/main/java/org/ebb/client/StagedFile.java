@@ -50,13 +50,16 @@ public final class StagedFile implements Closeable {
     reservedBytes = session.extend(staged.writeId(), bytes);
   }
 
-  /** Writes all that remains in `data` at `offset`. Never beyond the reservation. */
+  /**
+   * Writes all that remains in `data` at `offset`: into the file never beyond the reservation; through the connection
+   * wherever the node then finds room. After `tier_full` or `busy` what remains in `data` may be written again.
+   */
   public void write(ByteBuffer data, long offset) throws IOException {
-    if (offset + data.remaining() > reservedBytes) {
-      throw new IllegalStateException("write up to " + (offset + data.remaining()) + " beyond the reservation of " + reservedBytes);
-    }
     long at = offset;
     if (channel != null) {
+      if (offset + data.remaining() > reservedBytes) {
+        throw new IllegalStateException("write up to " + (offset + data.remaining()) + " beyond the reservation of " + reservedBytes);
+      }
       while (data.hasRemaining()) at += channel.write(data, at);
       return;
     }
@@ -69,11 +72,12 @@ public final class StagedFile implements Closeable {
     }
   }
 
-  public boolean canCopy() {
+  /** Whether the bytes go straight into the file. */
+  public boolean isLocal() {
     return channel != null;
   }
 
-  /** Copies the first `bytes` into `target` (used when this tier is full). */
+  /** Copies the first `bytes` into `target` (used when this tier is full). Both are local. */
   public void copyTo(StagedFile target, long bytes) throws IOException {
     for (long at = 0; at < bytes; ) {
       long n = channel.transferTo(at, bytes - at, target.channel.position(at));

@@ -58,6 +58,8 @@ public final class FakeNode implements AutoCloseable {
   public final AtomicInteger calls = new AtomicInteger();
   public final Map<Integer, AtomicInteger> callsByOp = new ConcurrentHashMap<>();
   public final List<Long> released = new CopyOnWriteArrayList<>();
+  /** What clients asked for when they staged. */
+  public final List<Long> reserved = new CopyOnWriteArrayList<>();
   public final Set<String> jobs = ConcurrentHashMap.newKeySet();
 
   private static final class Shuffle {
@@ -71,10 +73,15 @@ public final class FakeNode implements AutoCloseable {
 
   private record Write(long writeId, long blobId, int tier, Path path, Messages.MapStageRequest request) {}
 
-  public FakeNode(Path base) throws IOException {
+  /** On a tmpfs, as a node should be; {@link #close} leaves nothing there. */
+  public static FakeNode start() throws IOException {
+    return new FakeNode(Files.createTempDirectory(Path.of("/dev/shm"), "ebb-fake"));
+  }
+
+  private FakeNode(Path base) throws IOException {
     socket = base.resolve("ebb.sock");
     dirs = new Path[] {Files.createDirectories(base.resolve("memory")), Files.createDirectories(base.resolve("disk"))};
-    start();
+    listen();
   }
 
   public String url() {
@@ -85,7 +92,12 @@ public final class FakeNode implements AutoCloseable {
     return dirs[0];
   }
 
-  public void start() throws IOException {
+  /** After {@link #stop}: as a daemon that comes back. */
+  public void restart() throws IOException {
+    listen();
+  }
+
+  private void listen() throws IOException {
     instance.incrementAndGet();
     for (Path dir : dirs) Files.writeString(dir.resolve(".probe"), "nonce-" + instance);
     Files.deleteIfExists(socket);
@@ -289,6 +301,7 @@ public final class FakeNode implements AutoCloseable {
             refuseStages--;
             throw new EbbException(refusal, "refused", "{\"retryAfterMs\":20}", null);
           }
+          reserved.add(request.reserveBytes());
           long blob = nextId.incrementAndGet();
           int tier = request.tier() == 1 ? 1 : 0;
           Path path = dirs[tier].resolve("slot-" + blob);

@@ -7,22 +7,27 @@ import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.TimeUnit;
 
 /** The real daemon, from the sources of this checkout, in a process of its own. */
 public final class RealNode implements AutoCloseable {
+  private static final HttpClient HTTP = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
+  private static final long SETTLE_S = 20;
+
   private final Path base;
   private final Path repository;
   private final int port;
-  private final String memoryLimit;
-  private Process process;
+  private final List<String> flags;
+  private final Thread atExit = new Thread(() -> process().destroyForcibly());
+  private volatile Process process;
 
-  private RealNode(Path repository, Path base, int port, String memoryLimit) {
+  private RealNode(Path repository, Path base, int port, List<String> flags) {
     this.repository = repository;
     this.base = base;
     this.port = port;
-    this.memoryLimit = memoryLimit;
+    this.flags = flags;
   }
 
   /** The root of the checkout (or of another, EBB_REPOSITORY), or null when the daemon cannot be run from it. */
@@ -33,27 +38,35 @@ public final class RealNode implements AutoCloseable {
     return at != null && Files.isExecutable(at.resolve("node_modules/.bin/node")) ? at : null;
   }
 
-  public static RealNode start(String memoryLimit) throws Exception {
+  /** `flags` are the daemon's own, beside those that say where it lives. */
+  public static RealNode start(String memoryLimit, String... flags) throws Exception {
     int port;
     try (java.net.ServerSocket free = new java.net.ServerSocket(0)) {
       port = free.getLocalPort();
     }
-    RealNode node = new RealNode(repository(), Files.createTempDirectory(Path.of("/dev/shm"), "ebbreal"), port, memoryLimit);
-    node.start();
+    List<String> all = new ArrayList<>(List.of("--memory-limit", memoryLimit));
+    all.addAll(List.of(flags));
+    RealNode node = new RealNode(repository(), Files.createTempDirectory(Path.of("/dev/shm"), "ebb-real"), port, all);
+    try {
+      node.start();
+    } catch (Exception e) {
+      node.close();
+      throw e;
+    }
+    Runtime.getRuntime().addShutdownHook(node.atExit);
     return node;
   }
 
   public void start() throws Exception {
-    process = new ProcessBuilder(List.of(repository.resolve("node_modules/.bin/node").toString(), "--conditions=source",
+    List<String> command = new ArrayList<>(List.of(repository.resolve("node_modules/.bin/node").toString(), "--conditions=source",
         "packages/server/src/main.ts", "node", "--data", base.resolve("data").toString(), "--memory-dir", base.resolve("memory").toString(),
-        "--memory-limit", memoryLimit, "--listen", "127.0.0.1:" + port, "--socket", base.resolve("ebb.sock").toString()))
-        .directory(repository.toFile()).redirectErrorStream(true).redirectOutput(base.resolve("log").toFile()).start();
-    HttpClient http = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
-    HttpRequest ready = HttpRequest.newBuilder(URI.create("http://127.0.0.1:" + port + "/readyz")).build();
+        "--listen", "127.0.0.1:" + port, "--socket", base.resolve("ebb.sock").toString()));
+    command.addAll(flags);
+    process = new ProcessBuilder(command).directory(repository.toFile()).redirectErrorStream(true).redirectOutput(base.resolve("log").toFile()).start();
     long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(40);
     while (true) {
       try {
-        if (http.send(ready, HttpResponse.BodyHandlers.discarding()).statusCode() == 200) return;
+        if (http("GET", "/readyz").statusCode() == 200) return;
       } catch (IOException e) {
         // not yet
       }
@@ -61,6 +74,42 @@ public final class RealNode implements AutoCloseable {
         process.destroyForcibly();
         throw new IllegalStateException("the node did not start: " + Files.readString(base.resolve("log")));
       }
+      Thread.sleep(50);
+    }
+  }
+
+  private Process process() {
+    return process;
+  }
+
+  public HttpResponse<String> http(String method, String path) throws Exception {
+    HttpRequest request = HttpRequest.newBuilder(URI.create(httpUrl() + path)).method(method, HttpRequest.BodyPublishers.noBody()).build();
+    return HTTP.send(request, HttpResponse.BodyHandlers.ofString());
+  }
+
+  /** Of a metric with its labels the value, without them the sum. */
+  public double metric(String name) throws Exception {
+    double sum = 0;
+    for (String line : http("GET", "/metrics").body().split("\n")) {
+      if (line.startsWith(name + " ") || line.startsWith(name + "{")) sum += Double.parseDouble(line.substring(line.lastIndexOf(' ') + 1));
+    }
+    return sum;
+  }
+
+  /** Blobs of anybody, and bytes that are kept or reserved for anybody: recycled files do not count. */
+  public String held() throws Exception {
+    return "%.0f blobs, %.0f bytes, %.0f of them staged, %.0f jobs".formatted(metric("ebb_tier_blobs"),
+        metric("ebb_tier_used_bytes") - metric("ebb_tier_pooled_bytes"), metric("ebb_tier_staged_bytes"), metric("ebb_jobs"));
+  }
+
+  public static final String NOTHING_HELD = "0 blobs, 0 bytes, 0 of them staged, 0 jobs";
+
+  /** Waits until the node holds nothing for anybody. Returns what it holds in the end. */
+  public String awaitNothingHeld() throws Exception {
+    long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(SETTLE_S);
+    while (true) {
+      String now = held();
+      if (now.equals(NOTHING_HELD) || System.nanoTime() > deadline) return now;
       Thread.sleep(50);
     }
   }
@@ -85,6 +134,7 @@ public final class RealNode implements AutoCloseable {
   @Override
   public void close() throws Exception {
     kill();
+    Runtime.getRuntime().removeShutdownHook(atExit);
     try (var files = Files.walk(base)) {
       for (Path path : (Iterable<Path>) files.sorted(java.util.Comparator.reverseOrder())::iterator) Files.deleteIfExists(path);
     }

@@ -65,6 +65,11 @@ class BlockCursor {
   private long remoteBlocks;
   private long waitNanos;
   private Prefetcher prefetcher;
+  private boolean oneByOne;
+  private final Thread taskThread = Thread.currentThread();
+  /** Some other thread reads for the task (Python's writer does), and may go on when the task is over. */
+  private volatile boolean isShared;
+  private volatile boolean isClosed;
 
   BlockCursor(EbbRuntime runtime, ShuffleReads reads, ShuffleReads.Table table, int shuffleId, int startMap, int endMap, int startPartition,
       int endPartition, boolean onePartition, TaskContext context, ShuffleReadMetricsReporter metrics) {
@@ -111,8 +116,16 @@ class BlockCursor {
     return false;
   }
 
+  /** Before the buffers are written to. */
+  final void checkOpen() {
+    // In this order, with close() in the other: either this thread sees the end, or close() sees this thread.
+    if (Thread.currentThread() != taskThread) isShared = true;
+    if (isClosed) throw new IllegalStateException("the task that reads shuffle " + shuffleId + " is over");
+  }
+
   /** Shows the next run, in place of what was shown. False at the end. */
   final boolean nextRun() {
+    checkOpen();
     if (restBytes > 0) throw new IllegalStateException("the partition is not read to its end");
     if (!hasNextRun()) return false;
     context.killTaskIfInterrupted();
@@ -125,12 +138,25 @@ class BlockCursor {
         runtime.outputs.drop(open); // another task was killed while it read this channel
         continue;
       } catch (IOException e) {
-        if (!(e instanceof EbbException known && known.is("node_unreachable")) || tries >= READ_TRIES) throw failed(nextPartition, e);
-        continue; // the session is gone: acquire waits for the next
+        retry(nextPartition, tries, e);
+        continue;
       } finally {
         open.release();
       }
-      mismatch(tries);
+      retry(nextPartition, tries,
+          new EbbException("checksum_mismatch", "partition " + nextPartition + " of map output " + map + " does not match its CRC32C"));
+    }
+  }
+
+  /** Returns when it makes sense to acquire the output anew, and to read again. */
+  private void retry(int reducePartition, int tries, IOException why) {
+    if (!(why instanceof EbbException known) || tries >= READ_TRIES) throw failed(reducePartition, why);
+    if (known.is("node_unreachable")) return; // acquire waits for the next session
+    if (!known.is("checksum_mismatch") && !known.is("data_lost")) throw failed(reducePartition, why);
+    try {
+      reads.suspect(outputs[map]);
+    } catch (IOException e) {
+      throw failed(reducePartition, e);
     }
   }
 
@@ -196,6 +222,7 @@ class BlockCursor {
   /** Makes at least `bytes` visible, taking more of a long partition if need be. @return false when the partition has fewer. */
   final boolean ensure(int bytes) {
     if (end - at >= bytes) return true;
+    checkOpen();
     if (end - at + restBytes < bytes) return false;
     for (int tries = 1; ; tries++) {
       OpenOutput open = acquire();
@@ -219,7 +246,7 @@ class BlockCursor {
         stopIfInterrupted(e);
         runtime.outputs.drop(open);
       } catch (IOException e) {
-        if (!(e instanceof EbbException known && known.is("node_unreachable")) || tries >= READ_TRIES) throw failed(partition, e);
+        retry(partition, tries, e);
       } finally {
         open.release();
       }
@@ -246,14 +273,20 @@ class BlockCursor {
   }
 
   private void readRemote(OpenOutput open, long from, int to, int bytes) throws IOException {
-    if (prefetcher == null) prefetcher = new Prefetcher(map, nextPartition, from);
-    try {
-      if (prefetcher.take(open, from, stored, to, bytes)) return;
-    } catch (IOException | RuntimeException e) {
-      prefetcher = null; // what is on its way is dropped, and planned again from where the cursor then is
-      throw e;
+    if (!oneByOne) {
+      Prefetcher ahead = prefetcher == null ? new Prefetcher(map, nextPartition, from) : prefetcher;
+      prefetcher = null; // unless it goes on; else what is on its way is dropped, and planned again from where the cursor then is
+      try {
+        if (ahead.take(open, from, stored, to, bytes)) {
+          prefetcher = ahead;
+          return;
+        }
+      } catch (EbbException e) {
+        if (e.is("node_unreachable") || e.is("aborted")) throw e;
+        // Any of the map outputs that were asked for together may be the one that is gone: an answer about one names the right one.
+        oneByOne = true;
+      }
     }
-    prefetcher = null;
     open.copy(from, stored, to, bytes);
   }
 
@@ -409,17 +442,6 @@ class BlockCursor {
     }
   }
 
-  private void mismatch(int tries) {
-    if (tries >= READ_TRIES) {
-      throw failed(nextPartition, new EbbException("checksum_mismatch", "partition " + nextPartition + " of map output " + map + " does not match its CRC32C"));
-    }
-    try {
-      reads.suspect(outputs[map]);
-    } catch (IOException e) {
-      throw failed(nextPartition, e);
-    }
-  }
-
   private OpenOutput acquire() {
     MapOutput output = outputs[map];
     OpenOutput open = null;
@@ -476,8 +498,11 @@ class BlockCursor {
     waitNanos %= 1_000_000;
   }
 
+  /** The buffers serve the next task, unless some thread may still be at them. */
   void close() {
-    runtime.giveBack(buffers);
+    isClosed = true;
+    if (isShared) buffers.closeUnlessInUse();
+    else runtime.giveBack(buffers);
   }
 
 }

@@ -28,6 +28,7 @@ final class ChunkReader {
 
   /** Shows the next chunk, in place of the one before. False at the end of the last block. */
   boolean next() {
+    cursor.checkOpen();
     if (cursor.at == cursor.end && !cursor.hasRest() && !cursor.nextRun()) return false;
     if (!cursor.ensure(ChunkCodec.HEADER_BYTES)) throw torn("a chunk header is cut off");
     byte[] stored = cursor.stored;

@@ -1,30 +1,57 @@
 package org.apache.spark.shuffle.ebb;
 
+import java.util.HashSet;
 import java.util.Map;
+import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.RejectedExecutionException;
 import java.util.concurrent.ScheduledThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
+import org.apache.spark.FetchFailed;
+import org.apache.spark.MapOutputTrackerMaster;
+import org.apache.spark.ShuffleDependency;
+import org.apache.spark.ShuffleStatus;
 import org.apache.spark.SparkConf;
+import org.apache.spark.SparkContext;
 import org.apache.spark.SparkEnv;
+import org.apache.spark.scheduler.MapStatus;
+import org.apache.spark.scheduler.SparkListener;
+import org.apache.spark.scheduler.SparkListenerTaskEnd;
 import org.apache.spark.shuffle.api.ShuffleDriverComponents;
 import org.ebb.client.EbbException;
-import org.ebb.client.EbbNode;
+import org.ebb.client.Messages;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
+import scala.Option;
 
 /**
  * The driver's half: opens the job (the application is the job), keeps it alive, registers and removes shuffles, ends it.
  * Whether this application shuffles through Ebb is decided here, once, when it starts.
+ *
+ * <p>A fetch failure names one map output, and Spark allows a stage few attempts. So after one, the driver asks the node what it
+ * still has of that shuffle, and makes Spark forget everything else of it at once. A job that the node no longer knows is
+ * opened again with its shuffles, and all their map outputs are forgotten.
  */
 final class EbbDriver implements ShuffleDriverComponents {
   private static final Logger LOG = LoggerFactory.getLogger(EbbDriver.class);
   private static final ConcurrentHashMap<String, EbbDriver> BY_APP = new ConcurrentHashMap<>();
+  /** Map tasks of a job that the node forgot wait for the next heartbeat. */
+  private static final long HEARTBEAT_MS_MAX = 10_000;
+
+  private static final long HOUSEKEEPING_END_S = 5;
+
+  private record Shape(int maps, int partitions) {}
 
   private final SparkConf conf;
+  private final ConcurrentHashMap<Integer, Shape> shuffles = new ConcurrentHashMap<>();
+  private final Set<Integer> unchecked = ConcurrentHashMap.newKeySet();
+  private final AtomicBoolean listening = new AtomicBoolean();
   private String appId;
   private EbbRuntime runtime;
   private boolean fallback;
-  private ScheduledThreadPoolExecutor heartbeats;
+  /** Heartbeats, and what must not hold up Spark's own threads. */
+  private ScheduledThreadPoolExecutor housekeeping;
 
   EbbDriver(SparkConf conf) {
     this.conf = conf;
@@ -51,7 +78,7 @@ final class EbbDriver implements ShuffleDriverComponents {
     try {
       if (settings.node.isEmpty()) throw new EbbException("config_invalid", EbbRuntime.missingNode());
       runtime = EbbRuntime.of(conf, "driver");
-      runtime.node.session().jobOpen(appId, settings.heartbeatTtlMs, conf.get("spark.app.name", ""));
+      openJob();
       startHeartbeats(settings);
     } catch (EbbException e) {
       if (runtime != null) runtime.close();
@@ -70,32 +97,117 @@ final class EbbDriver implements ShuffleDriverComponents {
   }
 
   private void startHeartbeats(EbbSettings settings) {
-    heartbeats = new ScheduledThreadPoolExecutor(1, task -> {
+    housekeeping = new ScheduledThreadPoolExecutor(1, task -> {
       Thread thread = new Thread(task, "ebb-heartbeat");
       thread.setDaemon(true);
       return thread;
     });
-    long everyMs = Math.max(100, settings.heartbeatTtlMs / 4);
-    heartbeats.scheduleWithFixedDelay(() -> heartbeat(settings), everyMs, everyMs, TimeUnit.MILLISECONDS);
+    long everyMs = Math.min(HEARTBEAT_MS_MAX, Math.max(100, settings.heartbeatTtlMs / 4));
+    housekeeping.scheduleWithFixedDelay(this::heartbeat, everyMs, everyMs, TimeUnit.MILLISECONDS);
   }
 
-  private void heartbeat(EbbSettings settings) {
+  private void stopHousekeeping() {
+    housekeeping.shutdownNow();
     try {
-      runtime.node.session().jobHeartbeat(appId);
+      housekeeping.awaitTermination(HOUSEKEEPING_END_S, TimeUnit.SECONDS);
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+    }
+  }
+
+  private void heartbeat() {
+    keepingJob("Heartbeat to Ebb node " + runtime.node.url(), () -> runtime.node.session().jobHeartbeat(appId));
+  }
+
+  private interface Call {
+    void run() throws EbbException;
+  }
+
+  /** Throws nothing: the next heartbeat must come. */
+  private void keepingJob(String what, Call call) {
+    try {
+      reopening(call);
     } catch (EbbException e) {
-      if (e.is("job_not_found")) {
-        // It expired while the node could not hear us; what it owned is gone, and Spark computes that anew.
-        LOG.warn("Ebb node {} no longer knew job {}; opening it again.", runtime.node.url(), appId);
-        try {
-          runtime.node.session().jobOpen(appId, settings.heartbeatTtlMs, conf.get("spark.app.name", ""));
-        } catch (EbbException again) {
-          LOG.warn("Ebb job {} could not be opened again: {}", appId, again.getMessage());
-        }
-      } else {
-        LOG.warn("Heartbeat to Ebb node {} failed: {}", runtime.node.url(), e.getMessage());
+      LOG.warn("{} failed: {}", what, e.getMessage());
+    } catch (Exception e) { // Scala declares none
+      LOG.warn("{} failed", what, e);
+    }
+  }
+
+  /** A job that expired while the node could not hear us, or that somebody ended, is opened again, and `call` is not repeated. */
+  private void reopening(Call call) throws EbbException {
+    try {
+      call.run();
+    } catch (EbbException e) {
+      if (!EbbErrors.isForgotten(e)) throw e;
+      LOG.warn("Ebb node {} no longer knows job {} or a shuffle of it ({}); opening it again.", runtime.node.url(), appId, e.getMessage());
+      reopen();
+    }
+  }
+
+  /** What the job owned may be gone: Spark is made to compute it anew. */
+  private synchronized void reopen() throws EbbException {
+    openJob();
+    for (Map.Entry<Integer, Shape> shuffle : shuffles.entrySet()) {
+      register(shuffle.getKey(), shuffle.getValue());
+      forgetMissing(shuffle.getKey());
+    }
+  }
+
+  private void openJob() throws EbbException {
+    runtime.node.session().jobOpen(appId, runtime.settings.heartbeatTtlMs, conf.get("spark.app.name", ""));
+  }
+
+  /** Sees fetch failures from here on. The context is not there yet when the components start, so the first shuffle brings it. */
+  private void listen(SparkContext context) {
+    if (!listening.compareAndSet(false, true)) return;
+    context.addSparkListener(new SparkListener() {
+      @Override
+      public void onTaskEnd(SparkListenerTaskEnd end) {
+        if (end.reason() instanceof FetchFailed failure && shuffles.containsKey(failure.shuffleId())) checkLater(failure.shuffleId());
       }
-    } catch (RuntimeException e) {
-      LOG.warn("Heartbeat to the Ebb node failed", e);
+    });
+  }
+
+  private void checkLater(int shuffleId) {
+    if (!unchecked.add(shuffleId)) return;
+    try {
+      housekeeping.execute(() -> check(shuffleId));
+    } catch (RejectedExecutionException e) {
+      // The application ends.
+    }
+  }
+
+  private void check(int shuffleId) {
+    unchecked.remove(shuffleId); // a failure from here on may be news
+    keepingJob("Asking the Ebb node what it has of shuffle " + shuffleId, () -> forgetMissing(shuffleId));
+  }
+
+  /** Makes Spark forget the map outputs that the node does not have. */
+  private void forgetMissing(int shuffleId) throws EbbException {
+    MapOutputTrackerMaster tracker = (MapOutputTrackerMaster) SparkEnv.get().mapOutputTracker();
+    Option<ShuffleStatus> status = tracker.shuffleStatuses().get(shuffleId);
+    if (status.isEmpty()) return;
+    // Before the node is asked: what commits meanwhile is not missing.
+    MapStatus[] known = status.get().withMapStatuses((MapStatus[] live) -> live.clone());
+    Set<Long> present = attemptsOf(shuffleId);
+    int missing = 0;
+    for (int map = 0; map < known.length; map++) {
+      if (known[map] == null || present.contains(known[map].mapId())) continue;
+      tracker.unregisterMapOutput(shuffleId, map, known[map].location());
+      missing++;
+    }
+    if (missing > 0) LOG.warn("Ebb node {} has lost {} map outputs of shuffle {}; they are computed again.", runtime.node.url(), missing, shuffleId);
+  }
+
+  private Set<Long> attemptsOf(int shuffleId) throws EbbException {
+    Set<Long> attempts = new HashSet<>();
+    long version = 0;
+    while (true) { // a long table comes in parts
+      Messages.ShuffleTable part = runtime.node.session().shuffleTable(appId, shuffleId, version);
+      for (Messages.MapOutputRow row : part.rows()) attempts.add(row.attemptId());
+      if (part.rows().isEmpty() || part.version() == version) return attempts;
+      version = part.version();
     }
   }
 
@@ -103,27 +215,34 @@ final class EbbDriver implements ShuffleDriverComponents {
     return fallback;
   }
 
-  void registerShuffle(int shuffleId, int maps, int partitions) {
-    EbbNode node = runtime.node;
+  void registerShuffle(int shuffleId, ShuffleDependency<?, ?, ?> dependency) {
+    Shape shape = new Shape(dependency.rdd().getNumPartitions(), dependency.partitioner().numPartitions());
+    listen(dependency.rdd().context());
+    shuffles.put(shuffleId, shape); // first, so that a job that is opened again meanwhile has it
     try {
-      node.retrying(session -> {
-        session.shuffleRegister(appId, shuffleId, maps, partitions);
-        return null;
-      });
+      reopening(() -> register(shuffleId, shape));
     } catch (EbbException e) {
+      shuffles.remove(shuffleId);
       throw new IllegalStateException("shuffle " + shuffleId + " could not be registered: " + e.getMessage(), e);
     }
+  }
+
+  private void register(int shuffleId, Shape shape) throws EbbException {
+    runtime.node.retrying(session -> {
+      session.shuffleRegister(appId, shuffleId, shape.maps, shape.partitions);
+      return null;
+    });
   }
 
   @Override
   public void removeShuffle(int shuffleId, boolean blocking) {
     // Executors let go of their mappings first (EbbShuffleManager.unregisterShuffle), so that the node can recycle the files.
     SparkEnv.get().blockManager().master().removeShuffle(shuffleId, blocking);
-    if (fallback) return;
+    if (fallback || shuffles.remove(shuffleId) == null) return;
     try {
       runtime.node.session().shuffleRemove(appId, shuffleId);
     } catch (EbbException e) {
-      if (!e.is("shuffle_not_found") && !e.is("job_not_found")) {
+      if (!EbbErrors.isForgotten(e)) {
         LOG.warn("Shuffle {} stays on the Ebb node until the job ends: {}", shuffleId, e.getMessage());
       }
     }
@@ -137,9 +256,9 @@ final class EbbDriver implements ShuffleDriverComponents {
   @Override
   public void cleanupApplication() {
     if (appId != null) BY_APP.remove(appId, this);
-    if (heartbeats != null) heartbeats.shutdownNow();
     if (runtime == null) return;
     try {
+      stopHousekeeping(); // before the job ends: it must not be opened again
       var ended = runtime.node.session().jobEnd(appId);
       LOG.info("Ebb job {} ended: {} objects, {} bytes freed", appId, ended.objects(), ended.freedBytes());
     } catch (EbbException e) {

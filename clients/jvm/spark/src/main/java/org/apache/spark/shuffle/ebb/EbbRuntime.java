@@ -115,6 +115,14 @@ final class EbbRuntime {
     void close() {
       decoder.close();
     }
+
+    void closeUnlessInUse() {
+      try {
+        decoder.close();
+      } catch (IllegalStateException e) {
+        // Its thread is amid a chunk. What it holds outside the heap is lost: rarer than worth a watch.
+      }
+    }
   }
 
   WriterBuffers takeWriterBuffers() {

@@ -28,12 +28,14 @@ final class EbbSerializedWriter<K, V> extends EbbWriter<K, V> {
   @SuppressWarnings({"unchecked", "rawtypes"})
   private static final ClassTag<Object> OBJECT_TAG = (ClassTag) ClassTag$.MODULE$.Object();
 
+  /** What codecs and encryption add to a partition that does not compress, about. */
+  private static final long FRAMING_BYTES_MAX = 128;
+
   private final RecordSorter sorter;
   private final List<SpillFile> spills = new ArrayList<>();
   private final Object[] rowChecksums;
   private long records;
   private long memoryBytesSpilled;
-  private long rawBytesSpilled;
 
   EbbSerializedWriter(EbbRuntime runtime, EbbShuffleHandle<K, V, ?> handle, TaskContext context, ShuffleWriteMetricsReporter metrics) {
     super(runtime, handle, context, metrics);
@@ -43,7 +45,7 @@ final class EbbSerializedWriter<K, V> extends EbbWriter<K, V> {
 
   @Override
   public void write(Iterator<Product2<K, V>> input) throws IOException {
-    if (UnsafeRows.serializes(dependency.serializer()) && rowChecksums.length == 0) UnsafeRows.insertAll(this, input);
+    if (UnsafeRows.serializes(dependency.serializer())) UnsafeRows.insertAll(this, input);
     else insertAll(input);
     MapOutputSink.Committed committed = writeOut(this::fill, true);
     committed(committed, records, SparkCompat.aggregatedChecksum(rowChecksums));
@@ -89,16 +91,19 @@ final class EbbSerializedWriter<K, V> extends EbbWriter<K, V> {
       SQLMetric dataSize = (SQLMetric) SparkCompat.privateField(writer.dependency.serializer(), "dataSize");
       Partitioner partitioner = writer.dependency.partitioner();
       RecordSorter sorter = writer.sorter;
+      Object[] checksums = writer.rowChecksums;
       long bytes = 0;
       long records = 0;
       while (input.hasNext()) {
         Product2<K, V> record = input.next();
         UnsafeRow row = (UnsafeRow) record._2();
         int size = row.getSizeInBytes();
-        long at = sorter.insert(partitioner.getPartition(record._1()), size + 4);
+        int partition = partitioner.getPartition(record._1());
+        long at = sorter.insert(partition, size + 4);
         Object base = sorter.base();
         Platform.putInt(base, at, Integer.reverseBytes(size));
         Platform.copyMemory(row.getBaseObject(), row.getBaseOffset(), base, at + 4, size);
+        if (checksums.length > 0) SparkCompat.updateChecksum(checksums[partition], record._1(), row);
         bytes += size;
         records++;
       }
@@ -116,7 +121,7 @@ final class EbbSerializedWriter<K, V> extends EbbWriter<K, V> {
   /** May run again: reads pages and spills, and changes neither. */
   private void fill(MapOutputSink sink) throws IOException {
     sorter.sort();
-    long rawBytes = sorter.recordBytes() + rawBytesSpilled;
+    long bytesMost = sorter.recordBytes() + sorter.recordBytes() / 32 + partitions * FRAMING_BYTES_MAX;
     PartitionEncoder encoder = encoder(sink);
     List<SpillFile.Reader> readers = new ArrayList<>();
     try {
@@ -126,7 +131,7 @@ final class EbbSerializedWriter<K, V> extends EbbWriter<K, V> {
         boolean any = sorter.count(p) > 0;
         for (int i = 0; i < readers.size() && !any; i++) any = spills.get(i).lengths[p] > 0;
         if (!any) continue;
-        if (rawBytes > 0 && records > 0 && spills.isEmpty()) sink.progress((double) recordsDone / records);
+        if (records > 0 && spills.isEmpty()) sink.progress((double) recordsDone / records, bytesMost);
         sink.begin(p);
         encoder.begin(p);
         for (int i = 0; i < readers.size(); i++) {
@@ -159,7 +164,6 @@ final class EbbSerializedWriter<K, V> extends EbbWriter<K, V> {
         out.end(p);
       }
     }
-    rawBytesSpilled += full.recordBytes();
     memoryBytesSpilled += full.getUsed();
     metrics.incWriteTime(System.nanoTime() - start);
   }

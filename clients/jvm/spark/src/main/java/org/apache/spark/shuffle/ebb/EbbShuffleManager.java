@@ -33,9 +33,10 @@ public final class EbbShuffleManager extends SortShuffleManager {
   @Override
   public <K, V, C> ShuffleHandle registerShuffle(int shuffleId, ShuffleDependency<K, V, C> dependency) {
     EbbDriver driver = EbbDriver.of(SparkEnv.get().conf());
-    if (driver.isFallback()) return super.registerShuffle(shuffleId, dependency);
+    // A shuffle without partitions (of an RDD without any) has nothing to store.
+    if (driver.isFallback() || dependency.partitioner().numPartitions() == 0) return super.registerShuffle(shuffleId, dependency);
     dependency.setShuffleMergeAllowed(false); // nothing is pushed: map outputs lie on the node already
-    driver.registerShuffle(shuffleId, dependency.rdd().getNumPartitions(), dependency.partitioner().numPartitions());
+    driver.registerShuffle(shuffleId, dependency);
     return new EbbShuffleHandle<>(shuffleId, dependency);
   }
 

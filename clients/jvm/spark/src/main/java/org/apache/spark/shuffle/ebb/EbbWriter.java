@@ -54,14 +54,13 @@ abstract class EbbWriter<K, V> extends ShuffleWriter<K, V> {
   }
 
   /**
-   * Writes and commits. A node that went away took the staged bytes with it: a `repeatable` fill is then written anew once
-   * the node is back; otherwise the task fails, and Spark runs it again.
+   * Writes and commits. A node that went away, or forgot the job, took the staged bytes with it: a `repeatable` fill is then
+   * written anew once the node is back; otherwise the task fails, and Spark runs it again.
    */
   final MapOutputSink.Committed writeOut(Fill fill, boolean repeatable) throws IOException {
     long deadline = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(runtime.settings.reconnectTimeoutMs);
-    int tier = org.ebb.client.Messages.TIER_BY_POLICY;
     while (true) {
-      MapOutputSink sink = new MapOutputSink(runtime, attempt, partitions, framing, buffers, metrics, tier);
+      MapOutputSink sink = new MapOutputSink(runtime, attempt, partitions, framing, buffers, metrics);
       boolean done = false;
       try {
         fill.into(sink);
@@ -69,11 +68,9 @@ abstract class EbbWriter<K, V> extends ShuffleWriter<K, V> {
         done = true;
         return committed;
       } catch (EbbException e) {
-        boolean outgrew = e.is("tier_full") && tier != 1 && e.getMessage().contains("outgrew");
-        boolean lost = EbbNode.isNodeGone(e) || e.is("write_not_found");
-        if (!repeatable || !(outgrew || lost) || System.nanoTime() > deadline) throw e;
-        if (outgrew) tier = 1;
-        else runtime.node.retrying(session -> { // waits until the node is back
+        boolean lost = EbbNode.isNodeGone(e) || e.is("write_not_found") || EbbErrors.isForgotten(e);
+        if (!repeatable || !lost || System.nanoTime() > deadline) throw e;
+        runtime.node.retrying(session -> { // waits until the node is back
           session.ping();
           return null;
         });
@@ -92,7 +89,9 @@ abstract class EbbWriter<K, V> extends ShuffleWriter<K, V> {
     for (long length : lengths) bytes += length;
     metrics.incBytesWritten(bytes);
     metrics.incRecordsWritten(records);
-    status = SparkCompat.mapStatus(location(committed.attemptId()), lengths, committed.attemptId(), checksum);
+    // Another attempt's rows may differ from ours. A checksum that matches none makes Spark treat a later one as different: safe.
+    long sure = committed.attemptId() == attempt.attemptId() ? checksum : 0;
+    status = SparkCompat.mapStatus(location(committed.attemptId()), lengths, committed.attemptId(), sure);
   }
 
   /**

@@ -40,16 +40,16 @@ final class MapOutputSink extends OutBuffer {
   private final CRC32C partitionCrc = new CRC32C();
   private final CRC32C blobCrc = new CRC32C();
   private final ByteBuffer view;
-  private final int firstTier;
   private StagedFile file;
   private long written;
   private long partitionStart;
   private int crcFrom;
   private int open = -1;
   private double progress;
+  private long bytesMost;
 
   MapOutputSink(EbbRuntime runtime, Attempt attempt, int partitions, int framing, EbbRuntime.WriterBuffers buffers,
-      ShuffleWriteMetricsReporter metrics, int firstTier) {
+      ShuffleWriteMetricsReporter metrics) {
     super(buffers.out);
     this.runtime = runtime;
     this.attempt = attempt;
@@ -58,12 +58,12 @@ final class MapOutputSink extends OutBuffer {
     this.lengths = new long[partitions];
     this.crcs = new int[partitions];
     this.view = buffers.out.duplicate();
-    this.firstTier = firstTier;
   }
 
-  /** How much of the input has gone through, 0 to 1: from it the first reservation is estimated. 0 when not known. */
-  void progress(double done) {
+  /** How much of the input has gone through, 0 to 1, and about how many bytes all of it is at most: for the first reservation. */
+  void progress(double done, long most) {
     progress = done;
+    bytesMost = most;
   }
 
   void begin(int partition) {
@@ -100,10 +100,23 @@ final class MapOutputSink extends OutBuffer {
     long start = System.nanoTime();
     reserve(written + bytes, estimate(written + bytes));
     buffer.flip();
-    file.write(buffer, written);
+    write();
     metrics.incWriteTime(System.nanoTime() - start);
     written += bytes;
     buffer.clear();
+  }
+
+  private void write() throws IOException {
+    Patience patience = new Patience(runtime.settings.fullTimeoutMs);
+    while (true) {
+      try {
+        file.write(buffer, written + buffer.position());
+        return;
+      } catch (EbbException e) {
+        if (!isFull(e)) throw e;
+        patience.wait(e);
+      }
+    }
   }
 
   private void crcUpTo(int position) {
@@ -115,17 +128,24 @@ final class MapOutputSink extends OutBuffer {
 
   private long estimate(long sure) {
     if (progress <= 0 || progress > 1) return sure + Math.min(sure, EXTEND_BYTES_MAX);
-    return (long) (sure / Math.max(progress, 0.001) * 1.05) + IndexBlock.bytes(lengths.length, sure);
+    // Partitions of few records may hold most of the bytes, or the other way round: the guess is bounded.
+    long guess = (long) (sure / Math.max(progress, 0.001) * 1.05);
+    return Math.max(sure, Math.min(guess, bytesMost)) + IndexBlock.bytes(lengths.length, sure);
+  }
+
+  private static boolean isFull(EbbException e) {
+    return e.is("tier_full") || e.is("busy");
   }
 
   private void reserve(long need, long wanted) throws IOException {
     if (file == null) {
-      file = stage(Math.max(need, wanted), need, firstTier);
+      file = stage(Math.max(need, wanted), need, Messages.TIER_BY_POLICY);
       return;
     }
-    if (need <= file.reservedBytes()) return;
+    // The node makes room by itself for what comes through the connection.
+    if (need <= file.reservedBytes() || !file.isLocal()) return;
     long more = Math.max(need, Math.min(wanted, need + EXTEND_BYTES_MAX));
-    Patience patience = new Patience();
+    Patience patience = new Patience(runtime.settings.fullTimeoutMs);
     while (true) {
       try {
         file.extend(more);
@@ -133,11 +153,10 @@ final class MapOutputSink extends OutBuffer {
       } catch (EbbException e) {
         if (e.is("tier_full") && more > need) more = need; // ask for less before moving
         else if (e.is("tier_full") && file.tier() == 0) break;
-        else if (e.is("tier_full") || e.is("busy")) patience.wait(e);
+        else if (isFull(e)) patience.wait(e);
         else throw e;
       }
     }
-    if (!file.canCopy()) throw new EbbException("tier_full", "map output outgrew tier 0, and its file cannot be seen to be moved");
     StagedFile below = stage(need + Math.min(need, EXTEND_BYTES_MAX), need, 1);
     try {
       file.copyTo(below, written);
@@ -151,7 +170,8 @@ final class MapOutputSink extends OutBuffer {
 
   /** @throws EbbException when no tier has had room for the bounded time, or the node is gone beyond its own. */
   private StagedFile stage(long wanted, long need, int tier) throws IOException {
-    Patience patience = new Patience();
+    Patience room = new Patience(runtime.settings.fullTimeoutMs);
+    Patience driver = new Patience(runtime.settings.reconnectTimeoutMs);
     long reserve = wanted;
     while (true) {
       try {
@@ -160,7 +180,8 @@ final class MapOutputSink extends OutBuffer {
             runtime.node.jobId(), attempt.shuffleId, attempt.mapIndex, attempt.attemptId, attempt.epoch, bytes, tier))));
       } catch (EbbException e) {
         if (e.is("tier_full") && reserve > need) reserve = need;
-        else if (e.is("tier_full") || e.is("busy")) patience.wait(e);
+        else if (isFull(e)) room.wait(e);
+        else if (EbbErrors.isForgotten(e)) driver.wait(e);
         else throw e;
       }
     }
@@ -168,16 +189,26 @@ final class MapOutputSink extends OutBuffer {
 
   /** Waits as the node says, for a bounded time in all. */
   private final class Patience {
-    private final long deadline = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(runtime.settings.fullTimeoutMs);
+    private final long timeoutMs;
+    private final long deadline;
 
-    void wait(EbbException full) throws EbbException {
-      long ms = Math.max(10, Math.min(full.retryAfterMs(FULL_RETRY_MS), 10_000));
-      if (System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(ms) > deadline) {
-        throw new EbbException(full.code, "the Ebb node at " + runtime.node.url() + " had no room for map " + attempt.mapIndex + " of shuffle "
-            + attempt.shuffleId + " (" + position() + " bytes so far) for " + runtime.settings.fullTimeoutMs
-            + " ms; give it more memory or disk, or raise " + EbbSettings.PREFIX + "writer.fullTimeout", full);
-      }
+    Patience(long timeoutMs) {
+      this.timeoutMs = timeoutMs;
+      this.deadline = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(timeoutMs);
+    }
+
+    void wait(EbbException refusal) throws EbbException {
+      long ms = Math.max(10, Math.min(refusal.retryAfterMs(FULL_RETRY_MS), 10_000));
+      if (System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(ms) > deadline) throw new EbbException(refusal.code, complaint(refusal), refusal);
       EbbNode.sleep(ms);
+    }
+
+    private String complaint(EbbException refusal) {
+      String who = "the Ebb node at " + runtime.node.url();
+      String what = "map " + attempt.mapIndex + " of shuffle " + attempt.shuffleId + " (" + position() + " bytes so far) for " + timeoutMs + " ms";
+      return isFull(refusal)
+          ? who + " had no room for " + what + "; give it more memory or disk, or raise " + EbbSettings.PREFIX + "writer.fullTimeout"
+          : who + " did not know the job of " + what + ", and the driver did not open it again";
     }
   }
 

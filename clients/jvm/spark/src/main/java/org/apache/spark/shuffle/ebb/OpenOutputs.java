@@ -57,6 +57,15 @@ final class OpenOutputs implements EbbNode.Listener {
     if (open.owner.detach(open)) open.release();
   }
 
+  /** Also what a reader with old map statuses has opened again, which no table names any more. */
+  void dropShuffle(int shuffleId) {
+    List<OpenOutput> open = new ArrayList<>();
+    synchronized (byBlob) {
+      for (List<OpenOutput> same : byBlob.values()) for (OpenOutput output : same) if (output.owner.shuffleId == shuffleId) open.add(output);
+    }
+    for (OpenOutput output : open) drop(output);
+  }
+
   private void gone(OpenOutput closed) {
     long blobId = closed.row.location().blobId();
     synchronized (byBlob) {

@@ -2,8 +2,10 @@ package org.apache.spark.shuffle.ebb;
 
 import java.io.IOException;
 import java.nio.ByteBuffer;
+import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -23,6 +25,8 @@ import org.ebb.client.Session;
 final class ShuffleReads {
   private static final int TRIES = 4;
   private static final int RESOLVE_BATCH = 64;
+  /** As many as the node takes in one call. */
+  private static final int RESOLVE_MAX = 65_536;
   private static final int AHEAD_MAX = 512;
   private static final int AHEAD_BYTES_MAX = 4 << 20;
 
@@ -173,6 +177,7 @@ final class ShuffleReads {
     OpenOutput before = output.open;
     if (before != null && before.session == session) return;
     boolean moved = false;
+    MapOutputRow missing = null;
     for (int tries = 0; tries < TRIES; tries++) {
       MapOutputRow row = row(session, output, moved);
       if (before != null && before.row.location().equals(row.location())) {
@@ -183,7 +188,7 @@ final class ShuffleReads {
       before = null;
       try {
         OpenOutput opened;
-        if (session.isLocal()) {
+        if (session.isLocal() && isLocal(row)) { // what no local tier has room for is read where it is
           runtime.outputs.rowsLock.readLock().lock();
           try {
             if (rows.get(output.attemptId) != row) continue; // revoked meanwhile
@@ -198,14 +203,18 @@ final class ShuffleReads {
           runtime.outputs.add(opened);
           output.open = opened;
         }
+        if (closed) runtime.outputs.drop(opened); // unregistered meanwhile, and close() did not see it
         return;
       } catch (NoSuchFileException e) {
+        // The node names the place again where there is no file: it does not know of the loss yet.
+        if (missing != null && missing.location().equals(row.location())) suspectMissing(session, output);
+        missing = row;
         moved = true;
       } catch (EbbException e) {
-        // A recycled file under a row that is out of date looks corrupt: ask again before believing it.
-        boolean again = e.is("not_found") || (e.is("data_corrupt") && tries + 1 < TRIES);
+        boolean again = e.is("not_found") || ((e.is("data_corrupt") || e.is("data_lost")) && tries + 1 < TRIES);
         if (!again) throw e;
-        if (e.is("data_corrupt") && moved) suspectIn(session, output);
+        // A recycled file under a row that is out of date looks corrupt: ask again before believing it.
+        if (e.is("data_lost") || (e.is("data_corrupt") && moved)) suspectIn(session, output, output.attemptId);
         moved = true;
       }
     }
@@ -256,27 +265,49 @@ final class ShuffleReads {
       MapOutputRow row = rows.get(now.outputs[i].attemptId);
       if (row != null && !isLocal(row)) ids[n++] = row.attemptId();
     }
-    return java.util.Arrays.copyOf(ids, n);
+    return Arrays.copyOf(ids, n);
   }
 
-  /** A checksum did not match: the node verifies the blob. Afterwards the output is opened anew, or gone. */
+  /** A checksum did not match, or the bytes could not be found: the node verifies the blob. Afterwards the output is opened anew, or gone. */
   void suspect(MapOutput output) throws EbbException {
     OpenOutput open = output.open;
     if (open != null) runtime.outputs.drop(open);
     runtime.node.retrying(session -> {
-      suspectIn(session, output);
+      suspectIn(session, output, output.attemptId);
       return null;
     });
   }
 
-  private void suspectIn(Session session, MapOutput output) throws EbbException {
-    List<MapOutputRow> found = session.mapResolve(runtime.node.jobId(), shuffleId, true, output.attemptId);
-    synchronized (refreshLock) {
-      rows.remove(output.attemptId);
-      for (MapOutputRow row : found) if (rowsOf == session) rows.put(row.attemptId(), row);
+  /**
+   * A file is gone: files rarely go alone. Those of all other map outputs are looked for, and the node learns of everything that is
+   * missing at once; a stage has few attempts, and each would find one.
+   */
+  private void suspectMissing(Session session, MapOutput output) throws EbbException {
+    Table now = table;
+    long[] ids = new long[now == null ? 1 : Math.min(RESOLVE_MAX, now.outputs.length + 1)];
+    ids[0] = output.attemptId;
+    int n = 1;
+    for (int i = 0; now != null && i < now.outputs.length && n < ids.length; i++) {
+      MapOutput other = now.outputs[i];
+      MapOutputRow row = other == null || other == output ? null : rows.get(other.attemptId);
+      if (row != null && isLocal(row) && !Files.exists(session.file(row.location().tier(), row.location().path()))) ids[n++] = row.attemptId();
     }
-    if (found.isEmpty()) {
-      throw new EbbException("data_lost", "the node dropped map output " + output.mapIndex + " (attempt " + output.attemptId + "): its bytes are broken");
+    suspectIn(session, output, Arrays.copyOf(ids, n));
+  }
+
+  /** @throws EbbException `data_lost` when this output is among those that the node finds broken. */
+  private void suspectIn(Session session, MapOutput output, long... attemptIds) throws EbbException {
+    List<MapOutputRow> found = session.mapResolve(runtime.node.jobId(), shuffleId, true, attemptIds);
+    boolean isGood = false;
+    synchronized (refreshLock) {
+      for (long id : attemptIds) rows.remove(id);
+      for (MapOutputRow row : found) {
+        isGood |= row.attemptId() == output.attemptId;
+        if (rowsOf == session) rows.put(row.attemptId(), row);
+      }
+    }
+    if (!isGood) {
+      throw new EbbException("data_lost", "the node dropped map output " + output.mapIndex + " (attempt " + output.attemptId + "): its bytes are broken or gone");
     }
   }
 
@@ -286,10 +317,7 @@ final class ShuffleReads {
 
   void close() {
     closed = true;
-    for (MapOutput output : outputs.values()) {
-      OpenOutput open = output.open;
-      if (open != null) runtime.outputs.drop(open);
-    }
+    runtime.outputs.dropShuffle(shuffleId);
     outputs.clear();
     rows.clear();
     table = null;

@@ -1,5 +1,8 @@
 package org.apache.spark.shuffle.ebb;
 
+import java.lang.invoke.MethodHandle;
+import java.lang.invoke.MethodHandles;
+import java.lang.invoke.MethodType;
 import java.lang.reflect.Constructor;
 import java.lang.reflect.Field;
 import java.lang.reflect.InvocationTargetException;
@@ -60,9 +63,13 @@ final class SparkCompat {
     return asked == null ? NO_CHECKSUMS : asked;
   }
 
-  /** Feeds one row to a RowBasedChecksum. */
+  /** Feeds one row to a RowBasedChecksum. Called for every row. */
   static void updateChecksum(Object checksum, Object key, Object value) {
-    invoke(RowChecksumMethods.UPDATE, checksum, key, value);
+    try {
+      RowChecksumMethods.UPDATE.invokeExact(checksum, key, value);
+    } catch (Throwable e) {
+      throw EbbErrors.sneaky(e);
+    }
   }
 
   static long aggregatedChecksum(Object[] checksums) {
@@ -90,16 +97,17 @@ final class SparkCompat {
   }
 
   private static final class RowChecksumMethods {
-    static final Method UPDATE;
+    static final MethodHandle UPDATE;
     static final Method AGGREGATE;
 
     static {
       try {
         Class<?> type = Class.forName("org.apache.spark.shuffle.checksum.RowBasedChecksum");
-        UPDATE = find(type, "update");
+        UPDATE = MethodHandles.lookup().unreflect(find(type, "update"))
+            .asType(MethodType.methodType(void.class, Object.class, Object.class, Object.class));
         AGGREGATE = find(type, "getAggregatedChecksumValue");
-      } catch (ClassNotFoundException e) {
-        throw new IllegalStateException(e);
+      } catch (ReflectiveOperationException e) {
+        throw new IllegalStateException("this Spark has other row checksums than the lines this jar was built for", e);
       }
     }
   }

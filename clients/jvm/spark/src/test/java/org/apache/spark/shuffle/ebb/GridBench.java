@@ -2,8 +2,6 @@ package org.apache.spark.shuffle.ebb;
 
 import com.sun.management.OperatingSystemMXBean;
 import java.lang.management.ManagementFactory;
-import java.nio.file.Files;
-import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
@@ -25,7 +23,7 @@ public final class GridBench {
     int rounds = Integer.parseInt(args[0]);
     long rows = Long.getLong("rows", 2_000_000);
     List<String> arms = Arrays.asList(System.getProperty("arms", "vanilla,tuned,ebb").split(","));
-    FakeNode fake = System.getenv("EBB_NODE") == null ? new FakeNode(Files.createTempDirectory(Path.of("/dev/shm"), "ebbgrid")) : null;
+    FakeNode fake = System.getenv("EBB_NODE") == null ? FakeNode.start() : null;
     String url = fake == null ? System.getenv("EBB_NODE") : fake.url();
     var os = (OperatingSystemMXBean) ManagementFactory.getOperatingSystemMXBean();
     for (int cell = 1; cell < args.length; cell++) {
