@@ -50,6 +50,7 @@ export class EbbNode implements AsyncDisposable {
       'memory-limit': memoryLimit,
       remote: `file://${path.join(dir, 'remote')}`,
       listen: `127.0.0.1:${port}`,
+      's3-listen': 'off',
       socket: path.join(dir, 'ebb.sock'),
     };
     const args = Object.entries(flags).flatMap(([flag, value]) => [`--${flag}`, value]);

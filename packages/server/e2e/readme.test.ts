@@ -42,6 +42,7 @@ test('a node of your own: the README block runs as it is written', async () => {
       env: {
         ...process.env,
         EBB_LISTEN: address,
+        EBB_S3_LISTEN: '127.0.0.1:0',
         EBB_NODE: `http://${address}`,
         EBB_MEMORY_DIR: memoryDir,
       },

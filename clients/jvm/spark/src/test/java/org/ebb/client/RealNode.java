@@ -60,7 +60,7 @@ public final class RealNode implements AutoCloseable {
   public void start() throws Exception {
     List<String> command = new ArrayList<>(List.of(repository.resolve("node_modules/.bin/node").toString(), "--conditions=source",
         "packages/server/src/main.ts", "node", "--data", base.resolve("data").toString(), "--memory-dir", base.resolve("memory").toString(),
-        "--listen", "127.0.0.1:" + port, "--socket", base.resolve("ebb.sock").toString()));
+        "--listen", "127.0.0.1:" + port, "--s3-listen", "off", "--socket", base.resolve("ebb.sock").toString()));
     command.addAll(flags);
     process = new ProcessBuilder(command).directory(repository.toFile()).redirectErrorStream(true).redirectOutput(base.resolve("log").toFile()).start();
     long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(40);
