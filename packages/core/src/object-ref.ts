@@ -25,12 +25,16 @@ export function isHiddenBucket(name: string): boolean {
   return name.endsWith(UPLOADS_SUFFIX);
 }
 
-/** Hidden buckets pass: they are used like any other, by those who know them. @throws {StoreError} `name_invalid` */
+/** @throws {StoreError} `name_invalid` */
 export function parseBucketName(name: string): string {
-  const problem = bucketNameProblem(
-    isHiddenBucket(name) ? name.slice(0, -UPLOADS_SUFFIX.length) : name,
-  );
+  const problem = bucketNameProblem(name);
   if (problem !== undefined) throw invalid('bucket name', name, problem);
+  return name;
+}
+
+/** Hidden buckets pass: they are read and written like any other. @throws {StoreError} `name_invalid` */
+export function parseAnyBucketName(name: string): string {
+  parseBucketName(isHiddenBucket(name) ? name.slice(0, -UPLOADS_SUFFIX.length) : name);
   return name;
 }
 

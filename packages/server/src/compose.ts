@@ -18,8 +18,11 @@ import { openShuffleService } from '@ebb/shuffle';
 import type { Logger } from 'pino';
 import { isLoopback, type NodeConfig } from './config.ts';
 import { FrameServer } from './frames/frame-server.ts';
+import { BufferPool } from './http/buffer-pool.ts';
+import { foreignness } from './http/foreign-request.ts';
 import { type Listeners, openListeners } from './http/listeners.ts';
 import { createRequestHandler, type RequestHandler } from './http/request-handler.ts';
+import { PIECE_BYTES, PIECES_KEPT, PIECES_MAX } from './limits.ts';
 import { createMetrics, type Metrics } from './metrics.ts';
 import { openProbeFile } from './probe-file.ts';
 import { createS3Surface, type S3Surface } from './s3/surface.ts';
@@ -63,8 +66,15 @@ export async function openNodeFrame(
       connections: () => frames.connections,
     };
     const admit = createAdmission(config);
-    const handler = createRequestHandler({ state, metrics, log, admit });
-    const s3 = config.s3 === null ? null : createS3Surface({ config: config.s3, metrics, log });
+    // One for all surfaces: it bounds the daemon's memory.
+    const pieces = new BufferPool({
+      pieceBytes: PIECE_BYTES,
+      piecesMax: PIECES_MAX,
+      piecesKept: PIECES_KEPT,
+    });
+    const handler = createRequestHandler({ state, metrics, log, admit, pieces });
+    const s3 =
+      config.s3 === null ? null : createS3Surface({ config: config.s3, metrics, log, pieces });
     const listeners = await openListeners({
       listen: config.listen,
       socketPath: config.socketPath,
@@ -171,22 +181,13 @@ async function openStore(
   }
 }
 
-/**
- * A web page in a browser on this host can name our port, under its own origin or under a host name of its own (DNS
- * rebinding). While only this host is to reach us, a request over TCP must name this host, and not come from elsewhere.
- */
+/** While only this host is to reach us, over TCP. */
 function createAdmission(config: NodeConfig): (request: IncomingMessage) => void {
   if (config.listen === null || config.allowRemote) return () => undefined;
-  return ({ socket, headers }) => {
-    if (socket.remoteAddress === undefined) return; // the Unix socket
-    const { host = '', origin } = headers;
-    const name = host.replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1');
-    if (!isLoopback(name.toLowerCase()))
-      throw new StoreError(
-        'request_invalid',
-        'the Host header must name this host, such as localhost; --allow-remote lifts that',
-      );
-    if (origin !== undefined && origin !== `http://${host}`)
-      throw new StoreError('request_invalid', 'requests of web pages from elsewhere are refused');
+  return (request) => {
+    if (request.socket.remoteAddress === undefined) return; // the Unix socket
+    const reason = foreignness(request, isLoopback);
+    if (reason !== undefined)
+      throw new StoreError('request_invalid', `${reason}; --allow-remote lifts that`);
   };
 }

@@ -8,7 +8,7 @@
 import { isStoreError, StoreError } from '@ebb/protocol';
 import type { Extent, Freed, ObjectRecord } from '../catalog/catalog.ts';
 import { combineCrc32c } from '../checksum.ts';
-import { parseBucketName, parseKey } from '../object-ref.ts';
+import { parseAnyBucketName, parseKey } from '../object-ref.ts';
 import type { ComposeOptions, ComposeSource, ObjectRef } from './object-store.ts';
 import type { StoreParts } from './parts.ts';
 
@@ -23,7 +23,7 @@ export async function composeObject(
   sources: readonly ComposeSource[],
   options: ComposeOptions,
 ): Promise<Composed> {
-  parseBucketName(to.bucket);
+  parseAnyBucketName(to.bucket);
   parseKey(to.key);
   for (let left = TRIES; ; left--) {
     try {

@@ -7,7 +7,7 @@ import type { Mirror } from '../placement/mirror.ts';
 import type { WaterMarks } from '../placement/policy.ts';
 import type { Spiller } from '../placement/spiller.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
-import type { BucketCache } from './bucket-cache.ts';
+import type { Buckets } from './buckets.ts';
 import type { JobTable } from './job-table.ts';
 import type { LeaseTable } from './lease-table.ts';
 import type { LifeLog } from './life-log.ts';
@@ -69,7 +69,7 @@ export interface StoreParts {
   readonly spiller: Spiller;
   readonly mirror: Mirror;
   readonly log: LifeLog;
-  readonly buckets: BucketCache;
+  readonly buckets: Buckets;
   readonly quotas: Quotas;
   /** Ids of owners that were not dropped: nothing is given to one that is gone. */
   readonly owners: ReadonlySet<number>;

@@ -14,7 +14,7 @@ import {
   type TierIndex,
 } from '@ebb/protocol';
 import type { BlobRecord, ListOptions, ObjectRecord } from '../catalog/catalog.ts';
-import { parseBucketName } from '../object-ref.ts';
+import { parseAnyBucketName } from '../object-ref.ts';
 import { durabilityOf, meets, shouldPromote } from '../placement/policy.ts';
 import type { LocalBlob } from '../tier/tier.ts';
 import type { FileLease, LeaseTable } from './lease-table.ts';
@@ -54,7 +54,7 @@ export class ReadPath {
   }
 
   async find(ref: ObjectRef): Promise<ObjectView | undefined> {
-    parseBucketName(ref.bucket);
+    parseAnyBucketName(ref.bucket);
     const object = await this.#parts.catalog.findObject(ref.bucket, ref.key);
     return object === undefined ? undefined : await this.view(object);
   }
@@ -74,7 +74,7 @@ export class ReadPath {
     bucket: string,
     options: ListOptions,
   ): Promise<{ objects: readonly ObjectView[]; prefixes: readonly string[]; next: string | null }> {
-    parseBucketName(bucket);
+    parseAnyBucketName(bucket);
     const page = await this.#parts.catalog.listObjects(bucket, options);
     if (
       page.objects.length === 0 &&
@@ -110,7 +110,7 @@ export class ReadPath {
   }
 
   async open(owner: Owner, ref: ObjectRef): Promise<OpenedObject> {
-    parseBucketName(ref.bucket);
+    parseAnyBucketName(ref.bucket);
     const { catalog, clock, settings } = this.#parts;
     let object = await catalog.findObject(ref.bucket, ref.key);
     if (object === undefined) throw await this.notFound(ref);

@@ -16,21 +16,16 @@ import type {
   ObjectRecord,
 } from '../catalog/catalog.ts';
 import { type Clock, systemClock } from '../clock.ts';
-import {
-  isHiddenBucket,
-  parseBucketName,
-  parseJobId,
-  parseKey,
-  uploadsBucketOf,
-} from '../object-ref.ts';
+import { parseAnyBucketName, parseJobId, parseKey } from '../object-ref.ts';
 import { BlobPlacement, type MoveResult } from '../placement/blob-placement.ts';
 import { RecencyIndex } from '../placement/evictor.ts';
 import { Mirror } from '../placement/mirror.ts';
-import { durabilityOf, equalPolicies, meets } from '../placement/policy.ts';
+import { durabilityOf, meets } from '../placement/policy.ts';
 import { Spiller } from '../placement/spiller.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
-import { BucketCache } from './bucket-cache.ts';
+import { Buckets } from './buckets.ts';
 import { composeObject } from './compose.ts';
+import { IdBlocks } from './id-blocks.ts';
 import { JobTable } from './job-table.ts';
 import { LeaseTable } from './lease-table.ts';
 import { LifeLog } from './life-log.ts';
@@ -81,9 +76,6 @@ export interface OpenedStore {
   readonly recovery: RecoveryReport;
 }
 
-const ID_BLOCK = 256;
-/** An upload that nobody completes or aborts for so long goes by itself. */
-const UPLOADS_TTL_MS = 7 * 24 * 3600 * 1000;
 const DELETE_BATCH = 512;
 const SWEEP_MS = 1000;
 /** A sweep this late means that the process was stopped, or the clock set: heartbeats may wait in sockets, unread. */
@@ -152,7 +144,11 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     },
     staging: new StagingTable(),
     jobs: new JobTable(),
-    buckets: new BucketCache(catalog),
+    buckets: new Buckets({
+      catalog,
+      clock,
+      empty: (bucket) => store.deletePrefix(bucket, ''),
+    }),
     quotas: new Quotas(catalog),
     owners,
     takeId: () => ids.take(),
@@ -166,52 +162,6 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
   });
   await store.start();
   return { store, recovery };
-}
-
-/** Takes ids in blocks, the next one ahead of need, so that most calls find one without asking the catalog. */
-class IdBlocks {
-  readonly #catalog: Catalog;
-  #next = 0;
-  #end = 0;
-  #spare: number | undefined;
-  #refill: Promise<void> | undefined;
-
-  constructor(catalog: Catalog) {
-    this.#catalog = catalog;
-  }
-
-  take(): number | undefined {
-    if (this.#next === this.#end) {
-      if (this.#spare === undefined) return undefined;
-      this.#next = this.#spare;
-      this.#end = this.#spare + ID_BLOCK;
-      this.#spare = undefined;
-    }
-    // A failure shows when the ids are needed.
-    if (this.#spare === undefined && this.#refill === undefined)
-      this.#fetch().catch(() => undefined);
-    return this.#next++;
-  }
-
-  async next(): Promise<number> {
-    for (;;) {
-      const id = this.take();
-      if (id !== undefined) return id;
-      await this.#fetch();
-    }
-  }
-
-  #fetch(): Promise<void> {
-    this.#refill ??= this.#catalog
-      .nextIds(ID_BLOCK)
-      .then((first) => {
-        this.#spare = first;
-      })
-      .finally(() => {
-        this.#refill = undefined;
-      });
-    return this.#refill;
-  }
 }
 
 class CatalogObjectStore implements ObjectStore {
@@ -270,66 +220,26 @@ class CatalogObjectStore implements ObjectStore {
     await Promise.resolve();
   }
 
-  async createBucket(
+  createBucket(
     name: string,
     policy: BucketPolicy,
   ): Promise<{ created: boolean; bucket: BucketRecord }> {
-    parseBucketName(name);
-    const result = await this.#parts.catalog.createBucket({
-      name,
-      createdAtMs: this.#parts.clock.now(),
-      policy,
-    });
-    if (!result.created && !equalPolicies(result.bucket.policy, policy)) {
-      throw new StoreError(
-        'bucket_exists',
-        `bucket "${name}" exists with another policy (${JSON.stringify(result.bucket.policy)})`,
-        { bucket: name },
-      );
-    }
-    return result;
+    return this.#parts.buckets.create(name, policy);
   }
-
-  async getBucket(name: string): Promise<BucketRecord> {
-    parseBucketName(name);
-    const bucket = await this.#parts.catalog.findBucket(name);
-    if (bucket === undefined)
-      throw new StoreError('bucket_not_found', `no bucket "${name}"`, { bucket: name });
-    return bucket;
+  getBucket(name: string): Promise<BucketRecord> {
+    return this.#parts.buckets.get(name);
   }
-
-  async listBuckets(): Promise<readonly BucketRecord[]> {
-    return (await this.#parts.catalog.listBuckets()).filter(({ name }) => !isHiddenBucket(name));
+  listBuckets(): Promise<readonly BucketRecord[]> {
+    return this.#parts.buckets.list();
   }
-
-  async uploadsOf(bucket: string): Promise<string> {
-    const name = uploadsBucketOf(bucket);
-    if (this.#parts.buckets.find(name) !== undefined) return name;
-    const { policy } = await this.getBucket(bucket);
-    await this.#parts.catalog.createBucket({
-      name,
-      createdAtMs: this.#parts.clock.now(),
-      policy: { ...policy, mirror: false, ttlMs: UPLOADS_TTL_MS },
-    });
-    await this.#parts.buckets.get(name);
-    return name;
+  uploadsOf(bucket: string): Promise<string> {
+    return this.#parts.buckets.uploadsOf(bucket);
   }
-
   bucketTotals(name: string): Promise<{ objects: number; sizeBytes: number }> {
     return this.#parts.catalog.bucketTotals(name);
   }
-
-  async deleteBucket(name: string): Promise<void> {
-    parseBucketName(name);
-    this.#parts.buckets.forget(name);
-    await this.#parts.catalog.deleteBucket(name);
-    this.#parts.buckets.forget(name);
-    const uploads = uploadsBucketOf(name);
-    if ((await this.#parts.catalog.findBucket(uploads)) === undefined) return;
-    await this.deletePrefix(uploads, '');
-    this.#parts.buckets.forget(uploads);
-    await this.#parts.catalog.deleteBucket(uploads);
-    this.#parts.buckets.forget(uploads);
+  deleteBucket(name: string): Promise<void> {
+    return this.#parts.buckets.delete(name);
   }
 
   stage(owner: Owner, ref: ObjectRef, options: StageOptions): Promise<StagedWrite> {
@@ -382,7 +292,7 @@ class CatalogObjectStore implements ObjectStore {
   }
 
   async delete(ref: ObjectRef, condition: Condition = {}): Promise<{ deleted: boolean }> {
-    parseBucketName(ref.bucket);
+    parseAnyBucketName(ref.bucket);
     const result = await this.#parts.catalog.deleteObject(ref.bucket, ref.key, condition);
     await this.retireAll(result.freed);
     return { deleted: result.object !== undefined };
@@ -392,14 +302,14 @@ class CatalogObjectStore implements ObjectStore {
     bucket: string,
     prefix: string,
   ): Promise<{ objects: number; sizeBytes: number }> {
-    parseBucketName(bucket);
+    parseAnyBucketName(bucket);
     return await this.#deleteInBatches(() =>
       this.#parts.catalog.deletePrefix(bucket, prefix, DELETE_BATCH),
     );
   }
 
   async copy(from: ObjectRef, to: ObjectRef, condition: Condition = {}): Promise<ObjectView> {
-    parseBucketName(to.bucket);
+    parseAnyBucketName(to.bucket);
     parseKey(to.key);
     const version = await this.#parts.nextId();
     const result = await this.#parts.catalog.copyObject(
@@ -422,7 +332,7 @@ class CatalogObjectStore implements ObjectStore {
   }
 
   async rename(from: ObjectRef, to: ObjectRef, condition: Condition = {}): Promise<ObjectView> {
-    parseBucketName(to.bucket);
+    parseAnyBucketName(to.bucket);
     parseKey(to.key);
     const result = await this.#parts.catalog.renameObject(from, to, condition);
     await this.retireAll(result.freed);
@@ -436,8 +346,8 @@ class CatalogObjectStore implements ObjectStore {
     to: { bucket: string; prefix: string },
     options: { overwrite: boolean },
   ): Promise<{ objects: number; sizeBytes: number }> {
-    parseBucketName(from.bucket);
-    parseBucketName(to.bucket);
+    parseAnyBucketName(from.bucket);
+    parseAnyBucketName(to.bucket);
     const result = await this.#parts.catalog.renamePrefix(from, to, options);
     await this.retireAll(result.freed);
     if (from.bucket !== to.bucket)
@@ -447,7 +357,7 @@ class CatalogObjectStore implements ObjectStore {
   }
 
   async setPinned(ref: ObjectRef, pinned: boolean): Promise<ObjectView> {
-    parseBucketName(ref.bucket);
+    parseAnyBucketName(ref.bucket);
     return await this.#reads.view(await this.#parts.catalog.setPinned(ref.bucket, ref.key, pinned));
   }
 
@@ -455,7 +365,7 @@ class CatalogObjectStore implements ObjectStore {
     ref: ObjectRef,
     change: (attributes: ObjectRecord['attributes']) => ObjectRecord['attributes'],
   ): Promise<ObjectView> {
-    parseBucketName(ref.bucket);
+    parseAnyBucketName(ref.bucket);
     const { catalog } = this.#parts;
     for (;;) {
       const { object } = await this.#reads.head(ref);
@@ -590,7 +500,8 @@ class CatalogObjectStore implements ObjectStore {
     const totals = await this.#parts.catalog.totals();
     this.#remoteBytes = totals.bytes[2];
     this.#remoteBlobs = totals.blobsByTier[2];
-    return { buckets: totals.buckets, objects: totals.objects, blobs: totals.blobs };
+    const buckets = (await this.listBuckets()).length; // without the hidden ones
+    return { buckets, objects: totals.objects, blobs: totals.blobs };
   }
 
   mirrorBacklogBytes(): number {

@@ -14,7 +14,7 @@
 
 import { ACKS, type Ack, StoreError } from '@ebb/protocol';
 import type { BucketRecord, ObjectRecord } from '../catalog/catalog.ts';
-import { parseBucketName, parseKey } from '../object-ref.ts';
+import { parseAnyBucketName, parseKey } from '../object-ref.ts';
 import { durabilityOf, meets, stagingTiers } from '../placement/policy.ts';
 import type { LocalBlob, LocalTier } from '../tier/tier.ts';
 import type {
@@ -61,7 +61,7 @@ export class WritePath {
     const { staging, clock, settings, jobs, buckets, quotas } = this.#parts;
     const { reserveBytes } = options;
     this.#assertTakesWrites(owner);
-    parseBucketName(ref.bucket);
+    parseAnyBucketName(ref.bucket);
     parseKey(ref.key);
     assertSize(reserveBytes, ref);
     const bucket = buckets.find(ref.bucket) ?? (await buckets.get(ref.bucket));

@@ -5,16 +5,9 @@
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 import { PATHS, StoreError } from '@ebb/protocol';
 import type { Logger } from 'pino';
-import {
-  PIECE_BYTES,
-  PIECES_KEPT,
-  PIECES_MAX,
-  REFUSED_BODY_BYTES_MAX,
-  REFUSED_BODY_MS_MAX,
-} from '../limits.ts';
 import type { Metrics } from '../metrics.ts';
 import type { NodeState, Services } from '../services.ts';
-import { BufferPool } from './buffer-pool.ts';
+import type { BufferPool } from './buffer-pool.ts';
 import { createControlApp } from './control.ts';
 import { deleteObject, deletePrefix, listObjects } from './data/collection.ts';
 import type { DataContext } from './data/data-context.ts';
@@ -23,6 +16,7 @@ import { putObject } from './data/put-object.ts';
 import { findDataTarget } from './data/target.ts';
 import { sendError, toStoreError } from './error-response.ts';
 import { answerByFetch } from './fetch-bridge.ts';
+import { watchRequest } from './watch-request.ts';
 
 export interface RequestHandler {
   readonly onRequest: RequestListener;
@@ -38,6 +32,7 @@ export function createRequestHandler(node: {
   readonly log: Logger;
   /** Refuses a request before anything else looks at it. */
   readonly admit: (request: IncomingMessage) => void;
+  readonly pieces: BufferPool;
 }): RequestHandler {
   let surfaces: Surfaces | undefined;
   const handle = async (
@@ -56,16 +51,7 @@ export function createRequestHandler(node: {
     response: ServerResponse,
     expectsContinue: boolean,
   ): void => {
-    const startedMs = performance.now();
-    response.once('close', () => {
-      boundRefusedBody(request);
-      node.metrics.observeHttp({
-        method: methodLabel(request.method),
-        route: routeLabel(request.url ?? '/'),
-        status: response.statusCode,
-        seconds: (performance.now() - startedMs) / 1000,
-      });
-    });
+    watchRequest(request, response, node.metrics, () => routeLabel(request.url ?? '/'));
     handle(request, response, expectsContinue).catch((thrown: unknown) => {
       const error = toStoreError(thrown);
       if (error.code === 'internal')
@@ -78,7 +64,7 @@ export function createRequestHandler(node: {
     onRequest: (request, response) => listen(request, response, false),
     onExpectContinue: (request, response) => listen(request, response, true),
     attach: (services) => {
-      surfaces = new Surfaces(services);
+      surfaces = new Surfaces(services, node.pieces);
     },
   };
 }
@@ -87,15 +73,11 @@ class Surfaces {
   readonly #data: DataContext;
   readonly #control: (request: Request) => Response | Promise<Response>;
 
-  constructor(services: Services) {
+  constructor(services: Services, pieces: BufferPool) {
     this.#data = {
       store: services.store,
       owner: services.store.createOwner('http'),
-      pieces: new BufferPool({
-        pieceBytes: PIECE_BYTES,
-        piecesMax: PIECES_MAX,
-        piecesKept: PIECES_KEPT,
-      }),
+      pieces,
     };
     const app = createControlApp(services);
     this.#control = (request) => app.fetch(request);
@@ -168,31 +150,8 @@ async function answerProbe(
   return true;
 }
 
-/**
- * A request that was answered before its body had come: Node reads the rest and drops it, so that the answer arrives and
- * the connection stays of use. That must not go on for a body of many GiB.
- */
-function boundRefusedBody(request: IncomingMessage): void {
-  if (request.complete || request.destroyed) return;
-  let bytes = 0;
-  const cut = (): void => {
-    request.destroy();
-  };
-  const timer = setTimeout(cut, REFUSED_BODY_MS_MAX);
-  request.once('close', () => clearTimeout(timer));
-  request.on('data', (chunk: Buffer) => {
-    bytes += chunk.length;
-    if (bytes > REFUSED_BODY_BYTES_MAX) cut();
-  });
-}
-
 function wrongMethod(request: IncomingMessage, allowed: string): StoreError {
   return new StoreError('unsupported', `${request.method} is not offered here, only ${allowed}`);
-}
-
-const METHODS = new Set(['GET', 'HEAD', 'PUT', 'POST', 'DELETE']);
-function methodLabel(method: string | undefined): string {
-  return method !== undefined && METHODS.has(method) ? method : 'other';
 }
 
 const FIXED_ROUTES: ReadonlySet<string> = new Set(Object.values(PATHS));

@@ -8,8 +8,9 @@ import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http
 import { type Clock, type ObjectStore, systemClock } from '@ebb/core';
 import type { Logger } from 'pino';
 import { isLoopback } from '../config.ts';
-import { BufferPool } from '../http/buffer-pool.ts';
-import { PIECE_BYTES, PIECES_KEPT, PIECES_MAX } from '../limits.ts';
+import type { BufferPool } from '../http/buffer-pool.ts';
+import { foreignness } from '../http/foreign-request.ts';
+import { watchRequest } from '../http/watch-request.ts';
 import type { Metrics } from '../metrics.ts';
 import { type AccessKey, type Action, KeyRing, mayDo } from './auth/key-ring.ts';
 import { type Authenticated, Sigv4Verifier } from './auth/sigv4.ts';
@@ -26,6 +27,7 @@ export interface S3SurfaceParts {
   };
   readonly metrics: Pick<Metrics, 'observeHttp' | 'httpErrors'>;
   readonly log: Logger;
+  readonly pieces: BufferPool;
   readonly clock?: Clock;
 }
 
@@ -64,11 +66,7 @@ class Surface {
     this.#context = {
       store,
       owner: store.createOwner('s3'),
-      pieces: new BufferPool({
-        pieceBytes: PIECE_BYTES,
-        piecesMax: PIECES_MAX,
-        piecesKept: PIECES_KEPT,
-      }),
+      pieces: this.#parts.pieces,
       clock: this.#clock,
       keys: this.#keys,
       ownerId: createHash('sha256').update(store.nodeId).digest('hex'),
@@ -76,21 +74,13 @@ class Surface {
   }
 
   answer(request: IncomingMessage, response: ServerResponse, expectsContinue: boolean): void {
-    const startedMs = performance.now();
     const requestId = (++this.#lastRequest).toString(16).toUpperCase().padStart(16, '0');
     response.setHeader('x-amz-request-id', requestId);
     response.setHeader('server', 'Ebb');
     let operation = 'unknown';
-    response.once('close', () =>
-      this.#parts.metrics.observeHttp({
-        method: request.method ?? 'GET',
-        route: `s3:${operation}`,
-        status: response.statusCode,
-        seconds: (performance.now() - startedMs) / 1000,
-      }),
-    );
+    watchRequest(request, response, this.#parts.metrics, () => `s3:${operation}`);
     const handle = async (): Promise<void> => {
-      if (this.#keys.isOpen) assertFromHere(request);
+      if (this.#keys.isOpen) assertFromHere(request, this.#parts.config.domain);
       const context = this.#context;
       if (context === undefined)
         throw new S3Error('SlowDown', 'The node is starting.', {}, { retryAfterSeconds: 1 });
@@ -172,26 +162,17 @@ class Surface {
   }
 }
 
-/**
- * Where nobody is asked for a key, a web page in a browser on this host could use the port, under its own origin or under a
- * host name of its own (DNS rebinding).
- */
-function assertFromHere({ headers }: IncomingMessage): void {
-  const { host = '', origin } = headers;
-  const name = host
-    .replace(/:\d+$/, '')
-    .replace(/^\[(.*)\]$/, '$1')
-    .toLowerCase();
-  if (!isLoopback(name) && !name.endsWith('.localhost'))
-    throw new S3Error(
-      'AccessDenied',
-      'Without access keys the Host header must name this host, such as localhost.',
-    );
-  if (origin !== undefined && origin !== `http://${host}`)
-    throw new S3Error(
-      'AccessDenied',
-      'Without access keys, requests of web pages from elsewhere are refused.',
-    );
+/** @throws {S3Error} `AccessDenied` */
+function assertFromHere(request: IncomingMessage, domain: string): void {
+  const reason = foreignness(
+    request,
+    (host) =>
+      isLoopback(host) ||
+      host === domain ||
+      host.endsWith(`.${domain}`) ||
+      host.endsWith('.localhost'),
+  );
+  if (reason !== undefined) throw new S3Error('AccessDenied', `Without access keys, ${reason}.`);
 }
 
 /** @throws {S3Error} `AccessDenied` */

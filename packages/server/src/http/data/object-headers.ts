@@ -2,6 +2,7 @@
 import type { IncomingMessage, OutgoingHttpHeaders } from 'node:http';
 import { findCrc32c, formatCrc32c, type ObjectRecord, type ObjectView } from '@ebb/core';
 import { ACKS, type Ack, HEADERS, StoreError, type TierIndex } from '@ebb/protocol';
+import { decodeHeader, encodeHeader } from '../header-text.ts';
 import { formatETag } from './conditions.ts';
 
 export const TIER_NAMES = ['memory', 'disk', 'remote'] as const;
@@ -9,17 +10,17 @@ export const TIER_NAMES = ['memory', 'disk', 'remote'] as const;
 /** Without length, range and status, which are the request's. */
 export function objectHeaders(object: ObjectRecord): OutgoingHttpHeaders {
   const headers: OutgoingHttpHeaders = {
-    'content-type': headerText(object.contentType) || 'application/octet-stream',
+    'content-type': encodeHeader(object.contentType) || 'application/octet-stream',
     etag: formatETag(object.etag),
     'last-modified': new Date(object.createdAtMs).toUTCString(),
     'accept-ranges': 'bytes',
     [HEADERS.version]: String(object.version),
   };
   if (object.crc32c !== null) headers[HEADERS.crc32c] = formatCrc32c(object.crc32c);
-  if (object.jobId !== null) headers[HEADERS.job] = headerText(object.jobId);
+  if (object.jobId !== null) headers[HEADERS.job] = encodeHeader(object.jobId);
   for (const name in object.metadata) {
     if (/^[a-z0-9!#$&'*+.^_`|~-]+$/i.test(name))
-      headers[HEADERS.metaPrefix + name] = headerText(object.metadata[name] as string);
+      headers[HEADERS.metaPrefix + name] = encodeHeader(object.metadata[name] as string);
   }
   return headers;
 }
@@ -51,7 +52,7 @@ export function parsePutHeaders({ headers }: IncomingMessage): PutHeaders {
   const metadata: Record<string, string> = {};
   for (const name in headers) {
     if (name.startsWith(HEADERS.metaPrefix) && name.length > HEADERS.metaPrefix.length)
-      metadata[name.slice(HEADERS.metaPrefix.length)] = utf8(String(headers[name]));
+      metadata[name.slice(HEADERS.metaPrefix.length)] = decodeHeader(String(headers[name]));
   }
   if (headers['content-encoding'] !== undefined || headers['content-range'] !== undefined)
     throw new StoreError(
@@ -72,24 +73,11 @@ export function parsePutHeaders({ headers }: IncomingMessage): PutHeaders {
     metadata,
     ...(contentType === undefined ? {} : { contentType }),
     ...(ack === undefined ? {} : { ack: ack as Ack }),
-    ...(jobId === undefined ? {} : { jobId: utf8(String(jobId)) }),
+    ...(jobId === undefined ? {} : { jobId: decodeHeader(String(jobId)) }),
     ...(crc === undefined ? {} : { crc32c: crc }),
     // Without either header there is no body.
     ...(length === undefined && headers['transfer-encoding'] !== undefined
       ? {}
       : { sizeBytes: Number(length ?? 0) }),
   };
-}
-
-/** Node hands header bytes over as Latin-1; the wire carries UTF-8. */
-function utf8(header: string): string {
-  return /[\x80-\xff]/.test(header) ? Buffer.from(header, 'latin1').toString('utf8') : header;
-}
-
-/** The other way; control characters, which only frame clients can have stored, cannot travel in a header. */
-function headerText(value: string): string {
-  const printable = value.replaceAll(/[\0-\x08\x0a-\x1f\x7f]/g, ' ');
-  return /[^\x20-\x7e]/.test(printable)
-    ? Buffer.from(printable, 'utf8').toString('latin1')
-    : printable;
 }

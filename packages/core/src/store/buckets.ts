@@ -1,0 +1,121 @@
+/**
+ * Buckets, and the hidden one that each has for its uploads.
+ *
+ * Records are kept by name, so that a stage and a commit need not ask the catalog: this process alone changes buckets.
+ *
+ * B1  A bucket begins without uploads: what one of the same name left, because a node died while it was deleted, goes first.
+ */
+import { StoreError } from '@ebb/protocol';
+import type { BucketPolicy, BucketRecord, Catalog } from '../catalog/catalog.ts';
+import type { Clock } from '../clock.ts';
+import {
+  isHiddenBucket,
+  parseAnyBucketName,
+  parseBucketName,
+  uploadsBucketOf,
+} from '../object-ref.ts';
+import { equalPolicies } from '../placement/policy.ts';
+
+/** Far more than anybody has; beyond, the cache begins anew. */
+const BUCKETS_MAX = 10_000;
+/** An upload that nobody completes or aborts for so long goes by itself. */
+const UPLOADS_TTL_MS = 7 * 24 * 3600 * 1000;
+
+export interface BucketsParts {
+  readonly catalog: Catalog;
+  readonly clock: Clock;
+  /** Deletes all objects of a bucket. */
+  readonly empty: (bucket: string) => Promise<unknown>;
+}
+
+export class Buckets {
+  readonly #parts: BucketsParts;
+  readonly #records = new Map<string, BucketRecord>();
+  #changes = 0;
+
+  constructor(parts: BucketsParts) {
+    this.#parts = parts;
+  }
+
+  /** Undefined when it is not known here: then `get` tells. */
+  find(name: string): BucketRecord | undefined {
+    return this.#records.get(name);
+  }
+
+  /** @throws `name_invalid`, `bucket_not_found` */
+  async get(name: string): Promise<BucketRecord> {
+    parseAnyBucketName(name);
+    const changes = this.#changes;
+    const bucket = await this.#parts.catalog.findBucket(name);
+    if (bucket === undefined)
+      throw new StoreError('bucket_not_found', `no bucket "${name}": create it first`, {
+        bucket: name,
+      });
+    // A bucket that was deleted while we asked must not be remembered.
+    if (changes === this.#changes) {
+      if (this.#records.size >= BUCKETS_MAX) this.#records.clear();
+      this.#records.set(name, bucket);
+    }
+    return bucket;
+  }
+
+  async list(): Promise<readonly BucketRecord[]> {
+    return (await this.#parts.catalog.listBuckets()).filter(({ name }) => !isHiddenBucket(name));
+  }
+
+  async create(
+    name: string,
+    policy: BucketPolicy,
+  ): Promise<{ created: boolean; bucket: BucketRecord }> {
+    parseBucketName(name);
+    const { catalog, clock } = this.#parts;
+    const known = await catalog.findBucket(name);
+    if (known === undefined) await this.#dropUploadsOf(name); // B1
+    const result = await catalog.createBucket({ name, createdAtMs: clock.now(), policy });
+    if (!result.created && !equalPolicies(result.bucket.policy, policy))
+      throw new StoreError(
+        'bucket_exists',
+        `bucket "${name}" exists with another policy (${JSON.stringify(result.bucket.policy)})`,
+        { bucket: name },
+      );
+    return result;
+  }
+
+  async delete(name: string): Promise<void> {
+    parseBucketName(name);
+    await this.#drop(name);
+    await this.#dropUploadsOf(name);
+  }
+
+  /** The name of the hidden bucket, made at first use: acknowledged as the bucket is, and not mirrored. */
+  async uploadsOf(bucket: string): Promise<string> {
+    const name = uploadsBucketOf(bucket);
+    if (this.find(name) !== undefined) return name;
+    const { policy } = await this.get(bucket);
+    await this.#parts.catalog.createBucket({
+      name,
+      createdAtMs: this.#parts.clock.now(),
+      policy: { ...policy, mirror: false, ttlMs: UPLOADS_TTL_MS },
+    });
+    await this.get(name);
+    return name;
+  }
+
+  async #dropUploadsOf(bucket: string): Promise<void> {
+    const uploads = uploadsBucketOf(bucket);
+    if ((await this.#parts.catalog.findBucket(uploads)) === undefined) return;
+    await this.#parts.empty(uploads);
+    await this.#drop(uploads);
+  }
+
+  async #drop(name: string): Promise<void> {
+    this.#forget(name);
+    await this.#parts.catalog.deleteBucket(name);
+    this.#forget(name);
+  }
+
+  #forget(name: string): void {
+    this.#changes++;
+    this.#records.delete(name);
+  }
+}

@@ -1,0 +1,81 @@
+/**
+ * A request's body into a staged write: room first, then the client is told to send, then its bytes are taken, then the
+ * caller makes them visible. Whatever goes wrong, the staged bytes are gone before the answer is sent.
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { ObjectRef, StagedWrite } from '@ebb/core';
+import { StoreError } from '@ebb/protocol';
+import { SMALL_BODY_BYTES, UNKNOWN_LENGTH_RESERVE_BYTES } from '../../limits.ts';
+import type { WriteCondition } from './conditions.ts';
+import type { DataContext } from './data-context.ts';
+import {
+  type ReceivedBody,
+  type ReceiveOptions,
+  receiveBody,
+  receiveSmallBody,
+} from './receive-body.ts';
+
+export interface BodyRequest {
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+  /** The client sends its body once we say so. */
+  readonly expectsContinue: boolean;
+  /** Bytes that arrive, framing included; undefined: not announced. */
+  readonly arrivingBytes: number | undefined;
+  /** Bytes of the object; undefined: not announced. */
+  readonly dataBytes: number | undefined;
+  readonly receive?: ReceiveOptions;
+  readonly jobId?: string;
+}
+
+/** @param commit Checks what came, and commits it. */
+export async function stageBody<T>(
+  ref: ObjectRef,
+  body: BodyRequest,
+  { store, owner, pieces }: DataContext,
+  commit: (staged: StagedWrite, received: ReceivedBody) => Promise<T>,
+): Promise<T> {
+  const { request, arrivingBytes, receive } = body;
+  const gone = new AbortController();
+  const onClose = (): void => gone.abort();
+  request.once('close', onClose);
+  const staged = await store.stage(owner, ref, {
+    reserveBytes: body.dataBytes ?? UNKNOWN_LENGTH_RESERVE_BYTES,
+    signal: gone.signal,
+    ...(body.jobId === undefined ? {} : { jobId: body.jobId }),
+  });
+  try {
+    request.removeListener('close', onClose);
+    // Only now may the client send the body: every refusal that needs no bytes is behind us.
+    if (body.expectsContinue) body.response.writeContinue();
+    const writeOut = (bytes: Buffer, position: number): Promise<void> =>
+      store.write(owner, staged.writeId, bytes, position);
+    const received =
+      arrivingBytes !== undefined && arrivingBytes <= SMALL_BODY_BYTES
+        ? await receiveSmallBody(request, arrivingBytes, writeOut, receive)
+        : await receiveBody(request, pieces, writeOut, receive);
+    return await commit(staged, received);
+  } catch (error) {
+    await store.abort(owner, staged.writeId);
+    throw error;
+  }
+}
+
+/** Saves a client the upload when the condition fails already. What counts is the check in the commit. */
+export async function refuseEarly(
+  ref: ObjectRef,
+  condition: WriteCondition,
+  { store }: DataContext,
+): Promise<void> {
+  if (condition.ifMatch === undefined && condition.ifNoneMatch !== true) return;
+  const found = await store.find(ref);
+  const where = { bucket: ref.bucket, key: ref.key };
+  if (condition.ifNoneMatch === true && found !== undefined)
+    throw new StoreError('already_exists', `${ref.bucket}/${ref.key} exists`, where);
+  if (condition.ifMatch !== undefined && found?.object.etag !== condition.ifMatch)
+    throw new StoreError(
+      'precondition_failed',
+      `${ref.bucket}/${ref.key} is not the version the request names`,
+      where,
+    );
+}
