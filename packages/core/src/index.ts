@@ -20,6 +20,11 @@ export type {
   LocalTier,
   LocalTierUsage,
   Mover,
+  RemoteHeaders,
+  RemoteObject,
+  RemotePutOptions,
+  RemoteReadOptions,
+  RemoteRun,
+  RemoteSource,
   RemoteTier,
-  RemoteTierCapabilities,
 } from './tier/tier.ts';

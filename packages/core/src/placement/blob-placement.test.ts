@@ -27,7 +27,7 @@ test('a version that was overtaken while it went to tier 2 does not delete its s
       override(remote, {
         put: async (...args) => {
           if (++puts === 1) await gate.promise; // the first version is slow
-          await remote.put(...args);
+          return await remote.put(...args);
         },
       }),
   });
@@ -63,7 +63,7 @@ test('two blobs that want one name in tier 2 at the same time get two names (I6)
       override(remote, {
         put: async (...args) => {
           if (++puts === 1) await gate.promise;
-          await remote.put(...args);
+          return await remote.put(...args);
         },
       }),
   });

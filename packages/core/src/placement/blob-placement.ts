@@ -204,7 +204,9 @@ export class BlobPlacement {
     const { remote } = this.#parts;
     const { sizeBytes, crc32c } = blob;
     try {
-      await this.#fromEachSource(blob, (file) => remote.put(name, file, { sizeBytes, crc32c }));
+      await this.#fromEachSource(blob, async (file) => {
+        await remote.put(name, [{ file, offset: 0, length: sizeBytes, crc32c }]);
+      });
     } catch (error) {
       return await this.#goneOr(blob, error);
     }
@@ -233,7 +235,7 @@ export class BlobPlacement {
       });
     } catch (error) {
       if (remoteName === null || !isBadSource(error)) throw error;
-      await this.#parts.remote.fetch(remoteName, to, { sizeBytes, crc32c });
+      await this.#parts.remote.fetch(remoteName, to, { offset: 0, length: sizeBytes, crc32c });
     }
   }
 

@@ -130,7 +130,7 @@ describe('known faults of earlier systems (DESIGN §13)', () => {
             put: async (...args) => {
               reached.resolve();
               await gate.promise;
-              await remote.put(...args);
+              return await remote.put(...args);
             },
           }),
       },

@@ -114,7 +114,7 @@ async function remoteChecksum(
   const buffer = Buffer.allocUnsafe(Math.min(sizeBytes, REMOTE_READ_BYTES));
   for (let at = 0; at < sizeBytes; at += buffer.length) {
     const part = buffer.subarray(0, Math.min(buffer.length, sizeBytes - at));
-    await remote.read(name, part, at, signal);
+    await remote.read(name, part, at, signal === undefined ? {} : { signal });
     crc.update(part);
   }
   return crc.value();

@@ -12,10 +12,10 @@
  * I3  After an abort or error nothing is left: no temporary file, no directory that holds nothing.
  *
  * What an object store allows and a directory does not: an object `a` beside `a/b`, `a/` and `a//b`, segments above 255
- * bytes. `accepts` says no to those; `put` refuses with `name_invalid` if the conflict came up meanwhile. Placement
- * then takes the blob's fallback name.
+ * bytes. `accepts` says no to those, and `put` refuses with `name_invalid`. Placement then takes a private name. Content
+ * type and metadata have no place in a plain file: the catalog keeps them.
  */
-import { constants, lstatSync } from 'node:fs';
+import { type BigIntStats, constants, lstatSync } from 'node:fs';
 import {
   type FileHandle,
   lstat,
@@ -38,7 +38,16 @@ import {
 } from '../limits.ts';
 import { errnoOf, isMissing, toStoreError } from './fs-error.ts';
 import { createMover } from './mover.ts';
-import type { Mover, RemoteTier } from './tier.ts';
+import type {
+  Mover,
+  RemoteHeaders,
+  RemoteObject,
+  RemotePutOptions,
+  RemoteReadOptions,
+  RemoteRun,
+  RemoteSource,
+  RemoteTier,
+} from './tier.ts';
 
 export interface DirectoryTierOptions {
   /** Absolute. Made if missing. */
@@ -93,12 +102,13 @@ export async function openDirectoryTier(options: DirectoryTierOptions): Promise<
 }
 
 const TEMPORARY = '.ebb-tmp';
+/** A plain file has none. */
+const NO_HEADERS: RemoteHeaders = { contentType: 'application/octet-stream', metadata: {} };
 /** A delete may take away the directory that a put just made: then the put makes it again. */
 const PUBLISH_ATTEMPTS = 5;
 
 class DirectoryTier implements RemoteTier {
   readonly location: string;
-  readonly capabilities = { putBytesMax: Number.MAX_SAFE_INTEGER };
   readonly #root: string;
   readonly #temporary: string;
   readonly #mover: Mover;
@@ -119,34 +129,42 @@ class DirectoryTier implements RemoteTier {
 
   async put(
     name: string,
-    file: string,
-    options: { sizeBytes: number; crc32c: number; signal?: AbortSignal },
-  ): Promise<void> {
-    const segments = parseName(name);
-    this.#assertNoConflict(name, segments);
-    this.#lastTemporary++;
-    const temporary = join(this.#temporary, this.#lastTemporary.toString(16));
-    try {
-      await this.#fs.createFile(temporary);
-      await this.#copyVerified(name, { from: file, to: temporary, sync: true, ...options });
-      stopIfAborted(options.signal);
-      await this.#publish(temporary, segments);
-    } catch (error) {
-      await this.#fs.unlink(temporary).catch(() => undefined);
-      throw this.#putError(name, error);
-    }
+    sources: readonly RemoteSource[],
+    { signal }: RemotePutOptions = {},
+  ): Promise<RemoteObject> {
+    return await this.#publishNew(name, signal, async (temporary) => {
+      let at = 0;
+      for (const { file, offset, length, crc32c } of sources) {
+        const copy = { from: file, to: temporary, fromOffset: offset, toOffset: at };
+        await this.#copyVerified(name, { ...copy, sizeBytes: length, sync: true, crc32c, signal });
+        at += length;
+      }
+    });
+  }
+
+  async copy(
+    from: string,
+    to: string,
+    run: Omit<RemoteRun, 'crc32c' | 'signal'>,
+  ): Promise<RemoteObject> {
+    return await this.#publishNew(to, undefined, async (temporary) => {
+      const path = await this.#currentPath(from, run);
+      const copy = { from: path, to: temporary, fromOffset: run.offset, sizeBytes: run.length };
+      await this.#copyVerified(from, { ...copy, sync: true, crc32c: null });
+    });
   }
 
   async read(
     name: string,
     target: Uint8Array,
     position: number,
-    signal?: AbortSignal,
+    { etag, signal }: RemoteReadOptions = {},
   ): Promise<void> {
     stopIfAborted(signal);
     try {
       const path = await this.#confinedPath(name);
       await withFile(path, constants.O_RDONLY | constants.O_NOFOLLOW, async (handle) => {
+        if (etag !== undefined) assertUnchanged(name, await handle.stat({ bigint: true }), etag);
         for (let done = 0; done < target.length; ) {
           stopIfAborted(signal);
           const length = target.length - done;
@@ -160,25 +178,21 @@ class DirectoryTier implements RemoteTier {
     }
   }
 
-  async fetch(
-    name: string,
-    file: string,
-    options: { sizeBytes: number; crc32c: number; signal?: AbortSignal },
-  ): Promise<void> {
+  async fetch(name: string, file: string, run: RemoteRun): Promise<number> {
+    const { offset, length, crc32c, signal } = run;
+    const path = await this.#currentPath(name, run);
     try {
-      const path = await this.#confinedPath(name);
-      if (!(await lstat(path)).isFile()) throw noSuchName(name);
-      await this.#copyVerified(name, { from: path, to: file, sync: false, ...options });
+      const copy = { from: path, to: file, fromOffset: offset, sizeBytes: length, sync: false };
+      return await this.#copyVerified(name, { ...copy, crc32c, signal });
     } catch (error) {
       throw this.#readError(name, error);
     }
   }
 
-  async head(name: string): Promise<{ readonly sizeBytes: number } | undefined> {
+  async head(name: string): Promise<(RemoteObject & RemoteHeaders) | undefined> {
     try {
-      const path = await this.#confinedPath(name);
-      const stats = await lstat(path);
-      return stats.isFile() ? { sizeBytes: stats.size } : undefined;
+      const stats = await lstat(await this.#confinedPath(name), { bigint: true });
+      return stats.isFile() ? { ...toRemoteObject(stats), ...NO_HEADERS } : undefined;
     } catch (error) {
       if (isNoSuchName(error)) return undefined;
       throw toStoreError(error, `looking for ${name} in tier 2`);
@@ -202,9 +216,7 @@ class DirectoryTier implements RemoteTier {
     return segments !== undefined && this.#findConflict(segments) === undefined;
   }
 
-  async *list(
-    prefix: string,
-  ): AsyncIterable<{ readonly name: string; readonly sizeBytes: number }> {
+  async *list(prefix: string): AsyncIterable<RemoteObject & { readonly name: string }> {
     // Everything below the last `/` of the prefix, filtered: a prefix need not end at a segment.
     const above = prefix.slice(0, prefix.lastIndexOf('/') + 1);
     if (above !== '' && findSegments(`${above}x`) === undefined) return;
@@ -224,15 +236,16 @@ class DirectoryTier implements RemoteTier {
   async *#walk(
     above: string,
     prefix: string,
-  ): AsyncIterable<{ readonly name: string; readonly sizeBytes: number }> {
+  ): AsyncIterable<RemoteObject & { readonly name: string }> {
     try {
       for await (const entry of await opendir(join(this.#root, above))) {
         const name = above + entry.name;
         if (!name.startsWith(prefix) || name === TEMPORARY) continue;
         if (entry.isDirectory()) yield* this.#walk(`${name}/`, prefix);
         else if (entry.isFile() && findSegments(name) !== undefined) {
-          const stats = await lstat(join(this.#root, name)).catch(() => undefined);
-          if (stats?.isFile() === true) yield { name, sizeBytes: stats.size };
+          const path = join(this.#root, name);
+          const stats = await lstat(path, { bigint: true }).catch(() => undefined);
+          if (stats?.isFile() === true) yield { name, ...toRemoteObject(stats) };
         }
       }
     } catch (error) {
@@ -241,7 +254,48 @@ class DirectoryTier implements RemoteTier {
     }
   }
 
-  /** Shares the verification of put and fetch. @throws `data_corrupt` */
+  /** A new file under `name`: made beside, filled, then put in its place (I1). */
+  async #publishNew(
+    name: string,
+    signal: AbortSignal | undefined,
+    fill: (temporary: string) => Promise<void>,
+  ): Promise<RemoteObject> {
+    const segments = parseName(name);
+    this.#assertNoConflict(name, segments);
+    this.#lastTemporary++;
+    const temporary = join(this.#temporary, this.#lastTemporary.toString(16));
+    try {
+      await this.#fs.createFile(temporary);
+      await fill(temporary);
+      stopIfAborted(signal);
+      // Its identity does not change with its name.
+      const stats = await lstat(temporary, { bigint: true });
+      await this.#publish(temporary, segments);
+      return toRemoteObject(stats);
+    } catch (error) {
+      await this.#fs.unlink(temporary).catch(() => undefined);
+      throw this.#putError(name, error);
+    }
+  }
+
+  /** @throws `data_lost`, `precondition_failed`, `range_invalid` */
+  async #currentPath(
+    name: string,
+    { offset, length, etag }: Pick<RemoteRun, 'offset' | 'length' | 'etag'>,
+  ): Promise<string> {
+    const path = await this.#confinedPath(name).catch((error: unknown) => {
+      throw this.#readError(name, error);
+    });
+    const stats = await lstat(path, { bigint: true }).catch((error: unknown) => {
+      throw this.#readError(name, error);
+    });
+    if (!stats.isFile()) throw noSuchName(name);
+    if (etag !== undefined) assertUnchanged(name, stats, etag);
+    if (offset + length > Number(stats.size)) throw endsBefore(name, offset + length);
+    return path;
+  }
+
+  /** @throws `data_corrupt` */
   async #copyVerified(
     name: string,
     options: {
@@ -249,13 +303,15 @@ class DirectoryTier implements RemoteTier {
       to: string;
       sync: boolean;
       sizeBytes: number;
-      crc32c: number;
-      signal?: AbortSignal;
+      fromOffset?: number;
+      toOffset?: number;
+      crc32c: number | null;
+      signal?: AbortSignal | undefined;
     },
-  ): Promise<void> {
-    const { crc32c: expected, ...copy } = options;
-    const found = await this.#mover.copy(copy);
-    if (found === expected) return;
+  ): Promise<number> {
+    const { crc32c: expected, signal, ...copy } = options;
+    const found = await this.#mover.copy({ ...copy, ...(signal === undefined ? {} : { signal }) });
+    if (expected === null || found === expected) return found;
     const sums = { name, expected: formatCrc32c(expected), found: formatCrc32c(found) };
     const message = `${name} has CRC32C ${sums.found}, expected ${sums.expected}`;
     throw new StoreError('data_corrupt', message, sums);
@@ -426,6 +482,23 @@ function nameError(name: string, why: string, cause?: unknown): StoreError {
 
 function conflictError(name: string, conflict: string, cause?: unknown): StoreError {
   return nameError(name, `${conflict} is a file or directory already`, cause);
+}
+
+/** Every put makes a new file: its number and time tell it from its predecessor. */
+function toRemoteObject({ ino, size, mtimeNs }: BigIntStats): RemoteObject {
+  return {
+    sizeBytes: Number(size),
+    etag: `${ino.toString(16)}-${size.toString(16)}-${mtimeNs.toString(16)}`,
+    modifiedAtMs: Number(mtimeNs / 1_000_000n),
+  };
+}
+
+/** @throws `precondition_failed` */
+function assertUnchanged(name: string, stats: BigIntStats, etag: string): void {
+  const found = toRemoteObject(stats).etag;
+  if (found === etag) return;
+  const message = `${name} has the ETag ${found} in tier 2, expected ${etag}: somebody replaced it there`;
+  throw new StoreError('precondition_failed', message, { name, expected: etag, found });
 }
 
 function endsBefore(name: string, end: number): StoreError {

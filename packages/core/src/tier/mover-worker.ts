@@ -22,6 +22,8 @@ export type MoverTask =
       readonly to: string;
       readonly sizeBytes: number;
       readonly sync: boolean;
+      readonly fromOffset?: number;
+      readonly toOffset?: number;
     }
   | { readonly kind: 'checksum'; readonly file: string; readonly sizeBytes: number }
   | { readonly kind: 'populate'; readonly file: string; readonly sizeBytes: number };
@@ -75,11 +77,13 @@ function run(jobId: number, task: MoverTask): number {
 }
 
 function copy(jobId: number, task: Extract<MoverTask, { kind: 'copy' }>): number {
+  const { sizeBytes, fromOffset = 0, toOffset = 0 } = task;
   return withSource(task.from, (from) =>
     withFile(task.to, constants.O_WRONLY, (to) => {
       let unsyncedBytes = 0;
-      const crc = readThrough(jobId, from, task.from, task.sizeBytes, (chunk, at) => {
-        writeAll(to, chunk, at);
+      const run = { file: task.from, offset: fromOffset, sizeBytes };
+      const crc = readThrough(jobId, from, run, (chunk, at) => {
+        writeAll(to, chunk, toOffset + at);
         unsyncedBytes += chunk.length;
         if (!task.sync || unsyncedBytes < syncEveryBytes) return;
         fdatasyncSync(to);
@@ -92,7 +96,8 @@ function copy(jobId: number, task: Extract<MoverTask, { kind: 'copy' }>): number
 }
 
 function checksum(jobId: number, file: string, sizeBytes: number): number {
-  return withSource(file, (fd) => readThrough(jobId, fd, file, sizeBytes, () => undefined));
+  const run = { file, offset: 0, sizeBytes };
+  return withSource(file, (fd) => readThrough(jobId, fd, run, () => undefined));
 }
 
 function populate(jobId: number, file: string, sizeBytes: number): void {
@@ -105,20 +110,21 @@ function populate(jobId: number, file: string, sizeBytes: number): void {
   });
 }
 
-/** Returns the CRC32C of the first `sizeBytes`. */
+/** Returns the CRC32C of the run. `use` gets pieces of it, and where they begin in it. */
 function readThrough(
   jobId: number,
   fd: number,
-  file: string,
-  sizeBytes: number,
+  run: { readonly file: string; readonly offset: number; readonly sizeBytes: number },
   use: (chunk: Uint8Array, at: number) => void,
 ): number {
+  const { file, offset, sizeBytes } = run;
   let crc = 0;
   let at = 0;
   while (at < sizeBytes) {
     stopIfCancelled(jobId);
-    const got = readSync(fd, buffer, 0, Math.min(bufferBytes, sizeBytes - at), at);
-    if (got === 0) throw new MoverFailure('short', `${file} ends at ${at} of ${sizeBytes} bytes`);
+    const got = readSync(fd, buffer, 0, Math.min(bufferBytes, sizeBytes - at), offset + at);
+    if (got === 0)
+      throw new MoverFailure('short', `${file} ends at ${offset + at} of ${offset + sizeBytes}`);
     const chunk = buffer.subarray(0, got);
     crc = crc32c(chunk, crc);
     use(chunk, at);

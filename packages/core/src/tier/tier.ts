@@ -81,48 +81,96 @@ export interface LocalTier {
   close(): Promise<void>;
 }
 
-export interface RemoteTierCapabilities {
-  /** Largest single put, beyond which `put` splits by itself. */
-  readonly putBytesMax: number;
+/** A run of bytes of a local file, to be stored. */
+export interface RemoteSource {
+  readonly file: string;
+  readonly offset: number;
+  readonly length: number;
+  /** Of the run; null: not known, and not checked. */
+  readonly crc32c: number | null;
 }
 
-/** Tier 2. Names are `bucket/key`, made by placement/; a name is written by one caller at a time. */
+/** An object of tier 2 as it is there. The ETag is opaque and another one for every content. */
+export interface RemoteObject {
+  readonly sizeBytes: number;
+  readonly etag: string;
+  readonly modifiedAtMs: number;
+}
+
+/** What goes with an object where tier 2 can keep it; a directory cannot. */
+export interface RemoteHeaders {
+  readonly contentType: string;
+  /** User metadata, without a prefix. */
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+export interface RemotePutOptions extends Partial<RemoteHeaders> {
+  readonly signal?: AbortSignal;
+}
+
+export interface RemoteReadOptions {
+  /** The object must still have this ETag. */
+  readonly etag?: string;
+  readonly signal?: AbortSignal;
+}
+
+/** A run of bytes of an object of tier 2, and what it should be. */
+export interface RemoteRun extends RemoteReadOptions {
+  readonly offset: number;
+  readonly length: number;
+  /** Of the run; null: not known, and not checked. */
+  readonly crc32c: number | null;
+}
+
+/**
+ * Tier 2. Names are made by placement/ (`remote-names.ts`); a name is written by one caller at a time.
+ *
+ * Errors that may pass (no answer, 503, a cut connection) are `io_failed`; `tier_full` when there is no room.
+ */
 export interface RemoteTier {
+  /** A URL without credentials. */
   readonly location: string;
-  readonly capabilities: RemoteTierCapabilities;
   /**
-   * Stores the first `sizeBytes` of a local file under `name`, replacing what was there, all or nothing, durable when it
-   * resolves, and verified: the CRC32C of what was read on the way must be `crc32c`.
-   * @throws `data_corrupt` when it is not; `data_lost` when the local file is missing or shorter; `name_invalid` when a
-   * conflict has come up since `accepts` (take the fallback name); `tier_full`; `io_failed`; `aborted`. Each leaves nothing behind.
+   * Stores the runs, one after the other, as one object under `name`, replacing what was there: all or nothing, durable
+   * when it resolves, and verified.
+   * @throws `data_corrupt` when a run does not match its checksum; `data_lost` when a local file is missing or shorter;
+   * `name_invalid` for a name that it does not accept; `tier_full`; `io_failed`; `aborted`. Each leaves nothing behind.
    */
   put(
     name: string,
-    file: string,
-    options: { sizeBytes: number; crc32c: number; signal?: AbortSignal },
-  ): Promise<void>;
-  /** @throws `data_lost` when there is no such name, `range_invalid` past the end. */
-  read(name: string, target: Uint8Array, position: number, signal?: AbortSignal): Promise<void>;
-  /** Fetches the whole into a local file that exists, and verifies it. @throws as put and read. */
-  fetch(
+    sources: readonly RemoteSource[],
+    options?: RemotePutOptions,
+  ): Promise<RemoteObject>;
+  /**
+   * Fills `target` from `position` on.
+   * @throws `data_lost` when there is no such name, `range_invalid` past the end, `precondition_failed` when it has another
+   * ETag by now.
+   */
+  read(
     name: string,
-    file: string,
-    options: { sizeBytes: number; crc32c: number; signal?: AbortSignal },
+    target: Uint8Array,
+    position: number,
+    options?: RemoteReadOptions,
   ): Promise<void>;
-  head(name: string): Promise<{ readonly sizeBytes: number } | undefined>;
+  /** Fetches a run to the start of a local file that exists, and resolves with its CRC32C. @throws as put and read. */
+  fetch(name: string, file: string, run: RemoteRun): Promise<number>;
+  /** Stores a run of an object as another object, in tier 2 itself where it can. @throws as read and put. */
+  copy(from: string, to: string, run: Omit<RemoteRun, 'crc32c' | 'signal'>): Promise<RemoteObject>;
+  head(name: string): Promise<(RemoteObject & RemoteHeaders) | undefined>;
   /** No error when there is none. */
   delete(name: string): Promise<void>;
-  /** Whether a name can be stored as it is; if not, placement/ chooses another (`bucket/.ebb/<blob id>`). */
+  /** Whether a name can be stored as it is, beside all that is there. */
   accepts(name: string): boolean;
-  /** Every name with its size, in no order, for recovery and checks. */
-  list(prefix: string): AsyncIterable<{ readonly name: string; readonly sizeBytes: number }>;
+  /** Every name that starts with `prefix`, in no order. */
+  list(prefix: string): AsyncIterable<RemoteObject & { readonly name: string }>;
   close(): Promise<void>;
 }
 
 /** Copies and checks bytes off the main thread. */
 export interface Mover {
   /**
-   * Copies `sizeBytes` from one file into another (which exists), and resolves with their CRC32C. `sync`: fdatasync after.
+   * Copies `sizeBytes` from one file into another (which exists), and resolves with their CRC32C. `fromOffset`, `toOffset`:
+   * default 0. `sync`: fdatasync after.
    * @throws `data_lost` when the source is missing or shorter; `tier_full`, `io_failed`, `aborted`, `busy`
    */
   copy(options: {
@@ -130,6 +178,8 @@ export interface Mover {
     to: string;
     sizeBytes: number;
     sync: boolean;
+    fromOffset?: number;
+    toOffset?: number;
     signal?: AbortSignal;
   }): Promise<number>;
   /** CRC32C of the first `sizeBytes`. @throws `data_lost` when the file is missing or shorter. */

@@ -5,7 +5,7 @@
 import { existsSync } from 'node:fs';
 import { mkdir, open, readFile, rename, stat, truncate, unlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import type { LocalTier, RemoteTier } from '@ebb/core';
+import type { LocalTier, RemoteObject, RemoteRun, RemoteTier } from '@ebb/core';
 import { isStoreError } from '@ebb/protocol';
 import fc from 'fast-check';
 import { describe, expect, onTestFinished, test } from 'vitest';
@@ -459,7 +459,7 @@ export function remoteTierConformance(name: string, harness: RemoteTierHarness):
     readonly tier: RemoteTier;
     /** A local file with this content, as a blob of tier 0 would be. */
     readonly local: (content: Uint8Array) => Promise<string>;
-    readonly put: (name: string, content: Uint8Array) => Promise<void>;
+    readonly put: (name: string, content: Uint8Array) => Promise<RemoteObject>;
     readonly fetched: (name: string, content: Uint8Array) => Promise<Buffer>;
     readonly names: (prefix: string) => Promise<readonly string[]>;
   }
@@ -477,10 +477,10 @@ export function remoteTierConformance(name: string, harness: RemoteTierHarness):
     return {
       tier,
       local,
-      put: async (key, content) => await tier.put(key, await local(content), facts(content)),
+      put: async (key, content) => await putFile(tier, key, await local(content), facts(content)),
       fetched: async (key, content) => {
         const file = await local(Buffer.alloc(0));
-        await tier.fetch(key, file, facts(content));
+        await tier.fetch(key, file, runOf(content));
         return await readFile(file);
       },
       names: async (prefix) => {
@@ -496,7 +496,7 @@ export function remoteTierConformance(name: string, harness: RemoteTierHarness):
       const { tier, put, fetched } = await setUp();
       const content = bytesOf(3 * MiB + 7, 1);
       await put('bucket/deep/er/key', content);
-      expect(await tier.head('bucket/deep/er/key')).toEqual({ sizeBytes: content.length });
+      expect((await tier.head('bucket/deep/er/key'))?.sizeBytes).toBe(content.length);
       const target = Buffer.alloc(100);
       await tier.read('bucket/deep/er/key', target, MiB - 50);
       expect(target.equals(content.subarray(MiB - 50, MiB + 50))).toBe(true);
@@ -506,14 +506,14 @@ export function remoteTierConformance(name: string, harness: RemoteTierHarness):
     test('only the first sizeBytes of a longer file are stored: a recycled file has an old tail', async () => {
       const { tier, local } = await setUp();
       const content = bytesOf(MiB, 1);
-      await tier.put('bucket/key', await local(content), facts(content.subarray(0, 1000)));
-      expect(await tier.head('bucket/key')).toEqual({ sizeBytes: 1000 });
+      await putFile(tier, 'bucket/key', await local(content), facts(content.subarray(0, 1000)));
+      expect((await tier.head('bucket/key'))?.sizeBytes).toBe(1000);
     });
 
     test('an empty object is an object', async () => {
       const { tier, put, fetched } = await setUp();
       await put('bucket/empty', Buffer.alloc(0));
-      expect(await tier.head('bucket/empty')).toEqual({ sizeBytes: 0 });
+      expect((await tier.head('bucket/empty'))?.sizeBytes).toBe(0);
       expect((await fetched('bucket/empty', Buffer.alloc(0))).length).toBe(0);
       await tier.read('bucket/empty', Buffer.alloc(0), 0);
       await expectCode(tier.read('bucket/empty', Buffer.alloc(1), 0), 'range_invalid');
@@ -534,7 +534,7 @@ export function remoteTierConformance(name: string, harness: RemoteTierHarness):
       await put('bucket/key', bytesOf(MiB, 1));
       const shorter = bytesOf(10, 2);
       await put('bucket/key', shorter);
-      expect(await tier.head('bucket/key')).toEqual({ sizeBytes: 10 });
+      expect((await tier.head('bucket/key'))?.sizeBytes).toBe(10);
       expect((await fetched('bucket/key', shorter)).equals(shorter)).toBe(true);
     });
 
@@ -543,8 +543,8 @@ export function remoteTierConformance(name: string, harness: RemoteTierHarness):
       const old = bytesOf(100, 1);
       await put('bucket/key', old);
       const file = await local(bytesOf(100, 2));
-      await expectCode(tier.put('bucket/key', file, facts(old)), 'data_corrupt');
-      await expectCode(tier.put('bucket/new/er', file, facts(old)), 'data_corrupt');
+      await expectCode(putFile(tier, 'bucket/key', file, facts(old)), 'data_corrupt');
+      await expectCode(putFile(tier, 'bucket/new/er', file, facts(old)), 'data_corrupt');
       expect((await fetched('bucket/key', old)).equals(old)).toBe(true);
       expect(await names('')).toEqual(['bucket/key']);
     });
@@ -553,8 +553,8 @@ export function remoteTierConformance(name: string, harness: RemoteTierHarness):
       const { tier, local, names } = await setUp();
       const content = bytesOf(100, 1);
       const torn = await local(content.subarray(0, 50));
-      await expectCode(tier.put('bucket/key', torn, facts(content)), 'data_lost');
-      await expectCode(tier.put('bucket/key', `${torn}-missing`, facts(content)), 'data_lost');
+      await expectCode(putFile(tier, 'bucket/key', torn, facts(content)), 'data_lost');
+      await expectCode(putFile(tier, 'bucket/key', `${torn}-missing`, facts(content)), 'data_lost');
       expect(await names('')).toEqual([]);
     });
 
@@ -563,7 +563,7 @@ export function remoteTierConformance(name: string, harness: RemoteTierHarness):
       const content = bytesOf(100, 1);
       await put('bucket/key', content);
       const target = await local(Buffer.alloc(0));
-      const wrong = { ...facts(content), crc32c: 1 };
+      const wrong = { ...runOf(content), crc32c: 1 };
       await expectCode(tier.fetch('bucket/key', target, wrong), 'data_corrupt');
     });
 
@@ -572,7 +572,7 @@ export function remoteTierConformance(name: string, harness: RemoteTierHarness):
       const content = bytesOf(100, 1);
       await put('bucket/key', content.subarray(0, 60));
       const error = await codeOf(
-        tier.fetch('bucket/key', await local(Buffer.alloc(0)), facts(content)),
+        tier.fetch('bucket/key', await local(Buffer.alloc(0)), runOf(content)),
       );
       expect(['data_lost', 'data_corrupt', 'range_invalid']).toContain(error);
     });
@@ -584,10 +584,72 @@ export function remoteTierConformance(name: string, harness: RemoteTierHarness):
         expect(await tier.head(missing)).toBeUndefined();
         await expectCode(tier.read(missing, Buffer.alloc(1), 0), 'data_lost');
         const target = await local(Buffer.alloc(0));
-        await expectCode(tier.fetch(missing, target, facts(Buffer.from('x'))), 'data_lost');
+        await expectCode(tier.fetch(missing, target, runOf(Buffer.from('x'))), 'data_lost');
         await tier.delete(missing);
       }
-      expect(await tier.head('bucket/a/b')).toEqual({ sizeBytes: 1 });
+      expect((await tier.head('bucket/a/b'))?.sizeBytes).toBe(1);
+    });
+
+    test('an object is made of runs of several files, each checked by itself', async () => {
+      const { tier, local, fetched, names } = await setUp();
+      const [first, second] = [bytesOf(2 * MiB, 1), bytesOf(MiB, 2)];
+      const whole = Buffer.concat([first.subarray(100, MiB), second, first.subarray(0, 7)]);
+      const files = { first: await local(first), second: await local(second) };
+      const runs = [
+        { file: files.first, offset: 100, length: MiB - 100, crc32c: null },
+        { file: files.second, offset: 0, length: MiB, crc32c: crc32c(second) },
+        { file: files.first, offset: 0, length: 7, crc32c: crc32c(first.subarray(0, 7)) },
+      ];
+      expect((await tier.put('bucket/joined', runs)).sizeBytes).toBe(whole.length);
+      expect((await fetched('bucket/joined', whole)).equals(whole)).toBe(true);
+      const wrong = runs.map((run, index) => (index === 1 ? { ...run, crc32c: 1 } : run));
+      await expectCode(tier.put('bucket/wrong', wrong), 'data_corrupt');
+      expect(await names('')).toEqual(['bucket/joined']);
+    });
+
+    test('a run out of the middle is fetched, and its checksum told where none was known', async () => {
+      const { tier, local, put } = await setUp();
+      const content = bytesOf(2 * MiB, 1);
+      await put('bucket/key', content);
+      const middle = content.subarray(MiB - 3, MiB + 1000);
+      const file = await local(Buffer.alloc(0));
+      const run = { offset: MiB - 3, length: middle.length, crc32c: null };
+      expect(await tier.fetch('bucket/key', file, run)).toBe(crc32c(middle));
+      expect((await readFile(file)).equals(middle)).toBe(true);
+      const beyond = { offset: 2 * MiB - 1, length: 2, crc32c: null };
+      await expectCode(tier.fetch('bucket/key', file, beyond), 'range_invalid');
+    });
+
+    test('an ETag names one content: put, head and list agree on it, and a read that names a former one is refused', async () => {
+      const { tier, local, put } = await setUp();
+      const old = await put('bucket/key', bytesOf(100, 1));
+      expect((await tier.head('bucket/key'))?.etag).toBe(old.etag);
+      for await (const entry of tier.list('bucket/')) expect(entry.etag).toBe(old.etag);
+      await tier.read('bucket/key', Buffer.alloc(10), 0, { etag: old.etag });
+      const next = await put('bucket/key', bytesOf(100, 2));
+      expect(next.etag).not.toBe(old.etag);
+      const stale = { etag: old.etag };
+      await expectCode(tier.read('bucket/key', Buffer.alloc(10), 0, stale), 'precondition_failed');
+      const run = { offset: 0, length: 100, crc32c: null, ...stale };
+      const file = await local(Buffer.alloc(0));
+      await expectCode(tier.fetch('bucket/key', file, run), 'precondition_failed');
+      await expectCode(tier.copy('bucket/key', 'bucket/copy', run), 'precondition_failed');
+      expect(await tier.head('bucket/copy')).toBeUndefined();
+    });
+
+    test('a run of an object is copied to another name, and stays when the first goes', async () => {
+      const { tier, put, fetched } = await setUp();
+      const content = bytesOf(MiB, 1);
+      await put('bucket/key', content);
+      await tier.copy('bucket/key', 'bucket/.ebb/whole', { offset: 0, length: MiB });
+      const part = await tier.copy('bucket/key', 'bucket/.ebb/part', { offset: 5, length: 1000 });
+      expect(part.sizeBytes).toBe(1000);
+      await tier.delete('bucket/key');
+      expect((await fetched('bucket/.ebb/whole', content)).equals(content)).toBe(true);
+      const slice = content.subarray(5, 1005);
+      expect((await fetched('bucket/.ebb/part', slice)).equals(slice)).toBe(true);
+      const run = { offset: 0, length: 1 };
+      await expectCode(tier.copy('bucket/none', 'bucket/to', run), 'data_lost');
     });
 
     test('deleting leaves neighbours: a/b goes, a/bc and ab stay', async () => {
@@ -618,9 +680,9 @@ export function remoteTierConformance(name: string, harness: RemoteTierHarness):
       const content = bytesOf(24 * MiB, 1);
       const file = await local(content);
       const before = { ...facts(content), signal: AbortSignal.abort() };
-      await expectCode(tier.put('bucket/dir/key', file, before), 'aborted');
+      await expectCode(putFile(tier, 'bucket/dir/key', file, before), 'aborted');
       const controller = new AbortController();
-      const putting = tier.put('bucket/dir/key', file, {
+      const putting = putFile(tier, 'bucket/dir/key', file, {
         ...facts(content),
         signal: controller.signal,
       });
@@ -662,7 +724,7 @@ export function remoteTierConformance(name: string, harness: RemoteTierHarness):
           await put(key, content);
           stored.set(key, content);
         } else {
-          const code = await codeOf(tier.put(key, await local(content), facts(content)));
+          const code = await codeOf(putFile(tier, key, await local(content), facts(content)));
           expect([key, code]).toEqual([key, 'name_invalid']);
         }
       }
@@ -716,6 +778,22 @@ function crc32c(content: Uint8Array): number {
 
 function facts(content: Uint8Array): { sizeBytes: number; crc32c: number } {
   return { sizeBytes: content.length, crc32c: crc32c(content) };
+}
+
+/** Stores the first `sizeBytes` of a file. */
+export async function putFile(
+  tier: RemoteTier,
+  name: string,
+  file: string,
+  { sizeBytes, crc32c: crc, signal }: ReturnType<typeof facts> & { signal?: AbortSignal },
+): Promise<RemoteObject> {
+  const source = { file, offset: 0, length: sizeBytes, crc32c: crc };
+  return await tier.put(name, [source], signal === undefined ? {} : { signal });
+}
+
+/** All of it. */
+function runOf(content: Uint8Array): RemoteRun {
+  return { offset: 0, length: content.length, crc32c: crc32c(content) };
 }
 
 async function writeBlob(
