@@ -16,6 +16,8 @@ export const bucketPolicySchema = z.object({
   ttlMs: z.number().int().positive().optional(),
   /** Sum of object sizes the bucket may hold; absent: no limit. */
   quotaBytes: z.number().int().positive().optional(),
+  /** Where its objects go in tier 2: `s3://bucket/prefix`, or a name that the node's configuration gives; absent: to the node's own. */
+  remote: z.string().min(1).max(1024).optional(),
 });
 export type BucketPolicyInput = z.input<typeof bucketPolicySchema>;
 
@@ -28,6 +30,7 @@ export const bucketInfoSchema = z.object({
     mirror: z.boolean(),
     ttlMs: z.number().nullable(),
     quotaBytes: z.number().nullable(),
+    remote: z.string().nullable(),
   }),
   objects: z.number().optional(),
   sizeBytes: z.number().optional(),
@@ -137,6 +140,11 @@ export const statusSchema = z.object({
   shuffles: z.number(),
   connections: z.number(),
   mirrorBacklogBytes: z.number(),
+  mirrorBacklogObjects: z.number(),
+  /** Since when the oldest of them waits. */
+  mirrorOldestMs: z.number().nullable(),
+  /** At the rate of the last minute; null while tier 1 does not grow. */
+  diskSecondsUntilFull: z.number().nullable(),
 });
 export type Status = z.infer<typeof statusSchema>;
 

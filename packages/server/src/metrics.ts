@@ -161,7 +161,8 @@ function attachGauges(registry: Registry, { store, shuffles, connections }: Metr
       help,
       labelNames: ['tier'],
       registers,
-      collect() {
+      async collect() {
+        await store.totals(); // what tier 2 holds is as of the last call
         for (const tier of store.tiers()) {
           const value = read(tier);
           if (value !== null) this.set({ tier: TIER_NAMES[tier.tier] }, value);
@@ -198,7 +199,29 @@ function attachGauges(registry: Registry, { store, shuffles, connections }: Metr
   gauge('ebb_jobs', 'Jobs alive.', async () => (await store.listJobs()).length);
   gauge('ebb_shuffles', 'Shuffles registered.', async () => (await shuffles.list()).length);
   gauge('ebb_connections', 'Frame connections open.', connections);
-  gauge('ebb_mirror_backlog_bytes', 'Bytes waiting for their copy in the remote tier.', () =>
-    store.mirrorBacklogBytes(),
+  const spoolGauge = (
+    name: string,
+    help: string,
+    read: (spool: Awaited<ReturnType<ObjectStore['spool']>>) => number,
+  ): void => gauge(name, help, async () => read(await store.spool()));
+  spoolGauge(
+    'ebb_mirror_backlog_bytes',
+    'Bytes waiting for their copy in the remote tier.',
+    (spool) => spool.bytes,
+  );
+  spoolGauge(
+    'ebb_mirror_backlog_objects',
+    'Names to be stored or deleted in the remote tier.',
+    (spool) => spool.entries,
+  );
+  spoolGauge(
+    'ebb_mirror_oldest_seconds',
+    'How long the oldest of them waits; 0 when none does.',
+    (spool) => (spool.oldestMs === null ? 0 : (Date.now() - spool.oldestMs) / 1000),
+  );
+  spoolGauge(
+    'ebb_disk_seconds_until_full',
+    'When the disk tier is full at the rate of the last minute; +Inf while it does not grow.',
+    (spool) => spool.secondsUntilFull ?? Number.POSITIVE_INFINITY,
   );
 }

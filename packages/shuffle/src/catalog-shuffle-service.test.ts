@@ -320,6 +320,7 @@ describe('the table', () => {
         createdAtMs: 0,
         jobId: 'app',
         pinned: false,
+        remoteEtag: null,
         extents: [{ blobId: i + 1, offset: 0, length: indexBytes }],
       });
       node.store.tiers.set(i + 1, 1);

@@ -16,7 +16,14 @@
  * I6  Removal refuses new commits, waits for those under way, then deletes by prefix: nothing appears afterwards.
  * I7  Nothing is kept of a shuffle that was removed, nor of a staged write whose owner went away.
  */
-import type { Catalog, Clock, ObjectStore, Owner, StagedWrite } from '@ebb/core';
+import {
+  type Catalog,
+  type Clock,
+  type ObjectStore,
+  type Owner,
+  resolvePolicy,
+  type StagedWrite,
+} from '@ebb/core';
 import {
   type ExtentLocation,
   indexBlockBytes,
@@ -603,13 +610,7 @@ class CatalogShuffleService implements ShuffleService {
 
   async #createBucket(): Promise<void> {
     try {
-      await this.#store.createBucket(SHUFFLE_BUCKET, {
-        preset: 'ephemeral',
-        ack: 'memory',
-        mirror: false,
-        ttlMs: null,
-        quotaBytes: null,
-      });
+      await this.#store.createBucket(SHUFFLE_BUCKET, resolvePolicy({ preset: 'ephemeral' }));
     } catch (error) {
       if (!isStoreError(error, 'bucket_exists')) throw error; // somebody gave it a policy of their own: theirs counts
     }

@@ -184,6 +184,7 @@ export class FakeStore implements ShuffleStore {
       jobId: write.jobId ?? null,
       pinned: false,
       extents: [{ blobId: writeId, offset: 0, length: options.sizeBytes }],
+      remoteEtag: null,
     };
     this.objects.set(name, object);
     this.tiers.set(writeId, write.tier);

@@ -116,6 +116,7 @@ describe('bucket policy', () => {
     mirror: fc.boolean(),
     ttlMs: limit,
     quotaBytes: limit,
+    remote: fc.option(fc.constantFrom('archive', 's3://bucket/prefix')),
   });
 
   test('what was encoded is decoded', () => {
@@ -128,7 +129,10 @@ describe('bucket policy', () => {
 
   test('anything else is refused', () => {
     const fine = JSON.parse(
-      encodePolicy({ preset: 'durable', ack: 'disk', mirror: true, ttlMs: 1, quotaBytes: null }),
+      encodePolicy({
+        ...{ preset: 'durable', ack: 'disk', mirror: true, ttlMs: 1, quotaBytes: null },
+        remote: null,
+      }),
     ) as object;
     for (const broken of ['', 'null', '7', JSON.stringify({ ...fine, ack: 'tape' })]) {
       expect(codeOf(() => decodePolicy(broken))).toBe('data_corrupt');

@@ -10,6 +10,8 @@
  *     its record stays until `dropBlob`, so that an interrupted clean-up is found again.
  * I3  An object's `version` only grows, across deletes too, because versions come from `nextIds`.
  * I4  Conditions are checked in the same atomic step as the change they guard.
+ * I5  What happens to a name of which tier 2 has, or is to have, a plain object is entered into the spool in the same atomic
+ *     step: a new version of a mirrored bucket, a deletion, a rename. So tier 2 follows, whatever happens to this process.
  *
  * Conformance suite: packages/testkit, `catalogConformance`.
  */
@@ -21,6 +23,8 @@ export interface BucketPolicy {
   readonly mirror: boolean;
   readonly ttlMs: number | null;
   readonly quotaBytes: number | null;
+  /** Where its objects go in tier 2; null: to the node's own. What it may be: routed-tier.ts. */
+  readonly remote: string | null;
 }
 
 export interface BucketRecord {
@@ -51,24 +55,52 @@ export interface ObjectRecord {
   readonly jobId: string | null;
   readonly pinned: boolean;
   readonly extents: readonly Extent[];
+  /** Of the plain object in tier 2 that is this version under its own name; null while there is none. */
+  readonly remoteEtag: string | null;
+}
+
+/** Bytes in tier 2: in the object `name`, from `offset` on, as long as that has the ETag. */
+export interface RemoteCopy {
+  readonly name: string;
+  readonly offset: number;
+  readonly etag: string;
 }
 
 /**
- * Where copies of a blob lie: bytes allocated in tier 0 and 1 (null: no copy there), and the name in tier 2.
+ * Where copies of a blob lie: bytes allocated in tier 0 and 1 (null: no copy there), and where in tier 2.
  * `generation` grows with every change of the copies: movers compare and set on it.
  */
 export interface BlobRecord {
   readonly blobId: number;
   readonly sizeBytes: number;
-  readonly crc32c: number;
+  /** Null while nobody has read it whole: it was found in tier 2. */
+  readonly crc32c: number | null;
   readonly refs: number;
   readonly createdAtMs: number;
   readonly generation: number;
   readonly memoryBytes: number | null;
   readonly diskBytes: number | null;
-  readonly remoteName: string | null;
+  readonly remote: RemoteCopy | null;
 }
-export type BlobCopies = Pick<BlobRecord, 'memoryBytes' | 'diskBytes' | 'remoteName'>;
+export type BlobCopies = Pick<BlobRecord, 'memoryBytes' | 'diskBytes' | 'remote'>;
+
+/**
+ * A name of which tier 2 does not have the last state yet. There is one entry a name and target: what happens to the name
+ * again before that was sent takes its place in the queue.
+ */
+export interface SpoolEntry {
+  /** The order of the queue. */
+  readonly seq: number;
+  /** The bucket's `policy.remote` when the entry was made. */
+  readonly target: string | null;
+  readonly bucket: string;
+  readonly key: string;
+  /** To be stored; null: to be deleted. */
+  readonly version: number | null;
+  readonly sizeBytes: number;
+  /** Since when tier 2 is behind. */
+  readonly sinceMs: number;
+}
 
 export interface JobRecord {
   readonly jobId: string;
@@ -92,6 +124,8 @@ export interface ObjectCommit {
   readonly condition: Condition;
   /** Objects that go in the same step, if they are at exactly these versions: what was joined into this one. */
   readonly removes?: readonly Pick<ObjectRecord, 'bucket' | 'key' | 'version'>[];
+  /** It goes to tier 2 although its bucket is not mirrored. */
+  readonly mirror?: boolean;
 }
 
 /** Blobs whose refs fell to 0 by this change. */
@@ -228,9 +262,40 @@ export interface Catalog {
   /**
    * Compare-and-set of where copies lie. False, and no change, when the blob is unknown, freed, or of another generation:
    * so a mover that was overtaken by a delete or another mover learns it here.
-   * A `remoteName` that another live blob holds is refused with `already_exists`.
    */
   setBlobCopies(blobId: number, expectedGeneration: number, copies: BlobCopies): Promise<boolean>;
+  /** What is known only after a blob was read whole. No effect on one whose checksum is known. */
+  setBlobChecksum(blobId: number, crc32c: number): Promise<void>;
+  /** Live blobs with bytes in this object of tier 2. */
+  listBlobsStoredAs(remoteName: string): Promise<readonly BlobRecord[]>;
+
+  /** In order, from after `seq`. */
+  listSpool(options: {
+    readonly after: number;
+    readonly limit: number;
+  }): Promise<readonly SpoolEntry[]>;
+  findSpooled(bucket: string, key: string): Promise<SpoolEntry | undefined>;
+  /**
+   * Tier 2 has the version of the entry, as `etag`: the object says so, its blobs that have no copy there get `copies`, and
+   * the entry goes. False, and no change, when the name holds another version by now; then the entry that came after stays.
+   */
+  setMirrored(
+    entry: SpoolEntry,
+    made: {
+      readonly etag: string;
+      readonly copies: readonly { readonly blobId: number; readonly remote: RemoteCopy }[];
+    },
+  ): Promise<boolean>;
+  /** What tier 2 has under the name turned out not to be this object: it is to be stored again. */
+  unsetMirrored(name: { readonly bucket: string; readonly key: string }): Promise<void>;
+  /** The entry goes, if nothing happened to its name since. */
+  dropSpooled(entry: SpoolEntry): Promise<void>;
+  spoolTotals(): Promise<{
+    readonly entries: number;
+    readonly bytes: number;
+    readonly oldestMs: number | null;
+  }>;
+
   /** Forgets a freed blob, after its files are gone. No effect on a blob with refs. */
   dropBlob(blobId: number): Promise<void>;
   /** Objects that name this blob, at most `limit`. */

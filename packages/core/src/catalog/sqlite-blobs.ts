@@ -8,7 +8,7 @@
  * B2  An object that uses a blob stands either in the blob's own row (bucket, key), at most one, or as a row of blob_links:
  *     so that a blob with one object, nearly every one, costs no second row.
  * B3  `place` and the counters follow from the copies and from whether refs is 0.
- * B4  A name in tier 2 has one live holder. Freed blobs may still carry it; whose bytes lie under it then is I6 of placement/.
+ * B4  Several blobs may lie in one object of tier 2, each from an offset on.
  */
 import { assert, StoreError } from '@ebb/protocol';
 import type { BlobCopies, BlobRecord, Catalog, Extent, ObjectCommit } from './catalog.ts';
@@ -72,21 +72,29 @@ export class BlobTable {
     const record = this.find(blobId);
     if (record === undefined || record.refs === 0) return false;
     if (record.generation !== expectedGeneration) return false;
-    const { memoryBytes, diskBytes, remoteName } = copies;
-    if (remoteName !== null && remoteName !== record.remoteName) {
-      this.assertRemoteNameFree(remoteName, { except: blobId, before: [], after: [] });
-    }
+    const { memoryBytes, diskBytes, remote } = copies;
     this.#tx.write(
       this.#sql.setCopies,
       memoryBytes,
       diskBytes,
-      remoteName,
+      remote?.name ?? null,
+      remote?.offset ?? null,
+      remote?.etag ?? null,
       placeOf(copies, record.refs),
       blobId,
     );
     this.#countCopies(record, -1);
-    this.#countCopies({ ...record, memoryBytes, diskBytes, remoteName }, 1);
+    this.#countCopies({ ...record, memoryBytes, diskBytes, remote }, 1);
     return true;
+  }
+
+  setChecksum(blobId: number, crc32c: number): void {
+    this.#tx.write(this.#sql.setChecksum, crc32c, blobId);
+  }
+
+  listStoredAs(remoteName: string): BlobRecord[] {
+    const rows = this.#sql.listStoredAs.all(remoteName) as unknown as BlobRow[];
+    return rows.map((row) => toBlob(row).record);
   }
 
   /** No effect on a blob with refs: one without them has no link rows either. */
@@ -114,7 +122,9 @@ export class BlobTable {
       record.generation,
       record.memoryBytes,
       record.diskBytes,
-      record.remoteName,
+      record.remote?.name ?? null,
+      record.remote?.offset ?? null,
+      record.remote?.etag ?? null,
       placeOf(record, refs),
       isHeld ? name.bucket : null,
       isHeld ? name.key : null,
@@ -165,32 +175,6 @@ export class BlobTable {
     assert(extent.offset + extent.length <= blob.sizeBytes, 'an extent lies within its blob');
   }
 
-  /**
-   * The name may be held by freed blobs, and by one that this very change frees (B4).
-   * @throws {StoreError} `already_exists`
-   */
-  assertRemoteNameFree(
-    remoteName: string,
-    change: {
-      readonly except: number;
-      readonly before: readonly Extent[];
-      readonly after: readonly Extent[];
-    },
-  ): void {
-    const holders = this.#sql.remoteNameHolders.all(remoteName, change.except) as unknown as [
-      number,
-      number,
-    ][];
-    for (const [blobId, refs] of holders) {
-      const uses = countUses(change.before, change.after).get(blobId) ?? { before: 0, after: 0 };
-      if (refs - uses.before + uses.after === 0) continue;
-      throw new StoreError('already_exists', `blob ${blobId} is stored as ${remoteName} already`, {
-        remoteName,
-        blobId,
-      });
-    }
-  }
-
   #find(blobId: number): Blob | undefined {
     const row = this.#sql.find.get(blobId);
     return row === undefined ? undefined : toBlob(row as unknown as BlobRow);
@@ -200,7 +184,7 @@ export class BlobTable {
     const { memory, disk, remote } = this.#counters;
     if (blob.memoryBytes !== null) this.#counters.add(memory, sign, sign * blob.memoryBytes);
     if (blob.diskBytes !== null) this.#counters.add(disk, sign, sign * blob.diskBytes);
-    if (blob.remoteName !== null) this.#counters.add(remote, sign, sign * blob.sizeBytes);
+    if (blob.remote !== null) this.#counters.add(remote, sign, sign * blob.sizeBytes);
   }
 }
 
@@ -225,7 +209,7 @@ function placeOf(copies: BlobCopies, refs: number): number {
   return (
     (copies.memoryBytes === null ? 0 : PLACE.memory) |
     (copies.diskBytes === null ? 0 : PLACE.disk) |
-    (copies.remoteName === null ? 0 : PLACE.remote) |
+    (copies.remote === null ? 0 : PLACE.remote) |
     (refs > 0 ? 0 : PLACE.freed)
   );
 }
@@ -233,15 +217,17 @@ function placeOf(copies: BlobCopies, refs: number): number {
 // ── rows and statements ─────────────────────────────────────────────────────────────────────────────────────────────
 
 const COLUMNS =
-  'blob_id, size, crc32c, refs, created_at, generation, memory_bytes, disk_bytes, remote_name, bucket, key';
+  'blob_id, size, crc32c, refs, created_at, generation, memory_bytes, disk_bytes, remote_name, remote_offset, remote_etag, bucket, key';
 type BlobRow = [
   number,
   number,
-  number,
+  number | null,
   number,
   number,
   number,
   number | null,
+  number | null,
+  string | null,
   number | null,
   string | null,
   number | null,
@@ -259,10 +245,10 @@ function toBlob(row: BlobRow): Blob {
       generation: row[5],
       memoryBytes: row[6],
       diskBytes: row[7],
-      remoteName: row[8],
+      remote: row[8] === null ? null : { name: row[8], offset: row[9] ?? 0, etag: row[10] ?? '' },
     },
-    bucket: row[9],
-    key: row[10],
+    bucket: row[11],
+    key: row[12],
   };
 }
 
@@ -295,18 +281,19 @@ function prepareStatements(tx: SqliteTransactions) {
     },
     insert: tx.prepare(
       `insert into blobs (blob_id, size, crc32c, refs, created_at, generation, memory_bytes, disk_bytes, remote_name,
-       place, bucket, key) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+       remote_offset, remote_etag, place, bucket, key) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     ),
     setRefs: tx.prepare(
       'update blobs set refs = ?, place = ?, bucket = ?, key = ? where blob_id = ?',
     ),
     setCopies: tx.prepare(
-      `update blobs set memory_bytes = ?, disk_bytes = ?, remote_name = ?, place = ?, generation = generation + 1
+      `update blobs set memory_bytes = ?, disk_bytes = ?, remote_name = ?, remote_offset = ?, remote_etag = ?, place = ?, generation = generation + 1
        where blob_id = ?`,
     ),
     delete: tx.prepare('delete from blobs where blob_id = ?'),
-    remoteNameHolders: tx.prepare(
-      'select blob_id, refs from blobs where remote_name = ? and refs > 0 and blob_id <> ?',
+    setChecksum: tx.prepare('update blobs set crc32c = ? where blob_id = ? and crc32c is null'),
+    listStoredAs: tx.prepare(
+      `select ${COLUMNS} from blobs where remote_name = ? and refs > 0 order by blob_id`,
     ),
     insertLink: tx.prepare('insert into blob_links (blob_id, bucket, key) values (?, ?, ?)'),
     deleteLink: tx.prepare('delete from blob_links where blob_id = ? and bucket = ? and key = ?'),

@@ -18,6 +18,7 @@ const POLICY: BucketPolicy = {
   mirror: false,
   ttlMs: null,
   quotaBytes: null,
+  remote: null,
 };
 
 const roots: string[] = [];
@@ -361,6 +362,7 @@ function commitOf(
       jobId: null,
       pinned: false,
       extents: [{ blobId: id, offset: 0, length: 3 }],
+      remoteEtag: null,
       ...fields.object,
     },
     newBlobs: [
@@ -371,7 +373,7 @@ function commitOf(
         createdAtMs: 1,
         memoryBytes: 4096,
         diskBytes: null,
-        remoteName: null,
+        remote: null,
       },
     ],
     condition: {},

@@ -14,8 +14,8 @@
  *   sqlite-file          opens the file: lock, tables of sqlite-schema, version
  *   sqlite-transactions  changes in groups, reads beside them; prepared statements
  *   wal-keeper           durability and the length of the log, off the main thread
- *   sqlite-tables        the tables: -objects and -blobs (S2), -buckets, -jobs, -records, -counters (S3)
- *   sqlite-*-changes     what may be done to objects: to one (S1), to many
+ *   sqlite-tables        the tables: -objects and -blobs (S2), -buckets, -spool, -jobs, -records, -counters (S3)
+ *   sqlite-*-changes     what may be done to objects: to one (S1), to many, to those that go to tier 2
  *   sqlite-listing       pages of names
  *   sqlite-ids           ids that never come twice
  */
@@ -29,6 +29,7 @@ import { translateSqliteError } from './sqlite-errors.ts';
 import { type CatalogFile, openCatalogFile } from './sqlite-file.ts';
 import { IdAllocator } from './sqlite-ids.ts';
 import { listExpired, listPage } from './sqlite-listing.ts';
+import { setBucketPolicy, setMirrored, unsetMirrored } from './sqlite-mirror-changes.ts';
 import {
   commitObject,
   copyObject,
@@ -56,14 +57,14 @@ export async function openSqliteCatalog(options: SqliteCatalogOptions): Promise<
   const { directory, clock = systemClock, newNodeId = randomUUID } = options;
   const file = await openCatalogFile({ directory, clock, newNodeId });
   try {
-    return await openCatalog(file);
+    return await openCatalog(file, clock);
   } catch (error) {
     file.database.close();
     throw translateSqliteError(error, file.path);
   }
 }
 
-async function openCatalog(file: CatalogFile): Promise<Catalog> {
+async function openCatalog(file: CatalogFile, clock: Clock): Promise<Catalog> {
   const { database, path, nodeId } = file;
   const tx = new SqliteTransactions(database, {
     onCommitted: (writes) => {
@@ -75,7 +76,7 @@ async function openCatalog(file: CatalogFile): Promise<Catalog> {
       tables.buckets.load();
     },
   });
-  const tables = loadTables(tx, file);
+  const tables = loadTables(tx, { countersSaved: file.countersSaved, clock });
   const keeper = await WalKeeper.open(path, {
     database,
     transactions: tx,
@@ -105,13 +106,13 @@ function createCatalog(parts: {
   readonly close: () => Promise<void>;
 }): Catalog {
   const { nodeId, ids, tx, tables, durable, close } = parts;
-  const { buckets, objects, blobs, counters, jobs, records } = tables;
+  const { buckets, objects, blobs, counters, jobs, records, spool } = tables;
   return {
     nextIds: (count) => ids.take(count),
     nodeId: async () => nodeId,
 
     createBucket: (record) => tx.change(() => buckets.create(record)),
-    setBucketPolicy: (name, policy) => tx.change(() => buckets.setPolicy(name, policy)),
+    setBucketPolicy: (name, policy) => tx.change(() => setBucketPolicy(tables, name, policy)),
     findBucket: (name) => tx.read(() => buckets.find(name)?.record),
     listBuckets: () => tx.read(() => buckets.list()),
     deleteBucket: (name) => tx.change(() => buckets.delete(name)),
@@ -137,6 +138,8 @@ function createCatalog(parts: {
     listBlobs: (options) => tx.read(() => blobs.list(options)),
     setBlobCopies: (blobId, expectedGeneration, copies) =>
       tx.change(() => blobs.setCopies(blobId, expectedGeneration, copies)),
+    setBlobChecksum: (blobId, crc32c) => tx.change(() => blobs.setChecksum(blobId, crc32c)),
+    listBlobsStoredAs: (remoteName) => tx.read(() => blobs.listStoredAs(remoteName)),
     dropBlob: (blobId) => tx.change(() => blobs.drop(blobId)),
     objectsOfBlob: (blobId, limit) =>
       tx.read(() =>
@@ -146,6 +149,13 @@ function createCatalog(parts: {
           pinned,
         })),
       ),
+
+    listSpool: (options) => tx.read(() => spool.list(options)),
+    findSpooled: (bucket, key) => tx.read(() => spool.find(bucket, key)),
+    setMirrored: (entry, made) => tx.change(() => setMirrored(tables, entry, made)),
+    unsetMirrored: (name) => tx.change(() => unsetMirrored(tables, name)),
+    dropSpooled: (entry) => tx.change(() => spool.drop(entry)),
+    spoolTotals: () => tx.read(() => spool.totals()),
 
     putJob: (record) => tx.change(() => jobs.put(record)),
     findJob: (jobId) => tx.read(() => jobs.find(jobId)),

@@ -39,6 +39,7 @@ export class Counters {
   readonly memory: Counter;
   readonly disk: Counter;
   readonly remote: Counter;
+  readonly spool: Counter;
 
   /** `saved`: whether the rows of `counters` are those of the tables. */
   constructor(tx: SqliteTransactions, saved: boolean) {
@@ -57,6 +58,7 @@ export class Counters {
     this.memory = this.#get(COUNTER.memory, '');
     this.disk = this.#get(COUNTER.disk, '');
     this.remote = this.#get(COUNTER.remote, '');
+    this.spool = this.#get(COUNTER.spool, '');
   }
 
   bucket(id: number): Counter {
@@ -163,4 +165,5 @@ const RECOUNT = `
   union all select ${COUNTER.memory}, '', memory, memory_bytes from by_copies
   union all select ${COUNTER.disk}, '', disk, disk_bytes from by_copies
   union all select ${COUNTER.remote}, '', remote, remote_bytes from by_copies
+  union all select ${COUNTER.spool}, '', count(*), coalesce(sum(size), 0) from spool
 `;

@@ -45,10 +45,7 @@ export function commitObject(tables: Tables, commit: ObjectCommit): Freed {
   const after = object.extents.filter((extent) => !born.has(extent.blobId));
   for (const extent of after) blobs.assertLive(extent);
   const leaving = (commit.removes ?? []).map((name) => getAt(tables, name));
-  for (const { blobId, remoteName } of newBlobs) {
-    if (remoteName !== null) {
-      blobs.assertRemoteNameFree(remoteName, { except: blobId, before, after });
-    }
+  for (const { blobId } of newBlobs) {
     // The first insert of a change checks by itself that the id is new, and leaves nothing behind (S1).
     if (newBlobs.length > 1) blobs.assertUnknown(blobId);
   }
@@ -58,7 +55,8 @@ export function commitObject(tables: Tables, commit: ObjectCommit): Freed {
     const record = blobs.insert(blob, refs, { bucket: bucket.id, key });
     if (refs === 0) bornFreed.push(record);
   }
-  const freed = objects.put(bucket, { old, before, incoming, after });
+  const mirror = commit.mirror === true;
+  const freed = objects.put(bucket, { old, before, incoming, after, mirror });
   // After the put, so that what was joined keeps a reference throughout (N2).
   for (const placed of leaving) freed.push(...objects.remove(placed, extentsOf(placed.stored)));
   if (bornFreed.length === 0 && freed.length === 0) return NOTHING_FREED;
@@ -88,7 +86,8 @@ export function copyObject(
   const { stored } = getPlaced(tables, from);
   const { bucket, old } = findTarget(tables, to);
   checkTarget(to, old, { condition, version });
-  const incoming = { ...stored, key, version, createdAtMs, jobId: null, pinned: false };
+  const moved = { key, version, createdAtMs };
+  const incoming = { ...stored, ...moved, jobId: null, pinned: false, remoteEtag: null };
   const freed = tables.objects.put(bucket, {
     old,
     before: extentsOf(old),
@@ -108,8 +107,10 @@ export function renameObject(
   const source = getPlaced(tables, from);
   const { bucket, old } = findTarget(tables, to);
   checkCondition(condition, old, { ...to, ifExists: 'already_exists' });
-  const object = decodeObject(to.bucket, { ...source.stored, key: to.key });
-  if (from.bucket === to.bucket && from.key === to.key) return { ...NOTHING_FREED, object };
+  if (from.bucket === to.bucket && from.key === to.key)
+    return { ...NOTHING_FREED, object: decodeObject(to.bucket, source.stored) };
+  const moved = { ...source.stored, key: to.key, remoteEtag: null };
+  const object = decodeObject(to.bucket, moved);
   return { freed: tables.objects.move(source, { bucket, key: to.key, old }), object };
 }
 

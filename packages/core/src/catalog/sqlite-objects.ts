@@ -10,11 +10,13 @@
  * Nothing here checks whether a change may be: that is done before, in sqlite-object-changes.ts and sqlite-bulk-changes.ts.
  */
 import { assert } from '@ebb/protocol';
+import { isMirrored } from '../placement/policy.ts';
 import type { BlobRecord, Extent, ObjectRecord } from './catalog.ts';
 import { decodeObjectBody, encodeObjectBody } from './catalog-records.ts';
 import type { BlobTable, RowName } from './sqlite-blobs.ts';
 import type { Bucket } from './sqlite-buckets.ts';
 import type { Counters } from './sqlite-counters.ts';
+import type { SpoolTable } from './sqlite-spool.ts';
 import type { SqliteTransactions } from './sqlite-transactions.ts';
 import { rangeEnd } from './utf8-order.ts';
 
@@ -28,6 +30,7 @@ export interface StoredObject {
   readonly pinned: boolean;
   /** catalog-records.ts */
   readonly body: Uint8Array;
+  readonly remoteEtag: string | null;
 }
 
 /** A row as scans give it; `fromRow` makes an object of it when it is used. */
@@ -39,6 +42,7 @@ export type ObjectRow = readonly [
   createdAtMs: number,
   pinned: number,
   body: Uint8Array,
+  remoteEtag: string | null,
 ];
 
 /** An object, and the bucket that it lies in. */
@@ -54,15 +58,21 @@ export class ObjectTable {
   readonly #tx: SqliteTransactions;
   readonly #counters: Counters;
   readonly #blobs: BlobTable;
+  readonly #spool: SpoolTable;
   readonly #sql: ReturnType<typeof prepareStatements>;
 
   constructor(
     tx: SqliteTransactions,
-    parts: { readonly counters: Counters; readonly blobs: BlobTable },
+    parts: {
+      readonly counters: Counters;
+      readonly blobs: BlobTable;
+      readonly spool: SpoolTable;
+    },
   ) {
     this.#tx = tx;
     this.#counters = parts.counters;
     this.#blobs = parts.blobs;
+    this.#spool = parts.spool;
     this.#sql = prepareStatements(tx);
   }
 
@@ -121,6 +131,8 @@ export class ObjectTable {
       readonly incoming: StoredObject;
       /** Extents of `incoming` whose references are not counted yet. */
       readonly after: readonly Extent[];
+      /** It goes to tier 2 although its bucket is not mirrored. */
+      readonly mirror?: boolean;
     },
   ): BlobRecord[] {
     const { old, incoming } = change;
@@ -136,7 +148,9 @@ export class ObjectTable {
       incoming.pinned ? 1 : 0,
       bucket.record.policy.ttlMs === null ? 0 : 1,
       incoming.body,
+      incoming.remoteEtag,
     );
+    this.#spoolPut(bucket, change);
     if (old !== undefined) this.#count(bucket, old, -1);
     this.#count(bucket, incoming, 1);
     return this.#blobs.changeRefs({ bucket: bucket.id, key }, change.before, change.after);
@@ -147,6 +161,12 @@ export class ObjectTable {
     const name = { bucket: bucket.id, key: stored.key };
     this.#tx.write(this.#sql.delete, name.bucket, name.key);
     this.#count(bucket, stored, -1);
+    if (
+      isMirrored(bucket.record.policy) ||
+      stored.remoteEtag !== null ||
+      this.#spool.has(bucket, stored.key)
+    )
+      this.#spool.note(bucket, { key: stored.key, version: null, sizeBytes: 0 });
     return this.#blobs.changeRefs(name, extents, []);
   }
 
@@ -163,7 +183,7 @@ export class ObjectTable {
     const freed = this.put(target.bucket, {
       old: target.old,
       before: extentsOf(target.old),
-      incoming: { ...source.stored, key: target.key },
+      incoming: { ...source.stored, key: target.key, remoteEtag: null },
       after: extents,
     });
     const left = this.remove(source, extents);
@@ -178,6 +198,28 @@ export class ObjectTable {
   /** With the same extents as before. */
   setBody({ bucket, stored }: PlacedObject, body: Uint8Array): void {
     this.#tx.write(this.#sql.setBody, body, bucket.id, stored.key);
+  }
+
+  setRemoteEtag({ bucket, stored }: PlacedObject, etag: string | null): void {
+    this.#tx.write(this.#sql.setRemoteEtag, etag, bucket.id, stored.key);
+  }
+
+  /** I5 of catalog.ts. */
+  #spoolPut(
+    bucket: Bucket,
+    change: {
+      readonly old: StoredObject | undefined;
+      readonly incoming: StoredObject;
+      readonly mirror?: boolean;
+    },
+  ): void {
+    const { old, incoming } = change;
+    const { key, version, sizeBytes } = incoming;
+    if (incoming.remoteEtag !== null) this.#spool.forget(bucket, key);
+    else if (isMirrored(bucket.record.policy) || change.mirror === true)
+      this.#spool.note(bucket, { key, version, sizeBytes });
+    else if ((old?.remoteEtag ?? null) !== null || this.#spool.has(bucket, key))
+      this.#spool.note(bucket, { key, version: null, sizeBytes: 0 });
   }
 
   #count(bucket: Bucket, { jobId, sizeBytes }: StoredObject, sign: 1 | -1): void {
@@ -195,16 +237,18 @@ export function fromRow(row: ObjectRow): StoredObject {
     createdAtMs: row[4],
     pinned: row[5] === 1,
     body: row[6],
+    remoteEtag: row[7],
   };
 }
 
 export function encodeObject(object: ObjectRecord): StoredObject {
-  const { key, version, sizeBytes, jobId, createdAtMs, pinned } = object;
-  return { key, version, sizeBytes, jobId, createdAtMs, pinned, body: encodeObjectBody(object) };
+  const { key, version, sizeBytes, jobId, createdAtMs, pinned, remoteEtag } = object;
+  const body = encodeObjectBody(object);
+  return { key, version, sizeBytes, jobId, createdAtMs, pinned, body, remoteEtag };
 }
 
 export function decodeObject(bucket: string, stored: StoredObject): ObjectRecord {
-  const { key, version, sizeBytes, jobId, createdAtMs, pinned } = stored;
+  const { key, version, sizeBytes, jobId, createdAtMs, pinned, remoteEtag } = stored;
   const body = decodeObjectBody(stored.body);
   const { etag, crc32c, contentType, metadata, attributes, extents } = body;
   return {
@@ -221,6 +265,7 @@ export function decodeObject(bucket: string, stored: StoredObject): ObjectRecord
     jobId,
     pinned,
     extents,
+    remoteEtag,
   };
 }
 
@@ -233,20 +278,21 @@ export function extentsOf(stored: StoredObject | undefined): readonly Extent[] {
 
 // ── rows and statements ─────────────────────────────────────────────────────────────────────────────────────────────
 
-const COLUMNS = 'key, version, size, job, created_at, pinned, body';
+const COLUMNS = 'key, version, size, job, created_at, pinned, body, remote_etag';
 
 function prepareStatements(tx: SqliteTransactions) {
   const scan = (condition: string) =>
     tx.prepare(
       `select ${COLUMNS} from objects where bucket = ? and ${condition} order by key limit ?`,
     );
-  const written = 'bucket, key, version, size, job, created_at, pinned, expires, body';
+  const written = 'bucket, key, version, size, job, created_at, pinned, expires, body, remote_etag';
   return {
     find: tx.prepare(`select ${COLUMNS} from objects where bucket = ? and key = ?`),
-    insert: tx.prepare(`insert into objects (${written}) values (?, ?, ?, ?, ?, ?, ?, ?, ?)`),
-    replace: tx.prepare(`replace into objects (${written}) values (?, ?, ?, ?, ?, ?, ?, ?, ?)`),
+    insert: tx.prepare(`insert into objects (${written}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`),
+    replace: tx.prepare(`replace into objects (${written}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`),
     delete: tx.prepare('delete from objects where bucket = ? and key = ?'),
     setBody: tx.prepare('update objects set body = ? where bucket = ? and key = ?'),
+    setRemoteEtag: tx.prepare('update objects set remote_etag = ? where bucket = ? and key = ?'),
     setPinned: tx.prepare('update objects set pinned = ? where bucket = ? and key = ?'),
     scanFrom: scan('key >= ?'),
     scanFromTo: scan('key >= ? and key < ?'),

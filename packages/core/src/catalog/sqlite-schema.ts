@@ -11,6 +11,7 @@
  * - `place` is a small number made of bits (PLACE): a blob has exactly one entry in blobs_by_place, whatever the number of
  *   its copies. "Blobs with a copy on disk" merges the runs of the places that have that bit.
  * - A blob row holds the name of one object that uses the blob. Further ones (copies, joined parts) are rows in blob_links.
+ * - `spool` holds names, and not numbers of buckets: a deletion in tier 2 outlives its bucket. Only buckets that are mirrored pay.
  * - `bucket` is a number that is given out once, so that a bucket created again shares nothing with the deleted one.
  */
 export const SCHEMA_VERSION = 1;
@@ -31,6 +32,7 @@ export const COUNTER = {
   bucket: 4,
   /** Objects and their sizes, by job id. */
   job: 5,
+  spool: 6,
 } as const;
 
 export const SCHEMA = `
@@ -41,14 +43,14 @@ export const SCHEMA = `
   create table objects (
     bucket integer not null, key text not null, version integer not null, size integer not null,
     job text, created_at integer not null, pinned integer not null, expires integer not null, body blob not null,
-    primary key (bucket, key)
+    remote_etag text, primary key (bucket, key)
   ) strict, without rowid;
   create index objects_by_job on objects (job, bucket, key) where job is not null;
   create index objects_by_age on objects (bucket, created_at, key) where expires = 1;
   create table blobs (
-    blob_id integer primary key, size integer not null, crc32c integer not null, refs integer not null,
+    blob_id integer primary key, size integer not null, crc32c integer, refs integer not null,
     created_at integer not null, generation integer not null,
-    memory_bytes integer, disk_bytes integer, remote_name text,
+    memory_bytes integer, disk_bytes integer, remote_name text, remote_offset integer, remote_etag text,
     place integer not null, bucket integer, key text
   ) strict;
   create index blobs_by_place on blobs (place, blob_id);
@@ -56,6 +58,11 @@ export const SCHEMA = `
   create table blob_links (
     blob_id integer not null, bucket integer not null, key text not null, primary key (blob_id, bucket, key)
   ) strict, without rowid;
+  create table spool (
+    seq integer primary key, target text not null, bucket text not null, key text not null,
+    version integer, size integer not null, since integer not null
+  ) strict;
+  create unique index spool_by_name on spool (bucket, key, target);
   create table counters (
     scope integer not null, name text not null, count integer not null, bytes integer not null,
     primary key (scope, name)

@@ -2,6 +2,7 @@
  * The tables of the catalog over one connection. Their methods are synchronous and run inside a change or a read of
  * sqlite-transactions.ts, which alone decides what is committed.
  */
+import type { Clock } from '../clock.ts';
 import type { CatalogTotals } from './catalog.ts';
 import { BlobTable } from './sqlite-blobs.ts';
 import { BucketTable } from './sqlite-buckets.ts';
@@ -9,6 +10,7 @@ import { Counters } from './sqlite-counters.ts';
 import { JobTable } from './sqlite-jobs.ts';
 import { ObjectTable } from './sqlite-objects.ts';
 import { RecordTable } from './sqlite-records.ts';
+import { SpoolTable } from './sqlite-spool.ts';
 import type { SqliteTransactions } from './sqlite-transactions.ts';
 
 export interface Tables {
@@ -18,17 +20,19 @@ export interface Tables {
   readonly objects: ObjectTable;
   readonly jobs: JobTable;
   readonly records: RecordTable;
+  readonly spool: SpoolTable;
 }
 
 /** Counts everything when the counters were not saved. */
 export function loadTables(
   tx: SqliteTransactions,
-  options: { readonly countersSaved: boolean },
+  options: { readonly countersSaved: boolean; readonly clock: Clock },
 ): Tables {
   const counters = new Counters(tx, options.countersSaved);
   const buckets = new BucketTable(tx, counters);
   const blobs = new BlobTable(tx, counters);
-  const objects = new ObjectTable(tx, { counters, blobs });
+  const spool = new SpoolTable(tx, { counters, clock: options.clock });
+  const objects = new ObjectTable(tx, { counters, blobs, spool });
   return {
     counters,
     buckets,
@@ -36,6 +40,7 @@ export function loadTables(
     objects,
     jobs: new JobTable(tx),
     records: new RecordTable(tx),
+    spool,
   };
 }
 

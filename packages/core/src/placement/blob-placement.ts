@@ -7,19 +7,25 @@
  * I3  The last copy is never dropped here.
  * I4  A file that is being filled is no copy yet: readers see it only after it was published (`readableIn`).
  * I5  Every byte that changes tier is read back through its CRC32C.
- * I6  A name of tier 2 is in one hand at a time, from the look whether it is free until the catalog knows whose it is, and
- *     while it is being deleted. Who finds it in another's hand takes the private name: nobody waits, and nobody deletes
- *     bytes that another put there.
+ * I6  To tier 2 a blob goes under a private name, which nobody else ever writes or deletes. Objects under their own names are
+ *     the mirror's; here they are only read, and only as long as they are what was stored (their ETag).
  */
 import { isStoreError, StoreError } from '@ebb/protocol';
 import type { BlobCopies, BlobRecord, Catalog } from '../catalog/catalog.ts';
 import type { LeaseTable } from '../store/lease-table.ts';
 import type { LifeLog } from '../store/life-log.ts';
-import type { LocalBlob, LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
+import type { LocalBlob, LocalTier, Mover, RemoteObject, RemoteTier } from '../tier/tier.ts';
 import type { RecencyIndex } from './evictor.ts';
-import { remoteNames } from './policy.ts';
+import { isPrivateName, privateName } from './remote-names.ts';
 
 export type Place = 'memory' | 'disk' | 'remote';
+/** A local file that is not given to another writer before `release`. */
+export interface HeldFile {
+  readonly place: 'memory' | 'disk';
+  readonly file: string;
+  release(): void;
+}
+
 /** `gone`: deleted or overtaken, nothing to do; `full`: the target tier has no room. */
 export type MoveResult = 'done' | 'gone' | 'full';
 
@@ -43,6 +49,9 @@ export interface PlacementParts {
   readonly onError: (error: unknown) => void;
 }
 
+const PLACES = ['memory', 'disk'] as const;
+const REVERSED_PLACES = ['disk', 'memory'] as const;
+
 export class BlobPlacement {
   readonly #parts: PlacementParts;
   readonly #busy = new Map<number, Promise<unknown>>();
@@ -51,9 +60,6 @@ export class BlobPlacement {
   /** Files that were given up and wait for their readers, with what they hold. */
   readonly #limbo = { memory: new Map<number, number>(), disk: new Map<number, number>() };
   readonly #limboBytes = { memory: 0, disk: 0 };
-  /** I6: names that movers write, and names being deleted. One whose deletion failed stays until it succeeds. */
-  readonly #namesWritten = new Set<string>();
-  readonly #namesDeleted = new Set<string>();
 
   constructor(parts: PlacementParts) {
     this.#parts = parts;
@@ -66,6 +72,19 @@ export class BlobPlacement {
   /** The blob's file in a local tier, if it is whole and published. It may be given up: a new reader also asks the lease table. */
   readableIn(place: 'memory' | 'disk', blobId: number): LocalBlob | undefined {
     return this.#filling.get(blobId) === place ? undefined : this.#parts[place].find(blobId);
+  }
+
+  /** The blob's file in `first`, or else in the other local tier; undefined when it has none that is offered to new readers. */
+  holdFile(blobId: number, first: 'memory' | 'disk'): HeldFile | undefined {
+    const { leases, diskLeases } = this.#parts;
+    for (const place of first === 'memory' ? PLACES : REVERSED_PLACES) {
+      const table = place === 'memory' ? leases : diskLeases;
+      if (this.readableIn(place, blobId) === undefined || table.isInLimbo(blobId)) continue;
+      const lease = table.lease(blobId);
+      const file = this.#parts[place].absolutePath(blobId);
+      return { place, file, release: () => table.endLease(lease, { returned: true }) };
+    }
+    return undefined;
   }
 
   /** Bytes that were given up and wait for their readers: room that comes by itself. */
@@ -128,15 +147,6 @@ export class BlobPlacement {
     table.giveUp(blobId);
   }
 
-  /** Deletes an object of tier 2 that no record names any more. */
-  async deleteRemote(name: string): Promise<void> {
-    // A mover found the name free, so what was here is gone already, and what comes is not ours to delete.
-    if (this.#namesWritten.has(name)) return;
-    this.#namesDeleted.add(name);
-    await this.#parts.remote.delete(name);
-    this.#namesDeleted.delete(name);
-  }
-
   async settled(): Promise<void> {
     await Promise.allSettled([...this.#busy.values()]);
   }
@@ -145,8 +155,13 @@ export class BlobPlacement {
     // What lies where is asked of the tiers, not of the record: a mover may have finished since the record was read.
     this.giveUp('memory', blob.blobId);
     this.giveUp('disk', blob.blobId);
-    const { catalog, log } = this.#parts;
-    if (blob.remoteName !== null) await this.deleteRemote(blob.remoteName);
+    const { catalog, log, remote } = this.#parts;
+    const name = blob.remote?.name;
+    // Of an object under its own name the mirror takes care. A private one may hold further blobs (a name that could not be).
+    if (name !== undefined && isPrivateName(name)) {
+      const others = await catalog.listBlobsStoredAs(name);
+      if (others.length === 0) await remote.delete(name);
+    }
     await catalog.dropBlob(blob.blobId);
     log.forget(blob.blobId);
   }
@@ -179,40 +194,23 @@ export class BlobPlacement {
 
   async #moveToRemote(blob: BlobRecord, options: MoveOptions): Promise<MoveResult> {
     const { catalog, remote } = this.#parts;
-    const [object] = await catalog.objectsOfBlob(blob.blobId, 1);
+    const { blobId, sizeBytes, crc32c } = blob;
+    const [object] = await catalog.objectsOfBlob(blobId, 1);
     if (object === undefined) return 'gone';
-    const { own, fallback } = remoteNames(object, blob.blobId);
-    // The private name carries the blob's id: no other blob ever wants it.
-    if (this.#namesWritten.has(own) || this.#namesDeleted.has(own) || !remote.accepts(own))
-      return await this.#putAndPublish(blob, fallback, options);
-    this.#namesWritten.add(own);
-    try {
-      // The name may also hold what somebody else put there, or a version that is on its way out.
-      const isTaken = (await remote.head(own)) !== undefined;
-      return await this.#putAndPublish(blob, isTaken ? fallback : own, options);
-    } catch (error) {
-      // Since we looked, another object may have taken the name's place in the directory, or its record in the catalog.
-      if (!isStoreError(error, 'name_invalid') && !isStoreError(error, 'already_exists'))
-        throw error;
-      return await this.#putAndPublish(blob, fallback, options);
-    } finally {
-      this.#namesWritten.delete(own);
-    }
-  }
-
-  async #putAndPublish(blob: BlobRecord, name: string, options: MoveOptions): Promise<MoveResult> {
-    const { remote } = this.#parts;
-    const { sizeBytes, crc32c } = blob;
+    const policy = (await catalog.findBucket(object.bucket))?.policy;
+    const name = privateName(policy?.remote ?? null, object.bucket, blobId);
+    let made: RemoteObject | undefined;
     try {
       await this.#fromEachSource(blob, async (file) => {
-        await remote.put(name, [{ file, offset: 0, length: sizeBytes, crc32c }]);
+        made = await remote.put(name, [{ file, offset: 0, length: sizeBytes, crc32c }]);
       });
     } catch (error) {
       return await this.#goneOr(blob, error);
     }
+    const { etag } = made as RemoteObject;
     let result: MoveResult | undefined;
     try {
-      result = await this.#publish(blob, 'remote', { remoteName: name }, options);
+      result = await this.#publish(blob, 'remote', { remote: { name, offset: 0, etag } }, options);
     } finally {
       if (result !== 'done') await remote.delete(name);
     }
@@ -222,11 +220,11 @@ export class BlobPlacement {
   async #fill(blob: BlobRecord, tier: LocalTier): Promise<void> {
     const { blobId, sizeBytes, crc32c } = blob;
     const to = tier.absolutePath(blobId);
-    const { remoteName } = blob;
+    const { remote } = blob;
     try {
       await this.#fromEachSource(blob, async (from) => {
         const found = await this.#parts.mover.copy({ from, to, sizeBytes, sync: false });
-        if (found === crc32c) return;
+        if (crc32c === null || found === crc32c) return;
         throw new StoreError(
           'data_corrupt',
           `blob ${blobId} does not match its checksum on the way to tier ${tier.name}`,
@@ -234,8 +232,11 @@ export class BlobPlacement {
         );
       });
     } catch (error) {
-      if (remoteName === null || !isBadSource(error)) throw error;
-      await this.#parts.remote.fetch(remoteName, to, { offset: 0, length: sizeBytes, crc32c });
+      if (remote === null || !isBadSource(error)) throw error;
+      const { name, offset, etag } = remote;
+      const run = { offset, length: sizeBytes, crc32c, etag };
+      const found = await this.#parts.remote.fetch(name, to, run);
+      if (crc32c === null) await this.#parts.catalog.setBlobChecksum(blobId, found);
     }
   }
 
@@ -270,9 +271,9 @@ export class BlobPlacement {
     const next: BlobCopies = {
       memoryBytes: options.drop.includes('memory') ? null : (made.memoryBytes ?? blob.memoryBytes),
       diskBytes: options.drop.includes('disk') ? null : (made.diskBytes ?? blob.diskBytes),
-      remoteName: made.remoteName ?? blob.remoteName,
+      remote: made.remote ?? blob.remote,
     };
-    if (next.memoryBytes === null && next.diskBytes === null && next.remoteName === null) {
+    if (next.memoryBytes === null && next.diskBytes === null && next.remote === null) {
       throw new StoreError('internal', `refusing to drop the last copy of blob ${blob.blobId}`, {
         blobId: blob.blobId,
       });
@@ -328,7 +329,7 @@ export class BlobPlacement {
 }
 
 function copyIn(blob: BlobRecord, place: Place): boolean {
-  if (place === 'remote') return blob.remoteName !== null;
+  if (place === 'remote') return blob.remote !== null;
   return (place === 'memory' ? blob.memoryBytes : blob.diskBytes) !== null;
 }
 

@@ -1,120 +1,440 @@
 /**
- * Copies committed objects of mirroring buckets to tier 2 behind the writer's back.
+ * Sends what happens to the names of mirrored buckets to tier 2, behind the writer's back: a version to be stored, a name to
+ * be deleted. What is still to be sent is the catalog's spool, entered with the change itself, so nothing is lost with the
+ * process, and after an outage all goes on where it stopped.
  *
- * What is still to be mirrored is written in the catalog (a blob without a remote name), so nothing is lost with the process:
- * `resume` finds it again. Failures are retried with a growing pause, in which others get their turn, and stay in the
- * backlog. A blob that has no good copy left cannot be mirrored, ever: it is given up, and `ebb verify` names it.
+ * I1  One name is sent by one at a time, its states in order; the last one is what stays.
+ * I2  An object is stored under its own name as one plain object, whatever blobs it lies in, and verified before its blobs
+ *     count as stored there.
+ * I3  Before a name is overwritten or deleted in tier 2, blobs that live on elsewhere and lie there are copied to a
+ *     private name, or found in another object: no byte that somebody still needs goes with a name.
+ * I4  What fails is tried again, after a growing pause, in which others get their turn; a target that does not answer is
+ *     asked by one at a time. An object that has no good copy left cannot be stored, ever: it is given up, and
+ *     `ebb verify` names it.
  */
-import { isStoreError } from '@ebb/protocol';
+import { isStoreError, StoreError } from '@ebb/protocol';
 import PQueue from 'p-queue';
-import type { Catalog } from '../catalog/catalog.ts';
+import type {
+  BlobRecord,
+  Catalog,
+  ObjectRecord,
+  RemoteCopy,
+  SpoolEntry,
+} from '../catalog/catalog.ts';
 import type { Clock } from '../clock.ts';
-import type { BlobPlacement } from './blob-placement.ts';
+import type { LifeLog } from '../store/life-log.ts';
+import type { RemoteObject, RemoteSource, RemoteTier } from '../tier/tier.ts';
+import type { BlobPlacement, HeldFile, Place } from './blob-placement.ts';
+import { ownName, privateName, privateNameBeside } from './remote-names.ts';
 
-const MIRRORS_AT_ONCE = 2;
-const RETRY_PAUSE_MS_MIN = 250;
-const RETRY_PAUSE_MS_MAX = 30_000;
+const SENDS_AT_ONCE = 4;
+const PAGE = 256;
+/** Entries passed over in one look through the spool, which takes some milliseconds then. */
+const SKIPPED_MAX = 1024;
+const PAUSE_MS_MIN = 250;
+const PAUSE_MS_MAX = 30_000;
+const TIMER_SLACK_MS = 5;
+
+export interface MirrorParts {
+  readonly catalog: Catalog;
+  readonly placement: BlobPlacement;
+  readonly remote: RemoteTier;
+  readonly clock: Clock;
+  readonly log: LifeLog;
+  readonly onMoved: (move: { from: Place; to: Place; bytes: number }) => void;
+  readonly onError: (error: unknown, subject: string) => void;
+}
+
+interface Pause {
+  readonly untilMs: number;
+  readonly lengthMs: number;
+}
+
+/** What was read of a blob's own file, and what tier 2 is to have of it. */
+interface Source extends RemoteSource {
+  readonly held: HeldFile;
+}
 
 export class Mirror {
-  readonly #catalog: Catalog;
-  readonly #placement: BlobPlacement;
-  readonly #clock: Clock;
-  readonly #onError: (error: unknown) => void;
-  readonly #queue = new PQueue({ concurrency: MIRRORS_AT_ONCE });
-  readonly #waiting = new Map<number, number>();
-  readonly #onEmpty = new Set<() => void>();
+  readonly #parts: MirrorParts;
+  readonly #queue = new PQueue({ concurrency: SENDS_AT_ONCE });
+  /** Names that are being sent (I1). */
+  readonly #sending = new Map<string, Promise<void>>();
+  /** Names that failed, and targets that did not answer. */
+  readonly #pauses = new Map<string, Pause>();
+  readonly #targetPauses = new Map<string, Pause>();
   readonly #stop = new AbortController();
-  #backlogBytes = 0;
+  readonly #idle = new Set<() => void>();
+  #pumping: Promise<void> | undefined;
+  #isDirty = false;
+  /** Nearly all that waits is for targets that do not answer: no look through all of it before one may be asked again. */
+  #skipUntilMs = 0;
 
-  constructor(parts: {
-    catalog: Catalog;
-    placement: BlobPlacement;
-    clock: Clock;
-    onError: (error: unknown) => void;
-  }) {
-    this.#catalog = parts.catalog;
-    this.#placement = parts.placement;
-    this.#clock = parts.clock;
-    this.#onError = parts.onError;
+  constructor(parts: MirrorParts) {
+    this.#parts = parts;
   }
 
-  get backlogBytes(): number {
-    return this.#backlogBytes;
+  /** The spool may have grown: begins to send, if that is not under way. */
+  wake(): void {
+    this.#isDirty = true;
+    if (this.#stop.signal.aborted || this.#parts.clock.now() < this.#skipUntilMs) return;
+    this.#pumping ??= this.#pump().finally(() => {
+      this.#pumping = undefined;
+      if (this.#isDirty) this.wake();
+    });
   }
 
-  add(blobId: number, sizeBytes: number): void {
-    if (this.#waiting.has(blobId)) return;
-    this.#waiting.set(blobId, sizeBytes);
-    this.#backlogBytes += sizeBytes;
-    this.#enqueue(blobId, RETRY_PAUSE_MS_MIN);
-  }
-
-  /** After a restart: queues what the catalog says is not mirrored yet. */
-  async resume(wantsMirror: (bucket: string) => Promise<boolean>): Promise<void> {
-    for (let after = 0; ; ) {
-      const page = await this.#catalog.listBlobs({
-        afterBlobId: after,
-        limit: 512,
-        where: 'unmirrored',
-      });
-      if (page.length === 0) return;
-      for (const blob of page) {
-        after = blob.blobId;
-        const [object] = await this.#catalog.objectsOfBlob(blob.blobId, 1);
-        if (object !== undefined && (await wantsMirror(object.bucket)))
-          this.add(blob.blobId, blob.sizeBytes);
-      }
+  /**
+   * Sends what waits of one name, now. Resolves when nothing does.
+   * @throws what the attempt failed with; it goes on in the background
+   */
+  async flush({ bucket, key }: Pick<ObjectRecord, 'bucket' | 'key'>): Promise<void> {
+    const { catalog } = this.#parts;
+    for (;;) {
+      const entry = await catalog.findSpooled(bucket, key);
+      if (entry === undefined) return;
+      const sending = this.#sending.get(nameOf(entry));
+      await (sending ?? this.#queue.add(() => this.#send(entry), { priority: 1 }));
+      if (this.#stop.signal.aborted) throw new StoreError('draining', 'the node is stopping');
     }
   }
 
-  /** Resolves when the backlog is empty, or the signal says to wait no longer. */
+  /**
+   * Resolves when tier 2 has this version under its name, or the name has another version by now.
+   * @throws as `flush`; `data_lost` when it has no good copy left
+   */
+  async ensureStored(object: Pick<ObjectRecord, 'bucket' | 'key' | 'version'>): Promise<void> {
+    const { bucket, key, version } = object;
+    await this.flush(object);
+    const now = await this.#parts.catalog.findObject(bucket, key);
+    if (now?.version !== version || now.remoteEtag !== null) return;
+    const message = `${bucket}/${key} has no good copy that could be stored in tier 2`;
+    throw new StoreError('data_lost', message, { bucket, key });
+  }
+
+  /** Resolves when the spool is empty, or the signal says to wait no longer. */
   async idle(signal: AbortSignal): Promise<void> {
-    if (this.#waiting.size === 0 || signal.aborted) return;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.#onEmpty.add(resolve);
-    signal.addEventListener('abort', () => resolve(), { once: true });
-    await promise;
-    this.#onEmpty.delete(resolve);
+    while (!signal.aborted) {
+      const { entries } = await this.#parts.catalog.spoolTotals();
+      if (entries === 0) return;
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#idle.add(resolve);
+      signal.addEventListener('abort', () => resolve(), { once: true });
+      this.wake();
+      await promise;
+      this.#idle.delete(resolve);
+    }
   }
 
   async close(): Promise<void> {
     this.#stop.abort();
     this.#queue.clear();
-    await this.#queue.onIdle();
+    for (const resolve of this.#idle) resolve();
+    await Promise.allSettled([...this.#sending.values()]);
+    await this.#pumping;
   }
 
-  #enqueue(blobId: number, nextPauseMs: number): void {
-    // Cleared at close: the catalog still knows that it is not mirrored.
-    void this.#queue.add(() => this.#mirrorOnce(blobId, nextPauseMs)).catch(() => undefined);
-  }
-
-  async #mirrorOnce(blobId: number, nextPauseMs: number): Promise<void> {
-    if (this.#stop.signal.aborted) return;
+  async #pump(): Promise<void> {
+    const { catalog, clock } = this.#parts;
     try {
-      await this.#placement.move(blobId, 'remote', { drop: [], why: 'mirrored by policy' });
-      this.#finish(blobId);
+      while (this.#isDirty && !this.#stop.signal.aborted) {
+        this.#isDirty = false;
+        let skipped = 0;
+        for (let after = 0; ; ) {
+          const page = await catalog.listSpool({ after, limit: PAGE });
+          if (page.length === 0) break;
+          for (const entry of page) {
+            after = entry.seq;
+            if (this.#stop.signal.aborted) return;
+            if (this.#mayBeSent(entry)) await this.#enqueue(entry);
+            else skipped++;
+          }
+        }
+        if (skipped > SKIPPED_MAX) {
+          const ends = [...this.#targetPauses.values()].map(({ untilMs }) => untilMs);
+          this.#skipUntilMs = Math.min(...ends, clock.now() + PAUSE_MS_MAX);
+        }
+        if ((await catalog.spoolTotals()).entries === 0)
+          for (const resolve of this.#idle) resolve();
+      }
     } catch (error) {
       if (this.#stop.signal.aborted) return;
-      this.#onError(error);
-      if (isStoreError(error, 'data_lost') || isStoreError(error, 'data_corrupt'))
-        this.#finish(blobId);
-      else void this.#retry(blobId, nextPauseMs);
+      this.#parts.onError(error, 'spool');
+      this.#wakeLater(PAUSE_MS_MAX);
     }
   }
 
-  async #retry(blobId: number, pauseMs: number): Promise<void> {
+  #mayBeSent(entry: SpoolEntry): boolean {
+    const name = nameOf(entry);
+    if (this.#sending.has(name)) return false;
+    const now = this.#parts.clock.now();
+    const pauses = [this.#pauses.get(name), this.#targetPauses.get(entry.target ?? '')];
+    return pauses.every((pause) => pause === undefined || pause.untilMs <= now);
+  }
+
+  /** Waits until a place in the queue is free, so that the spool is never in memory. */
+  async #enqueue(entry: SpoolEntry): Promise<void> {
+    // While a target does not answer, one entry asks.
+    if (this.#targetPauses.has(entry.target ?? '')) await this.#queue.onIdle();
+    else await this.#queue.onSizeLessThan(1);
+    if (this.#stop.signal.aborted || !this.#mayBeSent(entry)) return;
+    // Cleared at close: the catalog still knows.
+    void this.#queue.add(() => this.#send(entry)).catch(() => undefined);
+  }
+
+  async #send(entry: SpoolEntry): Promise<void> {
+    const name = nameOf(entry);
+    const before = this.#sending.get(name);
+    if (before !== undefined || this.#stop.signal.aborted) return await before;
+    const run = this.#sendOnce(entry);
+    this.#sending.set(name, run);
     try {
-      await this.#clock.sleep(pauseMs, this.#stop.signal);
-    } catch {
-      return; // closed meanwhile
+      await run;
+      this.#pauses.delete(name);
+      this.#targetPauses.delete(entry.target ?? '');
+    } catch (error) {
+      this.#failed(entry, error);
+      throw error;
+    } finally {
+      this.#sending.delete(name);
+      this.#isDirty = true; // it may have changed again meanwhile
+      this.wake();
     }
-    this.#enqueue(blobId, Math.min(pauseMs * 2, RETRY_PAUSE_MS_MAX));
   }
 
-  #finish(blobId: number): void {
-    this.#backlogBytes -= this.#waiting.get(blobId) ?? 0;
-    this.#waiting.delete(blobId);
-    if (this.#waiting.size > 0) return;
-    for (const resolve of this.#onEmpty) resolve();
+  async #sendOnce(entry: SpoolEntry): Promise<void> {
+    const { catalog } = this.#parts;
+    const now = await catalog.findSpooled(entry.bucket, entry.key);
+    if (now === undefined) return;
+    if (now.version === null) await this.#delete(now);
+    else await this.#store(now);
   }
+
+  #failed(entry: SpoolEntry, error: unknown): void {
+    if (this.#stop.signal.aborted) return;
+    const name = nameOf(entry);
+    this.#parts.onError(error, `${entry.bucket}/${entry.key}`);
+    if (isStoreError(error, 'io_failed')) this.#pause(this.#targetPauses, entry.target ?? '');
+    this.#wakeLater(this.#pause(this.#pauses, name));
+  }
+
+  #pause(pauses: Map<string, Pause>, name: string): number {
+    const lengthMs = Math.min((pauses.get(name)?.lengthMs ?? PAUSE_MS_MIN / 2) * 2, PAUSE_MS_MAX);
+    pauses.set(name, { lengthMs, untilMs: this.#parts.clock.now() + lengthMs });
+    return lengthMs;
+  }
+
+  #wakeLater(pauseMs: number): void {
+    // A timer may be a little early.
+    this.#parts.clock.sleep(pauseMs + TIMER_SLACK_MS, this.#stop.signal).then(
+      () => this.wake(),
+      () => undefined, // closed meanwhile
+    );
+  }
+
+  // ── one name ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  async #delete(entry: SpoolEntry): Promise<void> {
+    const { catalog, remote } = this.#parts;
+    const name = ownName(entry.target, entry);
+    await this.#rescue(name);
+    await remote.delete(name);
+    await catalog.dropSpooled(entry);
+  }
+
+  async #store(entry: SpoolEntry): Promise<void> {
+    const { catalog, log } = this.#parts;
+    const object = await catalog.findObject(entry.bucket, entry.key);
+    if (object === undefined || object.version !== entry.version) return; // it goes on with the entry of now
+    let made: { readonly name: string; readonly object: RemoteObject; readonly from: Place };
+    try {
+      made = await this.#storeObject(entry, object);
+    } catch (error) {
+      const now = await catalog.findObject(entry.bucket, entry.key);
+      if (now?.version !== object.version) return; // overtaken: what failed is wanted no more
+      if (isStoreError(error, 'data_lost') || isStoreError(error, 'data_corrupt')) {
+        this.#parts.onError(error, `${entry.bucket}/${entry.key}`);
+        await catalog.dropSpooled(entry);
+        return;
+      }
+      throw error;
+    }
+    const { name, from } = made;
+    const { etag } = made.object;
+    const copies = await this.#copiesIn(name, etag, object);
+    if (!(await catalog.setMirrored(entry, { etag, copies }))) return;
+    for (const { blobId } of copies)
+      log.add(blobId, 'copied to remote', { from, why: 'mirrored by policy', dropped: 'nothing' });
+    this.#parts.onMoved({ from, to: 'remote', bytes: object.sizeBytes });
+  }
+
+  async #storeObject(
+    entry: SpoolEntry,
+    object: ObjectRecord,
+  ): Promise<{ readonly name: string; readonly object: RemoteObject; readonly from: Place }> {
+    const { remote } = this.#parts;
+    const own = ownName(entry.target, entry);
+    const fallback = privateName(entry.target, entry.bucket, object.version);
+    if (!remote.accepts(own)) return { name: fallback, ...(await this.#put(fallback, object)) };
+    await this.#rescue(own);
+    try {
+      return { name: own, ...(await this.#put(own, object)) };
+    } catch (error) {
+      // Since we looked, another object may have taken the name's place in a directory.
+      if (!isStoreError(error, 'name_invalid')) throw error;
+      return { name: fallback, ...(await this.#put(fallback, object)) };
+    }
+  }
+
+  async #put(
+    name: string,
+    object: ObjectRecord,
+  ): Promise<{ readonly object: RemoteObject; readonly from: Place }> {
+    const stored = await this.#findStored(object);
+    if (stored !== undefined) {
+      const { name: from, offset, etag } = stored;
+      const run = { offset, length: object.sizeBytes, etag };
+      return { object: await this.#parts.remote.copy(from, name, run), from: 'remote' };
+    }
+    let failure: unknown;
+    // One that is broken or gone is no reason to fail while another is good.
+    for (const first of ['memory', 'disk'] as const) {
+      const sources = await this.#hold(object, first);
+      try {
+        const { contentType, metadata } = object;
+        const { signal } = this.#stop;
+        const made = await this.#parts.remote.put(name, sources, { contentType, metadata, signal });
+        return { object: made, from: sources[0]?.held.place ?? 'memory' };
+      } catch (error) {
+        if (!isStoreError(error, 'data_corrupt') && !isStoreError(error, 'data_lost')) throw error;
+        failure = error;
+      } finally {
+        for (const { held } of sources) held.release();
+      }
+    }
+    throw failure;
+  }
+
+  /** Where in tier 2 its bytes lie in one run already, if they lie nowhere else: of a copy, or after a rename. */
+  async #findStored(object: ObjectRecord): Promise<RemoteCopy | undefined> {
+    let run: RemoteCopy | undefined;
+    let length = 0;
+    for (const extent of object.extents) {
+      const blob = await this.#parts.catalog.findBlob(extent.blobId);
+      if (blob?.remote == null || blob.memoryBytes !== null || blob.diskBytes !== null)
+        return undefined;
+      const { name, offset, etag } = blob.remote;
+      run ??= { name, etag, offset: offset + extent.offset };
+      if (run.name !== name || run.offset + length !== offset + extent.offset) return undefined;
+      length += extent.length;
+    }
+    return run;
+  }
+
+  /** The local files of an object, held; what is in tier 2 only is brought to disk. */
+  async #hold(object: ObjectRecord, first: 'memory' | 'disk'): Promise<readonly Source[]> {
+    const { catalog, placement } = this.#parts;
+    const sources: Source[] = [];
+    try {
+      for (const { blobId, offset, length } of object.extents) {
+        const blob = await catalog.findBlob(blobId);
+        if (blob === undefined) throw lost(object, blobId);
+        const held = placement.holdFile(blobId, first) ?? (await this.#fetchAndHold(object, blob));
+        const isWhole = offset === 0 && length === blob.sizeBytes;
+        sources.push({
+          file: held.file,
+          offset,
+          length,
+          crc32c: isWhole ? blob.crc32c : null,
+          held,
+        });
+      }
+      return sources;
+    } catch (error) {
+      for (const { held } of sources) held.release();
+      throw error;
+    }
+  }
+
+  async #fetchAndHold(object: ObjectRecord, { blobId, remote }: BlobRecord): Promise<HeldFile> {
+    const { placement } = this.#parts;
+    if (remote === null) throw lost(object, blobId);
+    const why = `to be stored as ${object.bucket}/${object.key}`;
+    const result = await placement.move(blobId, 'disk', { drop: [], why });
+    const held = placement.holdFile(blobId, 'disk');
+    if (held !== undefined) return held;
+    const message = `${object.bucket}/${object.key} has to be read from tier 2 to be stored under its name, and the disk has no room`;
+    throw new StoreError('busy', message, { blobId, result });
+  }
+
+  /** Blobs that lie whole in the object that was made. */
+  async #copiesIn(
+    name: string,
+    etag: string,
+    object: ObjectRecord,
+  ): Promise<readonly { readonly blobId: number; readonly remote: RemoteCopy }[]> {
+    const copies: { blobId: number; remote: RemoteCopy }[] = [];
+    let at = 0;
+    for (const { blobId, offset, length } of object.extents) {
+      const blob = await this.#parts.catalog.findBlob(blobId);
+      if (offset === 0 && length === blob?.sizeBytes)
+        copies.push({ blobId, remote: { name, offset: at, etag } });
+      at += length;
+    }
+    return copies;
+  }
+
+  /** I3 */
+  async #rescue(name: string): Promise<void> {
+    const { catalog, placement, remote } = this.#parts;
+    for (const { blobId } of await catalog.listBlobsStoredAs(name))
+      await placement.exclusively(blobId, async () => {
+        const blob = await catalog.findBlob(blobId);
+        if (blob === undefined || blob.refs === 0 || blob.remote?.name !== name) return;
+        const { memoryBytes, diskBytes, generation } = blob;
+        const elsewhere = await this.#findElsewhere(blob, name);
+        const to = elsewhere ?? (await this.#copyToPrivate(blob));
+        const isSet = await catalog.setBlobCopies(blobId, generation, {
+          ...{ memoryBytes, diskBytes, remote: to },
+        });
+        if (!isSet && elsewhere === undefined) await remote.delete(to.name);
+      });
+  }
+
+  async #copyToPrivate(blob: BlobRecord): Promise<RemoteCopy> {
+    const { name: from, offset, etag } = blob.remote as RemoteCopy;
+    const name = privateNameBeside(from, blob.blobId);
+    const run = { offset, length: blob.sizeBytes, etag };
+    const made = await this.#parts.remote.copy(from, name, run);
+    return { name, offset: 0, etag: made.etag };
+  }
+
+  /** Another plain object that has the whole blob in it. */
+  async #findElsewhere(blob: BlobRecord, name: string): Promise<RemoteCopy | undefined> {
+    const { catalog, remote } = this.#parts;
+    for (const user of await catalog.objectsOfBlob(blob.blobId, PAGE)) {
+      const object = await catalog.findObject(user.bucket, user.key);
+      const policy = (await catalog.findBucket(user.bucket))?.policy;
+      if (object?.remoteEtag == null || policy === undefined) continue;
+      const other = ownName(policy.remote, object);
+      let at = 0;
+      for (const { blobId, offset, length } of object.extents) {
+        const isWhole = blobId === blob.blobId && offset === 0 && length === blob.sizeBytes;
+        // It may be stored under a private name, where its own could not be.
+        if (isWhole && other !== name && (await remote.head(other))?.etag === object.remoteEtag)
+          return { name: other, offset: at, etag: object.remoteEtag };
+        at += length;
+      }
+    }
+    return undefined;
+  }
+}
+
+function nameOf({ target, bucket, key }: SpoolEntry): string {
+  return ownName(target, { bucket, key });
+}
+
+function lost(object: ObjectRecord, blobId: number): StoreError {
+  const message = `${object.bucket}/${object.key}: no copy of blob ${blobId} is left`;
+  return new StoreError('data_lost', message, { blobId });
 }

@@ -3,9 +3,9 @@ import { describe, expect, test } from 'vitest';
 import {
   bytesToFree,
   durabilityOf,
+  durabilityOfObject,
   equalPolicies,
   meets,
-  remoteNames,
   resolvePolicy,
   shouldPromote,
   stagingTiers,
@@ -35,6 +35,7 @@ describe('policy', () => {
       mirror: false,
       ttlMs: 5,
       quotaBytes: 7,
+      remote: null,
     });
     expect(equalPolicies(refined, { ...refined })).toBe(true);
     expect(equalPolicies(refined, { ...refined, ttlMs: null })).toBe(false);
@@ -72,17 +73,23 @@ describe('policy', () => {
   });
 
   test('durability follows from where copies lie, and is ordered', () => {
-    expect(durabilityOf({ diskBytes: null, remoteName: null })).toBe('memory');
-    expect(durabilityOf({ diskBytes: 1, remoteName: null })).toBe('disk');
-    expect(durabilityOf({ diskBytes: null, remoteName: 'n' })).toBe('remote');
+    const remote = { name: 'b/k', offset: 0, etag: 'e' };
+    expect(durabilityOf({ diskBytes: null, remote: null })).toBe('memory');
+    expect(durabilityOf({ diskBytes: 1, remote: null })).toBe('disk');
+    expect(durabilityOf({ diskBytes: null, remote })).toBe('remote');
     for (const [i, have] of acks.entries())
       for (const [j, want] of acks.entries()) expect(meets(have, want)).toBe(i >= j);
   });
 
-  test('no two blobs share a private name in tier 2', () => {
-    expect(remoteNames({ bucket: 'b', key: 'a/k' }, 7)).toEqual({
-      own: 'b/a/k',
-      fallback: 'b/.ebb/7',
-    });
+  test('an object of a mirrored bucket is remote when it is stored under its own name, and not before', () => {
+    const remote = { name: 'b/another', offset: 0, etag: 'e' };
+    const blobs = [{ diskBytes: null, remote }];
+    const of = (preset: 'ephemeral' | 'buffered', remoteEtag: string | null, have = blobs) =>
+      durabilityOfObject({ remoteEtag }, have, resolvePolicy({ preset }));
+    expect(of('buffered', null)).toBe('disk');
+    expect(of('buffered', 'e')).toBe('remote');
+    expect(of('ephemeral', null)).toBe('remote');
+    expect(of('buffered', null, [])).toBe('disk');
+    expect(of('ephemeral', null, [])).toBe('memory');
   });
 });

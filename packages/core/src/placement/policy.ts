@@ -1,6 +1,6 @@
 /** Pure decisions about where bytes go. Nothing here reads or writes. */
 import type { Ack } from '@ebb/protocol';
-import type { BucketPolicy } from '../catalog/catalog.ts';
+import type { BlobCopies, BucketPolicy } from '../catalog/catalog.ts';
 
 const PRESETS: Readonly<Record<BucketPolicy['preset'], Pick<BucketPolicy, 'ack' | 'mirror'>>> = {
   ephemeral: { ack: 'memory', mirror: false },
@@ -15,6 +15,7 @@ export function resolvePolicy(input: {
   readonly mirror?: boolean | undefined;
   readonly ttlMs?: number | null | undefined;
   readonly quotaBytes?: number | null | undefined;
+  readonly remote?: string | null | undefined;
 }): BucketPolicy {
   const preset = input.preset ?? 'buffered';
   return {
@@ -23,7 +24,13 @@ export function resolvePolicy(input: {
     mirror: input.mirror ?? PRESETS[preset].mirror,
     ttlMs: input.ttlMs ?? null,
     quotaBytes: input.quotaBytes ?? null,
+    remote: input.remote ?? null,
   };
+}
+
+/** Whether its objects are stored in tier 2 under their own names, sooner or later. */
+export function isMirrored(policy: Pick<BucketPolicy, 'mirror' | 'ack'>): boolean {
+  return policy.mirror || policy.ack === 'remote';
 }
 
 export function equalPolicies(a: BucketPolicy, b: BucketPolicy): boolean {
@@ -32,7 +39,8 @@ export function equalPolicies(a: BucketPolicy, b: BucketPolicy): boolean {
     a.ack === b.ack &&
     a.mirror === b.mirror &&
     a.ttlMs === b.ttlMs &&
-    a.quotaBytes === b.quotaBytes
+    a.quotaBytes === b.quotaBytes &&
+    a.remote === b.remote
   );
 }
 
@@ -80,24 +88,30 @@ export function shouldPromote(
   return memory.usedBytes - memory.pooledBytes + blob.sizeBytes <= memory.capacityBytes * marks.low;
 }
 
-/** Names in tier 2: the object's own, so that any S3 client reads it there; a private one where that is taken or not possible. */
-export function remoteNames(
-  object: { readonly bucket: string; readonly key: string },
-  blobId: number,
-): { own: string; fallback: string } {
-  return { own: `${object.bucket}/${object.key}`, fallback: `${object.bucket}/.ebb/${blobId}` };
-}
-
 const DURABILITY_RANK: Readonly<Record<Ack, number>> = { memory: 0, disk: 1, remote: 2 };
 export function meets(have: Ack, want: Ack): boolean {
   return DURABILITY_RANK[have] >= DURABILITY_RANK[want];
 }
 
 /** What holds for a blob with these copies. */
-export function durabilityOf(copies: {
-  readonly diskBytes: number | null;
-  readonly remoteName: string | null;
-}): Ack {
-  if (copies.remoteName !== null) return 'remote';
+export function durabilityOf(copies: Pick<BlobCopies, 'diskBytes' | 'remote'>): Ack {
+  if (copies.remote !== null) return 'remote';
   return copies.diskBytes !== null ? 'disk' : 'memory';
+}
+
+/**
+ * What holds for an object. Where objects are mirrored, `remote` means that it is there under its own name: bytes in tier 2
+ * that belong to another name, or to a former one, are found again only with the catalog of this node.
+ */
+export function durabilityOfObject(
+  object: { readonly remoteEtag: string | null },
+  blobs: readonly Pick<BlobCopies, 'diskBytes' | 'remote'>[],
+  policy: BucketPolicy | undefined,
+): Ack {
+  if (object.remoteEtag !== null) return 'remote';
+  const weakest = (least: Ack, next: Ack): Ack => (meets(next, least) ? least : next);
+  const held = blobs.length === 0 ? 'disk' : blobs.map(durabilityOf).reduce(weakest, 'remote');
+  if (held === 'remote') return policy !== undefined && isMirrored(policy) ? 'disk' : 'remote';
+  // In such a bucket a copy on disk was spilled or staged there without a sync: it promises nothing.
+  return held === 'disk' && (policy === undefined || policy.ack === 'memory') ? 'memory' : held;
 }

@@ -10,7 +10,7 @@ interface FakeBlob {
   sizeBytes: number;
   memoryBytes: number | null;
   diskBytes: number | null;
-  remoteName: string | null;
+  remote: object | null;
   pinned: boolean;
 }
 
@@ -36,7 +36,7 @@ class FakeNode {
       sizeBytes: bytes,
       memoryBytes: null,
       diskBytes: null,
-      remoteName: null,
+      remote: null,
       pinned: false,
     };
     this.blobs.set(blobId, { ...blob, [`${where}Bytes`]: bytes, ...more });
@@ -54,9 +54,9 @@ class FakeNode {
     this.onMove();
     const blob = this.blobs.get(blobId);
     if (blob === undefined) return 'gone';
-    if (to === 'remote' && blob.remoteName === null) {
+    if (to === 'remote' && blob.remote === null) {
       if (this.remoteFails) throw new StoreError('io_failed', 'tier 2 is away');
-      blob.remoteName = String(blobId);
+      blob.remote = { name: String(blobId) };
     }
     if (to === 'disk' && blob.diskBytes === null) {
       if (this.used('disk') + blob.sizeBytes > this.capacity.disk) return 'full';
@@ -104,6 +104,7 @@ class FakeNode {
             .sort((a, b) => a.blobId - b.blobId)
             .slice(0, limit),
       },
+      mirrorFirst: async () => undefined,
       onError: (error: unknown) => this.errors.push(error),
     };
     return new Spiller(parts as unknown as SpillerParts);
@@ -136,7 +137,7 @@ describe('memory', () => {
   test('what has another copy just loses the one in memory', async () => {
     const node = new FakeNode({ memory: 100, disk: 10_000 });
     node.add(1, 'memory', 50, { diskBytes: 50 });
-    node.add(2, 'memory', 50, { remoteName: 'two' });
+    node.add(2, 'memory', 50, { remote: { name: 'two' } });
     await node.createSpiller().makeRoom(0, 100);
     expect(node.moved).toEqual(['1>disk', '2>remote']);
     expect(node.blobs.get(2)?.diskBytes).toBe(null);
@@ -162,7 +163,7 @@ describe('memory', () => {
 
   test('with a full disk, the disk is emptied first; if that cannot be, bytes go to tier 2', async () => {
     const node = new FakeNode({ memory: 200, disk: 200 });
-    for (const id of [1, 2]) node.add(id, 'disk', 100, { remoteName: 'there' });
+    for (const id of [1, 2]) node.add(id, 'disk', 100, { remote: { name: 'there' } });
     node.add(3, 'memory', 200);
     await node.createSpiller().makeRoom(0, 200);
     expect(remaining(node, 'diskBytes')).toEqual([3]);
@@ -172,7 +173,10 @@ describe('memory', () => {
     for (const id of [3, 4]) pinned.add(id, 'memory', 100);
     await pinned.createSpiller().makeRoom(0, 200);
     expect(remaining(pinned, 'diskBytes')).toEqual([1, 2]);
-    expect([3, 4].map((id) => pinned.blobs.get(id)?.remoteName)).toEqual(['3', '4']);
+    expect([3, 4].map((id) => pinned.blobs.get(id)?.remote)).toEqual([
+      { name: '3' },
+      { name: '4' },
+    ]);
   });
 });
 
@@ -245,14 +249,14 @@ test('whatever the sizes, pins, leases and failures: a run ends, loses nothing, 
         node.remoteFails = remoteFails;
         blobs.forEach(({ where, bytes, pinned, leased, mirrored }, id) => {
           if (node.used(where) + bytes > 1000) return;
-          node.add(id + 1, where, bytes, { pinned, remoteName: mirrored ? 'm' : null });
+          node.add(id + 1, where, bytes, { pinned, remote: mirrored ? { name: 'm' } : null });
           if (leased && where === 'memory') node.leased.add(id + 1);
         });
         const known = node.blobs.size;
         await node.createSpiller().makeRoom(0, demand);
         expect(node.blobs.size).toBe(known);
-        for (const { memoryBytes, diskBytes, remoteName } of node.blobs.values())
-          expect([memoryBytes, diskBytes, remoteName].some((copy) => copy !== null)).toBe(true);
+        for (const { memoryBytes, diskBytes, remote } of node.blobs.values())
+          expect([memoryBytes, diskBytes, remote].some((copy) => copy !== null)).toBe(true);
         expect(node.used('disk')).toBeLessThanOrEqual(1000);
         if (remoteFails) return;
         const stays = [...node.blobs.values()].filter(

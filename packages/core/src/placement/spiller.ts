@@ -25,6 +25,8 @@ export interface SpillerParts {
   readonly recency: RecencyIndex;
   readonly memoryMarks: WaterMarks;
   readonly diskMarks: WaterMarks;
+  /** Objects of it that go to tier 2 anyway go there now, under their own names. */
+  readonly mirrorFirst: (blobId: number) => Promise<void>;
   readonly onError: (error: unknown) => void;
 }
 
@@ -139,7 +141,7 @@ export class Spiller {
         run.stuck.add(blobId);
         return;
       }
-      const hasOther = blob.diskBytes !== null || blob.remoteName !== null;
+      const hasOther = blob.diskBytes !== null || blob.remote !== null;
       const target = hasOther && blob.diskBytes === null ? 'remote' : 'disk';
       const why = hasOther
         ? 'memory above its mark, other copy exists'
@@ -148,11 +150,13 @@ export class Spiller {
       if (result === 'full') {
         await this.makeRoom(1, blob.sizeBytes);
         result = await placement.move(blobId, 'disk', { drop: ['memory'], why });
-        if (result === 'full')
+        if (result === 'full') {
+          if (blob.remote === null) await this.#parts.mirrorFirst(blobId);
           result = await placement.move(blobId, 'remote', {
             drop: ['memory'],
             why: 'memory and disk full',
           });
+        }
       }
       if (result !== 'done') run.stuck.add(blobId);
       run.failuresInRow = 0;
@@ -203,7 +207,8 @@ export class Spiller {
         return;
       }
       const why =
-        blob.remoteName === null ? 'disk above its mark, oldest' : 'disk above its mark, mirrored';
+        blob.remote === null ? 'disk above its mark, oldest' : 'disk above its mark, mirrored';
+      if (blob.remote === null) await this.#parts.mirrorFirst(blobId);
       await placement.move(blobId, 'remote', { drop: ['disk'], why });
       run.failuresInRow = 0;
     } catch (error) {

@@ -95,7 +95,12 @@ export class Buckets {
     await this.#parts.catalog.createBucket({
       name,
       createdAtMs: this.#parts.clock.now(),
-      policy: { ...policy, mirror: false, ttlMs: UPLOADS_TTL_MS },
+      policy: {
+        ...policy,
+        ack: policy.ack === 'remote' ? 'disk' : policy.ack,
+        mirror: false,
+        ttlMs: UPLOADS_TTL_MS,
+      },
     });
     await this.get(name);
     return name;

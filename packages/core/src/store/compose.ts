@@ -58,6 +58,7 @@ async function composeOnce(
     jobId: null,
     pinned: false,
     extents,
+    remoteEtag: null,
   };
   const removes = found
     .filter(({ source }) => source.consume === true)
@@ -67,6 +68,7 @@ async function composeOnce(
     newBlobs: [],
     condition: options,
     removes,
+    mirror: options.ack === 'remote',
   });
   return { freed, object };
 }

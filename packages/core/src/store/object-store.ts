@@ -103,6 +103,16 @@ export interface TierStatus {
   readonly blobs: number;
 }
 
+export interface SpoolStatus {
+  /** Names that differ from what tier 2 has: to be stored or deleted there. */
+  readonly entries: number;
+  readonly bytes: number;
+  /** Since when the oldest of them waits; null when none does. */
+  readonly oldestMs: number | null;
+  /** At the rate of the last minute, tier 1 is full then; null while it does not grow. */
+  readonly secondsUntilFull: number | null;
+}
+
 export interface JobView {
   readonly job: JobRecord;
   readonly lastHeartbeatMs: number;
@@ -230,7 +240,8 @@ export interface ObjectStore {
 
   tiers(): readonly TierStatus[];
   totals(): Promise<{ buckets: number; objects: number; blobs: number }>;
-  mirrorBacklogBytes(): number;
+  /** What tier 2 does not have yet. */
+  spool(): Promise<SpoolStatus>;
   why(ref: ObjectRef): Promise<{ view: ObjectView | undefined; events: readonly WhyEvent[] }>;
   verify(options: {
     bucket?: string;

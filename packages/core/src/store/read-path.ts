@@ -6,16 +6,11 @@
  *     while another is there.
  * I3  A read inside this process holds the file by a lease too: a file is not recycled under it.
  */
-import {
-  type Ack,
-  type ExtentLocation,
-  isStoreError,
-  StoreError,
-  type TierIndex,
-} from '@ebb/protocol';
+import { type ExtentLocation, isStoreError, StoreError, type TierIndex } from '@ebb/protocol';
 import type { BlobRecord, ListOptions, ObjectRecord } from '../catalog/catalog.ts';
 import { parseAnyBucketName } from '../object-ref.ts';
-import { durabilityOf, meets, shouldPromote } from '../placement/policy.ts';
+import { durabilityOfObject, shouldPromote } from '../placement/policy.ts';
+import { isPrivateName } from '../placement/remote-names.ts';
 import type { LocalBlob } from '../tier/tier.ts';
 import type { FileLease, LeaseTable } from './lease-table.ts';
 import type { ObjectRef, ObjectView, OpenedObject, Owner } from './object-store.ts';
@@ -93,18 +88,13 @@ export class ReadPath {
     const bucket =
       this.#parts.buckets.find(object.bucket) ??
       (await this.#parts.catalog.findBucket(object.bucket));
-    // In such a bucket a copy on disk was spilled or staged there without a sync: it promises nothing.
-    const promisesDisk = bucket !== undefined && bucket.policy.ack !== 'memory';
-    const weakest = (least: Ack, next: Ack): Ack => (meets(next, least) ? least : next);
-    const held = blobs.map((blob) => durabilityOf(blob)).reduce<Ack>(weakest, 'remote');
-    const durability = blobs.length === 0 ? 'disk' : held;
     const tiers: TierIndex[] = [];
     if (blobs.every((blob) => blob.memoryBytes !== null)) tiers.push(0);
     if (blobs.length > 0 && blobs.every((blob) => blob.diskBytes !== null)) tiers.push(1);
-    if (blobs.length > 0 && blobs.every((blob) => blob.remoteName !== null)) tiers.push(2);
+    if (blobs.length > 0 && blobs.every((blob) => blob.remote !== null)) tiers.push(2);
     return {
       object,
-      durability: durability === 'disk' && !promisesDisk ? 'memory' : durability,
+      durability: durabilityOfObject(object, blobs, bucket?.policy),
       tiers,
     };
   }
@@ -212,9 +202,11 @@ export class ReadPath {
       const blob = await this.#getBlob(blobId);
       const isLast = failure !== undefined || attempt === READ_LOOKUPS_MAX;
       const isRemoteOnly = blob.memoryBytes === null && blob.diskBytes === null;
-      if (blob.remoteName !== null && (isRemoteOnly || isLast))
-        return await remote.read(blob.remoteName, target, position);
-      if (isLast || (isRemoteOnly && blob.remoteName === null)) throw failure ?? lost(blobId);
+      if (blob.remote !== null && (isRemoteOnly || isLast)) {
+        const { name, offset, etag } = blob.remote;
+        return await remote.read(name, target, offset + position, { etag });
+      }
+      if (isLast || isRemoteOnly) throw failure ?? lost(blobId);
     }
   }
 
@@ -243,7 +235,7 @@ export class ReadPath {
     const onDisk = this.#offeredIn('disk', blobId);
     if (onDisk !== undefined) return { tier: 1, blobId, path: onDisk.path, offset: 0, length };
     const blob = await this.#getBlob(blobId);
-    if (blob.remoteName === null) {
+    if (blob.remote === null) {
       // It may just have come to a local tier: between this turn and the look-up.
       const again = this.#offeredIn('memory', blobId) ?? this.#offeredIn('disk', blobId);
       if (again === undefined) throw lost(blobId);
@@ -383,28 +375,29 @@ export class ReadPath {
    * while another copy is good.
    */
   async #dropBrokenCopies(blobId: number): Promise<void> {
-    const { catalog, placement, log, mirror } = this.#parts;
+    const { catalog, placement, log, mirror, remote } = this.#parts;
     await placement.exclusively(blobId, async () => {
       const blob = await this.#getBlob(blobId);
       const found = await verifyBlob(this.#parts, blob);
-      const copies = [blob.memoryBytes, blob.diskBytes, blob.remoteName].filter((c) => c !== null);
+      const copies = [blob.memoryBytes, blob.diskBytes, blob.remote].filter((c) => c !== null);
       const broken = found.length < copies.length ? found : found.filter((c) => c.isCertain);
       if (broken.length === 0) return;
       const has = (tier: TierIndex): boolean => broken.some((copy) => copy.tier === tier);
       const kept = {
         memoryBytes: has(0) ? null : blob.memoryBytes,
         diskBytes: has(1) ? null : blob.diskBytes,
-        remoteName: has(2) ? null : blob.remoteName,
+        remote: has(2) ? null : blob.remote,
       };
       if (!(await catalog.setBlobCopies(blobId, blob.generation, kept))) return;
       for (const { tier, problem } of broken)
         log.add(blobId, 'broken copy dropped', { tier, problem });
       if (has(0)) placement.giveUp('memory', blobId);
       if (has(1)) placement.giveUp('disk', blobId);
-      if (!has(2) || blob.remoteName === null) return;
-      await placement.deleteRemote(blob.remoteName);
+      if (!has(2) || blob.remote === null) return;
+      if (isPrivateName(blob.remote.name)) await remote.delete(blob.remote.name);
       // Its bucket wanted a copy there: from the good one, if there is.
-      if (kept.memoryBytes !== null || kept.diskBytes !== null) mirror.add(blobId, blob.sizeBytes);
+      for (const name of await catalog.objectsOfBlob(blobId, 64)) await catalog.unsetMirrored(name);
+      mirror.wake();
     });
   }
 
@@ -412,8 +405,7 @@ export class ReadPath {
     for (const extent of object.extents) {
       const blob = await this.#parts.catalog.findBlob(extent.blobId);
       if (blob === undefined) return true;
-      if (blob.memoryBytes === null && blob.diskBytes === null && blob.remoteName === null)
-        return true;
+      if (blob.memoryBytes === null && blob.diskBytes === null && blob.remote === null) return true;
     }
     return false;
   }

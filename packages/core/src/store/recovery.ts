@@ -103,7 +103,7 @@ async function adoptBlob(
   const copies = {
     memoryBytes: inMemory?.allocatedBytes ?? null,
     diskBytes: onDisk?.allocatedBytes ?? null,
-    remoteName: blob.remoteName,
+    remote: blob.remote,
   };
   if (
     blob.refs > 0 &&
@@ -114,6 +114,6 @@ async function adoptBlob(
   const lostCopies =
     (blob.memoryBytes !== null && inMemory === undefined ? 1 : 0) +
     (blob.diskBytes !== null && onDisk === undefined ? 1 : 0);
-  const hasCopy = inMemory !== undefined || onDisk !== undefined || blob.remoteName !== null;
+  const hasCopy = inMemory !== undefined || onDisk !== undefined || blob.remote !== null;
   return { lostCopies, isLost: blob.refs > 0 && lostCopies > 0 && !hasCopy };
 }

@@ -25,6 +25,7 @@ import { Spiller } from '../placement/spiller.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
 import { Buckets } from './buckets.ts';
 import { composeObject } from './compose.ts';
+import { GrowthRate } from './growth-rate.ts';
 import { IdBlocks } from './id-blocks.ts';
 import { JobTable } from './job-table.ts';
 import { LeaseTable } from './lease-table.ts';
@@ -42,6 +43,7 @@ import type {
   ObjectView,
   OpenedObject,
   Owner,
+  SpoolStatus,
   StagedWrite,
   StageOptions,
   TierStatus,
@@ -110,17 +112,22 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     onMoved: (move) => observer.moved(move),
     onError: (error) => observer.failed(error, 'removal'),
   });
+  const mirror = new Mirror({
+    ...{ catalog, placement, remote, clock, log },
+    onMoved: (move) => observer.moved(move),
+    onError: (error, subject) => observer.failed(error, 'mirror', subject),
+  });
   const spiller = new Spiller({
     ...{ catalog, memory, disk, placement, leases, recency },
+    mirrorFirst: async (blobId) => {
+      for (const { bucket, key } of await catalog.objectsOfBlob(blobId, 64)) {
+        const object = await catalog.findObject(bucket, key);
+        if (object !== undefined) await mirror.flush(object);
+      }
+    },
     memoryMarks: settings.memoryMarks,
     diskMarks: settings.diskMarks,
     onError: (error) => observer.failed(error, 'spill'),
-  });
-  const mirror = new Mirror({
-    catalog,
-    placement,
-    clock,
-    onError: (error) => observer.failed(error, 'mirror'),
   });
   const ids = new IdBlocks(catalog);
   const owners = new Set<number>();
@@ -176,6 +183,7 @@ class CatalogObjectStore implements ObjectStore {
   /** A freed blob could not be removed, perhaps at the start already: its record waits. */
   #hasFreed = true;
   #retryFreedAtMs = 0;
+  readonly #diskGrowth = new GrowthRate();
   #sweeping: Promise<void> | undefined;
   #lastOwnerId = 0;
 
@@ -193,9 +201,7 @@ class CatalogObjectStore implements ObjectStore {
   async start(): Promise<void> {
     const { catalog, clock, jobs, mirror, spiller } = this.#parts;
     for (const job of await catalog.listJobs()) jobs.open(job, clock.now());
-    await mirror.resume(
-      async (bucket) => (await catalog.findBucket(bucket))?.policy.mirror === true,
-    );
+    mirror.wake();
     void spiller.makeRoom(0);
     void spiller.makeRoom(1);
     await this.totals();
@@ -295,6 +301,7 @@ class CatalogObjectStore implements ObjectStore {
     parseAnyBucketName(ref.bucket);
     const result = await this.#parts.catalog.deleteObject(ref.bucket, ref.key, condition);
     await this.retireAll(result.freed);
+    this.#parts.mirror.wake();
     return { deleted: result.object !== undefined };
   }
 
@@ -336,6 +343,7 @@ class CatalogObjectStore implements ObjectStore {
     parseKey(to.key);
     const result = await this.#parts.catalog.renameObject(from, to, condition);
     await this.retireAll(result.freed);
+    this.#parts.mirror.wake();
     return from.bucket === to.bucket
       ? await this.#reads.view(result.object)
       : await this.#keepPromises(result.object);
@@ -350,6 +358,7 @@ class CatalogObjectStore implements ObjectStore {
     parseAnyBucketName(to.bucket);
     const result = await this.#parts.catalog.renamePrefix(from, to, options);
     await this.retireAll(result.freed);
+    this.#parts.mirror.wake();
     if (from.bucket !== to.bucket)
       for await (const object of this.#objectsUnder(to.bucket, to.prefix))
         await this.#keepPromises(object);
@@ -383,6 +392,7 @@ class CatalogObjectStore implements ObjectStore {
     const place = (['memory', 'disk', 'remote'] as const)[tier];
     const drop =
       tier === 0 ? [] : tier === 1 ? (['memory'] as const) : (['memory', 'disk'] as const);
+    if (tier === 2) await this.#parts.mirror.flush(object);
     for (const extent of object.extents) {
       const move = (): Promise<MoveResult> =>
         this.#parts.placement.move(extent.blobId, place, { drop, why: 'relocated by request' });
@@ -504,8 +514,10 @@ class CatalogObjectStore implements ObjectStore {
     return { buckets, objects: totals.objects, blobs: totals.blobs };
   }
 
-  mirrorBacklogBytes(): number {
-    return this.#parts.mirror.backlogBytes;
+  async spool(): Promise<SpoolStatus> {
+    const totals = await this.#parts.catalog.spoolTotals();
+    const { capacityBytes } = this.#parts.disk.usage();
+    return { ...totals, secondsUntilFull: this.#diskGrowth.secondsUntil(capacityBytes) };
   }
 
   async why(
@@ -540,7 +552,7 @@ class CatalogObjectStore implements ObjectStore {
         blob.refs === 0 ||
         blob.memoryBytes !== null ||
         blob.diskBytes !== null ||
-        blob.remoteName !== null
+        blob.remote !== null
       )
         continue;
       for (const name of await catalog.objectsOfBlob(blob.blobId, 1024)) {
@@ -565,8 +577,8 @@ class CatalogObjectStore implements ObjectStore {
     this.#writes.refuseNewWrites();
     const until = clock.now() + options.deadlineMs;
     while (staging.size > 0 && clock.now() < until) await clock.sleep(20);
-    if (options.persist) await this.#persist(until);
     await mirror.idle(AbortSignal.timeout(Math.max(1, until - clock.now())));
+    if (options.persist) await this.#persist(until);
     await catalog.durable();
   }
 
@@ -594,7 +606,7 @@ class CatalogObjectStore implements ObjectStore {
   async retireAll(freed: readonly BlobRecord[]): Promise<void> {
     const { catalog, placement, observer } = this.#parts;
     try {
-      if (freed.some((blob) => blob.diskBytes !== null || blob.remoteName !== null))
+      if (freed.some((blob) => blob.diskBytes !== null || blob.remote !== null))
         await catalog.durable();
       const retired = await Promise.allSettled(freed.map((blob) => placement.retire(blob)));
       const failed = retired.find((result) => result.status === 'rejected');
@@ -631,20 +643,19 @@ class CatalogObjectStore implements ObjectStore {
     const { catalog, placement, disk, mirror } = this.#parts;
     const policy = (await catalog.findBucket(object.bucket))?.policy;
     const ack = asked ?? policy?.ack ?? 'memory';
-    for (const { blobId } of object.extents) {
+    mirror.wake();
+    if (ack === 'remote') await mirror.ensureStored(object);
+    for (const { blobId } of ack === 'disk' ? object.extents : []) {
       const blob = await catalog.findBlob(blobId);
-      if (blob === undefined) continue;
-      if (ack !== 'memory' && !meets(durabilityOf(blob), 'remote')) {
-        const to = ack === 'remote' ? 'remote' : 'disk';
-        const why = `policy of ${object.bucket}`;
-        const result = await placement.move(blobId, to, { drop: [], why });
-        if (result === 'full') void this.#parts.spiller.makeRoom(1, blob.sizeBytes);
-        if (to === 'disk' && result === 'done') await disk.sync(blobId);
-      }
-      if (policy?.mirror === true && blob.remoteName === null) mirror.add(blobId, blob.sizeBytes);
+      if (blob === undefined || meets(durabilityOf(blob), 'remote')) continue;
+      const why = `policy of ${object.bucket}`;
+      const result = await placement.move(blobId, 'disk', { drop: [], why });
+      if (result === 'full') void this.#parts.spiller.makeRoom(1, blob.sizeBytes);
+      if (result === 'done') await disk.sync(blobId);
     }
     if (ack !== 'memory') await catalog.durable();
-    return await this.#reads.view(object);
+    const now = await catalog.findObject(object.bucket, object.key);
+    return await this.#reads.view(now?.version === object.version ? now : object);
   }
 
   #isGivenUp(tier: TierIndex, blobId: number): boolean {
@@ -673,6 +684,7 @@ class CatalogObjectStore implements ObjectStore {
       () => Promise.all(jobs.expired(clock.now()).map((jobId) => this.endJob(jobId))),
       () => this.#deleteExpiredObjects(),
       () => this.#retryRetirements(),
+      () => this.#diskGrowth.note(this.#parts.disk.usage().usedBytes, clock.now()),
       () => this.totals(),
     ];
     while (!this.#stop.signal.aborted) {
@@ -720,6 +732,7 @@ class CatalogObjectStore implements ObjectStore {
     for (;;) {
       const batch = await step();
       await this.retireAll(batch.freed);
+      this.#parts.mirror.wake();
       objects += batch.objects;
       sizeBytes += batch.sizeBytes;
       if (batch.done) return { objects, sizeBytes };

@@ -1,6 +1,6 @@
 /** Checks stored bytes against their checksums: every copy of a blob, in every tier. */
 import { isStoreError, StoreError, type TierIndex } from '@ebb/protocol';
-import type { BlobRecord, Catalog } from '../catalog/catalog.ts';
+import type { BlobRecord, Catalog, RemoteCopy } from '../catalog/catalog.ts';
 import { createCrc32c } from '../checksum.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
 import type { BrokenBlob } from './object-store.ts';
@@ -23,7 +23,12 @@ export interface BrokenCopy {
 }
 
 /** What says that the bytes are not there. Other errors may pass; some (a closed mover) say nothing about the copy at all. */
-const CERTAIN: ReadonlySet<string> = new Set(['data_lost', 'data_corrupt', 'range_invalid']);
+const CERTAIN: ReadonlySet<string> = new Set([
+  'data_lost',
+  'data_corrupt',
+  'range_invalid',
+  'precondition_failed',
+]);
 const REVERIFY_MAX = 4;
 
 /** The problem of each copy that is broken; an empty list when all are good. @throws what says nothing about a copy */
@@ -36,8 +41,9 @@ export async function verifyBlob(
   const check = async (tier: TierIndex, checksum: () => Promise<number>): Promise<void> => {
     try {
       const found = await checksum();
+      if (blob.crc32c === null || found === blob.crc32c) return;
       const problem = `CRC32C is ${hex(found)}, recorded ${hex(blob.crc32c)}`;
-      if (found !== blob.crc32c) broken.push({ tier, problem, isCertain: true });
+      broken.push({ tier, problem, isCertain: true });
     } catch (error) {
       if (!isStoreError(error)) throw error;
       const isCertain = CERTAIN.has(error.code);
@@ -55,9 +61,9 @@ export async function verifyBlob(
       parts.mover.checksum(parts.disk.absolutePath(blob.blobId), blob.sizeBytes, signal),
     );
   }
-  const remoteName = blob.remoteName;
-  if (remoteName !== null)
-    await check(2, () => remoteChecksum(parts.remote, remoteName, blob.sizeBytes, signal));
+  const { remote, sizeBytes } = blob;
+  if (remote !== null)
+    await check(2, () => remoteChecksum(parts.remote, { ...remote, length: sizeBytes }, signal));
   return broken;
 }
 
@@ -87,7 +93,7 @@ async function findBroken(
   let blob = first;
   for (let look = 1; ; look++) {
     const problems = await verifyBlob(parts, blob, signal);
-    const isLost = blob.memoryBytes === null && blob.diskBytes === null && blob.remoteName === null;
+    const isLost = blob.memoryBytes === null && blob.diskBytes === null && blob.remote === null;
     if (problems.length === 0 && !isLost) return [];
     const now = await parts.catalog.findBlob(blob.blobId);
     if (now === undefined || now.refs === 0) return [];
@@ -106,15 +112,14 @@ async function findBroken(
 
 async function remoteChecksum(
   remote: RemoteTier,
-  name: string,
-  sizeBytes: number,
+  { name, offset, etag, length }: RemoteCopy & { readonly length: number },
   signal?: AbortSignal,
 ): Promise<number> {
   const crc = createCrc32c();
-  const buffer = Buffer.allocUnsafe(Math.min(sizeBytes, REMOTE_READ_BYTES));
-  for (let at = 0; at < sizeBytes; at += buffer.length) {
-    const part = buffer.subarray(0, Math.min(buffer.length, sizeBytes - at));
-    await remote.read(name, part, at, signal === undefined ? {} : { signal });
+  const buffer = Buffer.allocUnsafe(Math.min(length, REMOTE_READ_BYTES));
+  for (let at = 0; at < length; at += buffer.length) {
+    const part = buffer.subarray(0, Math.min(buffer.length, length - at));
+    await remote.read(name, part, offset + at, { etag, ...(signal && { signal }) });
     crc.update(part);
   }
   return crc.value();

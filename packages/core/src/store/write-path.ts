@@ -13,9 +13,9 @@
  */
 
 import { ACKS, type Ack, StoreError } from '@ebb/protocol';
-import type { BucketRecord, ObjectRecord } from '../catalog/catalog.ts';
+import type { ObjectRecord } from '../catalog/catalog.ts';
 import { parseAnyBucketName, parseKey } from '../object-ref.ts';
-import { durabilityOf, meets, stagingTiers } from '../placement/policy.ts';
+import { durabilityOf, isMirrored, meets, stagingTiers } from '../placement/policy.ts';
 import type { LocalBlob, LocalTier } from '../tier/tier.ts';
 import type {
   CommitOptions,
@@ -248,7 +248,7 @@ export class WritePath {
       createdAtMs: clock.now(),
       memoryBytes: write.tier === 0 ? allocatedBytes : null,
       diskBytes,
-      remoteName: null,
+      remote: null,
     };
     const object: ObjectRecord = {
       bucket: write.ref.bucket,
@@ -264,12 +264,14 @@ export class WritePath {
       jobId: write.jobId,
       pinned: false,
       extents: isEmpty ? [] : [{ blobId: write.blobId, offset: 0, length: sizeBytes }],
+      remoteEtag: null,
     };
     // I5: nothing is awaited between the version and this call.
     const committing = catalog.commitObject({
       object,
       newBlobs: isEmpty ? [] : [blob],
       condition: options,
+      mirror: ack === 'remote',
     });
     const { freed } = await (write.quota === undefined
       ? committing
@@ -287,27 +289,16 @@ export class WritePath {
     });
     if (!isEmpty) this.#parts.spiller.noteGrowth(write.tier);
     if (ack !== 'memory') await catalog.durable();
-    // Before the mirror looks: the version that was replaced may hold the object's own name in tier 2.
     if (freed.length > 0) await this.#parts.retireAll(freed);
-    if (!isEmpty && ack === 'remote') await this.#putRemote(write, bucket, sizeBytes);
-    else if (!isEmpty && bucket.policy.mirror) mirror.add(write.blobId, sizeBytes);
+    if (ack === 'remote') {
+      await mirror.ensureStored(object);
+      await catalog.durable();
+    } else if (isMirrored(bucket.policy) || freed.length > 0) mirror.wake();
     // A copy on disk that was never synced is no promise of `disk`, nor is a record in a catalog that was not.
     const durability = ack === 'memory' ? 'memory' : ack === 'remote' ? 'remote' : 'disk';
     if (!isEmpty && ack === 'disk' && !meets(durabilityOf(blob), ack))
       throw new StoreError('internal', `acknowledged ${durability} without a copy there`);
     return { object, blobId: write.blobId, durability };
-  }
-
-  /** For `ack=remote`. What another write replaced meanwhile needs no copy any more: it was durable while it was there. */
-  async #putRemote(write: Staging, bucket: BucketRecord, sizeBytes: number): Promise<void> {
-    const { placement, catalog, mirror } = this.#parts;
-    try {
-      await placement.move(write.blobId, 'remote', { drop: [], why: 'acknowledgement asked for' });
-    } catch (error) {
-      if (bucket.policy.mirror) mirror.add(write.blobId, sizeBytes);
-      throw error;
-    }
-    await catalog.durable();
   }
 
   #tryCreate(

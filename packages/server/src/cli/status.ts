@@ -32,7 +32,11 @@ export function create(): AnyCommand {
             client.path === 'local' ? 'local: this client reads and writes files directly' : 'http',
           holds: `${count(status.objects, 'object')} in ${count(status.buckets, 'bucket')}, ${count(status.jobs, 'job')}, ${count(status.shuffles, 'shuffle')}`,
           connections: String(status.connections),
-          'mirror backlog': formatBytes(status.mirrorBacklogBytes),
+          'mirror backlog': `${count(status.mirrorBacklogObjects, 'object')}, ${formatBytes(status.mirrorBacklogBytes)}${
+            status.mirrorOldestMs === null
+              ? ''
+              : `, for ${formatAge(Date.now() - status.mirrorOldestMs)}`
+          }`,
         });
         await printLine('');
         await printTable(status.tiers, [

@@ -184,6 +184,7 @@ export function createControlApp(services: Services): OpenAPIHono {
 
   app.openapi(routes.status, async (c) => {
     const totals = await store.totals();
+    const spool = await store.spool();
     const body = {
       nodeId: store.nodeId,
       version: node.version,
@@ -196,7 +197,10 @@ export function createControlApp(services: Services): OpenAPIHono {
       jobs: (await store.listJobs()).length,
       shuffles: (await shuffles.list()).length,
       connections: node.connections(),
-      mirrorBacklogBytes: store.mirrorBacklogBytes(),
+      mirrorBacklogBytes: spool.bytes,
+      mirrorBacklogObjects: spool.entries,
+      mirrorOldestMs: spool.oldestMs,
+      diskSecondsUntilFull: spool.secondsUntilFull,
     };
     return c.json(body, 200);
   });

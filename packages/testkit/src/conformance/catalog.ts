@@ -13,10 +13,14 @@ import type {
   ListPage,
   ObjectCommit,
   ObjectRecord,
+  RemoteCopy,
+  SpoolEntry,
 } from '@ebb/core';
 import { isStoreError, StoreError, type StoreErrorCode } from '@ebb/protocol';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+
+type MirrorCopies = Parameters<Catalog['setMirrored']>[1]['copies'];
 
 export interface CatalogFactory {
   /** A new and empty catalog. The suite closes it. */
@@ -31,6 +35,7 @@ const POLICY: BucketPolicy = {
   mirror: true,
   ttlMs: null,
   quotaBytes: null,
+  remote: null,
 };
 
 export function catalogConformance(name: string, factory: CatalogFactory): void {
@@ -116,6 +121,7 @@ export function catalogConformance(name: string, factory: CatalogFactory): void 
           mirror: false,
           ttlMs: 5,
           quotaBytes: 2 ** 50,
+          remote: 's3://bucket/prefix',
         };
         await catalog.setBucketPolicy('one', policy);
         expect((await catalog.findBucket('one'))?.policy).toEqual(policy);
@@ -167,7 +173,7 @@ export function catalogConformance(name: string, factory: CatalogFactory): void 
           createdAtMs: object.createdAtMs,
           memoryBytes: 4096,
           diskBytes: null,
-          remoteName: null,
+          remote: null,
         });
         expect(await catalog.findBlob(2 ** 40)).toBeUndefined();
       });
@@ -778,11 +784,166 @@ export function catalogConformance(name: string, factory: CatalogFactory): void 
       });
     });
 
+    describe('spool', () => {
+      const spooled = async (): Promise<string[]> =>
+        (await catalog.listSpool({ after: 0, limit: 100 })).map(
+          ({ key, version }) => `${key} ${version === null ? 'deleted' : 'stored'}`,
+        );
+      const get = async (key: string, bucket = 'one'): Promise<SpoolEntry> =>
+        (await catalog.findSpooled(bucket, key)) as SpoolEntry;
+      const store = async (key: string, copies: MirrorCopies = []): Promise<boolean> =>
+        await catalog.setMirrored(await get(key), { etag: `"${key}"`, copies });
+
+      test('what happens to names waits in the order in which they began to differ, one entry a name', async () => {
+        for (const key of ['a', 'b', 'c']) await put(key);
+        const last = await put('a', { sizeBytes: 70 });
+        await catalog.deleteObject('one', 'b', {});
+        expect(await spooled()).toEqual(['a stored', 'b deleted', 'c stored']);
+        expect(await get('a')).toMatchObject({ version: last.object.version, sizeBytes: 70 });
+        expect(await catalog.spoolTotals()).toMatchObject({ entries: 3, bytes: 71 });
+        const [first] = await catalog.listSpool({ after: 0, limit: 1 });
+        const rest = await catalog.listSpool({ after: first?.seq ?? 0, limit: 100 });
+        expect(rest.map(({ key }) => key)).toEqual(['b', 'c']);
+      });
+
+      test('what was stored is noted with the object and its blobs, and waits no more', async () => {
+        const { object, blobIds } = await put('a');
+        const [blobId] = blobIds as [number];
+        const remote = { name: 'one/a', offset: 0, etag: '"a"' };
+        expect(await store('a', [{ blobId, remote }])).toBe(true);
+        expect(await catalog.findObject('one', 'a')).toEqual({ ...object, remoteEtag: '"a"' });
+        expect(await catalog.findBlob(blobId)).toMatchObject({ remote });
+        expect(await spooled()).toEqual([]);
+        expect(await catalog.spoolTotals()).toEqual({ entries: 0, bytes: 0, oldestMs: null });
+      });
+
+      test('§13.2 a version that was replaced or deleted while it was sent is not noted, and what came after still waits', async () => {
+        await put('a');
+        const sent = await get('a');
+        await put('a');
+        expect(await catalog.setMirrored(sent, { etag: 'old', copies: [] })).toBe(false);
+        await catalog.dropSpooled(sent);
+        expect(await spooled()).toEqual(['a stored']);
+        await catalog.deleteObject('one', 'a', {});
+        expect(await catalog.setMirrored(sent, { etag: 'old', copies: [] })).toBe(false);
+        expect(await spooled()).toEqual(['a deleted']);
+        const deletion = await get('a');
+        await put('a');
+        await catalog.dropSpooled(deletion);
+        expect(await spooled()).toEqual(['a stored']);
+      });
+
+      test('a blob that lies in tier 2 already keeps its place there', async () => {
+        const { blobIds } = await put('a', { remote: remoteOf('one/.ebb/1') });
+        const [blobId] = blobIds as [number];
+        await store('a', [{ blobId, remote: remoteOf('one/a') }]);
+        expect(await catalog.findBlob(blobId)).toMatchObject({ remote: { name: 'one/.ebb/1' } });
+      });
+
+      test('a copy and a renamed object are to be stored under their own names', async () => {
+        await put('a');
+        await store('a');
+        const at = { key: 'copy', bucket: 'one', version: await catalog.nextIds(1) };
+        const from = { bucket: 'one', key: 'a' };
+        await catalog.copyObject(from, { ...at, createdAtMs: 5 }, {});
+        await catalog.renameObject(from, { bucket: 'two', key: 'b' }, {});
+        expect((await catalog.findObject('two', 'b'))?.remoteEtag).toBeNull();
+        expect(await spooled()).toEqual(['copy stored', 'b stored', 'a deleted']);
+      });
+
+      test('all below a prefix is entered when it is renamed or deleted', async () => {
+        for (const key of ['p/1', 'p/2', 'q']) await put(key);
+        for (const key of ['p/1', 'p/2', 'q']) await store(key);
+        await catalog.renamePrefix(
+          { bucket: 'one', prefix: 'p/' },
+          { bucket: 'one', prefix: 'r/' },
+          { overwrite: false },
+        );
+        expect((await spooled()).toSorted()).toEqual([
+          'p/1 deleted',
+          'p/2 deleted',
+          'r/1 stored',
+          'r/2 stored',
+        ]);
+        await catalog.deletePrefix('one', 'r/', 10);
+        expect((await spooled()).every((entry) => entry.endsWith('deleted'))).toBe(true);
+      });
+
+      test('a bucket that is not mirrored has entries only for what is asked to be stored, and for its deletion', async () => {
+        await catalog.createBucket({
+          ...{ name: 'plain', createdAtMs: 1 },
+          policy: { ...POLICY, mirror: false, ack: 'memory' },
+        });
+        await put('a', { bucket: 'plain' });
+        await catalog.deleteObject('plain', 'a', {});
+        expect(await spooled()).toEqual([]);
+        await put('b', { bucket: 'plain', mirror: true });
+        expect(await spooled()).toEqual(['b stored']);
+        await put('b', { bucket: 'plain' });
+        expect(await spooled()).toEqual(['b deleted']);
+        await catalog.dropSpooled(await get('b', 'plain'));
+        const { object } = await put('c', { bucket: 'plain', mirror: true });
+        await catalog.setMirrored(await get('c', 'plain'), { etag: 'c', copies: [] });
+        await catalog.deleteObject('plain', 'c', { ifMatch: object.etag });
+        expect(await spooled()).toEqual(['c deleted']);
+      });
+
+      test('when a bucket begins to be mirrored all its objects wait, and none when it ends', async () => {
+        await catalog.setBucketPolicy('one', { ...POLICY, mirror: false });
+        for (const key of ['a', 'b']) await put(key);
+        expect(await spooled()).toEqual([]);
+        await catalog.setBucketPolicy('one', POLICY);
+        expect(await spooled()).toEqual(['a stored', 'b stored']);
+        await store('a');
+        await catalog.setBucketPolicy('one', { ...POLICY, mirror: false });
+        expect(await spooled()).toEqual([]);
+        await catalog.setBucketPolicy('one', POLICY);
+        expect(await spooled()).toEqual(['b stored']);
+      });
+
+      test('an entry names the target that its bucket had', async () => {
+        const remote = 's3://archive/logs';
+        await catalog.createBucket({
+          ...{ name: 'far', createdAtMs: 1 },
+          policy: { ...POLICY, remote },
+        });
+        await put('a', { bucket: 'far' });
+        expect(await get('a', 'far')).toMatchObject({ target: remote, bucket: 'far' });
+        await put('a');
+        expect(await get('a')).toMatchObject({ target: null });
+      });
+
+      test('what tier 2 lost is to be stored again', async () => {
+        await put('a');
+        await catalog.unsetMirrored({ bucket: 'one', key: 'a' });
+        await store('a');
+        await catalog.unsetMirrored({ bucket: 'one', key: 'a' });
+        expect((await catalog.findObject('one', 'a'))?.remoteEtag).toBeNull();
+        expect(await spooled()).toEqual(['a stored']);
+        await catalog.unsetMirrored({ bucket: 'one', key: 'none' });
+      });
+
+      test('an object that was found in tier 2 does not wait to be stored there', async () => {
+        await put('a', { remoteEtag: 'found', remote: remoteOf('one/a') });
+        expect(await spooled()).toEqual([]);
+        await put('b');
+        await put('b', { remoteEtag: 'found', remote: remoteOf('one/b') });
+        expect(await spooled()).toEqual([]);
+      });
+
+      test.runIf('reopen' in factory)('what waits is there after a restart', async () => {
+        for (const key of ['a', 'b']) await put(key, { sizeBytes: 5 });
+        catalog = await (factory.reopen as (c: Catalog) => Promise<Catalog>)(catalog);
+        expect(await spooled()).toEqual(['a stored', 'b stored']);
+        expect(await catalog.spoolTotals()).toMatchObject({ entries: 2, bytes: 10 });
+      });
+    });
+
     describe('blobs', () => {
       const copies = (blob: BlobRecord) => ({
         memoryBytes: blob.memoryBytes,
         diskBytes: blob.diskBytes,
-        remoteName: blob.remoteName,
+        remote: blob.remote,
       });
       const get = async (blobId: number): Promise<BlobRecord> =>
         (await catalog.findBlob(blobId)) as BlobRecord;
@@ -812,7 +973,11 @@ export function catalogConformance(name: string, factory: CatalogFactory): void 
         await put('a');
         await catalog.deleteObject('one', 'b', {});
         for (const blob of read) {
-          const moved = { memoryBytes: null, diskBytes: 64, remoteName: `one/${blob.blobId}` };
+          const moved = {
+            memoryBytes: null,
+            diskBytes: 64,
+            remote: remoteOf(`one/${blob.blobId}`),
+          };
           expect(await catalog.setBlobCopies(blob.blobId, blob.generation, moved)).toBe(false);
           expect(copies(await get(blob.blobId))).toEqual(copies(blob));
         }
@@ -830,31 +995,36 @@ export function catalogConformance(name: string, factory: CatalogFactory): void 
         expect((await get(blobId)).diskBytes).toBe(results.indexOf(true));
       });
 
-      test('a remote name has one live holder; the name of a freed blob may be taken', async () => {
+      test('several blobs lie in one object of tier 2, each from an offset on; freed ones are not listed there', async () => {
         const [first] = (await put('a')).blobIds as [number];
         const [second] = (await put('b')).blobIds as [number];
-        const name = async (blobId: number): Promise<boolean> => {
+        for (const [index, blobId] of [first, second].entries()) {
           const blob = await get(blobId);
-          return await catalog.setBlobCopies(blobId, blob.generation, {
-            ...copies(blob),
-            remoteName: 'one/a',
-          });
-        };
-        expect(await name(first)).toBe(true);
-        expect(await name(first)).toBe(true);
-        await refused(name(second), 'already_exists');
-        expect((await get(second)).remoteName).toBeNull();
-        await refused(put('c', { remoteName: 'one/a' }), 'already_exists');
-        const { object } = await put('a', { remoteName: 'one/a' });
-        await catalog.deleteObject('one', 'a', { ifMatch: object.etag });
-        expect(await name(second)).toBe(true);
+          const remote = { name: 'one/joined', offset: index * 100, etag: 'e' };
+          await catalog.setBlobCopies(blobId, blob.generation, { ...copies(blob), remote });
+          expect((await get(blobId)).remote).toEqual(remote);
+        }
+        const stored = async (): Promise<number[]> =>
+          (await catalog.listBlobsStoredAs('one/joined')).map(({ blobId }) => blobId);
+        expect(await stored()).toEqual([first, second]);
+        await catalog.deleteObject('one', 'a', {});
+        expect(await stored()).toEqual([second]);
+        expect(await catalog.listBlobsStoredAs('one/join')).toEqual([]);
+      });
+
+      test('a checksum that is not known is noted once', async () => {
+        const [blobId] = (await put('a', { crc32c: null })).blobIds as [number];
+        expect((await get(blobId)).crc32c).toBeNull();
+        await catalog.setBlobChecksum(blobId, 0xfedcba98);
+        await catalog.setBlobChecksum(blobId, 1);
+        expect((await get(blobId)).crc32c).toBe(0xfedcba98);
       });
 
       test('blobs are listed by place, in id order, in pages', async () => {
         const disk = await put('disk', { memoryBytes: null, diskBytes: 10 });
         const memory = await put('memory');
-        const remote = await put('remote', { memoryBytes: null, remoteName: 'one/remote' });
-        const both = await put('both', { diskBytes: 11, remoteName: 'one/both' });
+        const remote = await put('remote', { memoryBytes: null, remote: remoteOf('one/remote') });
+        const both = await put('both', { diskBytes: 11, remote: remoteOf('one/both') });
         const freed = await put('freed');
         await catalog.deleteObject('one', 'freed', {});
         const listed = async (where?: 'memory' | 'disk' | 'remote' | 'freed' | 'unmirrored') => {
@@ -882,7 +1052,12 @@ export function catalogConformance(name: string, factory: CatalogFactory): void 
       test('totals count every copy, freed blobs included, until they are dropped', async () => {
         await put('a', { sizeBytes: 100, memoryBytes: 4096 });
         const [blobId] = (
-          await put('b', { sizeBytes: 7, memoryBytes: null, diskBytes: 8, remoteName: 'one/b' })
+          await put('b', {
+            sizeBytes: 7,
+            memoryBytes: null,
+            diskBytes: 8,
+            remote: remoteOf('one/b'),
+          })
         ).blobIds as [number];
         const expected: CatalogTotals = {
           buckets: 2,
@@ -1053,9 +1228,12 @@ interface PutOptions {
   readonly createdAtMs?: number;
   readonly memoryBytes?: number | null;
   readonly diskBytes?: number | null;
-  readonly remoteName?: string | null;
+  readonly remote?: BlobRecord['remote'];
+  readonly crc32c?: number | null;
   readonly extents?: readonly Extent[];
   readonly condition?: Condition;
+  readonly mirror?: boolean;
+  readonly remoteEtag?: string;
 }
 interface Put {
   readonly object: ObjectRecord;
@@ -1075,18 +1253,21 @@ async function putObject(catalog: Catalog, key: string, options: PutOptions = {}
     metadata: options.metadata ?? {},
     attributes: options.attributes ?? {},
     extents: options.extents ?? [{ blobId, offset: 0, length: sizeBytes }],
+    remoteEtag: options.remoteEtag ?? null,
   });
   const blob = blobOf(blobId, {
     sizeBytes,
     createdAtMs,
     memoryBytes: options.memoryBytes === undefined ? 4096 : options.memoryBytes,
     diskBytes: options.diskBytes ?? null,
-    remoteName: options.remoteName ?? null,
+    remote: options.remote ?? null,
+    ...(options.crc32c === undefined ? {} : { crc32c: options.crc32c }),
   });
   const { freed } = await catalog.commitObject({
     object,
     newBlobs: [blob],
     condition: options.condition ?? {},
+    mirror: options.mirror === true,
   });
   return { object, blobIds: [blobId], freed };
 }
@@ -1107,14 +1288,19 @@ function objectOf(
     createdAtMs: 1_700_000_000_000,
     jobId: null,
     pinned: false,
+    remoteEtag: null,
     ...fields,
   };
 }
 
 function blobOf(blobId: number, fields: Partial<BlobRecord>): ObjectCommit['newBlobs'][number] {
   const { sizeBytes = 1, createdAtMs = 1_700_000_000_000, memoryBytes = 4096 } = fields;
-  const { diskBytes = null, remoteName = null } = fields;
-  return { blobId, sizeBytes, crc32c: 77, createdAtMs, memoryBytes, diskBytes, remoteName };
+  const { diskBytes = null, remote = null, crc32c = 77 } = fields;
+  return { blobId, sizeBytes, crc32c, createdAtMs, memoryBytes, diskBytes, remote };
+}
+
+function remoteOf(name: string): RemoteCopy {
+  return { name, offset: 0, etag: 'e' };
 }
 
 async function refused(work: Promise<unknown>, code: StoreErrorCode): Promise<void> {
@@ -1259,10 +1445,11 @@ const operation = fc.oneof(
       isStale: fc.boolean(),
       memoryBytes: fc.option(fc.nat(99)),
       diskBytes: fc.option(fc.nat(99)),
-      remoteName: fc.option(fc.constantFrom('r/1', 'r/2')),
+      remote: fc.option(fc.constantFrom('r/1', 'r/2').map(remoteOf)),
     }),
   },
   fc.record({ op: fc.constant('drop' as const), blob: pick }),
+  { weight: 2, arbitrary: fc.record({ op: fc.constant('send' as const), at: place }) },
   fc.record({
     op: fc.constant('deleteJob' as const),
     jobId: fc.constantFrom(...JOBS),
@@ -1336,7 +1523,7 @@ function bind(
           blobOf(ids, {
             sizeBytes: step.sizeBytes,
             createdAtMs: step.createdAtMs,
-            remoteName: step.mirrored ? `born/${ids}` : null,
+            remote: step.mirrored ? remoteOf(`born/${ids}`) : null,
           }),
         ],
         condition: conditionAt(step.at, step.conditionKind),
@@ -1392,8 +1579,8 @@ function bind(
     case 'setCopies': {
       const blobId = model.pick(step.blob);
       const generation = (model.blobs.get(blobId)?.generation ?? 1) - (step.isStale ? 1 : 0);
-      const { memoryBytes, diskBytes, remoteName } = step;
-      const copies = { memoryBytes, diskBytes, remoteName };
+      const { memoryBytes, diskBytes, remote } = step;
+      const copies = { memoryBytes, diskBytes, remote };
       return {
         model: () => model.setCopies(blobId, generation, copies),
         catalog: (c) => c.setBlobCopies(blobId, generation, copies),
@@ -1402,6 +1589,18 @@ function bind(
     case 'drop': {
       const blobId = model.pick(step.blob);
       return { model: () => model.drop(blobId), catalog: (c) => c.dropBlob(blobId) };
+    }
+    case 'send': {
+      const { bucket, key } = step.at;
+      return {
+        model: () => model.send(`${bucket}/${key}`),
+        catalog: async (c) => {
+          const entry = await c.findSpooled(bucket, key);
+          if (entry === undefined) return undefined;
+          if (entry.version === null) return await c.dropSpooled(entry);
+          return await c.setMirrored(entry, { etag: `sent-${entry.version}`, copies: [] });
+        },
+      };
     }
     case 'ttl': {
       const policy = { ...POLICY, ttlMs: step.ttlMs };
@@ -1418,6 +1617,8 @@ class Model {
   readonly objects = new Map<string, ObjectRecord>();
   readonly blobs = new Map<number, BlobRecord>();
   readonly ttl = new Map<string, number | null>();
+  /** By name: the version to be stored, or null for a deletion. */
+  readonly spool = new Map<string, number | null>();
 
   find(at: { bucket: string; key: string }): ObjectRecord | undefined {
     return this.objects.get(`${at.bucket}/${at.key}`);
@@ -1459,7 +1660,7 @@ class Model {
     const source = this.find(from);
     if (source === undefined) throw new StoreError('not_found');
     this.#check(condition, this.find(to), 'already_exists');
-    const object = { ...source, ...to, jobId: null, pinned: false };
+    const object = { ...source, ...to, jobId: null, pinned: false, remoteEtag: null };
     this.#set(object);
     return { freed: this.#recount(), object };
   }
@@ -1471,7 +1672,8 @@ class Model {
     const source = this.find(from);
     if (source === undefined) throw new StoreError('not_found');
     this.#check(condition, this.find(to), 'already_exists');
-    const object = { ...source, ...to };
+    if (from.bucket === to.bucket && from.key === to.key) return { freed: [], object: source };
+    const object = { ...source, ...to, remoteEtag: null };
     this.#unset(source);
     this.#set(object);
     return { freed: this.#recount(), object };
@@ -1491,6 +1693,7 @@ class Model {
           ...object,
           bucket: to.bucket,
           key: to.prefix + object.key.slice(from.prefix.length),
+          remoteEtag: null,
         },
       }));
     for (const { renamed } of moved) {
@@ -1521,21 +1724,26 @@ class Model {
     const found = this.find(at);
     if (found === undefined) throw new StoreError('not_found');
     const object = { ...found, pinned };
-    this.#set(object);
+    this.objects.set(`${at.bucket}/${at.key}`, object);
     return object;
   }
   setCopies(
     blobId: number,
     generation: number,
-    copies: Pick<BlobRecord, 'memoryBytes' | 'diskBytes' | 'remoteName'>,
+    copies: Pick<BlobRecord, 'memoryBytes' | 'diskBytes' | 'remote'>,
   ): unknown {
     const blob = this.blobs.get(blobId);
     if (blob === undefined || blob.refs === 0 || blob.generation !== generation) return false;
-    for (const other of this.blobs.values()) {
-      if (copies.remoteName === null || other.blobId === blobId || other.refs === 0) continue;
-      if (other.remoteName === copies.remoteName) throw new StoreError('already_exists');
-    }
     this.blobs.set(blobId, { ...blob, ...copies, generation: generation + 1 });
+    return true;
+  }
+  /** Tier 2 got what the entry says. */
+  send(name: string): unknown {
+    const version = this.spool.get(name);
+    this.spool.delete(name);
+    const object = this.objects.get(name);
+    if (version == null || object === undefined) return undefined;
+    this.objects.set(name, { ...object, remoteEtag: `sent-${version}` });
     return true;
   }
   drop(blobId: number): undefined {
@@ -1550,7 +1758,7 @@ class Model {
     };
     const memory = tier((blob) => blob.memoryBytes);
     const disk = tier((blob) => blob.diskBytes);
-    const remote = tier((blob) => (blob.remoteName === null ? null : blob.sizeBytes));
+    const remote = tier((blob) => (blob.remote === null ? null : blob.sizeBytes));
     return {
       buckets: BUCKETS.length,
       objects: this.objects.size,
@@ -1566,11 +1774,16 @@ class Model {
       throw new StoreError('precondition_failed');
     }
   }
+  /** Both buckets are mirrored: every change of a name is entered into the spool. */
   #set(object: ObjectRecord): void {
-    this.objects.set(`${object.bucket}/${object.key}`, object);
+    const name = `${object.bucket}/${object.key}`;
+    this.objects.set(name, object);
+    this.spool.set(name, object.version);
   }
   #unset(object: ObjectRecord): void {
-    this.objects.delete(`${object.bucket}/${object.key}`);
+    const name = `${object.bucket}/${object.key}`;
+    this.objects.delete(name);
+    this.spool.set(name, null);
   }
   /** Sets every `refs` from the objects, and returns blobs that fell to 0 just now. */
   #recount(): BlobRecord[] {
@@ -1614,6 +1827,15 @@ async function compareState(catalog: Catalog, model: Model): Promise<void> {
     );
   }
   expect(await catalog.totals()).toEqual(model.totals());
+  const spool = await catalog.listSpool({ after: 0, limit: 1000 });
+  expect(new Map(spool.map(({ bucket, key, version }) => [`${bucket}/${key}`, version]))).toEqual(
+    model.spool,
+  );
+  const spooledBytes = spool.reduce((sum, entry) => sum + entry.sizeBytes, 0);
+  expect(await catalog.spoolTotals()).toMatchObject({
+    entries: model.spool.size,
+    bytes: spooledBytes,
+  });
   const now = 80;
   const expired = objects.filter(
     (object) => object.createdAtMs < now - (model.ttl.get(object.bucket) ?? Infinity),
@@ -1626,9 +1848,9 @@ async function compareState(catalog: Catalog, model: Model): Promise<void> {
   const places = {
     memory: (blob: BlobRecord) => blob.memoryBytes !== null,
     disk: (blob: BlobRecord) => blob.diskBytes !== null,
-    remote: (blob: BlobRecord) => blob.remoteName !== null,
+    remote: (blob: BlobRecord) => blob.remote !== null,
     freed: (blob: BlobRecord) => blob.refs === 0,
-    unmirrored: (blob: BlobRecord) => blob.refs > 0 && blob.remoteName === null,
+    unmirrored: (blob: BlobRecord) => blob.refs > 0 && blob.remote === null,
   };
   for (const [where, matches] of Object.entries(places)) {
     const found = await catalog.listBlobs({

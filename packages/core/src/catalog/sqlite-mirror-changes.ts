@@ -1,0 +1,60 @@
+/**
+ * Changes around tier 2: what it has got is noted, and a bucket that is mirrored from now on is entered into the spool.
+ * Each runs inside one change of sqlite-transactions.ts.
+ */
+import { isMirrored } from '../placement/policy.ts';
+import type { BucketPolicy, RemoteCopy, SpoolEntry } from './catalog.ts';
+import { fromRow, type ObjectRow, type Seek } from './sqlite-objects.ts';
+import type { Tables } from './sqlite-tables.ts';
+
+const BATCH_ROWS = 256;
+
+export function setMirrored(
+  { buckets, objects, blobs, spool }: Tables,
+  entry: SpoolEntry,
+  made: {
+    readonly etag: string;
+    readonly copies: readonly { readonly blobId: number; readonly remote: RemoteCopy }[];
+  },
+): boolean {
+  const bucket = buckets.find(entry.bucket);
+  const stored = bucket === undefined ? undefined : objects.find(bucket, entry.key);
+  if (bucket === undefined || stored?.version !== entry.version) return false;
+  objects.setRemoteEtag({ bucket, stored }, made.etag);
+  for (const { blobId, remote } of made.copies) {
+    const blob = blobs.find(blobId);
+    if (blob === undefined || blob.remote !== null) continue;
+    const { memoryBytes, diskBytes } = blob;
+    blobs.setCopies(blobId, blob.generation, { memoryBytes, diskBytes, remote });
+  }
+  spool.drop(entry);
+  return true;
+}
+
+/** What tier 2 has under the name is not this object: it is to be stored again. */
+export function unsetMirrored(
+  { buckets, objects, spool }: Tables,
+  name: { readonly bucket: string; readonly key: string },
+): void {
+  const bucket = buckets.find(name.bucket);
+  const stored = bucket === undefined ? undefined : objects.find(bucket, name.key);
+  if (bucket === undefined || stored === undefined || stored.remoteEtag === null) return;
+  objects.setRemoteEtag({ bucket, stored }, null);
+  spool.note(bucket, stored);
+}
+
+/** Runs in one piece, about 10 µs an object when mirroring begins or ends. */
+export function setBucketPolicy(tables: Tables, name: string, policy: BucketPolicy): void {
+  const { buckets, objects, spool } = tables;
+  const before = buckets.get(name).record.policy;
+  buckets.setPolicy(name, policy);
+  if (isMirrored(before) && !isMirrored(policy)) spool.dropPuts(name);
+  if (isMirrored(before) || !isMirrored(policy)) return;
+  const bucket = buckets.get(name);
+  for (let seek: Seek | undefined = { from: '' }; seek !== undefined; ) {
+    const rows: ObjectRow[] = objects.scan(bucket, seek, undefined, BATCH_ROWS);
+    for (const { key, version, sizeBytes, remoteEtag } of rows.map(fromRow))
+      if (remoteEtag === null) spool.note(bucket, { key, version, sizeBytes });
+    seek = rows.length < BATCH_ROWS ? undefined : { after: (rows.at(-1) as ObjectRow)[0] };
+  }
+}
