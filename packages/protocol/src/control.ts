@@ -18,6 +18,8 @@ export const bucketPolicySchema = z.object({
   quotaBytes: z.number().int().positive().optional(),
   /** Where its objects go in tier 2: `s3://bucket/prefix`, or a name that the node's configuration gives; absent: to the node's own. */
   remote: z.string().min(1).max(1024).optional(),
+  /** Others change its objects in tier 2: look again before an object is read that was not compared for so long; absent: never. */
+  revalidateMs: z.number().int().nonnegative().optional(),
 });
 export type BucketPolicyInput = z.input<typeof bucketPolicySchema>;
 
@@ -31,6 +33,7 @@ export const bucketInfoSchema = z.object({
     ttlMs: z.number().nullable(),
     quotaBytes: z.number().nullable(),
     remote: z.string().nullable(),
+    revalidateMs: z.number().nullable(),
   }),
   objects: z.number().optional(),
   sizeBytes: z.number().optional(),

@@ -96,7 +96,10 @@ async function openOn(
   const failures: unknown[] = [];
   for (const dir of ['catalog', 'disk', 'remote'])
     await mkdir(join(root, dir), { recursive: true });
-  const catalog = await openSqliteCatalog({ directory: join(root, 'catalog') });
+  const catalog = await openSqliteCatalog({
+    directory: join(root, 'catalog'),
+    ...(options.clock === undefined ? {} : { clock: options.clock }),
+  });
   const nodeId = await catalog.nodeId();
   const mover = createMover();
   const memory = await openFileTier({

@@ -117,6 +117,7 @@ describe('bucket policy', () => {
     ttlMs: limit,
     quotaBytes: limit,
     remote: fc.option(fc.constantFrom('archive', 's3://bucket/prefix')),
+    revalidateMs: limit,
   });
 
   test('what was encoded is decoded', () => {
@@ -131,7 +132,7 @@ describe('bucket policy', () => {
     const fine = JSON.parse(
       encodePolicy({
         ...{ preset: 'durable', ack: 'disk', mirror: true, ttlMs: 1, quotaBytes: null },
-        remote: null,
+        ...{ remote: null, revalidateMs: null },
       }),
     ) as object;
     for (const broken of ['', 'null', '7', JSON.stringify({ ...fine, ack: 'tape' })]) {

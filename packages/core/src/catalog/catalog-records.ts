@@ -120,8 +120,17 @@ const POLICY_FORMAT = 1;
 
 /** A policy is JSON with its format: it is read rarely, and people look at it. */
 export function encodePolicy(policy: BucketPolicy): string {
-  const { preset, ack, mirror, ttlMs, quotaBytes, remote } = policy;
-  return JSON.stringify({ format: POLICY_FORMAT, preset, ack, mirror, ttlMs, quotaBytes, remote });
+  const { preset, ack, mirror, ttlMs, quotaBytes, remote, revalidateMs } = policy;
+  return JSON.stringify({
+    format: POLICY_FORMAT,
+    preset,
+    ack,
+    mirror,
+    ttlMs,
+    quotaBytes,
+    remote,
+    revalidateMs,
+  });
 }
 
 /** @throws {StoreError} `data_corrupt`, `version_unsupported` */
@@ -134,6 +143,7 @@ export function decodePolicy(text: string): BucketPolicy {
     );
   }
   const { preset, ack, mirror, ttlMs, quotaBytes, remote = null } = found;
+  const { revalidateMs = null } = found;
   if (preset !== 'ephemeral' && preset !== 'buffered' && preset !== 'durable')
     throw corrupt('preset of a bucket policy');
   if (ack !== 'memory' && ack !== 'disk' && ack !== 'remote')
@@ -143,7 +153,9 @@ export function decodePolicy(text: string): BucketPolicy {
   if (quotaBytes !== null && typeof quotaBytes !== 'number')
     throw corrupt('quotaBytes of a bucket policy');
   if (remote !== null && typeof remote !== 'string') throw corrupt('remote of a bucket policy');
-  return { preset, ack, mirror, ttlMs, quotaBytes, remote };
+  if (revalidateMs !== null && typeof revalidateMs !== 'number')
+    throw corrupt('revalidateMs of a bucket policy');
+  return { preset, ack, mirror, ttlMs, quotaBytes, remote, revalidateMs };
 }
 
 function parseJsonObject(text: string): Record<string, unknown> {

@@ -25,6 +25,11 @@ export interface BucketPolicy {
   readonly quotaBytes: number | null;
   /** Where its objects go in tier 2; null: to the node's own. What it may be: routed-tier.ts. */
   readonly remote: string | null;
+  /**
+   * Others change its objects in tier 2: one that was not compared for so long is compared before it is read; null: what was
+   * stored or found there is trusted until it is read from there.
+   */
+  readonly revalidateMs: number | null;
 }
 
 export interface BucketRecord {

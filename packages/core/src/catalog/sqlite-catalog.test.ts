@@ -19,6 +19,7 @@ const POLICY: BucketPolicy = {
   ttlMs: null,
   quotaBytes: null,
   remote: null,
+  revalidateMs: null,
 };
 
 const roots: string[] = [];

@@ -36,6 +36,7 @@ describe('policy', () => {
       ttlMs: 5,
       quotaBytes: 7,
       remote: null,
+      revalidateMs: null,
     });
     expect(equalPolicies(refined, { ...refined })).toBe(true);
     expect(equalPolicies(refined, { ...refined, ttlMs: null })).toBe(false);

@@ -16,6 +16,7 @@ export function resolvePolicy(input: {
   readonly ttlMs?: number | null | undefined;
   readonly quotaBytes?: number | null | undefined;
   readonly remote?: string | null | undefined;
+  readonly revalidateMs?: number | null | undefined;
 }): BucketPolicy {
   const preset = input.preset ?? 'buffered';
   return {
@@ -25,6 +26,7 @@ export function resolvePolicy(input: {
     ttlMs: input.ttlMs ?? null,
     quotaBytes: input.quotaBytes ?? null,
     remote: input.remote ?? null,
+    revalidateMs: input.revalidateMs ?? null,
   };
 }
 
@@ -40,7 +42,8 @@ export function equalPolicies(a: BucketPolicy, b: BucketPolicy): boolean {
     a.mirror === b.mirror &&
     a.ttlMs === b.ttlMs &&
     a.quotaBytes === b.quotaBytes &&
-    a.remote === b.remote
+    a.remote === b.remote &&
+    a.revalidateMs === b.revalidateMs
   );
 }
 

@@ -105,6 +105,7 @@ class FakeNode {
             .slice(0, limit),
       },
       mirrorFirst: async () => undefined,
+      dropCached: () => 0,
       onError: (error: unknown) => this.errors.push(error),
     };
     return new Spiller(parts as unknown as SpillerParts);

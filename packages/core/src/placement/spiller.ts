@@ -27,6 +27,8 @@ export interface SpillerParts {
   readonly diskMarks: WaterMarks;
   /** Objects of it that go to tier 2 anyway go there now, under their own names. */
   readonly mirrorFirst: (blobId: number) => Promise<void>;
+  /** Gives back room in tier 1 that holds nothing but what can be read again; returns how much. */
+  readonly dropCached: (bytes: number) => number;
   readonly onError: (error: unknown) => void;
 }
 
@@ -171,6 +173,8 @@ export class Spiller {
     const { catalog } = this.#parts;
     const run = createRun();
     let passes = this.#diskCursor === 0 ? 1 : 0;
+    const missingBytes = this.#missingBytes(1, run);
+    if (missingBytes > 0) this.#parts.dropCached(missingBytes);
     while (this.#mayGoOn(run)) {
       const page = await catalog.listBlobs({
         afterBlobId: this.#diskCursor,

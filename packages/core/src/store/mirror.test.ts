@@ -3,7 +3,14 @@ import { readFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { StoreError } from '@ebb/protocol';
-import { buffered, ephemeral, openTestStore, override, type TestStore } from '@ebb/testkit';
+import {
+  buffered,
+  createTestClock,
+  ephemeral,
+  openTestStore,
+  override,
+  type TestStore,
+} from '@ebb/testkit';
 import fc from 'fast-check';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { bytesOf } from '../../../testkit/src/conformance/tier.ts';
@@ -164,6 +171,37 @@ describe('an outage of tier 2', () => {
         .toSorted(),
     );
     expect((await plain(at)).get('buf/k19')).toBe('2 19');
+  });
+
+  test('writers of mirrored buckets are told to wait when too much or too old a backlog waits, and go on when it is sent', async () => {
+    let isAway = true;
+    const clock = createTestClock();
+    const at = await open({
+      clock,
+      settings: { spoolBytesMax: 100_000, spoolAgeMsMax: 60_000 },
+      faults: {
+        remote: (remote) =>
+          override(remote, {
+            put: (...args) =>
+              isAway ? Promise.reject(new StoreError('io_failed', 'away')) : remote.put(...args),
+          }),
+      },
+    });
+    await at.put('buf', 'a', bytesOf(60_000, 1));
+    await at.put('buf', 'b', bytesOf(60_000, 2));
+    const refused = { code: 'busy', details: { bucket: 'buf', retryAfterMs: expect.any(Number) } };
+    await expect(at.put('buf', 'c', Buffer.from('x'))).rejects.toMatchObject(refused);
+    await at.put('mem', 'c', Buffer.from('others go on'));
+    await at.store.delete({ bucket: 'buf', key: 'b' });
+    await clock.advance(2000);
+    await at.put('buf', 'c', Buffer.from('x'));
+    await clock.advance(60_000);
+    await expect(at.put('buf', 'd', Buffer.from('x'))).rejects.toMatchObject(refused);
+    isAway = false;
+    await clock.advance(60_000);
+    await mirrored(at);
+    await clock.advance(2000);
+    await at.put('buf', 'd', Buffer.from('x'));
   });
 
   test('what waits is sent after a crash', async () => {

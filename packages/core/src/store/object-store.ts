@@ -113,6 +113,24 @@ export interface SpoolStatus {
   readonly secondsUntilFull: number | null;
 }
 
+/** What `sync` found. */
+export interface SyncReport {
+  readonly added: number;
+  /** They changed in tier 2 behind us. */
+  readonly updated: number;
+  readonly removed: number;
+  readonly unchanged: number;
+  /** Of those that were added or updated; none was read. */
+  readonly bytes: number;
+  /** Names that no key can have. */
+  readonly refused: readonly { readonly key: string; readonly problem: string }[];
+}
+
+export interface OpenOptions {
+  /** Its bytes will be read by `read`, perhaps in part: a large object in tier 2 stays there, and what is read is kept. */
+  readonly ranges?: boolean;
+}
+
 export interface JobView {
   readonly job: JobRecord;
   readonly lastHeartbeatMs: number;
@@ -181,7 +199,7 @@ export interface ObjectStore {
     options: ListOptions,
   ): Promise<{ objects: readonly ObjectView[]; prefixes: readonly string[]; next: string | null }>;
   /** Local file ranges and a lease on them. Counts as use. Extents in tier 2 only are brought up first when there is room, else come with path ''. */
-  open(owner: Owner, ref: ObjectRef): Promise<OpenedObject>;
+  open(owner: Owner, ref: ObjectRef, options?: OpenOptions): Promise<OpenedObject>;
   release(owner: Owner, leaseIds: readonly number[]): void;
   /** Reads exactly `target.length` bytes of an opened object, from whatever tier. @throws `lease_not_found`, `range_invalid`, `data_lost` */
   read(owner: Owner, leaseId: number, target: Uint8Array, position: number): Promise<void>;
@@ -206,6 +224,16 @@ export interface ObjectStore {
     to: { bucket: string; prefix: string },
     options: { overwrite: boolean },
   ): Promise<{ objects: number; sizeBytes: number }>;
+  /**
+   * Takes in what is in tier 2 under the bucket's names and not here, and what changed there; `remove`: what went there goes
+   * here too. Nothing is read before somebody asks for it.
+   * @throws `bucket_not_found`, `aborted`, `io_failed`
+   */
+  sync(
+    bucket: string,
+    prefix: string,
+    options: { readonly remove: boolean; readonly signal?: AbortSignal },
+  ): Promise<SyncReport>;
   setPinned(ref: ObjectRef, pinned: boolean): Promise<ObjectView>;
   /** Changes what a surface keeps with an object; its version stays. @throws `not_found` */
   setAttributes(

@@ -8,10 +8,13 @@ import type { WaterMarks } from '../placement/policy.ts';
 import type { Spiller } from '../placement/spiller.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
 import type { Buckets } from './buckets.ts';
+import type { Importer } from './importer.ts';
 import type { JobTable } from './job-table.ts';
 import type { LeaseTable } from './lease-table.ts';
 import type { LifeLog } from './life-log.ts';
 import type { Quotas } from './quotas.ts';
+import type { RangeCache } from './range-cache.ts';
+import type { SpoolGate } from './spool-gate.ts';
 import type { StagingTable } from './staging.ts';
 
 export interface StoreSettings {
@@ -24,6 +27,9 @@ export interface StoreSettings {
   readonly limboMs: number;
   /** How long a writer waits for room that is being made, before `busy`. */
   readonly roomWaitMs: number;
+  /** Beyond it, writes into mirrored buckets are told to wait; null: no limit. */
+  readonly spoolBytesMax: number | null;
+  readonly spoolAgeMsMax: number | null;
 }
 
 export const DEFAULT_SETTINGS: StoreSettings = {
@@ -33,9 +39,18 @@ export const DEFAULT_SETTINGS: StoreSettings = {
   leaseTtlMs: 10 * 60_000,
   limboMs: 30_000,
   roomWaitMs: 2000,
+  spoolBytesMax: null,
+  spoolAgeMsMax: null,
 };
 
-type BackgroundWork = 'spill' | 'mirror' | 'promotion' | 'removal' | 'sweep' | 'persist';
+type BackgroundWork =
+  | 'spill'
+  | 'mirror'
+  | 'promotion'
+  | 'removal'
+  | 'sweep'
+  | 'persist'
+  | 'verification';
 
 /** What happened, for metrics. All optional work: listeners must not throw. */
 export interface StoreObserver {
@@ -71,6 +86,9 @@ export interface StoreParts {
   readonly log: LifeLog;
   readonly buckets: Buckets;
   readonly quotas: Quotas;
+  readonly importer: Importer;
+  readonly ranges: RangeCache;
+  readonly spoolGate: SpoolGate;
   /** Ids of owners that were not dropped: nothing is given to one that is gone. */
   readonly owners: ReadonlySet<number>;
   /** A fresh id without a wait, or undefined when `nextId` has to be waited for. */

@@ -6,14 +6,14 @@
  *     while another is there.
  * I3  A read inside this process holds the file by a lease too: a file is not recycled under it.
  */
-import { type ExtentLocation, isStoreError, StoreError, type TierIndex } from '@ebb/protocol';
-import type { BlobRecord, ListOptions, ObjectRecord } from '../catalog/catalog.ts';
+import { type ExtentLocation, isStoreError, MiB, StoreError, type TierIndex } from '@ebb/protocol';
+import type { BlobRecord, ListOptions, ObjectRecord, RemoteCopy } from '../catalog/catalog.ts';
 import { parseAnyBucketName } from '../object-ref.ts';
 import { durabilityOfObject, shouldPromote } from '../placement/policy.ts';
 import { isPrivateName } from '../placement/remote-names.ts';
 import type { LocalBlob } from '../tier/tier.ts';
 import type { FileLease, LeaseTable } from './lease-table.ts';
-import type { ObjectRef, ObjectView, OpenedObject, Owner } from './object-store.ts';
+import type { ObjectRef, ObjectView, OpenedObject, OpenOptions, Owner } from './object-store.ts';
 import type { StoreParts } from './parts.ts';
 import { RecentMap } from './recent-map.ts';
 import { verifyBlob } from './verify.ts';
@@ -35,6 +35,8 @@ interface Lease {
 /** Between look-up and read a copy may move; more than a few times in a row means that there is none. */
 const READ_LOOKUPS_MAX = 3;
 const READS_REMEMBERED_MIN = 32_768;
+/** A larger object in tier 2 that is read through us is fetched as it is read. */
+const FETCHED_WHOLE_BYTES_MAX = 8 * MiB;
 
 export class ReadPath {
   readonly #parts: StoreParts;
@@ -50,8 +52,22 @@ export class ReadPath {
 
   async find(ref: ObjectRef): Promise<ObjectView | undefined> {
     parseAnyBucketName(ref.bucket);
-    const object = await this.#parts.catalog.findObject(ref.bucket, ref.key);
+    const object = await this.#findCurrent(ref);
     return object === undefined ? undefined : await this.view(object);
+  }
+
+  /** As it is in tier 2, where the bucket's policy says that others change it there. */
+  async #findCurrent(ref: ObjectRef): Promise<ObjectRecord | undefined> {
+    const { catalog, buckets, importer } = this.#parts;
+    const object = await catalog.findObject(ref.bucket, ref.key);
+    const maxAgeMs = buckets.find(ref.bucket)?.policy.revalidateMs ?? null;
+    if (object === undefined || maxAgeMs === null) return object;
+    try {
+      return await importer.revalidate(object, maxAgeMs);
+    } catch (error) {
+      if (isStoreError(error, 'io_failed')) return object; // tier 2 is away: what is here is what there is
+      throw error;
+    }
   }
 
   async head(ref: ObjectRef): Promise<ObjectView> {
@@ -99,19 +115,21 @@ export class ReadPath {
     };
   }
 
-  async open(owner: Owner, ref: ObjectRef): Promise<OpenedObject> {
+  async open(owner: Owner, ref: ObjectRef, options: OpenOptions = {}): Promise<OpenedObject> {
     parseAnyBucketName(ref.bucket);
-    const { catalog, clock, settings } = this.#parts;
-    let object = await catalog.findObject(ref.bucket, ref.key);
+    const { catalog, clock, settings, importer } = this.#parts;
+    let object = await this.#findCurrent(ref);
     if (object === undefined) throw await this.notFound(ref);
     let files: { extents: readonly ExtentLocation[]; held: readonly HeldFile[] };
     for (;;) {
       try {
-        files = await this.#holdFiles(object);
+        files = await this.#holdFiles(object, options);
         break;
       } catch (error) {
         // The object may have been replaced between look-up and hold: then its successor is what the caller asked for.
-        const now = await catalog.findObject(ref.bucket, ref.key);
+        const now = this.#isChangedBehind(ref, error)
+          ? await importer.refresh(ref)
+          : await catalog.findObject(ref.bucket, ref.key);
         if (now === undefined) throw await this.notFound(ref);
         if (now.version === object.version) throw error;
         object = now;
@@ -137,6 +155,13 @@ export class ReadPath {
     }
     owned.add(leaseId);
     return { leaseId, object, extents };
+  }
+
+  /** Bytes that are gone are lost, unless others may delete objects in tier 2: then that is what happened. */
+  #isChangedBehind(ref: ObjectRef, error: unknown): boolean {
+    if (isStoreError(error, 'precondition_failed')) return true;
+    const policy = this.#parts.buckets.find(ref.bucket)?.policy;
+    return isStoreError(error, 'data_lost') && (policy?.revalidateMs ?? null) !== null;
   }
 
   release(owner: Owner, leaseIds: readonly number[]): void {
@@ -188,7 +213,6 @@ export class ReadPath {
 
   /** A copy may move or vanish between look-up and read: then the next look-up tells where it went. */
   async readBlob(blobId: number, target: Uint8Array, position: number): Promise<void> {
-    const { remote } = this.#parts;
     let failure: StoreError | undefined;
     for (let attempt = 0; ; attempt++) {
       for (const place of ['memory', 'disk'] as const) {
@@ -202,11 +226,25 @@ export class ReadPath {
       const blob = await this.#getBlob(blobId);
       const isLast = failure !== undefined || attempt === READ_LOOKUPS_MAX;
       const isRemoteOnly = blob.memoryBytes === null && blob.diskBytes === null;
-      if (blob.remote !== null && (isRemoteOnly || isLast)) {
-        const { name, offset, etag } = blob.remote;
-        return await remote.read(name, target, offset + position, { etag });
-      }
+      if (blob.remote !== null && (isRemoteOnly || isLast))
+        return await this.#readRemote(blob, target, position);
       if (isLast || isRemoteOnly) throw failure ?? lost(blobId);
+    }
+  }
+
+  /** @throws `superseded` when somebody replaced the object in tier 2: the name is followed then */
+  async #readRemote(blob: BlobRecord, target: Uint8Array, position: number): Promise<void> {
+    const { catalog, remote, ranges, importer } = this.#parts;
+    const { name, offset, etag } = blob.remote as RemoteCopy;
+    try {
+      if (blob.sizeBytes > FETCHED_WHOLE_BYTES_MAX) await ranges.read(blob, target, position);
+      else await remote.read(name, target, offset + position, { etag });
+    } catch (error) {
+      if (!isStoreError(error, 'precondition_failed')) throw error;
+      const { blobId } = blob;
+      for (const ref of await catalog.objectsOfBlob(blobId, 16)) await importer.refresh(ref);
+      const message = `${name} was replaced in tier 2 while it was read; open it again`;
+      throw new StoreError('superseded', message, { blobId }, error);
     }
   }
 
@@ -269,12 +307,13 @@ export class ReadPath {
 
   async #holdFiles(
     object: ObjectRecord,
+    options: OpenOptions,
   ): Promise<{ extents: readonly ExtentLocation[]; held: readonly HeldFile[] }> {
     const extents: ExtentLocation[] = [];
     const held: HeldFile[] = [];
     try {
       for (const extent of object.extents) {
-        const { location, file } = await this.#holdFile(extent.blobId, extent.length);
+        const { location, file } = await this.#holdFile(extent.blobId, extent.length, options);
         if (file !== undefined) held.push(file);
         extents.push({ ...location, offset: extent.offset });
       }
@@ -289,10 +328,11 @@ export class ReadPath {
   async #holdFile(
     blobId: number,
     length: number,
+    options: OpenOptions,
   ): Promise<{ location: ExtentLocation; file: HeldFile | undefined }> {
     const { leases, diskLeases } = this.#parts;
     for (;;) {
-      const location = await this.#locateForRead(blobId, length);
+      const location = await this.#locateForRead(blobId, length, options);
       if (location.tier === 2) return { location, file: undefined };
       const place = location.tier === 0 ? 'memory' : 'disk';
       if (this.#offeredIn(place, blobId)?.path !== location.path) continue;
@@ -313,7 +353,11 @@ export class ReadPath {
     for (const { table, lease } of held) table.endLease(lease, options);
   }
 
-  async #locateForRead(blobId: number, length: number): Promise<ExtentLocation> {
+  async #locateForRead(
+    blobId: number,
+    length: number,
+    { ranges = false }: OpenOptions,
+  ): Promise<ExtentLocation> {
     const { recency, spiller } = this.#parts;
     const location = await this.locate(blobId, length);
     if (location.tier === 0) recency.touch(blobId);
@@ -321,7 +365,8 @@ export class ReadPath {
       spiller.noteDiskRead(blobId);
       this.#promoteIfHot(blobId);
     }
-    return location.tier === 2 ? await this.#bringUp(blobId, length) : location;
+    if (location.tier !== 2 || (ranges && length > FETCHED_WHOLE_BYTES_MAX)) return location;
+    return await this.#bringUp(blobId, length);
   }
 
   /** Tier 2 only: to memory when there is room, else to disk, else it is read from where it is. */

@@ -27,6 +27,7 @@ import { Buckets } from './buckets.ts';
 import { composeObject } from './compose.ts';
 import { GrowthRate } from './growth-rate.ts';
 import { IdBlocks } from './id-blocks.ts';
+import { Importer } from './importer.ts';
 import { JobTable } from './job-table.ts';
 import { LeaseTable } from './lease-table.ts';
 import { LifeLog } from './life-log.ts';
@@ -42,10 +43,12 @@ import type {
   ObjectStore,
   ObjectView,
   OpenedObject,
+  OpenOptions,
   Owner,
   SpoolStatus,
   StagedWrite,
   StageOptions,
+  SyncReport,
   TierStatus,
   WhyEvent,
 } from './object-store.ts';
@@ -56,8 +59,10 @@ import {
   type StoreSettings,
 } from './parts.ts';
 import { Quotas } from './quotas.ts';
+import { RangeCache } from './range-cache.ts';
 import { ReadPath } from './read-path.ts';
 import { type RecoveryReport, recover, retireFreed } from './recovery.ts';
+import { SpoolGate } from './spool-gate.ts';
 import { StagingTable } from './staging.ts';
 import { verifyAll } from './verify.ts';
 import { WritePath } from './write-path.ts';
@@ -112,6 +117,12 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     onMoved: (move) => observer.moved(move),
     onError: (error) => observer.failed(error, 'removal'),
   });
+  const ids = new IdBlocks(catalog);
+  const ranges = new RangeCache({
+    ...{ catalog, disk, remote, mover },
+    nextId: () => ids.next(),
+    onError: (error, subject) => observer.failed(error, 'verification', subject),
+  });
   const mirror = new Mirror({
     ...{ catalog, placement, remote, clock, log },
     onMoved: (move) => observer.moved(move),
@@ -125,11 +136,11 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
         if (object !== undefined) await mirror.flush(object);
       }
     },
+    dropCached: (bytes) => ranges.shrink(bytes),
     memoryMarks: settings.memoryMarks,
     diskMarks: settings.diskMarks,
     onError: (error) => observer.failed(error, 'spill'),
   });
-  const ids = new IdBlocks(catalog);
   const owners = new Set<number>();
   const parts: StoreParts = {
     ...{
@@ -157,6 +168,16 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
       empty: (bucket) => store.deletePrefix(bucket, ''),
     }),
     quotas: new Quotas(catalog),
+    importer: new Importer({
+      ...{ catalog, remote, clock },
+      nextId: () => ids.next(),
+      retireAll: (freed) => store.retireAll(freed),
+    }),
+    ranges,
+    spoolGate: new SpoolGate({
+      bytesMax: settings.spoolBytesMax,
+      ageMsMax: settings.spoolAgeMsMax,
+    }),
     owners,
     takeId: () => ids.take(),
     nextId: () => ids.next(),
@@ -199,8 +220,9 @@ class CatalogObjectStore implements ObjectStore {
   }
 
   async start(): Promise<void> {
-    const { catalog, clock, jobs, mirror, spiller } = this.#parts;
+    const { catalog, clock, jobs, mirror, spiller, spoolGate } = this.#parts;
     for (const job of await catalog.listJobs()) jobs.open(job, clock.now());
+    spoolGate.look(await catalog.spoolTotals(), clock.now());
     mirror.wake();
     void spiller.makeRoom(0);
     void spiller.makeRoom(1);
@@ -274,8 +296,8 @@ class CatalogObjectStore implements ObjectStore {
   list(bucket: string, options: ListOptions): ReturnType<ObjectStore['list']> {
     return this.#reads.list(bucket, options);
   }
-  open(owner: Owner, ref: ObjectRef): Promise<OpenedObject> {
-    return this.#reads.open(owner, ref);
+  open(owner: Owner, ref: ObjectRef, options?: OpenOptions): Promise<OpenedObject> {
+    return this.#reads.open(owner, ref, options);
   }
   release(owner: Owner, leaseIds: readonly number[]): void {
     this.#reads.release(owner, leaseIds);
@@ -363,6 +385,15 @@ class CatalogObjectStore implements ObjectStore {
       for await (const object of this.#objectsUnder(to.bucket, to.prefix))
         await this.#keepPromises(object);
     return { objects: result.objects, sizeBytes: result.sizeBytes };
+  }
+
+  async sync(
+    bucket: string,
+    prefix: string,
+    options: { readonly remove: boolean; readonly signal?: AbortSignal },
+  ): Promise<SyncReport> {
+    await this.#parts.buckets.get(bucket);
+    return await this.#parts.importer.sync(bucket, prefix, options);
   }
 
   async setPinned(ref: ObjectRef, pinned: boolean): Promise<ObjectView> {
@@ -604,7 +635,8 @@ class CatalogObjectStore implements ObjectStore {
 
   /** StoreParts.retireAll. */
   async retireAll(freed: readonly BlobRecord[]): Promise<void> {
-    const { catalog, placement, observer } = this.#parts;
+    const { catalog, placement, observer, ranges } = this.#parts;
+    for (const { blobId } of freed) ranges.forget(blobId);
     try {
       if (freed.some((blob) => blob.diskBytes !== null || blob.remote !== null))
         await catalog.durable();
@@ -685,6 +717,7 @@ class CatalogObjectStore implements ObjectStore {
       () => this.#deleteExpiredObjects(),
       () => this.#retryRetirements(),
       () => this.#diskGrowth.note(this.#parts.disk.usage().usedBytes, clock.now()),
+      async () => this.#parts.spoolGate.look(await this.#parts.catalog.spoolTotals(), clock.now()),
       () => this.totals(),
     ];
     while (!this.#stop.signal.aborted) {

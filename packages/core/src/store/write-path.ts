@@ -65,6 +65,7 @@ export class WritePath {
     parseKey(ref.key);
     assertSize(reserveBytes, ref);
     const bucket = buckets.find(ref.bucket) ?? (await buckets.get(ref.bucket));
+    if (isMirrored(bucket.policy)) this.#parts.spoolGate.assertOpen(ref.bucket);
     const jobId = options.jobId === undefined || options.jobId === '' ? null : options.jobId;
     if (jobId !== null) jobs.beat(jobId, clock.now());
     const job = jobId === null ? undefined : jobs.get(jobId).record;
@@ -290,6 +291,7 @@ export class WritePath {
     if (!isEmpty) this.#parts.spiller.noteGrowth(write.tier);
     if (ack !== 'memory') await catalog.durable();
     if (freed.length > 0) await this.#parts.retireAll(freed);
+    if (isMirrored(bucket.policy)) this.#parts.spoolGate.committed(sizeBytes);
     if (ack === 'remote') {
       await mirror.ensureStored(object);
       await catalog.durable();

@@ -36,6 +36,7 @@ const POLICY: BucketPolicy = {
   ttlMs: null,
   quotaBytes: null,
   remote: null,
+  revalidateMs: null,
 };
 
 export function catalogConformance(name: string, factory: CatalogFactory): void {
@@ -122,6 +123,7 @@ export function catalogConformance(name: string, factory: CatalogFactory): void 
           ttlMs: 5,
           quotaBytes: 2 ** 50,
           remote: 's3://bucket/prefix',
+          revalidateMs: 1000,
         };
         await catalog.setBucketPolicy('one', policy);
         expect((await catalog.findBucket('one'))?.policy).toEqual(policy);

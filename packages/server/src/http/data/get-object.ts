@@ -30,7 +30,7 @@ export async function getObject(
   context: DataContext,
 ): Promise<void> {
   const { store, owner } = context;
-  const opened = await store.open(owner, ref);
+  const opened = await store.open(owner, ref, { ranges: true });
   try {
     await answer(request, response, opened, context);
   } finally {

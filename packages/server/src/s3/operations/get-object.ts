@@ -23,7 +23,7 @@ const OVERRIDES: Readonly<Record<string, string>> = {
 export async function getObject(call: S3Call): Promise<void> {
   assertCurrentVersion(call);
   const { store, owner } = call.context;
-  const opened = await store.open(owner, { bucket: call.bucket, key: call.key });
+  const opened = await store.open(owner, { bucket: call.bucket, key: call.key }, { ranges: true });
   try {
     const answer = planAnswer(call, opened.object);
     if (answer.status === 304) sendHead(call, answer);

@@ -1,0 +1,189 @@
+/**
+ * What others put into tier 2: objects that are there and not in the catalog are taken in, those that changed there are taken
+ * in again, those that went there go. Bytes stay where they are until somebody reads them.
+ *
+ * I1  What this node still has to send wins: a name in the spool is not looked at.
+ * I2  An object is replaced or removed only while it is the version that was compared.
+ */
+import { isStoreError } from '@ebb/protocol';
+import PQueue from 'p-queue';
+import type { Catalog, Freed, ObjectRecord } from '../catalog/catalog.ts';
+import type { Clock } from '../clock.ts';
+import { keyProblem } from '../object-ref.ts';
+import { ownName } from '../placement/remote-names.ts';
+import type { RemoteHeaders, RemoteObject, RemoteTier } from '../tier/tier.ts';
+import type { ObjectRef, SyncReport } from './object-store.ts';
+import { RecentMap } from './recent-map.ts';
+
+const LOOKS_AT_ONCE = 16;
+const CHECKED_MIN = 32_768;
+const PAGE = 512;
+
+export interface ImporterParts {
+  readonly catalog: Catalog;
+  readonly remote: RemoteTier;
+  readonly clock: Clock;
+  nextId(): Promise<number>;
+  retireAll(freed: Freed['freed']): Promise<void>;
+}
+
+type Outcome = 'added' | 'updated' | 'removed' | 'unchanged';
+
+export class Importer {
+  readonly #parts: ImporterParts;
+  /** When an object was last compared with tier 2, by version. */
+  readonly #checkedAtMs = new RecentMap<number, number>(CHECKED_MIN);
+
+  constructor(parts: ImporterParts) {
+    this.#parts = parts;
+  }
+
+  /** @throws `bucket_not_found`, `aborted`, and those of the tier */
+  async sync(
+    bucket: string,
+    prefix: string,
+    options: { readonly remove: boolean; readonly signal?: AbortSignal },
+  ): Promise<SyncReport> {
+    const { catalog, remote } = this.#parts;
+    const target = (await catalog.findBucket(bucket))?.policy.remote ?? null;
+    const counts = { added: 0, updated: 0, removed: 0, unchanged: 0, bytes: 0 };
+    const refused: { key: string; problem: string }[] = [];
+    const seen = new Set<string>();
+    const queue = new PQueue({ concurrency: LOOKS_AT_ONCE });
+    let failure: unknown;
+    const take = (key: string, found: RemoteObject | undefined): void => {
+      void queue
+        .add(async () => {
+          const outcome = await this.#compare({ bucket, key }, found);
+          counts[outcome]++;
+          if (outcome === 'added' || outcome === 'updated') counts.bytes += found?.sizeBytes ?? 0;
+        })
+        .catch((error: unknown) => {
+          failure ??= error;
+        });
+    };
+    const mayGoOn = async (): Promise<void> => {
+      await queue.onSizeLessThan(LOOKS_AT_ONCE);
+      options.signal?.throwIfAborted();
+      if (failure !== undefined) throw failure;
+    };
+    const base = ownName(target, { bucket, key: '' });
+    for await (const { name, ...found } of remote.list(base + prefix)) {
+      const key = name.slice(base.length);
+      if (key.startsWith('.ebb/')) continue;
+      const problem = keyProblem(key);
+      if (problem !== undefined) {
+        refused.push({ key, problem });
+        continue;
+      }
+      if (options.remove) seen.add(key);
+      await mayGoOn();
+      take(key, found);
+    }
+    if (options.remove)
+      for await (const { key, remoteEtag } of this.#objectsUnder(bucket, prefix)) {
+        if (remoteEtag === null || seen.has(key)) continue;
+        await mayGoOn();
+        take(key, undefined);
+      }
+    await queue.onIdle();
+    if (failure !== undefined) throw failure;
+    return { ...counts, refused };
+  }
+
+  /** Looks whether the object changed in tier 2, and follows it. Resolves with what is there now. */
+  async refresh(ref: ObjectRef): Promise<ObjectRecord | undefined> {
+    const { catalog, remote } = this.#parts;
+    const target = (await catalog.findBucket(ref.bucket))?.policy.remote ?? null;
+    await this.#compare(ref, await remote.head(ownName(target, ref)));
+    return await catalog.findObject(ref.bucket, ref.key);
+  }
+
+  /** As `refresh`, when the last look is longer ago than the bucket's policy allows. */
+  async revalidate(object: ObjectRecord, maxAgeMs: number): Promise<ObjectRecord | undefined> {
+    if (object.remoteEtag === null) return object;
+    const now = this.#parts.clock.now();
+    const checkedAtMs = this.#checkedAtMs.get(object.version) ?? object.createdAtMs;
+    if (now - checkedAtMs < maxAgeMs) return object;
+    this.#checkedAtMs.set(object.version, now);
+    return await this.refresh(object);
+  }
+
+  async #compare(
+    ref: ObjectRef,
+    found: (RemoteObject & Partial<RemoteHeaders>) | undefined,
+  ): Promise<Outcome> {
+    const { catalog } = this.#parts;
+    if ((await catalog.findSpooled(ref.bucket, ref.key)) !== undefined) return 'unchanged'; // I1
+    const object = await catalog.findObject(ref.bucket, ref.key);
+    // Never stored there by us, and not waiting to be: of a bucket that is not mirrored.
+    if (object !== undefined && object.remoteEtag === null) return 'unchanged';
+    if (object?.remoteEtag === found?.etag) return 'unchanged';
+    try {
+      return found === undefined
+        ? await this.#remove(object as ObjectRecord)
+        : await this.#take(ref, found, object);
+    } catch (error) {
+      // Written or deleted here meanwhile (I2).
+      const codes = ['already_exists', 'precondition_failed', 'superseded'] as const;
+      if (codes.some((code) => isStoreError(error, code))) return 'unchanged';
+      throw error;
+    }
+  }
+
+  async #remove(object: ObjectRecord): Promise<Outcome> {
+    const { catalog, retireAll } = this.#parts;
+    const { bucket, key, etag } = object;
+    const { freed } = await catalog.deleteObject(bucket, key, { ifMatch: etag });
+    await retireAll(freed);
+    return 'removed';
+  }
+
+  async #take(
+    { bucket, key }: ObjectRef,
+    listed: RemoteObject & Partial<RemoteHeaders>,
+    old: ObjectRecord | undefined,
+  ): Promise<Outcome> {
+    const { catalog, remote, clock, nextId, retireAll } = this.#parts;
+    const target = (await catalog.findBucket(bucket))?.policy.remote ?? null;
+    const name = ownName(target, { bucket, key });
+    // A listing tells neither type nor metadata.
+    const found = listed.contentType === undefined ? await remote.head(name) : listed;
+    if (found === undefined) return 'unchanged'; // gone again since
+    const { sizeBytes, etag, contentType = 'application/octet-stream', metadata = {} } = found;
+    const blobId = await nextId();
+    const version = await nextId();
+    const createdAtMs = clock.now();
+    const isEmpty = sizeBytes === 0;
+    const { freed } = await catalog.commitObject({
+      object: {
+        ...{ bucket, key, version, sizeBytes, etag, crc32c: null, contentType, metadata },
+        ...{ attributes: {}, createdAtMs, jobId: null, pinned: old?.pinned ?? false },
+        extents: isEmpty ? [] : [{ blobId, offset: 0, length: sizeBytes }],
+        remoteEtag: etag,
+      },
+      newBlobs: isEmpty
+        ? []
+        : [
+            {
+              ...{ blobId, sizeBytes, crc32c: null, createdAtMs },
+              ...{ memoryBytes: null, diskBytes: null, remote: { name, offset: 0, etag } },
+            },
+          ],
+      condition: old === undefined ? { ifNoneMatch: true } : { ifMatch: old.etag },
+    });
+    await retireAll(freed);
+    return old === undefined ? 'added' : 'updated';
+  }
+
+  async *#objectsUnder(bucket: string, prefix: string): AsyncGenerator<ObjectRecord> {
+    for (let startAfter = ''; ; ) {
+      const page = await this.#parts.catalog.listObjects(bucket, {
+        ...{ prefix, startAfter, delimiter: '', limit: PAGE },
+      });
+      yield* page.objects;
+      if (page.next === null) return;
+      startAfter = page.next;
+    }
+  }
+}
