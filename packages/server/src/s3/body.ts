@@ -31,8 +31,13 @@ export interface BodyPlan {
 }
 
 /** Looks at headers only. @throws {S3Error} `InvalidDigest`, `InvalidRequest`, `MissingContentLength` */
-export function planBody({ request, auth }: Pick<S3Call, 'request' | 'auth'>): BodyPlan {
-  const { headers } = request;
+export function planBody({
+  request: { headers },
+  auth,
+}: {
+  readonly request: { readonly headers: Headers };
+  readonly auth: S3Call['auth'];
+}): BodyPlan {
   const { payload, seed } = auth;
   const isChunked = payload.kind === 'chunked';
   const arrivingBytes = lengthOf(
@@ -172,12 +177,23 @@ function crcBytes(crc: number): Buffer {
   return bytes;
 }
 
+/** Of CompleteMultipartUpload: its checksum headers are those of the object that it makes, not of its own body. */
+export async function readUnsummedBody(call: S3Call, bytesMax: number): Promise<string> {
+  const headers = Object.fromEntries(
+    Object.entries(call.request.headers).filter(([name]) => !name.startsWith('x-amz-checksum-')),
+  );
+  return await readPlanned(call, planBody({ request: { headers }, auth: call.auth }), bytesMax);
+}
+
 /**
  * A small body held whole, checked: XML of a request.
  * @throws {S3Error} those of `finish`, and `EntityTooLarge`
  */
 export async function readBody(call: S3Call, bytesMax: number): Promise<string> {
-  const plan = planBody(call);
+  return await readPlanned(call, planBody(call), bytesMax);
+}
+
+async function readPlanned(call: S3Call, plan: BodyPlan, bytesMax: number): Promise<string> {
   const tooLarge = (): S3Error =>
     new S3Error('EntityTooLarge', undefined, { MaxSizeAllowed: bytesMax });
   if ((plan.arrivingBytes ?? 0) > bytesMax * 2) throw tooLarge();

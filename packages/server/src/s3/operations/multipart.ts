@@ -20,7 +20,7 @@ import {
   parseMetadata,
   storageClassOf,
 } from '../attributes.ts';
-import { readBody } from '../body.ts';
+import { readUnsummedBody } from '../body.ts';
 import { headerOf, integerParameter, parameter, type S3Call, sendEmpty, sendXml } from '../call.ts';
 import {
   ALGORITHMS,
@@ -187,7 +187,7 @@ function copyRange(
 
 export async function completeMultipartUpload(call: S3Call): Promise<void> {
   const { store } = call.context;
-  const listed = readListedParts(await readBody(call, XML_BYTES_MAX));
+  const listed = readListedParts(await readUnsummedBody(call, XML_BYTES_MAX));
   const uploadId = parameter(call, 'uploadId') as string;
   let upload: Upload;
   try {
