@@ -1,5 +1,5 @@
 /** The limits of the tiers, with their reasons. What a person may want to set is an option with one of these as default. */
-import { assert, KiB, MiB } from '@ebb/protocol';
+import { assert, GiB, KiB, MiB } from '@ebb/protocol';
 
 /** What tmpfs, ext4 and xfs allocate at least: charges are rounded up to it, so that many small files cannot pass the capacity. */
 export const BLOCK_BYTES = 4 * KiB;
@@ -48,8 +48,53 @@ export const MOVER_HEAP_MIB = 16;
 export const REMOTE_SEGMENT_BYTES_MAX = 255;
 export const REMOTE_NAME_BYTES_MAX = 3 * KiB;
 
+/** Of a key in S3, in UTF-8. */
+export const S3_KEY_BYTES_MAX = 1024;
+
+/** S3's own: of a multipart upload, of a part but the last, of a part and of what one request stores or copies. */
+export const S3_PARTS_MAX = 10_000;
+export const S3_PART_BYTES_MIN = 5 * MiB;
+export const S3_PART_BYTES_MAX = 5 * GiB;
+
+/** User metadata of an object in S3, names and values together. */
+export const S3_METADATA_BYTES_MAX = 2 * KiB;
+
+/** One request stores an object up to here. Beyond, parts: a failure costs one of them and not all, and they go side by side. */
+export const S3_SINGLE_PUT_BYTES_MAX = 16 * MiB;
+export const S3_PART_BYTES = 8 * MiB;
+
+/** Read from a file and handed to a socket at once; a transfer holds about two of these. */
+export const S3_CHUNK_BYTES = 256 * KiB;
+
+/** One range request, of a large fetch or read. */
+export const S3_RANGE_BYTES = 8 * MiB;
+
+/** Parts or ranges of one object at once, and of all objects together. */
+export const S3_TRANSFERS_PER_OBJECT_MAX = 4;
+export const S3_TRANSFERS_MAX = 16;
+
+/** Calls that wait for the worker; each is a few hundred bytes, and those who make them are bounded themselves. */
+export const S3_CALLS_MAX = 4096;
+
+/** The SDK takes 30 MiB; a page of a listing 2. */
+export const S3_WORKER_HEAP_MIB = 128;
+
+/** Tries of one request. Few: who calls tries again later, and for longer. */
+export const S3_ATTEMPTS = 3;
+export const S3_RETRY_DELAY_MS = 200;
+
+export const S3_CONNECT_MS = 10_000;
+/** Without a byte either way. It bounds no transfer that makes progress. */
+export const S3_STALL_MS = 60_000;
+/** Joining 10,000 parts or copying 5 GiB takes a store minutes, in which it sends nothing. */
+export const S3_SERVER_WORK_MS = 600_000;
+/** Taking a failed upload back: what does not succeed now is done with the next put. */
+export const S3_CLEANUP_MS = 10_000;
+
 /** Directories of tier 2 remembered as durable; forgetting them costs one fsync each. */
 export const DURABLE_DIRECTORIES_MAX = 4096;
 
 assert(SYNC_IO_BYTES_MAX < MOVER_BUFFER_BYTES, 'synchronous calls move less than one buffer');
 assert(MOVER_SYNC_EVERY_BYTES % MOVER_BUFFER_BYTES === 0, 'write-back falls between two buffers');
+assert(S3_PART_BYTES >= S3_PART_BYTES_MIN, 'S3 takes no smaller part');
+assert(S3_SINGLE_PUT_BYTES_MAX >= S3_PART_BYTES, 'what goes in parts has more than one');

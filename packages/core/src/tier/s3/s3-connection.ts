@@ -1,0 +1,178 @@
+/**
+ * One S3 target in the worker: the SDK's client, and what every request to it has in common.
+ *
+ * I1  A request fails when no byte was sent or received for `stallMs`; one that makes progress is never cut.
+ * I2  A request is tried a few times where that may help. The caller's abort ends it at once, unless it said that it is too
+ *     late for that (`Attempt.ignoreAbort`).
+ *
+ * The SDK's own retries are off: it cannot repeat a streamed body, and does not see a body that ends early. So are its
+ * checksums, which it computes in JavaScript, and `Expect: 100-continue`, for which it opens a connection each time.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { S3Client, type S3ClientConfig } from '@aws-sdk/client-s3';
+import { StoreError } from '@ebb/protocol';
+import PQueue from 'p-queue';
+import { S3_TRANSFERS_MAX } from '../../limits.ts';
+import { connectionFailed, isRetryable, toS3Error } from './s3-failures.ts';
+import type { S3TargetConfig } from './s3-protocol.ts';
+
+/** One try of one request. */
+export interface Attempt {
+  readonly signal: AbortSignal;
+  /** A byte went or came. */
+  readonly progress: () => void;
+  /** The store may act on it from here on: the answer is awaited. */
+  readonly ignoreAbort: () => void;
+  /** Ends the request: its body cannot be read. */
+  readonly fail: (error: unknown) => void;
+}
+
+export interface RequestOptions {
+  /** `putting KEY`: how an error begins. */
+  readonly doing: string;
+  readonly signal: AbortSignal;
+  /** It moves content: waits for one of the places that all targets share. */
+  readonly isTransfer?: boolean;
+  readonly stallMs?: number;
+  readonly attempts?: number;
+}
+
+const transfers = new PQueue({ concurrency: S3_TRANSFERS_MAX });
+
+export class S3Connection {
+  readonly client: S3Client;
+  readonly config: S3TargetConfig;
+  readonly bucket: string;
+  /** Whether the store takes the header of a checksum: one that answered 501 to it is not asked again. */
+  takesChecksums = true;
+  readonly #dates = new WeakMap<object, number>();
+
+  constructor(config: S3TargetConfig) {
+    this.config = config;
+    this.bucket = config.target.bucket;
+    this.client = new S3Client(clientConfig(config));
+    this.client.middlewareStack.add(
+      (next) => async (args) => {
+        const answer = await next(args);
+        const { headers } = answer.response as { headers?: Record<string, string> };
+        const date = Date.parse(headers?.['date'] ?? '');
+        if (answer.output !== undefined && !Number.isNaN(date))
+          this.#dates.set(answer.output, date);
+        return answer;
+      },
+      { step: 'deserialize', priority: 'high', name: 'ebbKeepDate' },
+    );
+  }
+
+  /** When the store gave this answer, by its clock. */
+  dateOf(output: object): number {
+    return this.#dates.get(output) ?? Date.now();
+  }
+
+  /** @throws StoreError */
+  async request<T>(options: RequestOptions, work: (attempt: Attempt) => Promise<T>): Promise<T> {
+    const { doing, signal, attempts = this.config.settings.attempts } = options;
+    for (let attempt = 1; ; attempt++) {
+      stopIfAborted(signal);
+      try {
+        return await this.#attempt(options, work);
+      } catch (error) {
+        if (isAborted(error)) throw error;
+        const failure = toS3Error(error, doing, this.bucket);
+        if (!isRetryable(failure) || attempt >= attempts) throw failure;
+      }
+      await this.#pause(attempt, signal);
+    }
+  }
+
+  destroy(): void {
+    this.client.destroy();
+  }
+
+  async #attempt<T>(
+    { signal, isTransfer, doing, stallMs = this.config.settings.stallMs }: RequestOptions,
+    work: (attempt: Attempt) => Promise<T>,
+  ): Promise<T> {
+    const run = async (): Promise<T> => {
+      stopIfAborted(signal);
+      const controller = new AbortController();
+      let cause: unknown;
+      const fail = (error: unknown): void => {
+        cause ??= error;
+        controller.abort();
+      };
+      const onAbort = (): void => fail(aborted());
+      const onStall = (): void =>
+        fail(connectionFailed(`${doing}: no byte went or came for ${stallMs} ms`));
+      const timer = setTimeout(onStall, stallMs);
+      signal.addEventListener('abort', onAbort, { once: true });
+      try {
+        return await work({
+          signal: controller.signal,
+          progress: () => void timer.refresh(),
+          ignoreAbort: () => signal.removeEventListener('abort', onAbort),
+          fail,
+        });
+      } catch (error) {
+        throw cause ?? error;
+      } finally {
+        clearTimeout(timer);
+        signal.removeEventListener('abort', onAbort);
+      }
+    };
+    if (isTransfer !== true) return await run();
+    try {
+      return await transfers.add(run, { signal });
+    } catch (error) {
+      // Of the queue, when it waited there.
+      stopIfAborted(signal);
+      throw error;
+    }
+  }
+
+  async #pause(attempt: number, signal: AbortSignal): Promise<void> {
+    const delayMs = this.config.settings.retryDelayMs * 2 ** (attempt - 1);
+    try {
+      await sleep(delayMs * (0.5 + Math.random() / 2), undefined, { signal });
+    } catch {
+      throw aborted();
+    }
+  }
+}
+
+export function stopIfAborted(signal: AbortSignal): void {
+  if (signal.aborted) throw aborted();
+}
+
+export function isAborted(error: unknown): boolean {
+  return error instanceof StoreError && error.code === 'aborted';
+}
+
+function aborted(): StoreError {
+  return new StoreError('aborted', 'the caller gave up');
+}
+
+function clientConfig({ target, credentials, settings }: S3TargetConfig): S3ClientConfig {
+  const region = target.region ?? (target.endpoint === undefined ? undefined : 'us-east-1');
+  return {
+    ...(region === undefined ? {} : { region }),
+    ...(target.endpoint === undefined ? {} : { endpoint: target.endpoint }),
+    ...(credentials === undefined ? {} : { credentials }),
+    forcePathStyle: target.pathStyle,
+    followRegionRedirects: target.endpoint === undefined,
+    maxAttempts: 1,
+    // It tells the console of failures that are reported here.
+    logger: { debug: ignore, info: ignore, warn: ignore, error: ignore },
+    requestChecksumCalculation: 'WHEN_REQUIRED',
+    responseChecksumValidation: 'WHEN_REQUIRED',
+    expectContinueHeader: false,
+    requestHandler: {
+      connectionTimeout: settings.connectMs,
+      // No request waits for a socket: more are not sent than transfers, and short ones.
+      httpAgent: { keepAlive: true, maxSockets: 4 * S3_TRANSFERS_MAX },
+      httpsAgent: { keepAlive: true, maxSockets: 4 * S3_TRANSFERS_MAX },
+    },
+  };
+}
+
+function ignore(): void {}

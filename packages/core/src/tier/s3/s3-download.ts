@@ -1,0 +1,217 @@
+/**
+ * Ranges of an object, read into memory, into a file, or only for their checksum. In the worker only.
+ *
+ * I1  What comes is counted: an answer that ends early, or is another range than asked for, is an error and never content.
+ * I2  All ranges of one read or fetch are of one content: the first answer's ETag is a condition of the others.
+ */
+import { constants } from 'node:fs';
+import { type FileHandle, open } from 'node:fs/promises';
+import type { Readable } from 'node:stream';
+import { GetObjectCommand, type GetObjectCommandOutput } from '@aws-sdk/client-s3';
+import { isStoreError, StoreError } from '@ebb/protocol';
+import { combineCrc32c, crc32c, formatCrc32c } from '../../checksum.ts';
+import { S3_RANGE_BYTES, S3_TRANSFERS_PER_OBJECT_MAX } from '../../limits.ts';
+import { toStoreError } from '../fs-error.ts';
+import type { Attempt, S3Connection } from './s3-connection.ts';
+import { connectionFailed } from './s3-failures.ts';
+import { headObject, quoteEtag, unquoteEtag } from './s3-objects.ts';
+import { runSideBySide } from './side-by-side.ts';
+
+export interface KeyRange {
+  readonly key: string;
+  readonly offset: number;
+  readonly length: number;
+  readonly etag?: string;
+}
+
+/** Takes a piece of a range, and where it begins in it. */
+type Sink = (chunk: Uint8Array, at: number) => Promise<void> | void;
+
+interface Received {
+  readonly etag: string;
+  readonly crc32c: number;
+}
+
+/** @throws `data_lost`, `range_invalid`, `precondition_failed`, `io_failed`, `aborted` */
+export async function readRange(
+  connection: S3Connection,
+  range: KeyRange,
+  signal: AbortSignal,
+): Promise<{ readonly bytes: Uint8Array<ArrayBuffer>; readonly etag: string }> {
+  const bytes = new Uint8Array(range.length);
+  const { etag } = await receive(connection, range, signal, (chunk, at) => bytes.set(chunk, at));
+  return { bytes, etag };
+}
+
+/** To the start of a file that exists. @throws as `readRange`; `data_corrupt` */
+export async function fetchRange(
+  connection: S3Connection,
+  options: KeyRange & { readonly file: string; readonly crc32c: number | null },
+  signal: AbortSignal,
+): Promise<number> {
+  const { file, crc32c: expected, ...range } = options;
+  const handle = await openTarget(file);
+  try {
+    const sink: Sink = async (chunk, at) => await writeAll(handle, chunk, at);
+    let received = await receiveRanges(connection, range, signal, sink);
+    if (expected === null || received.crc32c === expected) return received.crc32c;
+    // It may have gone wrong on the way. Corrupt is what is read wrong twice.
+    received = await receiveRanges(connection, range, signal, sink);
+    if (received.crc32c === expected) return received.crc32c;
+    throw corrupt(range.key, expected, received.crc32c);
+  } catch (error) {
+    throw toStoreError(error, `writing ${file}`);
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Of a whole object. @throws as `readRange` */
+export async function checksumOf(
+  connection: S3Connection,
+  range: KeyRange,
+  signal: AbortSignal,
+): Promise<number> {
+  return (await receiveRanges(connection, range, signal, () => undefined)).crc32c;
+}
+
+async function receiveRanges(
+  connection: S3Connection,
+  whole: KeyRange,
+  signal: AbortSignal,
+  sink: Sink,
+): Promise<Received> {
+  const { offset, length } = whole;
+  const first = { ...whole, length: Math.min(length, S3_RANGE_BYTES) };
+  const { etag, crc32c: firstCrc } = await receive(connection, first, signal, sink);
+  const count = Math.ceil(length / S3_RANGE_BYTES) - 1;
+  const crcs: { crc32c: number; length: number }[] = [];
+  await runSideBySide(count, S3_TRANSFERS_PER_OBJECT_MAX, signal, async (index, stop) => {
+    const begin = (index + 1) * S3_RANGE_BYTES;
+    const range = {
+      ...{ key: whole.key, etag, offset: offset + begin },
+      length: Math.min(S3_RANGE_BYTES, length - begin),
+    };
+    const put: Sink = (chunk, at) => sink(chunk, begin + at);
+    const received = await receive(connection, range, stop, put).catch((error: unknown) => {
+      // The caller asked for any content, but not for two.
+      const isMixed = whole.etag === undefined && isStoreError(error, 'precondition_failed');
+      throw isMixed ? connectionFailed(`${whole.key} was replaced while it was read`) : error;
+    });
+    crcs[index] = { crc32c: received.crc32c, length: range.length };
+  });
+  const crc = crcs.reduce((sum, part) => combineCrc32c(sum, part.crc32c, part.length), firstCrc);
+  return { etag, crc32c: crc };
+}
+
+/** One range, tried again from its start when it is cut. */
+async function receive(
+  connection: S3Connection,
+  range: KeyRange,
+  signal: AbortSignal,
+  sink: Sink,
+): Promise<Received> {
+  const doing = `reading ${range.key}`;
+  if (range.length === 0) return await receiveNothing(connection, range, signal);
+  return await connection.request({ doing, signal, isTransfer: true }, async (attempt) => {
+    const { key, offset, length, etag } = range;
+    const command = new GetObjectCommand({
+      ...{ Bucket: connection.bucket, Key: key, Range: `bytes=${offset}-${offset + length - 1}` },
+      ...(etag === undefined ? {} : { IfMatch: quoteEtag(etag) }),
+    });
+    const output = await connection.client.send(command, { abortSignal: attempt.signal });
+    const body = output.Body as Readable;
+    try {
+      assertRange(range, output);
+      const crc = await drain(body, { range, attempt, sink });
+      return { etag: unquoteEtag(output.ETag) ?? etag ?? '', crc32c: crc };
+    } finally {
+      body.destroy();
+    }
+  });
+}
+
+/** S3 has no empty range. */
+async function receiveNothing(
+  connection: S3Connection,
+  { key, offset, etag }: KeyRange,
+  signal: AbortSignal,
+): Promise<Received> {
+  const found = await headObject(connection, key, signal);
+  if (found === undefined) {
+    throw new StoreError('data_lost', `reading ${key}: no such object in tier 2`);
+  }
+  if (etag !== undefined && found.etag !== etag) throw replaced(key, etag, found.etag);
+  if (offset > found.sizeBytes) throw endsBefore(key, offset);
+  return { etag: found.etag, crc32c: 0 };
+}
+
+/** Returns the CRC32C of what came. */
+async function drain(
+  body: Readable,
+  { range, attempt, sink }: { range: KeyRange; attempt: Attempt; sink: Sink },
+): Promise<number> {
+  let crc = 0;
+  let at = 0;
+  for await (const chunk of body as AsyncIterable<Uint8Array>) {
+    attempt.progress();
+    if (at + chunk.length > range.length) {
+      throw connectionFailed(`reading ${range.key}: more came than the store announced`);
+    }
+    crc = crc32c(chunk, crc);
+    await sink(chunk, at);
+    at += chunk.length;
+  }
+  if (at === range.length) return crc;
+  throw connectionFailed(`reading ${range.key}: the answer ended after ${at} of ${range.length}`);
+}
+
+/** @throws `range_invalid`; `io_failed` for an answer to another question */
+function assertRange({ key, offset, length }: KeyRange, output: GetObjectCommandOutput): void {
+  const { ContentRange, ContentLength } = output;
+  const [, first, last, size] = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(ContentRange ?? '') ?? [];
+  const end = offset + length;
+  if (first === undefined) {
+    // The whole object: a store may answer so where that is what was asked for.
+    if (ContentLength !== undefined && ContentLength < end) throw endsBefore(key, end);
+    if (offset === 0 && ContentLength === length) return;
+    throw new StoreError('io_failed', `reading ${key}: the store gives no ranges`);
+  }
+  if (Number(size) < end) throw endsBefore(key, end);
+  if (Number(first) !== offset || Number(last) !== end - 1) {
+    throw connectionFailed(`reading ${key}: asked for ${offset}-${end - 1}, got ${ContentRange}`);
+  }
+}
+
+async function openTarget(file: string): Promise<FileHandle> {
+  try {
+    return await open(file, constants.O_WRONLY | constants.O_NOFOLLOW);
+  } catch (error) {
+    throw toStoreError(error, `opening ${file}`);
+  }
+}
+
+async function writeAll(handle: FileHandle, chunk: Uint8Array, at: number): Promise<void> {
+  try {
+    for (let done = 0; done < chunk.length; ) {
+      done += (await handle.write(chunk, done, chunk.length - done, at + done)).bytesWritten;
+    }
+  } catch (error) {
+    throw toStoreError(error, 'writing what was fetched');
+  }
+}
+
+export function endsBefore(key: string, end: number): StoreError {
+  return new StoreError('range_invalid', `${key} ends before ${end}`, { key, end });
+}
+
+export function replaced(key: string, expected: string, found: string): StoreError {
+  const message = `${key} has the ETag ${found} in tier 2, expected ${expected}: somebody replaced it there`;
+  return new StoreError('precondition_failed', message, { key, expected, found });
+}
+
+function corrupt(key: string, expected: number, crc: number): StoreError {
+  const sums = { key, expected: formatCrc32c(expected), found: formatCrc32c(crc) };
+  const message = `${key} has CRC32C ${sums.found} in tier 2, expected ${sums.expected}`;
+  return new StoreError('data_corrupt', message, sums);
+}

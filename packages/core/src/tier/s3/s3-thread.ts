@@ -1,0 +1,180 @@
+/**
+ * The main thread's half of the S3 worker: one worker thread for all S3 targets of the process, so that neither the network
+ * nor a checksum stalls the main one. It starts with the first call and ends with the last target.
+ *
+ * I1  A call settles after the worker has let go of files and connections, also when it was aborted.
+ * I2  A worker that dies fails the calls that it had with `io_failed`; the next call starts another.
+ * I3  Credentials go to the worker and nowhere else.
+ */
+import { Worker } from 'node:worker_threads';
+import { assert, StoreError } from '@ebb/protocol';
+import { S3_CALLS_MAX, S3_WORKER_HEAP_MIB } from '../../limits.ts';
+import type {
+  S3CallKind,
+  S3CallOf,
+  S3Calls,
+  S3Reply,
+  S3Request,
+  S3TargetConfig,
+} from './s3-protocol.ts';
+
+export interface S3Thread {
+  /** To be given back by `forget`. */
+  register(config: Omit<S3TargetConfig, 'targetId'>): number;
+  /** @throws what the tier's method throws; `busy`, `draining` */
+  call<K extends S3CallKind>(
+    targetId: number,
+    call: S3CallOf<K>,
+    signal?: AbortSignal,
+  ): Promise<S3Calls[K]['result']>;
+  /** Aborts the calls of a target, awaits their ends, and stops the worker with the last target. */
+  forget(targetId: number): Promise<void>;
+}
+
+export function createS3Thread(startWorker: () => Worker = startS3Worker): S3Thread {
+  return new WorkerThread(startWorker);
+}
+
+interface PendingCall {
+  readonly targetId: number;
+  readonly signal: AbortSignal | undefined;
+  readonly onAbort: () => void;
+  readonly settled: Promise<unknown>;
+  resolve(result: unknown): void;
+  reject(error: unknown): void;
+}
+
+interface RunningWorker {
+  readonly worker: Worker;
+  /** Targets that it knows. */
+  readonly targets: Set<number>;
+}
+
+class WorkerThread implements S3Thread {
+  readonly #startWorker: () => Worker;
+  readonly #configs = new Map<number, S3TargetConfig>();
+  readonly #pending = new Map<number, PendingCall>();
+  #running: RunningWorker | undefined;
+  #lastTargetId = 0;
+  #lastCallId = 0;
+
+  constructor(startWorker: () => Worker) {
+    this.#startWorker = startWorker;
+  }
+
+  register(config: Omit<S3TargetConfig, 'targetId'>): number {
+    this.#lastTargetId++;
+    this.#configs.set(this.#lastTargetId, { ...config, targetId: this.#lastTargetId });
+    return this.#lastTargetId;
+  }
+
+  async call<K extends S3CallKind>(
+    targetId: number,
+    call: S3CallOf<K>,
+    signal?: AbortSignal,
+  ): Promise<S3Calls[K]['result']> {
+    const config = this.#configs.get(targetId);
+    if (config === undefined) throw new StoreError('draining', 'this tier is closed');
+    if (signal?.aborted === true) throw abortedBy(signal);
+    if (this.#pending.size >= S3_CALLS_MAX) {
+      const waiting = this.#pending.size;
+      throw new StoreError('busy', `${waiting} calls wait for tier 2 already`, { waiting });
+    }
+    const { worker, targets } = this.#start();
+    if (!targets.has(targetId)) {
+      targets.add(targetId);
+      post(worker, { kind: 'target', config });
+    }
+    this.#lastCallId++;
+    const callId = this.#lastCallId;
+    const settled = Promise.withResolvers<unknown>();
+    const onAbort = (): void => this.#post({ kind: 'abort', callId });
+    signal?.addEventListener('abort', onAbort, { once: true });
+    this.#pending.set(callId, { targetId, signal, onAbort, settled: settled.promise, ...settled });
+    worker.ref();
+    post(worker, { kind: 'call', callId, targetId, call: call as S3CallOf });
+    return (await settled.promise) as S3Calls[K]['result'];
+  }
+
+  async forget(targetId: number): Promise<void> {
+    this.#configs.delete(targetId);
+    const calls = [...this.#pending].filter(([, pending]) => pending.targetId === targetId);
+    for (const [callId] of calls) this.#post({ kind: 'abort', callId });
+    await Promise.allSettled(calls.map(([, { settled }]) => settled));
+    if (this.#running?.targets.delete(targetId) === true) this.#post({ kind: 'forget', targetId });
+    const { worker } = this.#running ?? {};
+    if (worker === undefined || this.#configs.size > 0) return;
+    this.#running = undefined;
+    await worker.terminate();
+  }
+
+  #post(request: S3Request): void {
+    if (this.#running !== undefined) post(this.#running.worker, request);
+  }
+
+  #start(): RunningWorker {
+    if (this.#running !== undefined) return this.#running;
+    const worker = this.#startWorker();
+    const running: RunningWorker = { worker, targets: new Set() };
+    worker.on('message', (reply: S3Reply) => this.#onReply(reply));
+    worker.on('error', (error) => this.#onDeath(running, error));
+    worker.on('exit', (status) => this.#onDeath(running, new Error(`it exited with ${status}`)));
+    this.#running = running;
+    return running;
+  }
+
+  #onReply(reply: S3Reply): void {
+    const pending = this.#take(reply.callId);
+    assert(pending !== undefined, 'the worker answers a call once');
+    if (this.#pending.size === 0) this.#running?.worker.unref();
+    if ('result' in reply) {
+      pending.resolve(reply.result);
+      return;
+    }
+    const { code, message, details } = reply.failed;
+    const cause: unknown = code === 'aborted' ? pending.signal?.reason : undefined;
+    pending.reject(new StoreError(code, message, details, cause));
+  }
+
+  #take(callId: number): PendingCall | undefined {
+    const pending = this.#pending.get(callId);
+    pending?.signal?.removeEventListener('abort', pending.onAbort);
+    this.#pending.delete(callId);
+    return pending;
+  }
+
+  /** `error` comes before `exit`; the first of both ends the worker. */
+  #onDeath(running: RunningWorker, cause: unknown): void {
+    if (this.#running !== running) return;
+    this.#running = undefined;
+    for (const callId of [...this.#pending.keys()]) {
+      const details = { status: 0, s3Code: '', retryable: true };
+      const message = 'the worker of tier 2 stopped half-way';
+      this.#take(callId)?.reject(new StoreError('io_failed', message, details, cause));
+    }
+  }
+}
+
+/** Of this process. */
+export const sharedS3Thread: S3Thread = createS3Thread();
+
+function post(worker: Worker, request: S3Request): void {
+  worker.postMessage(request);
+}
+
+function abortedBy(signal: AbortSignal): StoreError {
+  return new StoreError('aborted', 'the caller gave up', {}, signal.reason);
+}
+
+/** The worker file has the extension that this one has: `.ts` from source, `.js` from dist. */
+export function startS3Worker(): Worker {
+  const isSource = import.meta.url.endsWith('.ts');
+  const worker = new Worker(new URL(`./s3-worker.${isSource ? 'ts' : 'js'}`, import.meta.url), {
+    name: 'ebb-s3',
+    // A test runner resolves `@ebb/*` to the source by itself; a thread of its own must be told.
+    ...(isSource ? { execArgv: ['--conditions=source'] } : {}),
+    resourceLimits: { maxOldGenerationSizeMb: S3_WORKER_HEAP_MIB, maxYoungGenerationSizeMb: 8 },
+  });
+  worker.unref();
+  return worker;
+}
