@@ -69,9 +69,15 @@ export const S3_CHUNK_BYTES = 256 * KiB;
 /** One range request, of a large fetch or read. */
 export const S3_RANGE_BYTES = 8 * MiB;
 
-/** Parts or ranges of one object at once, and of all objects together. */
+/** Parts or ranges of one object at once. */
 export const S3_TRANSFERS_PER_OBJECT_MAX = 4;
-export const S3_TRANSFERS_MAX = 16;
+
+/**
+ * Memory of all transfers together, and what one takes of it: two chunks of its own, the rest in sockets. A read takes what it
+ * reads. So at most 16 go at once.
+ */
+export const S3_TRANSFERS_BYTES_MAX = 32 * MiB;
+export const S3_TRANSFER_BYTES = 2 * MiB;
 
 /** Calls that wait for the worker; each is a few hundred bytes, and those who make them are bounded themselves. */
 export const S3_CALLS_MAX = 4096;
@@ -98,3 +104,4 @@ assert(SYNC_IO_BYTES_MAX < MOVER_BUFFER_BYTES, 'synchronous calls move less than
 assert(MOVER_SYNC_EVERY_BYTES % MOVER_BUFFER_BYTES === 0, 'write-back falls between two buffers');
 assert(S3_PART_BYTES >= S3_PART_BYTES_MIN, 'S3 takes no smaller part');
 assert(S3_SINGLE_PUT_BYTES_MAX >= S3_PART_BYTES, 'what goes in parts has more than one');
+assert(S3_RANGE_BYTES <= S3_TRANSFERS_BYTES_MAX, 'one read fits into the memory of all');

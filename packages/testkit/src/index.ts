@@ -1,5 +1,11 @@
 export { catalogConformance } from './conformance/catalog.ts';
 export { localTierConformance, remoteTierConformance } from './conformance/tier.ts';
+export {
+  type FaultyProxy,
+  type ProxiedRequest,
+  type ProxyFault,
+  startFaultyProxy,
+} from './faulty-proxy.ts';
 export { smallTmpfs, tempDir } from './temp-dir.ts';
 export { createTestClock, type TestClock } from './test-clock.ts';
 export * from './test-store.ts';

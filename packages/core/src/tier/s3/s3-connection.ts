@@ -11,8 +11,13 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { S3Client, type S3ClientConfig } from '@aws-sdk/client-s3';
 import { StoreError } from '@ebb/protocol';
-import PQueue from 'p-queue';
-import { S3_TRANSFERS_MAX } from '../../limits.ts';
+import { ByteBudget } from '../../byte-budget.ts';
+import {
+  S3_CALLS_MAX,
+  S3_TRANSFER_BYTES,
+  S3_TRANSFERS_BYTES_MAX,
+  S3_TRANSFERS_PER_OBJECT_MAX,
+} from '../../limits.ts';
 import { connectionFailed, isRetryable, toS3Error } from './s3-failures.ts';
 import type { S3TargetConfig } from './s3-protocol.ts';
 
@@ -31,13 +36,16 @@ export interface RequestOptions {
   /** `putting KEY`: how an error begins. */
   readonly doing: string;
   readonly signal: AbortSignal;
-  /** It moves content: waits for one of the places that all targets share. */
-  readonly isTransfer?: boolean;
+  /** It moves content and holds so much of it at once: waits for room in what all targets share. */
+  readonly holdsBytes?: number;
   readonly stallMs?: number;
   readonly attempts?: number;
 }
 
-const transfers = new PQueue({ concurrency: S3_TRANSFERS_MAX });
+const transfers = new ByteBudget({
+  capacityBytes: S3_TRANSFERS_BYTES_MAX,
+  waitersMax: S3_TRANSFERS_PER_OBJECT_MAX * S3_CALLS_MAX,
+});
 
 export class S3Connection {
   readonly client: S3Client;
@@ -90,43 +98,34 @@ export class S3Connection {
   }
 
   async #attempt<T>(
-    { signal, isTransfer, doing, stallMs = this.config.settings.stallMs }: RequestOptions,
+    { signal, holdsBytes, doing, stallMs = this.config.settings.stallMs }: RequestOptions,
     work: (attempt: Attempt) => Promise<T>,
   ): Promise<T> {
-    const run = async (): Promise<T> => {
-      stopIfAborted(signal);
-      const controller = new AbortController();
-      let cause: unknown;
-      const fail = (error: unknown): void => {
-        cause ??= error;
-        controller.abort();
-      };
-      const onAbort = (): void => fail(aborted());
-      const onStall = (): void =>
-        fail(connectionFailed(`${doing}: no byte went or came for ${stallMs} ms`));
-      const timer = setTimeout(onStall, stallMs);
-      signal.addEventListener('abort', onAbort, { once: true });
-      try {
-        return await work({
-          signal: controller.signal,
-          progress: () => void timer.refresh(),
-          ignoreAbort: () => signal.removeEventListener('abort', onAbort),
-          fail,
-        });
-      } catch (error) {
-        throw cause ?? error;
-      } finally {
-        clearTimeout(timer);
-        signal.removeEventListener('abort', onAbort);
-      }
+    await using _room =
+      holdsBytes === undefined ? undefined : await transfers.reserve(holdsBytes, signal);
+    const controller = new AbortController();
+    let cause: unknown;
+    const fail = (error: unknown): void => {
+      cause ??= error;
+      controller.abort();
     };
-    if (isTransfer !== true) return await run();
+    const onAbort = (): void => fail(aborted());
+    const onStall = (): void =>
+      fail(connectionFailed(`${doing}: no byte went or came for ${stallMs} ms`));
+    const timer = setTimeout(onStall, stallMs);
+    signal.addEventListener('abort', onAbort, { once: true });
     try {
-      return await transfers.add(run, { signal });
+      return await work({
+        signal: controller.signal,
+        progress: () => void timer.refresh(),
+        ignoreAbort: () => signal.removeEventListener('abort', onAbort),
+        fail,
+      });
     } catch (error) {
-      // Of the queue, when it waited there.
-      stopIfAborted(signal);
-      throw error;
+      throw cause ?? error;
+    } finally {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', onAbort);
     }
   }
 
@@ -152,6 +151,8 @@ function aborted(): StoreError {
   return new StoreError('aborted', 'the caller gave up');
 }
 
+const SOCKETS_MAX = (4 * S3_TRANSFERS_BYTES_MAX) / S3_TRANSFER_BYTES;
+
 function clientConfig({ target, credentials, settings }: S3TargetConfig): S3ClientConfig {
   const region = target.region ?? (target.endpoint === undefined ? undefined : 'us-east-1');
   return {
@@ -169,8 +170,8 @@ function clientConfig({ target, credentials, settings }: S3TargetConfig): S3Clie
     requestHandler: {
       connectionTimeout: settings.connectMs,
       // No request waits for a socket: more are not sent than transfers, and short ones.
-      httpAgent: { keepAlive: true, maxSockets: 4 * S3_TRANSFERS_MAX },
-      httpsAgent: { keepAlive: true, maxSockets: 4 * S3_TRANSFERS_MAX },
+      httpAgent: { keepAlive: true, maxSockets: SOCKETS_MAX },
+      httpsAgent: { keepAlive: true, maxSockets: SOCKETS_MAX },
     },
   };
 }

@@ -10,7 +10,7 @@ import type { Readable } from 'node:stream';
 import { GetObjectCommand, type GetObjectCommandOutput } from '@aws-sdk/client-s3';
 import { isStoreError, StoreError } from '@ebb/protocol';
 import { combineCrc32c, crc32c, formatCrc32c } from '../../checksum.ts';
-import { S3_RANGE_BYTES, S3_TRANSFERS_PER_OBJECT_MAX } from '../../limits.ts';
+import { S3_RANGE_BYTES, S3_TRANSFER_BYTES, S3_TRANSFERS_PER_OBJECT_MAX } from '../../limits.ts';
 import { toStoreError } from '../fs-error.ts';
 import type { Attempt, S3Connection } from './s3-connection.ts';
 import { connectionFailed } from './s3-failures.ts';
@@ -38,9 +38,15 @@ export async function readRange(
   range: KeyRange,
   signal: AbortSignal,
 ): Promise<{ readonly bytes: Uint8Array<ArrayBuffer>; readonly etag: string }> {
-  const bytes = new Uint8Array(range.length);
-  const { etag } = await receive(connection, range, signal, (chunk, at) => bytes.set(chunk, at));
-  return { bytes, etag };
+  let bytes: Uint8Array<ArrayBuffer> | undefined;
+  const sink: Sink = (chunk, at) => {
+    // Not before there is room for it.
+    bytes ??= new Uint8Array(range.length);
+    bytes.set(chunk, at);
+  };
+  const holdsBytes = Math.max(S3_TRANSFER_BYTES, range.length);
+  const { etag } = await receive(connection, range, { signal, sink, holdsBytes });
+  return { bytes: bytes ?? new Uint8Array(0), etag };
 }
 
 /** To the start of a file that exists. @throws as `readRange`; `data_corrupt` */
@@ -83,7 +89,7 @@ async function receiveRanges(
 ): Promise<Received> {
   const { offset, length } = whole;
   const first = { ...whole, length: Math.min(length, S3_RANGE_BYTES) };
-  const { etag, crc32c: firstCrc } = await receive(connection, first, signal, sink);
+  const { etag, crc32c: firstCrc } = await receive(connection, first, { signal, sink });
   const count = Math.ceil(length / S3_RANGE_BYTES) - 1;
   const crcs: { crc32c: number; length: number }[] = [];
   await runSideBySide(count, S3_TRANSFERS_PER_OBJECT_MAX, signal, async (index, stop) => {
@@ -93,11 +99,13 @@ async function receiveRanges(
       length: Math.min(S3_RANGE_BYTES, length - begin),
     };
     const put: Sink = (chunk, at) => sink(chunk, begin + at);
-    const received = await receive(connection, range, stop, put).catch((error: unknown) => {
-      // The caller asked for any content, but not for two.
-      const isMixed = whole.etag === undefined && isStoreError(error, 'precondition_failed');
-      throw isMixed ? connectionFailed(`${whole.key} was replaced while it was read`) : error;
-    });
+    const received = await receive(connection, range, { signal: stop, sink: put }).catch(
+      (error: unknown) => {
+        // The caller asked for any content, but not for two.
+        const isMixed = whole.etag === undefined && isStoreError(error, 'precondition_failed');
+        throw isMixed ? connectionFailed(`${whole.key} was replaced while it was read`) : error;
+      },
+    );
     crcs[index] = { crc32c: received.crc32c, length: range.length };
   });
   const crc = crcs.reduce((sum, part) => combineCrc32c(sum, part.crc32c, part.length), firstCrc);
@@ -108,12 +116,15 @@ async function receiveRanges(
 async function receive(
   connection: S3Connection,
   range: KeyRange,
-  signal: AbortSignal,
-  sink: Sink,
+  {
+    signal,
+    sink,
+    holdsBytes = S3_TRANSFER_BYTES,
+  }: { readonly signal: AbortSignal; readonly sink: Sink; readonly holdsBytes?: number },
 ): Promise<Received> {
-  const doing = `reading ${range.key}`;
+  const options = { doing: `reading ${range.key}`, signal, holdsBytes };
   if (range.length === 0) return await receiveNothing(connection, range, signal);
-  return await connection.request({ doing, signal, isTransfer: true }, async (attempt) => {
+  return await connection.request(options, async (attempt) => {
     const { key, offset, length, etag } = range;
     const command = new GetObjectCommand({
       ...{ Bucket: connection.bucket, Key: key, Range: `bytes=${offset}-${offset + length - 1}` },

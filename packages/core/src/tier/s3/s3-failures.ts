@@ -31,7 +31,7 @@ const FULL_CODES = new Set([
   'InsufficientCapacity',
 ]);
 const SIZE_CODES = new Set(['EntityTooLarge', 'MetadataTooLarge']);
-/** Beside 5xx and 429. The last two: the bytes did not arrive as they were sent, or not all of them. */
+/** Beside 5xx and 429. The last ones: the bytes did not arrive as they were sent, or not all of them. */
 const RETRYABLE_CODES = new Set([
   'RequestTimeout',
   'RequestTimeTooSkewed',
@@ -43,6 +43,8 @@ const RETRYABLE_CODES = new Set([
   'OperationAborted',
   'BadDigest',
   'IncompleteBody',
+  'XAmzContentChecksumMismatch',
+  'XAmzContentSHA256Mismatch',
 ]);
 const HINTS: Readonly<Record<string, string>> = {
   InvalidAccessKeyId: 'the store does not know this access key; check which credentials are given',

@@ -3,7 +3,8 @@
  *
  * I1  Nothing is visible under the key before `complete`, and no part stays after a failure: what cannot be aborted now is
  *     noted in the journal, and aborted before the next put.
- * I2  An answer to `complete` that was lost is not taken for a failure: when the upload is gone, the object is looked at.
+ * I2  An answer to `complete` that was lost is not taken for a failure: the object is looked at, and is the answer when it is
+ *     what was sent.
  */
 import {
   AbortMultipartUploadCommand,
@@ -37,7 +38,7 @@ export interface MultipartWork {
     /** Of the whole; undefined: not known. */
     readonly crc32c: string | undefined;
   }>;
-  /** After a lost answer: the object, when it is what was sent. */
+  /** The object, when it is what was sent. Asked when the completion failed. */
   findWhole(): Promise<RemoteObject | undefined>;
 }
 
@@ -48,17 +49,18 @@ export async function runMultipart(
   work: MultipartWork,
 ): Promise<RemoteObject> {
   const upload = await create(connection, work);
+  let isSent = false;
   try {
     await journal.note(upload);
     const sent = await work.send(upload);
     stopIfAborted(work.signal);
+    isSent = true;
     const completed = await complete(connection, upload, sent);
     await journal.forget(upload);
     return completed;
   } catch (error) {
-    const wasThere = await abortUpload(connection, journal, upload);
-    if (wasThere !== false) throw error;
-    const whole = await work.findWhole().catch(() => undefined);
+    await abortUpload(connection, journal, upload);
+    const whole = isSent ? await work.findWhole().catch(() => undefined) : undefined;
     if (whole === undefined) throw error;
     return whole;
   }
@@ -71,7 +73,7 @@ export async function abortLeftovers(
 ): Promise<number> {
   let aborted = 0;
   for (const upload of await journal.leftovers()) {
-    if ((await abortUpload(connection, journal, upload)) === undefined) break;
+    if (!(await abortUpload(connection, journal, upload))) break;
     aborted++;
   }
   return aborted;
@@ -124,12 +126,12 @@ async function complete(
   });
 }
 
-/** False when there was none any more; undefined when the store did not answer: then it is tried again with the next put. */
+/** False when the store did not answer: then it is tried again with the next put. */
 async function abortUpload(
   connection: S3Connection,
   journal: UploadJournal,
   upload: NotedUpload,
-): Promise<boolean | undefined> {
+): Promise<boolean> {
   const { bucket, key, uploadId } = upload;
   const options = { doing: `aborting the upload of ${key}`, signal: NEVER, stallMs: S3_CLEANUP_MS };
   try {
@@ -142,10 +144,8 @@ async function abortUpload(
   } catch (error) {
     if (!isNoSuchUpload(error)) {
       journal.leave(upload);
-      return undefined;
+      return false;
     }
-    await journal.forget(upload);
-    return false;
   }
   await journal.forget(upload);
   return true;

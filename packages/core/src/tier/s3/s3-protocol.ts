@@ -45,7 +45,7 @@ export interface S3Calls {
     argument: { key: string; sources: readonly RemoteSource[] } & RemoteHeaders;
     result: RemoteObject;
   };
-  /** At most `S3_READ_BYTES_MAX`. */
+  /** At most `S3_RANGE_BYTES`. */
   read: {
     argument: { key: string } & KeyRun;
     result: { bytes: Uint8Array<ArrayBuffer>; etag: string };

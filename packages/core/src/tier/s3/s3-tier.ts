@@ -126,7 +126,8 @@ class ObjectStoreTier implements S3Tier {
   }
 
   async fetch(name: string, file: string, run: RemoteRun): Promise<number> {
-    const { signal, ...range } = run;
+    const { offset, length, crc32c, etag, signal } = run;
+    const range = { offset, length, crc32c, ...(etag === undefined ? {} : { etag }) };
     return await this.#call({ kind: 'fetch', key: this.#key(name), file, ...range }, signal);
   }
 

@@ -16,7 +16,12 @@ import {
 } from '@aws-sdk/client-s3';
 import { isStoreError, MiB, StoreError } from '@ebb/protocol';
 import { combineCrc32c, formatCrc32c } from '../../checksum.ts';
-import { S3_PART_BYTES_MAX, S3_PARTS_MAX, S3_TRANSFERS_PER_OBJECT_MAX } from '../../limits.ts';
+import {
+  S3_PART_BYTES_MAX,
+  S3_PARTS_MAX,
+  S3_TRANSFER_BYTES,
+  S3_TRANSFERS_PER_OBJECT_MAX,
+} from '../../limits.ts';
 import type { RemoteObject, RemoteSource } from '../tier.ts';
 import { type Attempt, type S3Connection, stopIfAborted } from './s3-connection.ts';
 import { checksumOf } from './s3-download.ts';
@@ -70,20 +75,23 @@ async function putWhole(
     known === undefined || sizeBytes === 0 ? await checkSources(sources, signal) : sources;
   const crc32c = combinedCrc32c(checked) as number;
   const doing = `putting ${key}`;
-  const output = await connection.request({ doing, signal, isTransfer: true }, async (attempt) => {
-    const echo = checksumHeader(connection, crc32c);
-    const answer = await sendBody<PutObjectCommandOutput>(
-      { sources: checked, attempt, isObject: true },
-      async (body) => {
-        const command = new PutObjectCommand({
-          ...{ Bucket: connection.bucket, Key: key, ...toS3Headers(headers) },
-          ...{ ContentLength: sizeBytes, Body: body, ...echo },
-        });
-        return await connection.client.send(command, { abortSignal: attempt.signal });
-      },
-    );
-    return answer;
-  });
+  const output = await connection.request(
+    { doing, signal, holdsBytes: S3_TRANSFER_BYTES },
+    async (attempt) => {
+      const echo = checksumHeader(connection, crc32c);
+      const answer = await sendBody<PutObjectCommandOutput>(
+        { sources: checked, attempt, isObject: true },
+        async (body) => {
+          const command = new PutObjectCommand({
+            ...{ Bucket: connection.bucket, Key: key, ...toS3Headers(headers) },
+            ...{ ContentLength: sizeBytes, Body: body, ...echo },
+          });
+          return await connection.client.send(command, { abortSignal: attempt.signal });
+        },
+      );
+      return answer;
+    },
+  );
   const object = {
     sizeBytes,
     etag: unquoteEtag(output.ETag) ?? '',
@@ -172,22 +180,24 @@ async function sendPart(
 ): Promise<{ readonly part: CompletedPart; readonly isVerified: boolean }> {
   const { sizeBytes, crc32c } = part.content;
   const doing = `putting part ${part.number} of ${upload.key}`;
-  return await connection.request({ doing, signal, isTransfer: true }, async (attempt) => {
-    const checksum = checksumHeader(connection, crc32c);
-    const output = await sendBody(
-      { sources: part.slices, attempt, isObject: false },
-      async (body) => {
-        const command = new UploadPartCommand({
-          ...{ Bucket: upload.bucket, Key: upload.key, UploadId: upload.uploadId },
-          ...{ PartNumber: part.number, ContentLength: sizeBytes, Body: body, ...checksum },
-        });
-        return await connection.client.send(command, { abortSignal: attempt.signal });
-      },
-    );
-    const isVerified = isEchoed(output.ChecksumCRC32C, crc32c, doing);
-    const completed = { PartNumber: part.number, ETag: output.ETag };
-    return { part: isVerified ? { ...completed, ...checksum } : completed, isVerified };
-  });
+  return await connection.request(
+    { doing, signal, holdsBytes: S3_TRANSFER_BYTES },
+    async (attempt) => {
+      const checksum = checksumHeader(connection, crc32c);
+      const output = await sendBody(
+        { sources: part.slices, attempt, isObject: false },
+        async (body) => {
+          const command = new UploadPartCommand({
+            ...{ Bucket: upload.bucket, Key: upload.key, UploadId: upload.uploadId },
+            ...{ PartNumber: part.number, ContentLength: sizeBytes, Body: body, ...checksum },
+          });
+          return await connection.client.send(command, { abortSignal: attempt.signal });
+        },
+      );
+      const isVerified = isEchoed(output.ChecksumCRC32C, crc32c, doing);
+      return { part: { PartNumber: part.number, ETag: output.ETag, ...checksum }, isVerified };
+    },
+  );
 }
 
 /** A body of files for one attempt, which are closed when it has ended, however it did. */

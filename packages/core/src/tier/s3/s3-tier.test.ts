@@ -1,0 +1,191 @@
+/** What needs no object store: the worker's life, and answers of a server that is none. The rest: server/e2e/s3-tier.test.ts. */
+import { once } from 'node:events';
+import { writeFile } from 'node:fs/promises';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import type { Worker } from 'node:worker_threads';
+import { expect, onTestFinished, test } from 'vitest';
+import { tempDir } from '../../../../testkit/src/temp-dir.ts';
+import { parseS3Location } from './s3-location.ts';
+import { createS3Thread, startS3Worker } from './s3-thread.ts';
+import { openS3Tier, type S3Tier, type S3TierOptions } from './s3-tier.ts';
+
+const CREDENTIALS = {
+  accessKeyId: 'AKIAOFTHETEST',
+  secretAccessKey: 'secret-of-the-test',
+  sessionToken: 'token-of-the-test',
+};
+
+type Answer = (request: IncomingMessage, response: ServerResponse) => void;
+
+async function setUp(
+  answer: Answer,
+  options: Partial<S3TierOptions> = {},
+): Promise<{ tier: S3Tier; workers: Worker[]; location: string }> {
+  const server = createServer(answer).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  const workers: Worker[] = [];
+  const thread = createS3Thread(() => {
+    workers.push(startS3Worker());
+    return workers.at(-1) as Worker;
+  });
+  const location = `s3://bucket/prefix?endpoint=${encodeURIComponent(`http://127.0.0.1:${port}`)}`;
+  const tier = openS3Tier({
+    ...{ target: parseS3Location(location, { allowsEndpoint: true }), names: 'bucket/key', thread },
+    ...{ credentials: CREDENTIALS, settings: { attempts: 1, retryDelayMs: 1 }, ...options },
+  });
+  onTestFinished(async () => {
+    await tier.close();
+    server.closeAllConnections();
+    server.close();
+  });
+  return { tier, workers, location };
+}
+
+const refuse =
+  (status: number, code: string): Answer =>
+  (request, response) => {
+    request.resume();
+    // As AWS does, which repeats the key.
+    const body = `<Error><Code>${code}</Code><Message>said of ${CREDENTIALS.accessKeyId}</Message><AWSAccessKeyId>${CREDENTIALS.accessKeyId}</AWSAccessKeyId></Error>`;
+    response.writeHead(status, { 'content-type': 'application/xml' }).end(body);
+  };
+
+async function source(sizeBytes: number): Promise<Parameters<S3Tier['put']>[1]> {
+  const file = join(await tempDir(), 'file');
+  await writeFile(file, Buffer.alloc(sizeBytes, 7));
+  return [{ file, offset: 0, length: sizeBytes, crc32c: null }];
+}
+
+test('opening starts no worker; a worker that dies fails its calls, and the next call starts another', async () => {
+  let isSilent = true;
+  const silence = Promise.withResolvers<void>();
+  const { tier, workers } = await setUp((request, response) => {
+    if (isSilent) silence.resolve();
+    else if (request.url?.startsWith('/bucket/prefix/') === true) response.writeHead(404).end();
+    else response.writeHead(200).end();
+  });
+  expect(workers.length).toBe(0);
+  const calls = [tier.head('b/one'), tier.head('b/two')].map(
+    async (call) => await call.catch((error: unknown) => error),
+  );
+  await silence.promise;
+  await workers[0]?.terminate();
+  for (const call of calls) {
+    expect(await call).toMatchObject({ code: 'io_failed', details: { retryable: true } });
+  }
+  isSilent = false;
+  expect(await tier.head('b/one')).toBeUndefined();
+  expect(workers.length).toBe(2);
+});
+
+test('two tiers share a worker; it ends with the last, and calls after closing are refused', async () => {
+  const found: Answer = (_, response) =>
+    response.writeHead(200, { 'content-length': '5', etag: '"e"' }).end();
+  const { tier, workers, location } = await setUp(found);
+  const target = parseS3Location(location, { allowsEndpoint: true });
+  const thread = createS3Thread(() => startS3Worker());
+  const others = [1, 2].map(() =>
+    openS3Tier({ target, credentials: CREDENTIALS, names: 'bucket/key', thread }),
+  ) as [S3Tier, S3Tier];
+  expect(await tier.head('b/k')).toMatchObject({ sizeBytes: 5, etag: 'e' });
+  expect(await others[0].head('b/k')).toMatchObject({ sizeBytes: 5 });
+  await others[0].close();
+  expect(await others[1].head('b/k')).toMatchObject({ sizeBytes: 5 });
+  await others[1].close();
+  await expect(others[1].head('b/k')).rejects.toMatchObject({ code: 'draining' });
+  const ended = once(workers[0] as Worker, 'exit');
+  await tier.close();
+  await ended;
+});
+
+test('closing ends a call that hangs', async () => {
+  const asked = Promise.withResolvers<void>();
+  const { tier } = await setUp(() => asked.resolve());
+  const call = tier.head('b/k').catch((error: unknown) => error);
+  await asked.promise;
+  await tier.close();
+  expect(await call).toMatchObject({ code: 'aborted' });
+});
+
+test('refusals say what to check, are not tried again, and repeat no credentials', async () => {
+  let current = refuse(500, 'None');
+  const { tier } = await setUp((request, response) => current(request, response));
+  for (const [status, code, hint] of [
+    [403, 'InvalidAccessKeyId', 'does not know this access key'],
+    [403, 'SignatureDoesNotMatch', 'the secret key does not belong'],
+    [403, 'AccessDenied', 'check that these credentials may'],
+    [401, 'Unauthorized', 'check that these credentials may'],
+    [400, 'ExpiredToken', 'the session token has expired'],
+    [403, 'SomethingNew', 'check that these credentials may'],
+  ] as const) {
+    current = refuse(status, code);
+    const error = (await tier.put('b/k', await source(5)).catch((e: unknown) => e)) as Error;
+    expect(error).toMatchObject({
+      code: 'io_failed',
+      details: { status, s3Code: code, retryable: false },
+    });
+    expect(error.message).toContain(hint);
+    const shown = JSON.stringify([error, error.message, error.stack, error.cause, tier.location]);
+    for (const secret of Object.values(CREDENTIALS)) expect(shown).not.toContain(secret);
+  }
+});
+
+test('each answer has its code', async () => {
+  let current = refuse(500, 'None');
+  const { tier } = await setUp((request, response) => current(request, response));
+  for (const [status, s3Code, expected] of [
+    [503, 'SlowDown', { code: 'io_failed', details: { retryable: true } }],
+    [500, 'InternalError', { code: 'io_failed', details: { retryable: true } }],
+    [429, 'TooManyRequests', { code: 'io_failed', details: { retryable: true } }],
+    [507, 'Whatever', { code: 'tier_full' }],
+    [403, 'QuotaExceeded', { code: 'tier_full' }],
+    [400, 'KeyTooLongError', { code: 'name_invalid' }],
+    [400, 'EntityTooLarge', { code: 'too_large' }],
+    [404, 'NoSuchBucket', { code: 'io_failed', details: { retryable: false } }],
+    [400, 'Unknown', { code: 'io_failed', details: { retryable: false, status: 400 } }],
+  ] as const) {
+    current = refuse(status, s3Code);
+    await expect(tier.put('b/k', await source(5))).rejects.toMatchObject(expected);
+  }
+});
+
+test('an answer of another range than asked for is never taken for content', async () => {
+  const ranges: Answer = (_, response) =>
+    response
+      .writeHead(206, { 'content-length': '4', 'content-range': 'bytes 4-7/100', etag: '"e"' })
+      .end('abcd');
+  const { tier } = await setUp(ranges);
+  const target = Buffer.alloc(4);
+  await tier.read('b/k', target, 4);
+  expect(target.toString()).toBe('abcd');
+  await expect(tier.read('b/k', target, 0)).rejects.toMatchObject({ code: 'io_failed' });
+  await expect(tier.read('b/k', target, 98)).rejects.toMatchObject({ code: 'range_invalid' });
+});
+
+test('a store that refuses checksums gets none, and what it stored is read back', async () => {
+  let stored = Buffer.alloc(0);
+  const gets: string[] = [];
+  const { tier } = await setUp((request, response) => {
+    const refusal = refuse(501, 'NotImplemented');
+    if (request.method === 'GET') {
+      gets.push(request.url ?? '');
+      const range = `bytes 0-${stored.length - 1}/${stored.length}`;
+      const head = { 'content-length': stored.length, 'content-range': range, etag: '"e"' };
+      response.writeHead(206, head).end(stored);
+    } else if ('x-amz-checksum-crc32c' in request.headers) refusal(request, response);
+    else {
+      const chunks: Buffer[] = [];
+      request.on('data', (chunk: Buffer) => chunks.push(chunk));
+      request.on('end', () => {
+        stored = Buffer.concat(chunks);
+        response.writeHead(200, { etag: '"e"' }).end();
+      });
+    }
+  });
+  expect(await tier.put('b/k', await source(5))).toMatchObject({ sizeBytes: 5, etag: 'e' });
+  expect(stored.toString('hex')).toBe('0707070707');
+  expect(gets.length).toBe(1);
+});
