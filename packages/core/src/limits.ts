@@ -51,9 +51,8 @@ export const REMOTE_NAME_BYTES_MAX = 3 * KiB;
 /** Of a key in S3, in UTF-8. */
 export const S3_KEY_BYTES_MAX = 1024;
 
-/** S3's own: of a multipart upload, of a part but the last, of a part and of what one request stores or copies. */
+/** S3's own: of a multipart upload; of a part, and of what one request copies. */
 export const S3_PARTS_MAX = 10_000;
-export const S3_PART_BYTES_MIN = 5 * MiB;
 export const S3_PART_BYTES_MAX = 5 * GiB;
 
 /** User metadata of an object in S3, names and values together. */
@@ -102,6 +101,6 @@ export const DURABLE_DIRECTORIES_MAX = 4096;
 
 assert(SYNC_IO_BYTES_MAX < MOVER_BUFFER_BYTES, 'synchronous calls move less than one buffer');
 assert(MOVER_SYNC_EVERY_BYTES % MOVER_BUFFER_BYTES === 0, 'write-back falls between two buffers');
-assert(S3_PART_BYTES >= S3_PART_BYTES_MIN, 'S3 takes no smaller part');
+assert(S3_PART_BYTES >= 5 * MiB, 'S3 takes no smaller part');
 assert(S3_SINGLE_PUT_BYTES_MAX >= S3_PART_BYTES, 'what goes in parts has more than one');
 assert(S3_RANGE_BYTES <= S3_TRANSFERS_BYTES_MAX, 'one read fits into the memory of all');

@@ -47,7 +47,7 @@ export interface ProxiedRequest {
   readonly headers: IncomingHttpHeaders;
 }
 
-export interface HarmOptions {
+interface HarmOptions {
   readonly when: (request: ProxiedRequest) => boolean;
   /** Default: every one. */
   readonly times?: number;

@@ -86,11 +86,22 @@ export class S3Connection {
         return await this.#attempt(options, work);
       } catch (error) {
         if (isAborted(error)) throw error;
-        const failure = toS3Error(error, doing, this.bucket);
+        const failure = this.toError(error, doing);
         if (!isRetryable(failure) || attempt >= attempts) throw failure;
       }
       await this.#pause(attempt, signal);
     }
+  }
+
+  /** In the codes of the protocol, and without what the store may have repeated of the credentials. */
+  toError(error: unknown, doing: string): StoreError {
+    const { accessKeyId, secretAccessKey, sessionToken } = this.config.credentials ?? {};
+    const secrets = [accessKeyId, secretAccessKey, sessionToken].flatMap((secret) =>
+      secret === undefined || secret === '' ? [] : [secret],
+    );
+    const hide = (text: string): string =>
+      secrets.reduce((hidden, secret) => hidden.replaceAll(secret, '…'), text);
+    return toS3Error(error, { doing, bucket: this.bucket, hide });
   }
 
   destroy(): void {
@@ -143,7 +154,7 @@ export function stopIfAborted(signal: AbortSignal): void {
   if (signal.aborted) throw aborted();
 }
 
-export function isAborted(error: unknown): boolean {
+function isAborted(error: unknown): boolean {
   return error instanceof StoreError && error.code === 'aborted';
 }
 

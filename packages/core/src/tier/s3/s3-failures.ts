@@ -1,8 +1,8 @@
 /**
  * What an object store or the way to it answers, in the codes of the protocol. In the worker only.
  *
- * `io_failed` carries `status` (0: no answer), `s3Code` and `retryable`. Texts of the store are passed on only where they
- * are about the request: what answers a wrong signature may repeat the key.
+ * `io_failed` carries `status` (0: no answer), `s3Code` and `retryable`. Texts of the store are passed on only where no
+ * hint of ours says more, and without the credentials that they may repeat.
  */
 import { StoreError, type StoreErrorCode } from '@ebb/protocol';
 import { errnoOf } from '../fs-error.ts';
@@ -58,16 +58,24 @@ const HINTS: Readonly<Record<string, string>> = {
   PermanentRedirect: 'the bucket lies elsewhere; check `region` and `endpoint` in the location',
 };
 
-/** @param doing `putting KEY`: the beginning of the message. */
-export function toS3Error(error: unknown, doing: string, bucket: string): StoreError {
+interface Subject {
+  /** `putting KEY`: the beginning of the message. */
+  readonly doing: string;
+  readonly bucket: string;
+  /** Takes credentials out of a text. */
+  readonly hide: (text: string) => string;
+}
+
+export function toS3Error(error: unknown, subject: Subject): StoreError {
   if (error instanceof StoreError) return error;
   const failure = findServiceFailure(error);
-  if (failure === undefined) return toConnectionError(error, doing);
+  if (failure === undefined) return toConnectionError(error, subject);
+  const { doing, bucket, hide } = subject;
   const { status, s3Code } = failure;
   const code = findCode(failure);
   const isRetryable =
     code === 'io_failed' && (status >= 500 || status === 429 || RETRYABLE_CODES.has(s3Code));
-  return new StoreError(code, `${doing}: ${explain(failure, code, bucket)}`, {
+  return new StoreError(code, `${doing}: ${hide(explain(failure, code, bucket))}`, {
     status,
     s3Code,
     retryable: isRetryable && status !== 501,
@@ -122,7 +130,7 @@ function explain(failure: ServiceFailure, code: StoreErrorCode, bucket: string):
 }
 
 /** No answer: DNS, refused, reset, timed out, cut, or no credentials to ask with. */
-function toConnectionError(error: unknown, doing: string): StoreError {
+function toConnectionError(error: unknown, { doing, hide }: Subject): StoreError {
   const { name, message } = error instanceof Error ? error : new Error(String(error));
   const details = { status: 0, s3Code: '', errno: errnoOf(error), retryable: true };
   if (/Credentials|TokenProvider/.test(name)) {
@@ -130,10 +138,10 @@ function toConnectionError(error: unknown, doing: string): StoreError {
       'no credentials found; give an access key, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role of this machine';
     return new StoreError('io_failed', `${doing}: ${found}`, details);
   }
-  if (/^Region is missing/.test(message)) {
+  if (message.startsWith('Region is missing')) {
     return new StoreError('io_failed', `${doing}: no region; name it in the location`, details);
   }
   // The SDK adds to what it could not parse an advice on how to print it.
-  const reason = message.split('\n')[0]?.slice(0, 300) ?? '';
+  const reason = hide(message.split('\n')[0]?.slice(0, 300) ?? '');
   return new StoreError('io_failed', `${doing}: ${reason === '' ? name : reason}`, details);
 }

@@ -5,7 +5,7 @@
 import { S3_METADATA_BYTES_MAX } from '../../limits.ts';
 import type { RemoteHeaders } from '../tier.ts';
 
-export const DEFAULT_CONTENT_TYPE = 'application/octet-stream';
+const DEFAULT_CONTENT_TYPE = 'application/octet-stream';
 
 export function toS3Headers({ contentType, metadata }: RemoteHeaders): {
   readonly ContentType: string;

@@ -25,7 +25,7 @@ export interface S3Names {
   findListing(prefix: string): S3Listing | undefined;
 }
 
-export interface S3Listing {
+interface S3Listing {
   readonly keyPrefix: string;
   /** Undefined for a key that is none of ours, or whose name does not start with the prefix. */
   findName(key: string): string | undefined;

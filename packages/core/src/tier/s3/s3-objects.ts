@@ -8,7 +8,7 @@ import {
 import { isStoreError } from '@ebb/protocol';
 import type { RemoteHeaders, RemoteObject } from '../tier.ts';
 import type { S3Connection } from './s3-connection.ts';
-import { s3CodeOf, toS3Error } from './s3-failures.ts';
+import { s3CodeOf } from './s3-failures.ts';
 import { fromS3Headers } from './s3-headers.ts';
 import type { S3Calls } from './s3-protocol.ts';
 
@@ -47,8 +47,8 @@ async function assertBucket(connection: S3Connection, signal: AbortSignal): Prom
       const command = new HeadBucketCommand({ Bucket: bucket });
       await client.send(command, { abortSignal: attempt.signal });
     } catch (error) {
-      if (!isStoreError(toS3Error(error, doing, bucket), 'data_lost')) throw error;
-      throw toS3Error(Object.assign(error as Error, { name: 'NoSuchBucket' }), doing, bucket);
+      if (!isStoreError(connection.toError(error, doing), 'data_lost')) throw error;
+      throw Object.assign(error as Error, { name: 'NoSuchBucket' });
     }
   });
 }

@@ -1,15 +1,14 @@
 /** What needs no object store: the worker's life, and answers of a server that is none. The rest: server/e2e/s3-tier.test.ts. */
 import { once } from 'node:events';
 import { writeFile } from 'node:fs/promises';
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import type { Worker } from 'node:worker_threads';
 import { expect, onTestFinished, test } from 'vitest';
+import { type HttpAnswer, startAnsweringServer } from '../../../../testkit/src/answering-server.ts';
 import { tempDir } from '../../../../testkit/src/temp-dir.ts';
 import { parseS3Location } from './s3-location.ts';
-import { createS3Thread, startS3Worker } from './s3-thread.ts';
-import { openS3Tier, type S3Tier, type S3TierOptions } from './s3-tier.ts';
+import { createS3Thread, type S3Thread, startS3Worker } from './s3-thread.ts';
+import { openS3Tier, type S3Tier } from './s3-tier.ts';
 
 const CREDENTIALS = {
   accessKeyId: 'AKIAOFTHETEST',
@@ -17,35 +16,32 @@ const CREDENTIALS = {
   sessionToken: 'token-of-the-test',
 };
 
-type Answer = (request: IncomingMessage, response: ServerResponse) => void;
-
 async function setUp(
-  answer: Answer,
-  options: Partial<S3TierOptions> = {},
-): Promise<{ tier: S3Tier; workers: Worker[]; location: string }> {
-  const server = createServer(answer).listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
+  answer: HttpAnswer,
+): Promise<{ tier: S3Tier; workers: Worker[]; thread: S3Thread; location: string }> {
+  const server = await startAnsweringServer(answer);
   const workers: Worker[] = [];
   const thread = createS3Thread(() => {
     workers.push(startS3Worker());
     return workers.at(-1) as Worker;
   });
-  const location = `s3://bucket/prefix?endpoint=${encodeURIComponent(`http://127.0.0.1:${port}`)}`;
+  const location = `s3://bucket/prefix?endpoint=${encodeURIComponent(server.url)}`;
   const tier = openS3Tier({
-    ...{ target: parseS3Location(location, { allowsEndpoint: true }), names: 'bucket/key', thread },
-    ...{ credentials: CREDENTIALS, settings: { attempts: 1, retryDelayMs: 1 }, ...options },
+    target: parseS3Location(location, { allowsEndpoint: true }),
+    names: 'bucket/key',
+    thread,
+    credentials: CREDENTIALS,
+    settings: { attempts: 1, retryDelayMs: 1 },
   });
   onTestFinished(async () => {
     await tier.close();
-    server.closeAllConnections();
-    server.close();
+    await server[Symbol.asyncDispose]();
   });
-  return { tier, workers, location };
+  return { tier, workers, thread, location };
 }
 
 const refuse =
-  (status: number, code: string): Answer =>
+  (status: number, code: string): HttpAnswer =>
   (request, response) => {
     request.resume();
     // As AWS does, which repeats the key.
@@ -81,23 +77,20 @@ test('opening starts no worker; a worker that dies fails its calls, and the next
   expect(workers.length).toBe(2);
 });
 
-test('two tiers share a worker; it ends with the last, and calls after closing are refused', async () => {
-  const found: Answer = (_, response) =>
+test('tiers share a worker; it ends with the last, and calls after closing are refused', async () => {
+  const found: HttpAnswer = (_, response) =>
     response.writeHead(200, { 'content-length': '5', etag: '"e"' }).end();
-  const { tier, workers, location } = await setUp(found);
+  const { tier, workers, thread, location } = await setUp(found);
   const target = parseS3Location(location, { allowsEndpoint: true });
-  const thread = createS3Thread(() => startS3Worker());
-  const others = [1, 2].map(() =>
-    openS3Tier({ target, credentials: CREDENTIALS, names: 'bucket/key', thread }),
-  ) as [S3Tier, S3Tier];
+  const other = openS3Tier({ target, credentials: CREDENTIALS, names: 'bucket/key', thread });
   expect(await tier.head('b/k')).toMatchObject({ sizeBytes: 5, etag: 'e' });
-  expect(await others[0].head('b/k')).toMatchObject({ sizeBytes: 5 });
-  await others[0].close();
-  expect(await others[1].head('b/k')).toMatchObject({ sizeBytes: 5 });
-  await others[1].close();
-  await expect(others[1].head('b/k')).rejects.toMatchObject({ code: 'draining' });
-  const ended = once(workers[0] as Worker, 'exit');
+  expect(await other.head('b/k')).toMatchObject({ sizeBytes: 5 });
   await tier.close();
+  await expect(tier.head('b/k')).rejects.toMatchObject({ code: 'draining' });
+  expect(await other.head('b/k')).toMatchObject({ sizeBytes: 5 });
+  expect(workers.length).toBe(1);
+  const ended = once(workers[0] as Worker, 'exit');
+  await other.close();
   await ended;
 });
 
@@ -119,6 +112,7 @@ test('refusals say what to check, are not tried again, and repeat no credentials
     [403, 'AccessDenied', 'check that these credentials may'],
     [401, 'Unauthorized', 'check that these credentials may'],
     [400, 'ExpiredToken', 'the session token has expired'],
+    [400, 'Unheard', 'the store answered 400 Unheard: said of'],
     [403, 'SomethingNew', 'check that these credentials may'],
   ] as const) {
     current = refuse(status, code);
@@ -153,7 +147,7 @@ test('each answer has its code', async () => {
 });
 
 test('an answer of another range than asked for is never taken for content', async () => {
-  const ranges: Answer = (_, response) =>
+  const ranges: HttpAnswer = (_, response) =>
     response
       .writeHead(206, { 'content-length': '4', 'content-range': 'bytes 4-7/100', etag: '"e"' })
       .end('abcd');

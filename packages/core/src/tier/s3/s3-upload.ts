@@ -211,11 +211,11 @@ async function sendBody<T>(
 ): Promise<T> {
   const { sources, attempt, isObject } = body;
   if (lengthOf(sources) === 0) return await send(new Uint8Array(0));
-  const { stream, close } = openBody(sources, attempt, { isObject });
+  const opened = openBody(sources, attempt, { isObject });
   try {
-    return await send(stream);
+    return await send(opened.stream);
   } finally {
-    await close();
+    await opened.close();
   }
 }
 

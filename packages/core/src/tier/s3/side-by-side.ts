@@ -15,7 +15,7 @@ export async function runSideBySide(
   const failed = new AbortController();
   const stop = AbortSignal.any([signal, failed.signal]);
   let next = 0;
-  let failure: unknown;
+  let failure: Error | undefined;
   const lane = async (): Promise<void> => {
     while (next < count && !stop.aborted) {
       const index = next;
@@ -23,7 +23,7 @@ export async function runSideBySide(
       try {
         await work(index, stop);
       } catch (error) {
-        failure ??= error;
+        failure ??= error instanceof Error ? error : new Error(String(error));
         failed.abort();
       }
     }
