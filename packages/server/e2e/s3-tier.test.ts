@@ -183,7 +183,7 @@ function describeStorage(store: () => ObjectStore, openTier: OpenTier): void {
     }
   });
 
-  test('uploads of a killed process are aborted by the next, and those of others stay', async () => {
+  test('uploads of a killed process (its credentials from the environment) are aborted by the next, and those of others stay', async () => {
     const foreign = { Bucket: 'tier', Key: 'killed/b/killed' };
     const { UploadId } = await store().client.send(new CreateMultipartUploadCommand(foreign));
     await using proxy = await startFaultyProxy(store().url);
@@ -192,10 +192,18 @@ function describeStorage(store: () => ObjectStore, openTier: OpenTier): void {
     const location = `s3://tier/killed?endpoint=${encodeURIComponent(proxy.url)}`;
     const { file, content } = await localFile(20 * MiB);
     const harmed = proxy.harmed();
-    const child = spawn(OWN_NODE, [
-      ...['--conditions=source', KILLED_PUT, location, JSON.stringify(store().credentials)],
-      ...[journal, file, String(content.length)],
-    ]);
+    const { accessKeyId, secretAccessKey } = store().credentials;
+    const child = spawn(
+      OWN_NODE,
+      ['--conditions=source', KILLED_PUT, location, journal, file, String(content.length)],
+      {
+        env: {
+          ...process.env,
+          AWS_ACCESS_KEY_ID: accessKeyId,
+          AWS_SECRET_ACCESS_KEY: secretAccessKey,
+        },
+      },
+    );
     await harmed;
     const exited = once(child, 'exit');
     child.kill('SIGKILL');

@@ -1,8 +1,7 @@
-/** Begins a put and is killed in the midst of it: a process of its own for s3-tier.test.ts. */
+/** Begins a put and is killed in the midst of it: a process of its own for s3-tier.test.ts, with credentials from its environment. */
 import { openS3Tier, parseS3Location } from '@ebb/core';
 
-const [location, credentials, uploadJournal, file, length] = process.argv.slice(2) as [
-  string,
+const [location, uploadJournal, file, length] = process.argv.slice(2) as [
   string,
   string,
   string,
@@ -10,7 +9,6 @@ const [location, credentials, uploadJournal, file, length] = process.argv.slice(
 ];
 const tier = openS3Tier({
   target: parseS3Location(location, { allowsEndpoint: true }),
-  credentials: JSON.parse(credentials),
   names: 'bucket/key',
   uploadJournal,
 });
