@@ -16,8 +16,10 @@ import {
   type ShuffleInfo,
   type Status,
   StoreError,
+  type SyncResponse,
   shuffleInfoSchema,
   statusSchema,
+  syncResponseSchema,
   type VerifyResponse,
   verifyResponseSchema,
   type Why,
@@ -122,6 +124,11 @@ export interface EbbClient extends AsyncDisposable {
       readonly prefix?: string | undefined;
     },
   ): Promise<VerifyResponse>;
+  /** Takes in what others put into the bucket in the remote tier; `remove`: what went there goes. No bytes are read. */
+  sync(
+    bucket: string,
+    options?: Abortable & { readonly prefix?: string; readonly remove?: boolean },
+  ): Promise<SyncResponse>;
   gc(options?: Abortable): Promise<GcResponse>;
   close(): Promise<void>;
 }
@@ -312,6 +319,18 @@ class Client implements EbbClient {
     const { bucket, prefix, signal } = this.#with(options);
     return this.#http.json('POST', PATHS.verify, verifyResponseSchema, {
       query: { bucket, prefix },
+      idempotent: true,
+      signal,
+    });
+  }
+
+  sync(
+    bucket: string,
+    options: Abortable & { readonly prefix?: string; readonly remove?: boolean } = {},
+  ): Promise<SyncResponse> {
+    const { signal, prefix, remove } = this.#with(options);
+    return this.#http.json('POST', bucketPath(PATHS.sync, bucket), syncResponseSchema, {
+      body: { prefix, remove },
       idempotent: true,
       signal,
     });

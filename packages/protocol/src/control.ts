@@ -179,6 +179,21 @@ export const verifyResponseSchema = z.object({
 });
 export type VerifyResponse = z.infer<typeof verifyResponseSchema>;
 
+export const syncRequestSchema = z.object({
+  prefix: z.string().default(''),
+  /** What went in the remote tier goes here too. */
+  remove: z.boolean().default(false),
+});
+export const syncResponseSchema = z.object({
+  added: z.number(),
+  updated: z.number().describe('changed in the remote tier by others'),
+  removed: z.number(),
+  unchanged: z.number(),
+  bytes: z.number().describe('of those added and updated; none was read'),
+  refused: z.array(z.object({ key: z.string(), problem: z.string() })),
+});
+export type SyncResponse = z.infer<typeof syncResponseSchema>;
+
 export const gcResponseSchema = z.object({
   expiredStagings: z.number(),
   orphanFiles: z.number(),

@@ -10,6 +10,7 @@ export const PATHS = {
   bucket: '/v1/buckets/{bucket}',
   objects: '/v1/buckets/{bucket}/objects',
   object: '/v1/buckets/{bucket}/objects/{key}',
+  sync: '/v1/buckets/{bucket}/sync',
   copy: '/v1/copy',
   rename: '/v1/rename',
   pin: '/v1/pin',

@@ -6,7 +6,6 @@ import {
   type Catalog,
   createMover,
   type ObjectStore,
-  openDirectoryTier,
   openFileTier,
   openObjectStore,
   openSqliteCatalog,
@@ -25,6 +24,7 @@ import { createRequestHandler, type RequestHandler } from './http/request-handle
 import { PIECE_BYTES, PIECES_KEPT, PIECES_MAX } from './limits.ts';
 import { createMetrics, type Metrics } from './metrics.ts';
 import { openProbeFile } from './probe-file.ts';
+import { openRemote, RemoteChoice } from './remotes.ts';
 import { createS3Surface, type S3Surface } from './s3/surface.ts';
 import type { NodeFacts, NodeState, Services } from './services.ts';
 
@@ -118,7 +118,9 @@ export async function openServices(
     });
     const local = store.tiers().filter(({ tier }) => tier !== 2);
     const probe = openProbeFile(local.map(({ location }) => location));
-    const services = { store, shuffles, metrics: frame.metrics, log, node: frame.facts, probe };
+    const remotes = new RemoteChoice(config.remotes);
+    const { metrics, facts: node } = frame;
+    const services = { store, shuffles, metrics, log, node, probe, remotes };
     frame.metrics.attach({ store, shuffles, connections: frame.facts.connections });
     frame.handler.attach(services);
     frame.s3?.attach(store);
@@ -158,7 +160,7 @@ async function openStore(
       poolBytesMax: 0,
     });
     opened.push(disk);
-    const remote = await openDirectoryTier({ root: config.remoteDir, nodeId, mover });
+    const remote = await openRemote(config.remotes, { nodeId, mover, dataDir: config.dataDir });
     opened.push(remote);
     return await openObjectStore({
       ...{ catalog, memory, disk, remote, mover },
@@ -166,6 +168,8 @@ async function openStore(
         memoryMarks: config.memoryMarks,
         diskMarks: config.diskMarks,
         stagingTtlMs: config.stagingTtlMs,
+        spoolBytesMax: config.spoolBytesMax,
+        spoolAgeMsMax: config.spoolAgeMsMax,
       },
       observer: {
         ...metrics.storeObserver,

@@ -43,7 +43,7 @@ describe('defaults', () => {
       dataDir: '/home/ann/.local/share/ebb',
       memoryLimitBytes: 4 * GiB,
       diskLimitBytes: 48 * GiB,
-      remoteDir: '/home/ann/.local/share/ebb/remote',
+      remotes: { own: { directory: '/home/ann/.local/share/ebb/remote' } },
       listen: { host: '127.0.0.1', port: 9700 },
       socketPath: '/home/ann/.local/share/ebb/ebb.sock',
       poolBytesMax: 2 * GiB,
@@ -115,7 +115,10 @@ test.each([
   ['listen', '[::]:9700', 'credentials'],
   ['listen', '127.0.0.1', 'HOST:PORT'],
   ['listen', '127.0.0.1:70000', '65535'],
-  ['remote', 's3://bucket', 'not offered yet'],
+  ['remote', 's3://Bad_Bucket', 'lower-case letters'],
+  ['remote', 's3://bucket?secret=x', 'credentials do not belong'],
+  ['remote', 'http://host/x', 'file:///DIR'],
+  ['remote', 'file://host/x', 'absolute directory'],
   ['remote', 'relative/dir', 'file:///DIR'],
   ['memoryLimit', '1KiB', 'at least 64KiB'],
   ['memoryLimit', '200GiB', '100 GiB in all'],
@@ -198,5 +201,57 @@ describe('the S3 surface', () => {
     const complaints = complaintsOf({ s3Keys: '/etc/keys' }, { env, readFile: () => file });
     expect(complaints).toHaveLength(1);
     expect(complaints.join()).not.toContain(SECRET);
+  });
+});
+
+describe('the remote tier', () => {
+  const file = (value: unknown, more: Record<string, string> = {}): Partial<ConfigHost> => ({
+    readFile: (path) => more[path] ?? JSON.stringify(value),
+  });
+  const url = 's3://lake/raw?endpoint=http%3A%2F%2F127.0.0.1%3A9000&region=eu-west-1';
+
+  test('is a bucket of S3 with the credentials of the environment, or one that a file names', () => {
+    const plain = loadConfig({ flags: { remote: url } }, host()).remotes;
+    expect(plain.own).toMatchObject({
+      target: { bucket: 'lake', prefix: 'raw', endpoint: 'http://127.0.0.1:9000', pathStyle: true },
+      layout: 'bucket/key',
+    });
+    const credentials = { accessKeyId: 'id', secretAccessKey: 'secret' };
+    const named = loadConfig(
+      { flags: { remotes: 'remotes.json', remote: 'mine' } },
+      host(
+        file(
+          {
+            mine: { url, layout: 'bucket/key', credentials },
+            theirs: { url: 's3://theirs', credentialsFile: '/run/secrets/theirs' },
+          },
+          { '/run/secrets/theirs': JSON.stringify({ ...credentials, sessionToken: 'token' }) },
+        ),
+      ),
+    ).remotes;
+    expect(named.own).toBe(named.named.get('mine'));
+    expect(named.own).toMatchObject({ credentials, layout: 'bucket/key' });
+    expect(named.named.get('theirs')).toMatchObject({
+      credentials: { ...credentials, sessionToken: 'token' },
+      layout: 'key',
+    });
+  });
+
+  test.each([
+    [{ 'no good': { url } }, 'at most 63'],
+    [{ a: { url, region: 'x' } }, 'a'],
+    [{ a: { url: 's3://SECRET@x' } }, 'credentials do not belong'],
+    [{ a: { url, credentials: { accessKeyId: 'SECRET' } } }, 'a.credentials.secretAccessKey'],
+    [['SECRET'], 'one JSON object'],
+    [{ a: { url, credentialsFile: '/missing' } }, 'cannot be read'],
+  ])('a file that is wrong is told without what is in it: %j', (value, rule) => {
+    const readFile = (path: string): string => {
+      if (path === '/missing') throw new Error('ENOENT SECRET');
+      return JSON.stringify(value);
+    };
+    const complaints = complaintsOf({ remotes: 'remotes.json' }, { readFile }).join('\n');
+    expect(complaints).toContain('remotes');
+    expect(complaints).toContain(rule);
+    expect(complaints).not.toContain('SECRET');
   });
 });

@@ -10,8 +10,10 @@ import { readdirSync, readFileSync, statfsSync, statSync } from 'node:fs';
 import { homedir, totalmem } from 'node:os';
 import { isAbsolute, join, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
+import { parseS3Location } from '@ebb/core';
 import { formatBytes, KiB, MiB, parseBytes, parseDuration, StoreError } from '@ebb/protocol';
 import { z } from 'zod';
+import { type OwnRemote, parseRemotesFile, type RemotesConfig, type S3Remote } from './remotes.ts';
 import { type AccessKey, keyFileSchema } from './s3/auth/key-ring.ts';
 
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
@@ -62,8 +64,26 @@ export const configSchema = z.object({
   }),
   remote: z.string().optional().meta({
     value: 'URL',
-    means: 'the remote tier: file:///DIR (s3:// is not offered yet)',
+    means:
+      'the remote tier: file:///DIR, s3://BUCKET/PREFIX?endpoint=URL&region=REGION&pathStyle=true, or a name from --remotes',
     default: 'file://<data>/remote',
+  }),
+  remotes: z.string().min(1, 'a file').optional().meta({
+    value: 'FILE',
+    means:
+      'places for the remote tier with credentials of their own, as JSON by name; buckets choose one by its name. Without credentials the AWS SDK looks for them (environment, files, mounted tokens)',
+    default: 'none',
+  }),
+  spoolLimit: quantity(parseBytes).optional().meta({
+    value: 'SIZE',
+    means:
+      'most bytes that may wait for the remote tier; beyond, writes into mirrored buckets are told to wait',
+    default: 'none: until the disk tier is full',
+  }),
+  spoolAge: duration.optional().meta({
+    value: 'TIME',
+    means: 'longest that anything may wait for the remote tier before writes are told to wait',
+    default: 'none',
   }),
   listen: z.string().default('127.0.0.1:9700').meta({
     value: 'HOST:PORT',
@@ -184,7 +204,9 @@ export interface NodeConfig {
   readonly memoryDir: string;
   readonly memoryLimitBytes: number;
   readonly diskLimitBytes: number;
-  readonly remoteDir: string;
+  readonly remotes: RemotesConfig;
+  readonly spoolBytesMax: number | null;
+  readonly spoolAgeMsMax: number | null;
   readonly listen: { readonly host: string; readonly port: number } | null;
   readonly allowRemote: boolean;
   readonly socketPath: string | null;
@@ -409,10 +431,9 @@ function resolveConfig(input: {
     memoryDir,
     memoryLimitBytes,
     diskLimitBytes,
-    remoteDir: parseRemote(
-      settings.remote ?? pathToFileURL(join(dataDir, 'remote')).href,
-      complain,
-    ),
+    remotes: resolveRemotes({ settings, host, complain, absolute, dataDir }),
+    spoolBytesMax: settings.spoolLimit ?? null,
+    spoolAgeMsMax: settings.spoolAge ?? null,
     listen,
     allowRemote,
     socketPath,
@@ -508,26 +529,63 @@ function parseListen(
   return null;
 }
 
-function parseRemote(text: string, complain: Complain): string {
-  try {
-    const url = new URL(text);
-    if (url.protocol === 'file:') {
-      const path = fileURLToPath(url);
-      if (isAbsolute(path) && path !== '/') return path;
+function resolveRemotes({
+  settings,
+  host,
+  complain,
+  absolute,
+  dataDir,
+}: {
+  readonly settings: Partial<z.output<typeof configSchema>>;
+  readonly host: ConfigHost;
+  readonly complain: Complain;
+  readonly absolute: (path: string) => string;
+  readonly dataDir: string;
+}): RemotesConfig {
+  let named: ReadonlyMap<string, S3Remote> = new Map();
+  if (settings.remotes !== undefined) {
+    const path = absolute(settings.remotes);
+    try {
+      named = parseRemotesFile(host.readFile(path), host, (rule) =>
+        complain('remotes', path, rule, 'docs/tier2.md shows the form of the file'),
+      );
+    } catch {
+      complain('remotes', path, 'cannot be read', 'name a file that this user may read');
     }
-    // The URL may carry credentials: only its scheme is repeated.
-    if (url.protocol === 's3:')
-      complain('remote', 's3://…', 's3:// is not offered yet', 'give --remote file:///DIR');
-    else complain('remote', `${url.protocol}…`, 'must be file:///DIR', 'give --remote file:///DIR');
-  } catch {
+  }
+  const text = settings.remote ?? pathToFileURL(join(dataDir, 'remote')).href;
+  return { own: named.get(text) ?? parseRemote(text, complain), named };
+}
+
+/** The text may carry credentials: it is not repeated. */
+function parseRemote(text: string, complain: Complain): OwnRemote {
+  const scheme = /^[a-z0-9+.-]+:/i.exec(text)?.[0] ?? '';
+  const refuse = (rule: string): OwnRemote => {
+    const shown = scheme === '' ? '…' : `${scheme}//…`;
     complain(
       'remote',
-      text.replace(/\/\/[^/]*@/, '//…@'),
-      'must be file:///DIR',
-      'give --remote file:///DIR with an absolute directory',
+      shown,
+      rule,
+      'give --remote file:///DIR, s3://BUCKET/PREFIX, or a name from --remotes',
     );
+    return { directory: '' };
+  };
+  if (scheme === 's3:') {
+    try {
+      const target = parseS3Location(text, { allowsEndpoint: true });
+      return { target, layout: 'bucket/key', credentials: undefined };
+    } catch (error) {
+      return refuse((error as Error).message);
+    }
   }
-  return '';
+  if (scheme !== 'file:')
+    return refuse(
+      'must be file:///DIR with an absolute directory, s3://…, or the name of a remote',
+    );
+  const url = URL.parse(text);
+  const path = url === null || url.host !== '' ? '/' : fileURLToPath(url);
+  if (isAbsolute(path) && path !== '/') return { directory: path };
+  return refuse('must be file:///DIR with an absolute directory');
 }
 
 export function isLoopback(host: string): boolean {

@@ -4,6 +4,7 @@ import type { ShuffleService } from '@ebb/shuffle';
 import type { Logger } from 'pino';
 import type { Metrics } from './metrics.ts';
 import type { ProbeFile } from './probe-file.ts';
+import type { RemoteChoice } from './remotes.ts';
 
 export type NodeState = 'starting' | 'ready' | 'draining';
 
@@ -27,4 +28,5 @@ export interface Services {
   readonly log: Logger;
   readonly node: NodeFacts;
   readonly probe: ProbeFile;
+  readonly remotes: RemoteChoice;
 }

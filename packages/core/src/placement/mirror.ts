@@ -50,9 +50,11 @@ interface Pause {
   readonly lengthMs: number;
 }
 
-/** What was read of a blob's own file, and what tier 2 is to have of it. */
-interface Source extends RemoteSource {
-  readonly held: HeldFile;
+/** An object's bytes in local files, which are not given to others before `release`. */
+interface HeldObject {
+  readonly sources: readonly RemoteSource[];
+  readonly from: Place;
+  release(): void;
 }
 
 export class Mirror {
@@ -294,22 +296,29 @@ export class Mirror {
     if (stored !== undefined) {
       const { name: from, offset, etag } = stored;
       const run = { offset, length: object.sizeBytes, etag };
-      return { object: await this.#parts.remote.copy(from, name, run), from: 'remote' };
+      try {
+        return { object: await this.#parts.remote.copy(from, name, run), from: 'remote' };
+      } catch (error) {
+        // The bucket has another target than the one where its bytes are.
+        if (!isStoreError(error, 'unsupported')) throw error;
+      }
     }
     let failure: unknown;
     // One that is broken or gone is no reason to fail while another is good.
     for (const first of ['memory', 'disk'] as const) {
-      const sources = await this.#hold(object, first);
+      const held = await this.#hold(object, first);
       try {
         const { contentType, metadata } = object;
         const { signal } = this.#stop;
-        const made = await this.#parts.remote.put(name, sources, { contentType, metadata, signal });
-        return { object: made, from: sources[0]?.held.place ?? 'memory' };
+        const made = await this.#parts.remote.put(name, held.sources, {
+          ...{ contentType, metadata, signal },
+        });
+        return { object: made, from: held.from };
       } catch (error) {
         if (!isStoreError(error, 'data_corrupt') && !isStoreError(error, 'data_lost')) throw error;
         failure = error;
       } finally {
-        for (const { held } of sources) held.release();
+        held.release();
       }
     }
     throw failure;
@@ -332,26 +341,25 @@ export class Mirror {
   }
 
   /** The local files of an object, held; what is in tier 2 only is brought to disk. */
-  async #hold(object: ObjectRecord, first: 'memory' | 'disk'): Promise<readonly Source[]> {
+  async #hold(object: ObjectRecord, first: 'memory' | 'disk'): Promise<HeldObject> {
     const { catalog, placement } = this.#parts;
-    const sources: Source[] = [];
+    const sources: RemoteSource[] = [];
+    const files: HeldFile[] = [];
+    const release = (): void => {
+      for (const file of files) file.release();
+    };
     try {
       for (const { blobId, offset, length } of object.extents) {
         const blob = await catalog.findBlob(blobId);
         if (blob === undefined) throw lost(object, blobId);
         const held = placement.holdFile(blobId, first) ?? (await this.#fetchAndHold(object, blob));
         const isWhole = offset === 0 && length === blob.sizeBytes;
-        sources.push({
-          file: held.file,
-          offset,
-          length,
-          crc32c: isWhole ? blob.crc32c : null,
-          held,
-        });
+        files.push(held);
+        sources.push({ file: held.file, offset, length, crc32c: isWhole ? blob.crc32c : null });
       }
-      return sources;
+      return { sources, from: files[0]?.place ?? 'memory', release };
     } catch (error) {
-      for (const { held } of sources) held.release();
+      release();
       throw error;
     }
   }

@@ -50,7 +50,7 @@ export class Importer {
     const refused: { key: string; problem: string }[] = [];
     const seen = new Set<string>();
     const queue = new PQueue({ concurrency: LOOKS_AT_ONCE });
-    let failure: unknown;
+    const failures: Error[] = [];
     const take = (key: string, found: RemoteObject | undefined): void => {
       void queue
         .add(async () => {
@@ -58,14 +58,14 @@ export class Importer {
           counts[outcome]++;
           if (outcome === 'added' || outcome === 'updated') counts.bytes += found?.sizeBytes ?? 0;
         })
-        .catch((error: unknown) => {
-          failure ??= error;
+        .catch((error: Error) => {
+          failures.push(error);
         });
     };
     const mayGoOn = async (): Promise<void> => {
       await queue.onSizeLessThan(LOOKS_AT_ONCE);
       options.signal?.throwIfAborted();
-      if (failure !== undefined) throw failure;
+      if (failures[0] !== undefined) throw failures[0];
     };
     const base = ownName(target, { bucket, key: '' });
     for await (const { name, ...found } of remote.list(base + prefix)) {
@@ -87,7 +87,7 @@ export class Importer {
         take(key, undefined);
       }
     await queue.onIdle();
-    if (failure !== undefined) throw failure;
+    if (failures[0] !== undefined) throw failures[0];
     return { ...counts, refused };
   }
 

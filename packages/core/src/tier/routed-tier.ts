@@ -19,8 +19,8 @@ import type {
 export interface RoutedTierOptions {
   /** Closed with the routed tier. */
   readonly fallback: RemoteTier;
-  /** The target stands between the bars of the name, so it holds none. */
-  readonly open: (target: string) => Promise<RemoteTier>;
+  /** The target stands between the bars of the name, so it holds none; `bucket` is that of the first name. */
+  readonly open: (target: string, bucket: string) => Promise<RemoteTier>;
 }
 
 export function createRoutedTier(options: RoutedTierOptions): RemoteTier {
@@ -38,7 +38,7 @@ interface Route {
 class RoutedTier implements RemoteTier {
   readonly location: string;
   readonly #fallback: RemoteTier;
-  readonly #open: (target: string) => Promise<RemoteTier>;
+  readonly #open: RoutedTierOptions['open'];
   readonly #tiers = new Map<string, Promise<RemoteTier>>();
   /** Of those that are open. */
   readonly #opened = new Map<string, RemoteTier>();
@@ -123,14 +123,15 @@ class RoutedTier implements RemoteTier {
     const parsed = parseName(name);
     if (parsed === undefined) return { tier: this.#fallback, name, mark: '' };
     const { target, rest } = parsed;
-    return { tier: await this.#tierOf(target), name: rest, mark: `|${target}|` };
+    const [bucket = ''] = rest.split('/', 1);
+    return { tier: await this.#tierOf(target, bucket), name: rest, mark: `|${target}|` };
   }
 
-  async #tierOf(target: string): Promise<RemoteTier> {
+  async #tierOf(target: string, bucket: string): Promise<RemoteTier> {
     if (this.#isClosed) throw new StoreError('draining', 'this tier is closed');
     const known = this.#tiers.get(target);
     if (known !== undefined) return await known;
-    const opening = this.#open(target);
+    const opening = this.#open(target, bucket);
     this.#tiers.set(target, opening);
     try {
       const tier = await opening;

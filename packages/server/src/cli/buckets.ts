@@ -49,19 +49,32 @@ function createBucket(): AnyCommand {
     .option('--no-mirror', 'keep objects on this node')
     .option('--ttl <time>', 'objects vanish after this time, such as 12h', durationArgument)
     .option('--quota <size>', 'most bytes of all objects, such as 10GiB', bytesArgument)
+    .option(
+      '--remote <place>',
+      "where its objects go in the remote tier: s3://bucket/prefix, or a name from the node's --remotes; default: to the node's own",
+    )
+    .option(
+      '--revalidate <time>',
+      'others change its objects in the remote tier: look again when an object was not compared for this long, such as 10s',
+      durationArgument,
+    )
     .addOption(nodeOption)
     .addOption(jsonOption)
     .addHelpText(
       'after',
       examples(
         'ebb buckets create results',
+        'ebb buckets create lake --remote s3://company-lake/raw',
         'ebb buckets create scratch --preset ephemeral --ttl 2h --quota 20GiB',
       ),
     )
     .action(async (name, options) => {
-      const { preset, ack, mirror, ttl, quota } = options;
+      const { preset, ack, mirror, ttl, quota, remote, revalidate } = options;
       await withClient(options, async ({ client, signal }) => {
-        const policy = { preset, ack, mirror, ttlMs: ttl, quotaBytes: quota };
+        const policy = {
+          ...{ preset, ack, mirror, ttlMs: ttl, quotaBytes: quota },
+          ...{ remote, revalidateMs: revalidate },
+        };
         const bucket = await client.buckets.create(name, policy, { signal });
         if (options.json === true) await printJson(bucket);
         else

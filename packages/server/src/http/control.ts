@@ -21,6 +21,8 @@ import {
   StoreError,
   shuffleInfoSchema,
   statusSchema,
+  syncRequestSchema,
+  syncResponseSchema,
   verifyResponseSchema,
   whySchema,
 } from '@ebb/protocol';
@@ -70,6 +72,13 @@ const routes = {
     summary: 'Deletes an empty bucket',
     request: { params: bucketParam },
     responses: { 204: { description: 'gone' }, ...errorResponses },
+  }),
+  sync: createRoute({
+    method: 'post',
+    path: PATHS.sync,
+    summary: 'Takes in what others put into the bucket in the remote tier; no bytes are read',
+    request: { params: bucketParam, body: jsonBody(syncRequestSchema, { required: false }) },
+    responses: { 200: json(syncResponseSchema), ...errorResponses },
   }),
   copy: createRoute({
     method: 'post',
@@ -163,7 +172,7 @@ const routes = {
 } as const;
 
 export function createControlApp(services: Services): OpenAPIHono {
-  const { store, shuffles, node } = services;
+  const { store, shuffles, node, remotes } = services;
   const app = new OpenAPIHono({
     defaultHook: (result) => {
       if (!result.success) throw invalidRequest(result.error.issues);
@@ -213,7 +222,9 @@ export function createControlApp(services: Services): OpenAPIHono {
   });
   app.openapi(routes.putBucket, async (c) => {
     const { bucket: name } = c.req.valid('param');
-    const { created, bucket } = await store.createBucket(name, resolvePolicy(c.req.valid('json')));
+    const policy = resolvePolicy(c.req.valid('json'));
+    if (policy.remote !== null) remotes.assertFree(name, policy.remote, await store.listBuckets());
+    const { created, bucket } = await store.createBucket(name, policy);
     return c.json(bucketInfo(bucket), created ? 201 : 200);
   });
   app.openapi(routes.getBucket, async (c) => {
@@ -223,6 +234,13 @@ export function createControlApp(services: Services): OpenAPIHono {
   app.openapi(routes.deleteBucket, async (c) => {
     await store.deleteBucket(c.req.valid('param').bucket);
     return c.body(null, 204);
+  });
+
+  app.openapi(routes.sync, async (c) => {
+    const { prefix, remove } = c.req.valid('json');
+    const { signal } = c.req.raw;
+    const report = await store.sync(c.req.valid('param').bucket, prefix, { remove, signal });
+    return c.json({ ...report, refused: [...report.refused] }, 200);
   });
 
   app.openapi(routes.copy, async (c) => {

@@ -1,0 +1,36 @@
+import { Command } from '@commander-js/extra-typings';
+import { parseObjectName } from '@ebb/client';
+import { formatBytes } from '@ebb/protocol';
+import type { AnyCommand } from './command.ts';
+import { examples, jsonOption, nodeOption } from './options.ts';
+import { count, printJson, printLine } from './output.ts';
+import { withClient } from './session.ts';
+
+export function create(): AnyCommand {
+  return new Command('sync')
+    .argument('<name>', 'bucket, or bucket/prefix')
+    .option('--remove', 'objects that went in the remote tier go here too')
+    .addOption(nodeOption)
+    .addOption(jsonOption)
+    .addHelpText(
+      'after',
+      `${examples('ebb sync lake', 'ebb sync lake/2026/ --remove')}\n\nBytes stay where they are until somebody reads them; ebb warm fetches them ahead.`,
+    )
+    .action(async (name, options) => {
+      const { bucket, key: prefix } = parseObjectName(name);
+      await withClient(options, async ({ client, signal }) => {
+        const remove = options.remove === true;
+        const report = await client.sync(bucket, { prefix, remove, signal });
+        if (options.json === true) {
+          await printJson(report);
+          return;
+        }
+        const { added, updated, removed, unchanged, bytes } = report;
+        await printLine(
+          `${count(added, 'object')} added, ${updated} updated, ${removed} removed, ${unchanged} as they were (${formatBytes(bytes)} to be read when asked for)`,
+        );
+        for (const { key, problem } of report.refused)
+          process.stderr.write(`not taken in: ${JSON.stringify(key)} ${problem}\n`);
+      });
+    });
+}

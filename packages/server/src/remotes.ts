@@ -1,0 +1,198 @@
+/**
+ * Tier 2 as the configuration tells it: the node's own place (`--remote`), and places with a name and credentials of their own
+ * (`--remotes FILE`), which buckets choose by name.
+ *
+ * I1  Credentials are in this process's memory and nowhere else: a bucket's policy holds a name or a plain location.
+ * I2  Whoever may create a bucket chooses among places that the operator named, or a bucket of S3 that the node's own
+ *     credentials reach; never the host to which signed requests go.
+ */
+import { createHash } from 'node:crypto';
+import { join } from 'node:path';
+import {
+  createRoutedTier,
+  type Mover,
+  openDirectoryTier,
+  openS3Tier,
+  parseS3Location,
+  type RemoteTier,
+  type S3Credentials,
+  type S3Target,
+} from '@ebb/core';
+import { StoreError } from '@ebb/protocol';
+import { z } from 'zod';
+
+const credentialsSchema = z
+  .strictObject({
+    accessKeyId: z.string().min(1),
+    secretAccessKey: z.string().min(1),
+    sessionToken: z.string().min(1).optional(),
+  })
+  .transform(
+    ({ sessionToken, ...key }): S3Credentials =>
+      sessionToken === undefined ? key : { ...key, sessionToken },
+  );
+
+const remoteSchema = z.strictObject({
+  url: z.string().min(1),
+  /** Where an object lies: `key` below the prefix, for one bucket; `bucket/key`, for any number. */
+  layout: z.enum(['key', 'bucket/key']).default('key'),
+  /** Absent: the AWS SDK's own chain (environment, files, mounted tokens). */
+  credentials: credentialsSchema.optional(),
+  /** A file with the credentials, such as a mounted secret. */
+  credentialsFile: z.string().min(1).optional(),
+});
+
+/** Names stand in policies and between bars in names of tier 2. */
+const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
+
+export interface S3Remote {
+  readonly target: S3Target;
+  readonly layout: 'key' | 'bucket/key';
+  readonly credentials: S3Credentials | undefined;
+}
+export type OwnRemote = { readonly directory: string } | S3Remote;
+
+export interface RemotesConfig {
+  readonly own: OwnRemote;
+  readonly named: ReadonlyMap<string, S3Remote>;
+}
+
+/** Complaints name fields and remotes, never values. */
+export function parseRemotesFile(
+  text: string,
+  host: { readonly readFile: (path: string) => string },
+  complain: (rule: string) => void,
+): ReadonlyMap<string, S3Remote> {
+  const named = new Map<string, S3Remote>();
+  const value = parseJson(text);
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    complain('must hold one JSON object: a remote by its name');
+    return named;
+  }
+  for (const [name, entry] of Object.entries(value)) {
+    if (!NAME.test(name)) {
+      complain('a name of a remote has letters, digits, dots, hyphens and underscores, at most 63');
+      continue;
+    }
+    const parsed = remoteSchema.safeParse(entry);
+    if (!parsed.success) {
+      for (const { path, message } of parsed.error.issues)
+        complain(`${[name, ...path].join('.')}: ${message}`);
+      continue;
+    }
+    const { url, layout, credentials, credentialsFile } = parsed.data;
+    try {
+      const target = parseS3Location(url, { allowsEndpoint: true });
+      const read =
+        credentialsFile === undefined ? credentials : readCredentials(host, credentialsFile);
+      named.set(name, { target, layout, credentials: read });
+    } catch (error) {
+      complain(`${name}: ${(error as Error).message}`);
+    }
+  }
+  return named;
+}
+
+/** The file's words are not repeated: they may be the secret. */
+function readCredentials(
+  host: { readonly readFile: (path: string) => string },
+  file: string,
+): S3Credentials {
+  let text: string;
+  try {
+    text = host.readFile(file);
+  } catch {
+    throw new StoreError('config_invalid', 'its credentialsFile cannot be read');
+  }
+  const parsed = credentialsSchema.safeParse(parseJson(text));
+  if (parsed.success) return parsed.data;
+  throw new StoreError(
+    'config_invalid',
+    'its credentialsFile must hold one JSON object with accessKeyId and secretAccessKey',
+  );
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+/** What a bucket's policy may say. */
+export class RemoteChoice {
+  readonly #named: RemotesConfig['named'];
+
+  constructor({ named }: RemotesConfig) {
+    this.#named = named;
+  }
+
+  /** @throws {StoreError} `request_invalid` */
+  find(remote: string): S3Remote {
+    const named = this.#named.get(remote);
+    if (named !== undefined) return named;
+    if (!remote.startsWith('s3://')) {
+      const names = [...this.#named.keys()].join(', ') || 'none';
+      throw invalid(
+        `there is no remote "${remote.slice(0, 80)}"; the configuration names: ${names}`,
+      );
+    }
+    // Between bars in names of tier 2.
+    if (remote.includes('|')) throw invalid('a remote has no | in its location');
+    try {
+      const target = parseS3Location(remote, { allowsEndpoint: false });
+      return { target, layout: 'key', credentials: undefined };
+    } catch (error) {
+      throw invalid((error as Error).message);
+    }
+  }
+
+  /**
+   * Two buckets whose objects lie under their bare keys must not share a place.
+   * @throws {StoreError} `request_invalid`
+   */
+  assertFree(
+    bucket: string,
+    remote: string,
+    others: readonly {
+      readonly name: string;
+      readonly policy: { readonly remote: string | null };
+    }[],
+  ): void {
+    const { layout } = this.find(remote);
+    if (layout !== 'key') return;
+    const holder = others.find(({ name, policy }) => policy.remote === remote && name !== bucket);
+    if (holder === undefined) return;
+    throw invalid(`bucket "${holder.name}" has its objects there already; choose another prefix`);
+  }
+}
+
+export async function openRemote(
+  config: RemotesConfig,
+  node: { readonly nodeId: string; readonly mover: Mover; readonly dataDir: string },
+): Promise<RemoteTier> {
+  const { own } = config;
+  const choice = new RemoteChoice(config);
+  const journal = (of: string): string =>
+    join(node.dataDir, 'uploads', createHash('sha256').update(of).digest('hex').slice(0, 16));
+  const fallback =
+    'directory' in own
+      ? await openDirectoryTier({ root: own.directory, nodeId: node.nodeId, mover: node.mover })
+      : openS3Tier({
+          ...{ target: own.target, credentials: own.credentials, names: 'bucket/key' },
+          uploadJournal: journal(''),
+        });
+  return createRoutedTier({
+    fallback,
+    open: async (remote, bucket) => {
+      const { target, layout, credentials } = choice.find(remote);
+      const names = layout === 'key' ? { names: layout, bucket } : { names: layout };
+      return openS3Tier({ target, credentials, ...names, uploadJournal: journal(remote) });
+    },
+  });
+}
+
+function invalid(message: string): StoreError {
+  return new StoreError('request_invalid', message);
+}
