@@ -20,6 +20,7 @@ const POLICY: BucketPolicy = {
   quotaBytes: null,
   remote: null,
   revalidateMs: null,
+  versioning: 'off',
 };
 
 const roots: string[] = [];
