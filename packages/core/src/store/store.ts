@@ -285,6 +285,10 @@ class CatalogObjectStore implements ObjectStore {
     const old = await catalog.bucketTotals(versionsBucketOf(name));
     return { ...totals, oldVersions: old.objects, oldVersionsBytes: old.sizeBytes };
   }
+  async versioningOf(name: string): Promise<BucketPolicy['versioning']> {
+    const { buckets } = this.#parts;
+    return (buckets.find(name) ?? (await buckets.get(name))).policy.versioning;
+  }
   setVersioning(name: string, versioning: 'enabled' | 'suspended'): Promise<BucketRecord> {
     return this.#parts.buckets.setVersioning(name, versioning);
   }
@@ -347,7 +351,8 @@ class CatalogObjectStore implements ObjectStore {
     options: { readonly marksAbsent?: boolean } = {},
   ): Promise<DeleteReceipt> {
     parseAnyBucketName(ref.bucket);
-    if (options.marksAbsent === true) parseKey(ref.key);
+    const marks = options.marksAbsent === true && (await this.versioningOf(ref.bucket)) !== 'off';
+    if (marks) parseKey(ref.key);
     const { freed, object, marker } = await stamped(this.#parts, (stamp) =>
       this.#parts.catalog.deleteObject(ref.bucket, ref.key, condition, { ...stamp, ...options }),
     );
