@@ -254,6 +254,11 @@ export interface ObjectStore {
     ref: ObjectRef & { readonly versionId: string },
     condition?: Condition,
   ): Promise<VersionRecord | undefined>;
+  /** All below the prefix for good: objects, and where versions are kept the old ones and delete markers too. */
+  deleteAllVersions(
+    bucket: string,
+    prefix: string,
+  ): Promise<{ objects: number; sizeBytes: number }>;
   /** All versions, by key, in a key the newest first. @throws `bucket_not_found` */
   listVersions(bucket: string, options: VersionListing): Promise<VersionListed>;
   deletePrefix(bucket: string, prefix: string): Promise<{ objects: number; sizeBytes: number }>;

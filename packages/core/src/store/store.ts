@@ -377,6 +377,31 @@ class CatalogObjectStore implements ObjectStore {
     return removed;
   }
 
+  async deleteAllVersions(
+    bucket: string,
+    prefix: string,
+  ): Promise<{ objects: number; sizeBytes: number }> {
+    if ((await this.versioningOf(bucket)) === 'off') return await this.deletePrefix(bucket, prefix);
+    const { catalog } = this.#parts;
+    const first = { prefix, delimiter: '', startAfter: { key: '' }, limit: DELETE_BATCH };
+    return await this.#deleteInBatches(async () => {
+      const { versions, next } = await catalog.listVersions(bucket, first);
+      // The oldest first: then no version comes back for a moment, and none is moved for that.
+      const gone = await Promise.all(
+        versions
+          .toReversed()
+          .map(({ object: { key, version } }) => catalog.deleteVersion(bucket, key, version, {})),
+      );
+      const removed = gone.flatMap((one) => one.removed ?? []);
+      return {
+        freed: gone.flatMap(({ freed }) => freed),
+        objects: removed.length,
+        sizeBytes: removed.reduce((sum, { object }) => sum + object.sizeBytes, 0),
+        done: next === null,
+      };
+    });
+  }
+
   async listVersions(bucket: string, options: VersionListing): Promise<VersionListed> {
     parseBucketName(bucket);
     await this.#parts.buckets.get(bucket);

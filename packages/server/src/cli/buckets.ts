@@ -20,6 +20,7 @@ export function create(): AnyCommand {
   return new Command('buckets')
     .addCommand(list, { isDefault: true })
     .addCommand(createBucket())
+    .addCommand(setBucket())
     .addCommand(removeBucket())
     .addHelpText(
       'after',
@@ -49,6 +50,7 @@ function createBucket(): AnyCommand {
     .option('--no-mirror', 'keep objects on this node')
     .option('--ttl <time>', 'objects vanish after this time, such as 12h', durationArgument)
     .option('--quota <size>', 'most bytes of all objects, such as 10GiB', bytesArgument)
+    .addOption(versioningOption())
     .addOption(nodeOption)
     .addOption(jsonOption)
     .addHelpText(
@@ -59,9 +61,9 @@ function createBucket(): AnyCommand {
       ),
     )
     .action(async (name, options) => {
-      const { preset, ack, mirror, ttl, quota } = options;
+      const { preset, ack, mirror, ttl, quota, versioning } = options;
       await withClient(options, async ({ client, signal }) => {
-        const policy = { preset, ack, mirror, ttlMs: ttl, quotaBytes: quota };
+        const policy = { preset, ack, mirror, ttlMs: ttl, quotaBytes: quota, versioning };
         const bucket = await client.buckets.create(name, policy, { signal });
         if (options.json === true) await printJson(bucket);
         else
@@ -72,11 +74,35 @@ function createBucket(): AnyCommand {
     });
 }
 
+function versioningOption() {
+  return new Option(
+    '--versioning <state>',
+    'enabled: a write or delete keeps what it replaces; suspended: no longer, and what was kept stays',
+  ).choices(['enabled', 'suspended'] as const);
+}
+
+function setBucket(): AnyCommand {
+  return new Command('set')
+    .description('change a bucket')
+    .argument('<bucket>', 'its name')
+    .addOption(versioningOption().makeOptionMandatory())
+    .addOption(nodeOption)
+    .addOption(jsonOption)
+    .addHelpText('after', examples('ebb buckets set results --versioning enabled'))
+    .action(async (name, { versioning, ...options }) => {
+      await withClient(options, async ({ client, signal }) => {
+        const bucket = await client.buckets.change(name, { versioning }, { signal });
+        if (options.json === true) await printJson(bucket);
+        else await printLine(`bucket ${bucket.name} (versioning ${bucket.policy.versioning})`);
+      });
+    });
+}
+
 function removeBucket(): AnyCommand {
   return new Command('rm')
     .description('remove an empty bucket, or with -r one with all its objects')
     .argument('<bucket>', 'its name')
-    .option('-r, --recursive', 'delete its objects first')
+    .option('-r, --recursive', 'delete its objects first, and all their old versions')
     .addOption(nodeOption)
     .addOption(jsonOption)
     .addHelpText('after', examples('ebb buckets rm scratch', 'ebb buckets rm -r scratch'))
@@ -84,7 +110,7 @@ function removeBucket(): AnyCommand {
       await withClient(options, async ({ client, signal }) => {
         const gone =
           options.recursive === true
-            ? await client.deletePrefix(name, '', { signal })
+            ? await client.deletePrefix(name, '', { allVersions: true, signal })
             : { objects: 0, sizeBytes: 0 };
         await client.buckets.delete(name, { signal });
         if (options.json === true) await printJson({ bucket: name, ...gone });

@@ -6,6 +6,7 @@
 import { resolvePolicy } from '@ebb/core';
 import {
   affectedSchema,
+  bucketChangeSchema,
   bucketInfoSchema,
   bucketPolicySchema,
   copyRequestSchema,
@@ -56,6 +57,13 @@ const routes = {
     summary: 'Creates a bucket; again with the same policy changes nothing',
     request: { params: bucketParam, body: jsonBody(bucketPolicySchema, { required: false }) },
     responses: { 200: json(bucketInfoSchema), 201: json(bucketInfoSchema), ...errorResponses },
+  }),
+  changeBucket: createRoute({
+    method: 'post',
+    path: PATHS.bucket,
+    summary: 'Changes whether a bucket keeps old versions',
+    request: { params: bucketParam, body: jsonBody(bucketChangeSchema) },
+    responses: { 200: json(bucketInfoSchema), ...errorResponses },
   }),
   getBucket: createRoute({
     method: 'get',
@@ -215,6 +223,11 @@ export function createControlApp(services: Services): OpenAPIHono {
     const { bucket: name } = c.req.valid('param');
     const { created, bucket } = await store.createBucket(name, resolvePolicy(c.req.valid('json')));
     return c.json(bucketInfo(bucket), created ? 201 : 200);
+  });
+  app.openapi(routes.changeBucket, async (c) => {
+    const { versioning } = c.req.valid('json');
+    const bucket = await store.setVersioning(c.req.valid('param').bucket, versioning);
+    return c.json(bucketInfo(bucket, await store.bucketTotals(bucket.name)), 200);
   });
   app.openapi(routes.getBucket, async (c) => {
     const bucket = await store.getBucket(c.req.valid('param').bucket);
