@@ -1,5 +1,11 @@
 /** Versions of objects over S3: the AWS SDK for JavaScript, as it comes, against a real node, which is also killed. */
+import { execFile } from 'node:child_process';
 import { randomInt } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
 import {
   CompleteMultipartUploadCommand,
   CopyObjectCommand,
@@ -27,16 +33,23 @@ import {
   UploadPartCopyCommand,
 } from '@aws-sdk/client-s3';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type NodeProcess, startNodeProcess } from '../../client/e2e/support/node-process.ts';
+import {
+  cleanEnv,
+  type NodeProcess,
+  startNodeProcess,
+} from '../../client/e2e/support/node-process.ts';
 
+const PYTHON = join(import.meta.dirname, '../../../.ebb/venv/bin/python');
+
+const SECRET = 'at least eight';
 let node: NodeProcess;
 let s3: S3Client;
 let buckets = 0;
 
-function connect(to: NodeProcess): S3Client {
+function connect(to: NodeProcess, accessKeyId = 'any'): S3Client {
   return new S3Client({
     ...{ endpoint: to.s3Url, region: 'us-east-1', forcePathStyle: true },
-    credentials: { accessKeyId: 'any', secretAccessKey: 'at least eight' },
+    credentials: { accessKeyId, secretAccessKey: SECRET },
     // A retry of a write whose answer was lost would be another version.
     maxAttempts: 1,
   });
@@ -377,6 +390,79 @@ test('a bucket with old versions is not deleted, and nobody reaches the place wh
   for (const VersionId of [id, marker.VersionId] as string[])
     await s3.send(new DeleteObjectCommand({ Bucket, Key: 'a', VersionId }));
   await s3.send(new DeleteBucketCommand({ Bucket }));
+});
+
+test('who may read, write, list or administer objects may do so with their versions, and no more', async () => {
+  const directory = await mkdtemp(join(tmpdir(), 'ebb-keys-'));
+  const keys = join(directory, 'keys.json');
+  const key = (accessKeyId: string, ...actions: string[]): object => ({
+    ...{ accessKeyId, secretAccessKey: SECRET },
+    grants: [{ bucket: 'granted', prefix: 'mine/', actions }],
+  });
+  const all = { accessKeyId: 'all', secretAccessKey: SECRET };
+  const each = ['read', 'write', 'list'].map((action) => key(action, action));
+  await writeFile(keys, JSON.stringify([all, ...each]));
+  await using guarded = await startNodeProcess({ args: [`--s3-keys=${keys}`] });
+  const as = (name: string): S3Client => connect(guarded, name);
+  const Bucket = 'granted';
+  const VersioningConfiguration = { Status: 'Enabled' as const };
+  await as('all').send(new CreateBucketCommand({ Bucket }));
+  await as('all').send(new PutBucketVersioningCommand({ Bucket, VersioningConfiguration }));
+  const made: Record<string, string> = {};
+  for (const Key of ['mine/a', 'others/a']) {
+    const { VersionId } = await as('all').send(new PutObjectCommand({ Bucket, Key, Body: '1' }));
+    made[Key] = VersionId as string;
+    await as('all').send(new PutObjectCommand({ Bucket, Key, Body: '2' }));
+  }
+  const outcome = async (work: Promise<unknown>): Promise<string> =>
+    await work.then(
+      () => 'done',
+      (error: Error) => error.name,
+    );
+  const old = (Key: string): { Bucket: string; Key: string; VersionId: string } => ({
+    ...{ Bucket, Key },
+    VersionId: made[Key] as string,
+  });
+  for (const name of ['read', 'write', 'list'])
+    for (const Key of ['mine/a', 'others/a']) {
+      const isMine = Key === 'mine/a';
+      const may = (action: string): string => (isMine && name === action ? 'done' : 'AccessDenied');
+      const client = as(name);
+      const Delete = {
+        Objects: [old(Key)].map(({ Key: k, VersionId }) => ({ Key: k, VersionId })),
+      };
+      const listing = { Bucket, Prefix: isMine ? 'mine/' : '' };
+      expect(await outcome(client.send(new GetObjectCommand(old(Key)))), name).toBe(may('read'));
+      expect(await outcome(client.send(new ListObjectVersionsCommand(listing)))).toBe(may('list'));
+      expect(
+        await outcome(
+          client.send(new PutBucketVersioningCommand({ Bucket, VersioningConfiguration })),
+        ),
+      ).toBe('AccessDenied');
+      if (name !== 'write' || !isMine)
+        expect(await outcome(client.send(new DeleteObjectCommand(old(Key))))).toBe('AccessDenied');
+      const { Deleted = [], Errors = [] } = await client.send(
+        new DeleteObjectsCommand({ Bucket, Delete }),
+      );
+      expect([Deleted.length, Errors[0]?.Code]).toEqual(
+        may('write') === 'done' ? [1, undefined] : [0, 'AccessDenied'],
+      );
+    }
+  await rm(directory, { recursive: true });
+});
+
+test('boto3 enables, lists, restores and empties as its guides say', async () => {
+  expect(existsSync(PYTHON), 'the Python environment is set up: node scripts/setup.mjs').toBe(true);
+  const script = join(import.meta.dirname, 's3_versions.py');
+  const credentials = { AWS_ACCESS_KEY_ID: 'any', AWS_SECRET_ACCESS_KEY: SECRET };
+  const { stdout } = await promisify(execFile)(PYTHON, [script], {
+    env: {
+      ...cleanEnv(),
+      ...credentials,
+      ...{ S3_URL: node.s3Url, AWS_EC2_METADATA_DISABLED: 'true' },
+    },
+  });
+  expect(stdout.trim()).toBe('emptied and deleted');
 });
 
 const ROUNDS = 6;
