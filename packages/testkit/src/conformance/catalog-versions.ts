@@ -294,6 +294,17 @@ export function versionConformance(factory: CatalogFactory): void {
       expect((await catalog.findBlob(blobsOf(object)[0] as number))?.refs).toBe(2);
     });
 
+    test('a page goes on below the version it ended with, though that was removed and another took its place', async () => {
+      const versions = [await put('a'), await put('a'), await put('a')].map(({ object }) => object);
+      const [first, second, third] = versions as [ObjectRecord, ObjectRecord, ObjectRecord];
+      const page = await catalog.listVersions('kept', { ...ALL, limit: 1 });
+      expect(page.next).toEqual({ key: 'a', version: third.version });
+      await catalog.deleteVersion('kept', 'a', third.version, {});
+      const startAfter = page.next as VersionListOptions['startAfter'];
+      const rest = await catalog.listVersions('kept', { ...ALL, startAfter });
+      expect(rest.versions.map(({ object }) => object)).toEqual([second, first]);
+    });
+
     test.runIf('reopen' in factory)('a restart changes nothing of it', async () => {
       await put('a');
       await put('a');
@@ -306,7 +317,7 @@ export function versionConformance(factory: CatalogFactory): void {
     test('answers as the model does, over random changes and pages', async () => {
       await fc.assert(
         fc.asyncProperty(
-          fc.array(step, { maxLength: 30 }),
+          fc.array(step, { minLength: 10, maxLength: 60, size: 'max' }),
           fc.integer({ min: 1, max: 7 }),
           async (steps, limit) => {
             const tested = await factory.open();
@@ -325,7 +336,7 @@ export function versionConformance(factory: CatalogFactory): void {
             }
           },
         ),
-        { numRuns: 60 },
+        { numRuns: 40 },
       );
     });
   });
@@ -388,11 +399,11 @@ async function expectCode(work: Promise<unknown>, code: string): Promise<void> {
 // ── the model ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /** Keys around each other in every order that could be mistaken: characters that are escaped, prefixes of one another. */
-const KEYS = ['a', 'a ', 'a!', 'a!P', 'a/', 'a/b', 'a\u0001', 'ab', 'b', 'b v1', '\u{10ffff}é'];
+const KEYS = ['a', 'a ', 'a!P', 'a/b', 'a\u0001', 'b v1'];
 const key = fc.constantFrom(...KEYS);
 const job = fc.constantFrom(null, null, 'j');
 const step = fc.oneof(
-  { weight: 8, arbitrary: fc.record({ op: fc.constant('put' as const), key, job }) },
+  { weight: 16, arbitrary: fc.record({ op: fc.constant('put' as const), key, job }) },
   {
     weight: 5,
     arbitrary: fc.record({ op: fc.constant('delete' as const), key, marksAbsent: fc.boolean() }),
