@@ -255,7 +255,7 @@ export function findArchived(
 }
 
 /** The hidden bucket of one that keeps versions. */
-export function versionsOf(tables: Tables, bucket: Bucket): Bucket {
+function versionsOf(tables: Tables, bucket: Bucket): Bucket {
   return tables.buckets.get(versionsBucketOf(bucket.record.name));
 }
 

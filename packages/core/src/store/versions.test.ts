@@ -48,6 +48,12 @@ async function read(at: TestStore, key: string, versionId: string): Promise<Buff
   return target;
 }
 
+async function namesInTier2(at: TestStore): Promise<string[]> {
+  const names: string[] = [];
+  for await (const { name } of at.tiers.remote.list('')) names.push(name);
+  return names.sort();
+}
+
 async function codeOf(work: Promise<unknown>): Promise<string> {
   return await work.then(
     () => 'none',
@@ -86,15 +92,17 @@ test('an old version is copied to tier 2 behind its writer as the object was to 
     );
     expect(views.map(({ tiers }) => tiers.includes(2))).toEqual([true, true]);
   });
+  expect(await namesInTier2(at)).toEqual([
+    expect.stringMatching(/^kept!versions\/a v[0-9a-f]{12}$/),
+    'kept/a',
+  ]);
 });
 
 test('in tier 2 an old version keeps its name; its successor has a private one and stays when the old one goes', async () => {
   const at = track(await open({ ack: 'remote' }));
   await at.put('kept', 'a', bytes(1000, 1));
   await at.put('kept', 'a', bytes(1000, 2));
-  const names: string[] = [];
-  for await (const { name } of at.tiers.remote.list('kept/')) names.push(name);
-  expect(names.sort()).toEqual([expect.stringMatching(/^kept\/\.ebb\/\d+$/), 'kept/a']);
+  expect(await namesInTier2(at)).toEqual([expect.stringMatching(/^kept\/\.ebb\/\d+$/), 'kept/a']);
   const [newer, older] = (await ids(at)) as [string, string];
   await at.store.relocate({ bucket: 'kept', key: 'a' }, 2);
   await at.store.deleteVersion({ bucket: 'kept', key: 'a', versionId: older });
