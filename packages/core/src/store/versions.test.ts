@@ -1,3 +1,5 @@
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { isStoreError, KiB } from '@ebb/protocol';
 import {
   buffered,
@@ -11,6 +13,7 @@ import type { BucketPolicy } from '../catalog/catalog.ts';
 import type { VersionListed } from './object-store.ts';
 import { versionIdOf } from './versions.ts';
 
+const PRIVATE = /^kept\/\.ebb\/\d+$/;
 const ALL = { prefix: '', delimiter: '', startAfter: { key: '' }, limit: 1000 };
 
 function track(at: TestStore): TestStore {
@@ -98,17 +101,54 @@ test('an old version is copied to tier 2 behind its writer as the object was to 
   ]);
 });
 
-test('in tier 2 an old version keeps its name; its successor has a private one and stays when the old one goes', async () => {
+test('in tier 2 the newest version has the plain name; old ones stay under others, and all bytes go with the last version', async () => {
   const at = track(await open({ ack: 'remote' }));
+  const ref = { bucket: 'kept', key: 'a' };
   await at.put('kept', 'a', bytes(1000, 1));
   await at.put('kept', 'a', bytes(1000, 2));
-  expect(await namesInTier2(at)).toEqual([expect.stringMatching(/^kept\/\.ebb\/\d+$/), 'kept/a']);
+  expect(await namesInTier2(at)).toEqual([expect.stringMatching(PRIVATE), 'kept/a']);
+  expect(readFileSync(join(at.root, 'remote/kept/a'))).toEqual(bytes(1000, 2));
   const [newer, older] = (await ids(at)) as [string, string];
-  await at.store.relocate({ bucket: 'kept', key: 'a' }, 2);
-  await at.store.deleteVersion({ bucket: 'kept', key: 'a', versionId: older });
-  expect(await at.tiers.remote.head('kept/a')).toBeUndefined();
-  expect(await at.get('kept', 'a')).toEqual(bytes(1000, 2));
+  for (const versionId of [newer, older]) await at.store.relocate({ ...ref, versionId }, 2);
+  expect(await read(at, 'a', older)).toEqual(bytes(1000, 1));
+  for (const versionId of [newer, older]) await at.store.relocate({ ...ref, versionId }, 2);
+
+  const { markerId } = await at.store.delete(ref);
+  await vi.waitFor(async () =>
+    expect(await namesInTier2(at)).toEqual([
+      expect.stringMatching(PRIVATE),
+      expect.stringMatching(PRIVATE),
+    ]),
+  );
   expect(await read(at, 'a', newer)).toEqual(bytes(1000, 2));
+  await at.store.deleteVersion({ ...ref, versionId: markerId as string });
+  await vi.waitFor(async () => expect(await namesInTier2(at)).toContain('kept/a'));
+  expect(readFileSync(join(at.root, 'remote/kept/a'))).toEqual(bytes(1000, 2));
+  await at.store.deleteVersion({ ...ref, versionId: newer });
+  await vi.waitFor(async () => {
+    expect((await at.store.spool()).entries).toBe(0);
+    expect(readFileSync(join(at.root, 'remote/kept/a'))).toEqual(bytes(1000, 1));
+  });
+  await at.store.deleteAllVersions('kept', '');
+  await vi.waitFor(async () => expect(await namesInTier2(at)).toEqual([]));
+  expect(at.failures).toEqual([]);
+});
+
+test('what others change in tier 2 is a version of its own here, and what they delete there a delete', async () => {
+  const at = track(await open());
+  await at.put('kept', 'a', bytes(1000, 1));
+  const file = join(at.root, 'remote/kept/a');
+  await vi.waitFor(async () => expect((await at.store.spool()).entries).toBe(0));
+  writeFileSync(file, bytes(700, 2));
+  expect(await at.store.sync('kept', '', { remove: true })).toMatchObject({ updated: 1 });
+  expect(await at.get('kept', 'a')).toEqual(bytes(700, 2));
+  expect(await read(at, 'a', (await ids(at))[1] as string)).toEqual(bytes(1000, 1));
+  rmSync(file);
+  expect(await at.store.sync('kept', '', { remove: true })).toMatchObject({ removed: 1 });
+  expect(await codeOf(at.get('kept', 'a'))).toBe('not_found');
+  expect((await versions(at)).map(({ isDeleteMarker }) => isDeleteMarker)).toEqual([
+    ...[true, false, false],
+  ]);
 });
 
 test('old versions count towards the quota, until they are deleted for good', async () => {
