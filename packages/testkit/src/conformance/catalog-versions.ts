@@ -8,6 +8,7 @@ import type {
   Catalog,
   ObjectCommit,
   ObjectRecord,
+  SpoolEntry,
   VersionListOptions,
   VersionRecord,
 } from '@ebb/core';
@@ -271,6 +272,30 @@ export function versionConformance(factory: CatalogFactory): void {
       expect((await catalog.listExpired(300, 9)).map(({ version }) => version).sort()).toEqual(
         [old.object.version, young.object.version].sort(),
       );
+    });
+
+    test('of a mirrored bucket an old version is spooled only if tier 2 never had it, and a marker never', async () => {
+      const spooled = async (): Promise<string[]> =>
+        (await catalog.listSpool({ after: 0, limit: 100 }))
+          .map(({ bucket, version }) => `${bucket} ${version ?? 'deleted'}`)
+          .sort();
+      const first = (await put('a')).object.version;
+      const second = (await put('a')).object.version;
+      expect(await spooled()).toEqual([`kept ${second}`, `kept!versions ${first}`]);
+      const entry = await catalog.findSpooled('kept', 'a');
+      await catalog.setMirrored(entry as SpoolEntry, { etag: 'stored', copies: [] });
+      const third = (await put('a')).object.version;
+      expect(await spooled()).toEqual([`kept ${third}`, `kept!versions ${first}`]);
+      expect((await catalog.findVersion('kept', 'a', second))?.object.remoteEtag).toBeNull();
+      await remove('a');
+      expect(await spooled()).toEqual([
+        'kept deleted',
+        ...[first, third].map((version) => `kept!versions ${version}`).sort(),
+      ]);
+      await catalog.deleteVersion('kept', 'a', first, {});
+      expect(await spooled()).toEqual([
+        ...['kept deleted', `kept!versions ${third}`, 'kept!versions deleted'],
+      ]);
     });
 
     test('the end of a job takes all its versions for good, and what was there before comes back', async () => {
