@@ -2,6 +2,7 @@
 import {
   type Affected,
   affectedSchema,
+  type BucketChange,
   type BucketInfo,
   type BucketPolicyInput,
   bucketInfoSchema,
@@ -63,9 +64,16 @@ export interface MoveOptions extends Abortable {
   readonly overwrite?: boolean | undefined;
 }
 
+export interface DeletePrefixOptions extends Abortable {
+  /** For good, with old versions and delete markers. */
+  readonly allVersions?: boolean | undefined;
+}
+
 export interface Buckets {
   /** Idempotent for an equal policy. */
   create(name: string, policy?: BucketPolicyInput, options?: Abortable): Promise<BucketInfo>;
+  /** Whether it keeps old versions. */
+  change(name: string, change: BucketChange, options?: Abortable): Promise<BucketInfo>;
   get(name: string, options?: Abortable): Promise<BucketInfo>;
   list(options?: Abortable): Promise<BucketInfo[]>;
   /** @throws `bucket_not_empty` */
@@ -101,7 +109,7 @@ export interface EbbClient extends AsyncDisposable {
     key: string,
     options?: Abortable & { readonly ifMatch?: string | undefined },
   ): Promise<void>;
-  deletePrefix(bucket: string, prefix: string, options?: Abortable): Promise<Affected>;
+  deletePrefix(bucket: string, prefix: string, options?: DeletePrefixOptions): Promise<Affected>;
   copy(from: ObjectRef, to: ObjectRef, options?: MoveOptions): Promise<ObjectInfo>;
   rename(from: ObjectRef, to: ObjectRef, options?: MoveOptions): Promise<Affected>;
   /** Atomic. The keys are the prefixes. */
@@ -235,10 +243,14 @@ class Client implements EbbClient {
     await this.#http.plain('DELETE', objectPath(bucket, key), { headers, signal });
   }
 
-  deletePrefix(bucket: string, prefix: string, options: Abortable = {}): Promise<Affected> {
-    const { signal } = this.#with(options);
+  deletePrefix(
+    bucket: string,
+    prefix: string,
+    options: DeletePrefixOptions = {},
+  ): Promise<Affected> {
+    const { allVersions, signal } = this.#with(options);
     return this.#http.json('DELETE', bucketPath(PATHS.objects, bucket), affectedSchema, {
-      query: { prefix },
+      query: { prefix, allVersions: allVersions === true ? 'true' : undefined },
       idempotent: true,
       signal,
     });
@@ -367,6 +379,12 @@ class Client implements EbbClient {
       create: (name, policy = {}, options = {}) =>
         http.json('PUT', bucketPath(PATHS.bucket, name), bucketInfoSchema, {
           body: policy,
+          signal: this.#with(options).signal,
+        }),
+      change: (name, change, options = {}) =>
+        http.json('POST', bucketPath(PATHS.bucket, name), bucketInfoSchema, {
+          body: change,
+          idempotent: true,
           signal: this.#with(options).signal,
         }),
       get: (name, options = {}) =>

@@ -5,6 +5,7 @@ export type { PutBody } from './body.ts';
 export type {
   Abortable,
   Buckets,
+  DeletePrefixOptions,
   EbbClient,
   ListOptions,
   MoveOptions,

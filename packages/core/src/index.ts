@@ -12,6 +12,7 @@ export type * from './store/object-store.ts';
 export type { StoreObserver, StoreSettings } from './store/parts.ts';
 export type { RecoveryReport } from './store/recovery.ts';
 export { type OpenedStore, openObjectStore, type StoreOptions } from './store/store.ts';
+export { versionIdOf } from './store/versions.ts';
 export { openDirectoryTier } from './tier/directory-tier.ts';
 export { openFileTier } from './tier/file-tier.ts';
 export { createMover } from './tier/mover.ts';

@@ -13,16 +13,27 @@ import { StoreError } from '@ebb/protocol';
 const KEY_BYTES_MAX = 1024;
 const JOB_ID_CHARS_MAX = 128;
 
-/** Of the bucket that holds parts of uploads: no name that a user can give. */
+/** Of the bucket that holds parts of uploads, and of the one that holds old versions: no names that a user can give. */
 const UPLOADS_SUFFIX = '!uploads';
+const VERSIONS_SUFFIX = '!versions';
 
 /** The hidden bucket with the uploads into `bucket`. */
 export function uploadsBucketOf(bucket: string): string {
   return bucket + UPLOADS_SUFFIX;
 }
 
+/** The hidden bucket with the old versions and delete markers of `bucket`. */
+export function versionsBucketOf(bucket: string): string {
+  return bucket + VERSIONS_SUFFIX;
+}
+
+/** The bucket whose old versions `name` holds; undefined when it is another kind of bucket. */
+export function bucketOfVersions(name: string): string | undefined {
+  return name.endsWith(VERSIONS_SUFFIX) ? name.slice(0, -VERSIONS_SUFFIX.length) : undefined;
+}
+
 export function isHiddenBucket(name: string): boolean {
-  return name.endsWith(UPLOADS_SUFFIX);
+  return name.endsWith(UPLOADS_SUFFIX) || name.endsWith(VERSIONS_SUFFIX);
 }
 
 /** @throws {StoreError} `name_invalid` */
@@ -32,9 +43,13 @@ export function parseBucketName(name: string): string {
   return name;
 }
 
-/** Hidden buckets pass: they are read and written like any other. @throws {StoreError} `name_invalid` */
+/**
+ * Hidden buckets of uploads pass: they are read and written like any other. Those of versions do not: the catalog alone
+ * writes there.
+ * @throws {StoreError} `name_invalid`
+ */
 export function parseAnyBucketName(name: string): string {
-  parseBucketName(isHiddenBucket(name) ? name.slice(0, -UPLOADS_SUFFIX.length) : name);
+  parseBucketName(name.endsWith(UPLOADS_SUFFIX) ? name.slice(0, -UPLOADS_SUFFIX.length) : name);
   return name;
 }
 

@@ -3,6 +3,7 @@ import { z } from 'zod';
 
 export const ackSchema = z.enum(['memory', 'disk', 'remote']);
 export const presetSchema = z.enum(['ephemeral', 'buffered', 'durable']);
+const versioningSchema = z.enum(['off', 'enabled', 'suspended']);
 export const tierNameSchema = z.enum(['memory', 'disk', 'remote']);
 
 /** What a bucket promises. Presets fill in what is left out; see docs in ARCHITECTURE.md, "Promises". */
@@ -20,7 +21,12 @@ export const bucketPolicySchema = z.object({
   remote: z.string().min(1).max(1024).optional(),
   /** Others change its objects in tier 2: look again before an object is read that was not compared for so long; absent: never. */
   revalidateMs: z.number().int().nonnegative().optional(),
+  /** Whether a write or delete keeps what it replaces. Once on it can be suspended, not turned off; absent: as it is, or off. */
+  versioning: versioningSchema.optional(),
 });
+/** What can be changed of a bucket that is there. */
+export const bucketChangeSchema = z.object({ versioning: z.enum(['enabled', 'suspended']) });
+export type BucketChange = z.infer<typeof bucketChangeSchema>;
 export type BucketPolicyInput = z.input<typeof bucketPolicySchema>;
 
 export const bucketInfoSchema = z.object({
@@ -34,9 +40,12 @@ export const bucketInfoSchema = z.object({
     quotaBytes: z.number().nullable(),
     remote: z.string().nullable(),
     revalidateMs: z.number().nullable(),
+    versioning: versioningSchema,
   }),
   objects: z.number().optional(),
   sizeBytes: z.number().optional(),
+  oldVersions: z.number().optional().describe('with delete markers; where versions are kept'),
+  oldVersionsBytes: z.number().optional(),
 });
 export type BucketInfo = z.infer<typeof bucketInfoSchema>;
 

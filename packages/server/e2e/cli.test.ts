@@ -151,6 +151,27 @@ async function stagedBytes(): Promise<number> {
   return tiers.reduce((sum, tier) => sum + tier.stagedBytes, 0);
 }
 
+test('a bucket that keeps old versions is made, changed, shown, and removed with all of them', async () => {
+  expect(await ebb('buckets', 'create', 'kept', '--versioning', 'enabled')).toMatchObject({
+    code: 0,
+  });
+  for (const text of ['1', '2']) await finish(start(['put', '-', 'kept/a']), Buffer.from(text));
+  await ebb('rm', 'kept/a');
+  expect(await ebb('cat', 'kept/a')).toMatchObject({ code: 3 });
+  const table = (await ebb('buckets')).out;
+  expect(table).toMatch(/VERSIONING +OLD VERSIONS +OLD SIZE/);
+  expect(table).toMatch(/kept .* enabled +3 +2 B/);
+  const set = await ebb('buckets', 'set', 'kept', '--versioning', 'suspended');
+  expect(set.out).toBe('bucket kept (versioning suspended)\n');
+  expect(await ebb('buckets', 'set', 'kept', '--versioning', 'off')).toMatchObject({ code: 2 });
+  expect(await ebb('buckets', 'set', 'none', '--versioning', 'enabled')).toMatchObject({ code: 3 });
+  expect(await ebb('buckets', 'rm', 'kept')).toMatchObject({ code: 4 });
+  expect((await ebb('buckets', 'rm', '-r', 'kept')).out).toBe(
+    'removed bucket kept and 3 objects\n',
+  );
+  expect((await ebb('buckets')).out).not.toContain('VERSIONING');
+});
+
 describe('what is told', () => {
   test('every read command has JSON, and a table with a head', async () => {
     await finish(start(['put', '-', 'data/told']), Buffer.from('x'));

@@ -7,7 +7,9 @@ import {
   decodePolicy,
   encodeObjectBody,
   encodePolicy,
+  isVersionedBody,
   type ObjectBody,
+  withVersioned,
 } from './catalog-records.ts';
 
 const text = fc.string({ unit: 'grapheme', maxLength: 40 });
@@ -22,12 +24,29 @@ const body: fc.Arbitrary<ObjectBody> = fc.record({
   attributes: fc.dictionary(text, text, { noNullPrototype: true }),
   extents: fc.array(fc.record({ blobId: u48, offset: u48, length: u48 })),
 });
+const withFlag = fc
+  .tuple(body, fc.boolean())
+  .map(([value, versioned]): ObjectBody => (versioned ? { ...value, versioned: true } : value));
 
 describe('object body', () => {
   test('what was encoded is decoded', () => {
     fc.assert(
-      fc.property(body, (value) => {
+      fc.property(withFlag, (value) => {
         expect(decodeObjectBody(encodeObjectBody(value))).toEqual(value);
+      }),
+    );
+  });
+
+  test('the flag of a version is read and changed without the rest', () => {
+    fc.assert(
+      fc.property(withFlag, fc.boolean(), (value, versioned) => {
+        const bytes = encodeObjectBody(value);
+        expect(isVersionedBody(bytes)).toBe(value.versioned === true);
+        const { versioned: _, ...rest } = value;
+        expect(decodeObjectBody(withVersioned(bytes, versioned))).toEqual(
+          versioned ? { ...rest, versioned: true } : rest,
+        );
+        expect(decodeObjectBody(bytes)).toEqual(value);
       }),
     );
   });
@@ -109,6 +128,16 @@ describe('object body', () => {
 });
 
 describe('bucket policy', () => {
+  const PLAIN: BucketPolicy = {
+    preset: 'durable',
+    ack: 'disk',
+    mirror: true,
+    ttlMs: 1,
+    quotaBytes: null,
+    remote: null,
+    revalidateMs: null,
+    versioning: 'off',
+  };
   const limit = fc.option(fc.nat({ max: Number.MAX_SAFE_INTEGER }));
   const policy: fc.Arbitrary<BucketPolicy> = fc.record({
     preset: fc.constantFrom('ephemeral', 'buffered', 'durable'),
@@ -118,6 +147,7 @@ describe('bucket policy', () => {
     quotaBytes: limit,
     remote: fc.option(fc.constantFrom('archive', 's3://bucket/prefix')),
     revalidateMs: limit,
+    versioning: fc.constantFrom('off', 'enabled', 'suspended'),
   });
 
   test('what was encoded is decoded', () => {
@@ -128,17 +158,26 @@ describe('bucket policy', () => {
     );
   });
 
+  test('one that was written before there were versions reads as without', () => {
+    const old =
+      '{"format":1,"preset":"durable","ack":"disk","mirror":true,"ttlMs":1,"quotaBytes":null}';
+    expect(decodePolicy(old)).toEqual(PLAIN);
+    // A program that does not know versions must not write where they are kept.
+    expect(encodePolicy({ ...PLAIN, versioning: 'suspended' })).toContain('"format":2');
+  });
+
   test('anything else is refused', () => {
-    const fine = JSON.parse(
-      encodePolicy({
-        ...{ preset: 'durable', ack: 'disk', mirror: true, ttlMs: 1, quotaBytes: null },
-        ...{ remote: null, revalidateMs: null },
-      }),
-    ) as object;
-    for (const broken of ['', 'null', '7', JSON.stringify({ ...fine, ack: 'tape' })]) {
+    const fine = JSON.parse(encodePolicy(PLAIN)) as object;
+    for (const broken of [
+      '',
+      'null',
+      '7',
+      JSON.stringify({ ...fine, ack: 'tape' }),
+      JSON.stringify({ ...fine, format: 2 }),
+    ]) {
       expect(codeOf(() => decodePolicy(broken))).toBe('data_corrupt');
     }
-    expect(codeOf(() => decodePolicy(JSON.stringify({ ...fine, format: 2 })))).toBe(
+    expect(codeOf(() => decodePolicy(JSON.stringify({ ...fine, format: 3 })))).toBe(
       'version_unsupported',
     );
   });

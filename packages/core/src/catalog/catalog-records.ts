@@ -15,20 +15,22 @@ import type { BucketPolicy, Extent, ObjectRecord } from './catalog.ts';
 
 export type ObjectBody = Pick<
   ObjectRecord,
-  'etag' | 'crc32c' | 'contentType' | 'metadata' | 'attributes' | 'extents'
+  'etag' | 'crc32c' | 'contentType' | 'metadata' | 'attributes' | 'extents' | 'versioned'
 >;
 
 const BODY_FORMAT = 1;
 /** Written only where there are attributes: most objects have none. */
 const BODY_FORMAT_ATTRIBUTES = 2;
 const HAS_CRC32C = 1;
+const VERSIONED = 2;
+const FLAGS_AT = 5;
 const BODY_FIXED_BYTES = 4 + 1 + 1 + 4 + 2 + 2 + 2 + 4;
 const EXTENT_BYTES = 18;
 const STRING_BYTES_MAX = 0xffff;
 const NUMBER_MAX = 2 ** 48 - 1;
 
 export function encodeObjectBody(body: ObjectBody): Buffer {
-  const { etag, contentType, crc32c, extents, metadata, attributes } = body;
+  const { etag, contentType, crc32c, extents, metadata, attributes, versioned } = body;
   const hasAttributes = Object.keys(attributes).length > 0;
   // Strings are written in one pass: three bytes a UTF-16 unit is the most that UTF-8 takes.
   const roomBytes =
@@ -39,7 +41,8 @@ export function encodeObjectBody(body: ObjectBody): Buffer {
   const buffer = Buffer.allocUnsafe(roomBytes + extents.length * EXTENT_BYTES);
   let at = 4;
   at = buffer.writeUInt8(hasAttributes ? BODY_FORMAT_ATTRIBUTES : BODY_FORMAT, at);
-  at = buffer.writeUInt8(crc32c === null ? 0 : HAS_CRC32C, at);
+  const flags = (crc32c === null ? 0 : HAS_CRC32C) | (versioned === true ? VERSIONED : 0);
+  at = buffer.writeUInt8(flags, at);
   at = buffer.writeUInt32LE(crc32c ?? 0, at);
   at = writeString(buffer, etag, at);
   at = writeString(buffer, contentType, at);
@@ -77,7 +80,7 @@ export function decodeObjectBody(bytes: Uint8Array): ObjectBody {
 /** Buffer's own bounds check ends a read beyond the body with a RangeError; strings are checked here. */
 function readBody(buffer: Buffer): ObjectBody {
   const hasAttributes = buffer.readUInt8(4) === BODY_FORMAT_ATTRIBUTES;
-  const hasCrc32c = (buffer.readUInt8(5) & HAS_CRC32C) !== 0;
+  const hasCrc32c = (buffer.readUInt8(FLAGS_AT) & HAS_CRC32C) !== 0;
   const crc32c = hasCrc32c ? buffer.readUInt32LE(6) : null;
   let at = 10;
   const readString = (): string => {
@@ -113,37 +116,51 @@ function readBody(buffer: Buffer): ObjectBody {
       length: buffer.readUIntLE(at + 12, 6),
     });
   }
-  return { etag, crc32c, contentType, metadata, attributes, extents };
+  const body = { etag, crc32c, contentType, metadata, attributes, extents };
+  return isVersionedBody(buffer) ? { ...body, versioned: true } : body;
+}
+
+/** Without decoding the rest. */
+export function isVersionedBody(body: Uint8Array): boolean {
+  return ((body[FLAGS_AT] ?? 0) & VERSIONED) !== 0;
+}
+
+/** The same body with or without the flag; itself when it is so already. */
+export function withVersioned(body: Uint8Array, versioned: boolean): Uint8Array {
+  if (isVersionedBody(body) === versioned) return body;
+  const changed = Uint8Array.from(body);
+  changed[FLAGS_AT] = (body[FLAGS_AT] as number) ^ VERSIONED;
+  return changed;
 }
 
 const POLICY_FORMAT = 1;
+/** Written only where versions are kept: a program that does not know them must not write there. */
+const POLICY_FORMAT_VERSIONING = 2;
 
 /** A policy is JSON with its format: it is read rarely, and people look at it. */
 export function encodePolicy(policy: BucketPolicy): string {
-  const { preset, ack, mirror, ttlMs, quotaBytes, remote, revalidateMs } = policy;
-  return JSON.stringify({
-    format: POLICY_FORMAT,
-    preset,
-    ack,
-    mirror,
-    ttlMs,
-    quotaBytes,
-    remote,
-    revalidateMs,
-  });
+  const { preset, ack, mirror, ttlMs, quotaBytes, remote, revalidateMs, versioning } = policy;
+  const common = { preset, ack, mirror, ttlMs, quotaBytes, remote, revalidateMs };
+  return JSON.stringify(
+    versioning === 'off'
+      ? { format: POLICY_FORMAT, ...common }
+      : { format: POLICY_FORMAT_VERSIONING, ...common, versioning },
+  );
 }
 
 /** @throws {StoreError} `data_corrupt`, `version_unsupported` */
 export function decodePolicy(text: string): BucketPolicy {
   const found = parseJsonObject(text);
-  if (found['format'] !== POLICY_FORMAT) {
+  const format = found['format'];
+  if (format !== POLICY_FORMAT && format !== POLICY_FORMAT_VERSIONING) {
     throw new StoreError(
       'version_unsupported',
-      `catalog: bucket policy of format ${String(found['format'])}`,
+      `catalog: bucket policy of format ${String(format)}`,
     );
   }
   const { preset, ack, mirror, ttlMs, quotaBytes, remote = null } = found;
   const { revalidateMs = null } = found;
+  const versioning = format === POLICY_FORMAT ? 'off' : found['versioning'];
   if (preset !== 'ephemeral' && preset !== 'buffered' && preset !== 'durable')
     throw corrupt('preset of a bucket policy');
   if (ack !== 'memory' && ack !== 'disk' && ack !== 'remote')
@@ -155,7 +172,9 @@ export function decodePolicy(text: string): BucketPolicy {
   if (remote !== null && typeof remote !== 'string') throw corrupt('remote of a bucket policy');
   if (revalidateMs !== null && typeof revalidateMs !== 'number')
     throw corrupt('revalidateMs of a bucket policy');
-  return { preset, ack, mirror, ttlMs, quotaBytes, remote, revalidateMs };
+  if (versioning !== 'off' && versioning !== 'enabled' && versioning !== 'suspended')
+    throw corrupt('versioning of a bucket policy');
+  return { preset, ack, mirror, ttlMs, quotaBytes, remote, revalidateMs, versioning };
 }
 
 function parseJsonObject(text: string): Record<string, unknown> {

@@ -12,6 +12,9 @@
  * I4  Conditions are checked in the same atomic step as the change they guard.
  * I5  What happens to a name of which tier 2 has, or is to have, a plain object is entered into the spool in the same atomic
  *     step: a new version of a mirrored bucket, a deletion, a rename. So tier 2 follows, whatever happens to this process.
+ * I6  In a bucket that keeps versions, a change and the archiving of what it replaces are one step. Of all versions of a
+ *     key the newest is the object, unless it is a delete marker: then there is no object. `findObject`, `listObjects` and
+ *     conditions know the object alone.
  *
  * Conformance suite: packages/testkit, `catalogConformance`.
  */
@@ -30,6 +33,8 @@ export interface BucketPolicy {
    * stored or found there is trusted until it is read from there.
    */
   readonly revalidateMs: number | null;
+  /** Whether a write or delete keeps what it replaces (sqlite-versions.ts). Once on it is never off again, only suspended. */
+  readonly versioning: 'off' | 'enabled' | 'suspended';
 }
 
 export interface BucketRecord {
@@ -62,6 +67,39 @@ export interface ObjectRecord {
   readonly extents: readonly Extent[];
   /** Of the plain object in tier 2 that is this version under its own name; null while there is none. */
   readonly remoteEtag: string | null;
+  /** Written while its bucket kept versions. Without it this is the *null version*, of which a key has one at most. */
+  readonly versioned?: true;
+}
+
+/** One version of a key, the current one or an archived one. `isLatest`: no version of the key is newer. */
+export interface VersionRecord {
+  readonly object: ObjectRecord;
+  readonly isLatest: boolean;
+  /** It stands for a delete, and has no content. */
+  readonly isDeleteMarker: boolean;
+}
+
+/** What a change leaves in a bucket that keeps versions: the version and time of a delete marker, or of a renamed object. */
+export interface VersionStamp {
+  readonly version: number;
+  readonly createdAtMs: number;
+}
+
+export interface VersionListOptions {
+  readonly prefix: string;
+  /** '' for none. */
+  readonly delimiter: string;
+  /** Only what comes after this version; without `version`, after all of the key; `key` '' from the beginning. */
+  readonly startAfter: { readonly key: string; readonly version?: number };
+  /** Versions and prefixes together. */
+  readonly limit: number;
+}
+export interface VersionPage {
+  /** By key, in a key the newest first. */
+  readonly versions: readonly VersionRecord[];
+  readonly prefixes: readonly string[];
+  /** `startAfter` of the next page; null at the end. */
+  readonly next: VersionListOptions['startAfter'] | null;
 }
 
 /** Bytes in tier 2: in the object `name`, from `offset` on, as long as that has the ETag. */
@@ -179,30 +217,41 @@ export interface Catalog {
   setBucketPolicy(name: string, policy: BucketPolicy): Promise<void>;
   findBucket(name: string): Promise<BucketRecord | undefined>;
   listBuckets(): Promise<readonly BucketRecord[]>;
-  /** @throws `bucket_not_found`, `bucket_not_empty` */
+  /** @throws `bucket_not_found`; `bucket_not_empty`, also when only old versions or delete markers are left */
   deleteBucket(name: string): Promise<void>;
   bucketTotals(name: string): Promise<{ readonly objects: number; readonly sizeBytes: number }>;
 
   findObject(bucket: string, key: string): Promise<ObjectRecord | undefined>;
   listObjects(bucket: string, options: ListOptions): Promise<ListPage>;
   /**
-   * Makes a version visible, replacing what was there.
+   * Makes a version visible, replacing what was there. Returns the object as it is stored.
    * @throws `bucket_not_found`; `already_exists` (ifNoneMatch); `precondition_failed` (ifMatch); `superseded` when the
-   * object there has a higher version; `data_lost` when an extent names a blob that is unknown or freed; `not_found` or
+   * object there has a higher version, or the delete marker in its place; `data_lost` when an extent names a blob that is unknown or freed; `not_found` or
    * `precondition_failed` for one that was to go (`removes`).
    */
-  commitObject(commit: ObjectCommit): Promise<Freed>;
-  /** Resolves with `object` undefined when there was none. @throws `precondition_failed` */
+  commitObject(commit: ObjectCommit): Promise<Freed & { readonly object: ObjectRecord }>;
+  /**
+   * Resolves with `object` undefined when there was none. A bucket that keeps versions needs the stamp, and gets a delete
+   * marker; with `marksAbsent` also where there was no object.
+   * @throws `precondition_failed`; `superseded` when the stamp is older than what is there
+   */
   deleteObject(
     bucket: string,
     key: string,
     condition: Condition,
-  ): Promise<Freed & { readonly object: ObjectRecord | undefined }>;
-  /** Deletes up to `limit` objects whose key starts with `prefix`; `done` when none is left. */
+    stamp?: VersionStamp & { readonly marksAbsent?: boolean },
+  ): Promise<
+    Freed & {
+      readonly object: ObjectRecord | undefined;
+      readonly marker?: ObjectRecord;
+    }
+  >;
+  /** Deletes up to `limit` objects whose key starts with `prefix`; `done` when none is left. The stamp is as for deleteObject. */
   deletePrefix(
     bucket: string,
     prefix: string,
     limit: number,
+    stamp?: VersionStamp,
   ): Promise<
     Freed & { readonly objects: number; readonly sizeBytes: number; readonly done: boolean }
   >;
@@ -220,26 +269,51 @@ export interface Catalog {
     },
     condition: Condition,
   ): Promise<Freed & { readonly object: ObjectRecord }>;
-  /** One step: the object is at exactly one of both names at any time. Version, job and pin travel. @throws as copyObject. */
+  /**
+   * One step: the object is at exactly one of both names at any time. Version, job and pin travel. If one of the buckets
+   * keeps versions, the stamp is needed: the object is a new version under its new name, and the old name gets a marker.
+   * @throws as copyObject
+   */
   renameObject(
     from: { readonly bucket: string; readonly key: string },
     to: { readonly bucket: string; readonly key: string },
     condition: Condition,
+    stamp?: VersionStamp,
   ): Promise<Freed & { readonly object: ObjectRecord }>;
   /**
    * Renames every key that starts with `from.prefix` in one step; the rest of the key stays. A prefix `a/` leaves `ab`.
+   * Stamp and versions are as for renameObject.
    * @throws `already_exists` when a target exists and `overwrite` is false; `request_invalid` when one prefix contains the other.
    */
   renamePrefix(
     from: { readonly bucket: string; readonly prefix: string },
     to: { readonly bucket: string; readonly prefix: string },
     options: { readonly overwrite: boolean },
+    stamp?: VersionStamp,
   ): Promise<Freed & { readonly objects: number; readonly sizeBytes: number }>;
+
+  /** The version of this number, the null version, or the latest, be it an object or a delete marker. */
+  findVersion(
+    bucket: string,
+    key: string,
+    which: number | 'null' | 'latest',
+  ): Promise<VersionRecord | undefined>;
+  listVersions(bucket: string, options: VersionListOptions): Promise<VersionPage>;
+  /**
+   * Removes one version for good. If it was the latest, the one before takes its place, in the same step.
+   * @throws `precondition_failed`
+   */
+  deleteVersion(
+    bucket: string,
+    key: string,
+    which: number | 'null',
+    condition: Condition,
+  ): Promise<Freed & { readonly removed: VersionRecord | undefined }>;
   /** @throws `not_found` */
   setPinned(bucket: string, key: string, pinned: boolean): Promise<ObjectRecord>;
   /**
    * Compare-and-set of an object's attributes; its version stays. Undefined, and no change, when the object is another
-   * version, or its attributes are others than `from`.
+   * version and this one is not archived, or its attributes are others than `from`.
    * @throws `not_found`
    */
   setAttributes(
@@ -249,7 +323,7 @@ export interface Catalog {
       readonly to: ObjectRecord['attributes'];
     },
   ): Promise<ObjectRecord | undefined>;
-  /** Objects whose bucket has a TTL and that are older than it. */
+  /** Objects, old versions and delete markers whose bucket has a TTL and that are older than it. */
   listExpired(
     nowMs: number,
     limit: number,
@@ -317,7 +391,7 @@ export interface Catalog {
   /** Only the job's own record: delete its objects first. */
   deleteJob(jobId: string): Promise<void>;
   jobTotals(jobId: string): Promise<{ readonly objects: number; readonly sizeBytes: number }>;
-  /** Deletes up to `limit` objects of the job, in whatever bucket. */
+  /** Deletes up to `limit` objects of the job for good, in whatever bucket, old versions too; what was there before them comes back. */
   deleteJobObjects(
     jobId: string,
     limit: number,

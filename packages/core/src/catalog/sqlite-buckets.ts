@@ -3,9 +3,13 @@
  *
  * - The cache is what the tables are, uncommitted changes included; `load` reads it again after a group was undone.
  * - A number is given out once, so that a bucket created again shares nothing with the deleted one.
+ * - A bucket that keeps versions has a hidden bucket beside it (sqlite-versions.ts) from when its policy first says so until
+ *   it is deleted. It is empty then: `delete` refuses while an old version is left. Its policy follows, but that it is not
+ *   mirrored as a whole: sqlite-versions.ts says which of its rows go to tier 2.
  * - objects.expires says whether the bucket of an object has a TTL: `setPolicy` writes it for all objects of the bucket.
  */
 import { assert, StoreError } from '@ebb/protocol';
+import { versionsBucketOf } from '../object-ref.ts';
 import type { BucketPolicy, BucketRecord } from './catalog.ts';
 import { decodePolicy, encodePolicy } from './catalog-records.ts';
 import type { Counter, Counters } from './sqlite-counters.ts';
@@ -84,7 +88,20 @@ export class BucketTable {
     this.#tx.write(this.#sql.setLastId, id);
     this.#tx.write(this.#sql.insert, record.name, id, record.createdAtMs, policy);
     this.#remember(id, record);
+    this.#prepareVersions(record);
     return { created: true, bucket: record };
+  }
+
+  #prepareVersions({ name, createdAtMs, policy }: BucketRecord): void {
+    if (policy.versioning === 'off') return;
+    const hidden = versionsBucketOf(name);
+    const hiddenPolicy: BucketPolicy = {
+      ...policy,
+      ack: policy.ack === 'remote' ? 'disk' : policy.ack,
+      ...{ mirror: false, revalidateMs: null, versioning: 'off' },
+    };
+    if (this.#byName.has(hidden)) this.setPolicy(hidden, hiddenPolicy);
+    else this.create({ name: hidden, createdAtMs, policy: hiddenPolicy });
   }
 
   setPolicy(name: string, policy: BucketPolicy): void {
@@ -94,10 +111,19 @@ export class BucketTable {
     this.#tx.write(this.#sql.setPolicy, encodePolicy(policy), name);
     if (expired !== expires) this.#tx.write(this.#sql.setExpires, expires ? 1 : 0, bucket.id);
     bucket.record = { ...bucket.record, policy };
+    this.#prepareVersions(bucket.record);
   }
 
   delete(name: string): void {
     const { id, counter } = this.get(name);
+    const versions = this.#byName.get(versionsBucketOf(name));
+    if (versions !== undefined && versions.counter.count > 0) {
+      throw new StoreError(
+        'bucket_not_empty',
+        `bucket ${name} still has ${versions.counter.count} old versions and delete markers`,
+        { bucket: name, versions: versions.counter.count },
+      );
+    }
     if (counter.count > 0) {
       throw new StoreError(
         'bucket_not_empty',
@@ -112,6 +138,7 @@ export class BucketTable {
     this.#counters.retire(counter);
     this.#byName.delete(name);
     this.#byId.delete(id);
+    if (versions !== undefined) this.delete(versions.record.name);
   }
 
   #remember(id: number, record: BucketRecord): void {

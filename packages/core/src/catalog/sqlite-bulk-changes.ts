@@ -7,11 +7,10 @@
  * - renamePrefix checks every new name before it writes the first (S1).
  */
 import { assert, StoreError } from '@ebb/protocol';
-import { keyProblem } from '../object-ref.ts';
-import type { BlobRecord, Freed } from './catalog.ts';
+import { bucketOfVersions, keyProblem } from '../object-ref.ts';
+import type { BlobRecord, Freed, VersionStamp } from './catalog.ts';
 import type { Bucket } from './sqlite-buckets.ts';
 import {
-  extentsOf,
   fromRow,
   type ObjectRow,
   type PlacedObject,
@@ -19,7 +18,9 @@ import {
   type StoredObject,
 } from './sqlite-objects.ts';
 import type { Tables } from './sqlite-tables.ts';
+import * as versions from './sqlite-versions.ts';
 import { rangeEnd } from './utf8-order.ts';
+import { parseVersionKey } from './version-keys.ts';
 
 /** Rows that a change holds at a time. */
 const BATCH_ROWS = 256;
@@ -46,16 +47,24 @@ export function deletePrefix(
   tables: Tables,
   { bucket: name, prefix }: PrefixName,
   limit: number,
+  stamp?: VersionStamp,
 ): Deleted {
   assertLimit(limit);
   const { objects } = tables;
   const receipt = emptyReceipt();
   const bucket = tables.buckets.find(name);
   if (bucket === undefined) return { ...receipt, done: true };
+  if (versions.keepsVersions(bucket))
+    for (const [key] of objects.scanPrefix(bucket, prefix, limit))
+      versions.assertStamp(tables, bucket, key, stamp);
   while (receipt.objects < limit) {
     const batch = objects.scanPrefix(bucket, prefix, nextBatch(receipt, limit));
     if (batch.length === 0) break;
-    for (const row of batch) remove(tables, { bucket, stored: fromRow(row) }, receipt);
+    for (const row of batch) {
+      const stored = fromRow(row);
+      const { freed } = versions.removeCurrent(tables, { bucket, stored }, stamp);
+      count(receipt, stored, freed);
+    }
   }
   return { ...receipt, done: objects.scanPrefix(bucket, prefix, 1).length === 0 };
 }
@@ -69,8 +78,10 @@ export function deleteJobObjects(tables: Tables, jobId: string, limit: number): 
     if (names.length === 0) break;
     for (const { bucket: id, key } of names) {
       const bucket = buckets.withId(id);
-      const stored = objects.find(bucket, key) as StoredObject;
-      remove(tables, { bucket, stored }, receipt);
+      const stored = objects.find(bucket, key);
+      // An old version of the job may have come back in place of its newest, a moment ago: the next batch has it.
+      if (stored === undefined) continue;
+      count(receipt, stored, removeOfJob(tables, { bucket, stored }));
     }
   }
   return { ...receipt, done: counters.ofJob(jobId).objects === 0 };
@@ -81,6 +92,7 @@ export function renamePrefix(
   from: PrefixName,
   to: PrefixName,
   options: { readonly overwrite: boolean },
+  stamp?: VersionStamp,
 ): Freed & { readonly objects: number; readonly sizeBytes: number } {
   assertApart(from, to);
   const { objects } = tables;
@@ -89,6 +101,11 @@ export function renamePrefix(
   const renamed = (key: string): string => to.prefix + key.slice(from.prefix.length);
   checkTargets(tables, { source, prefix: from.prefix }, { bucket: target, renamed, ...options });
   const receipt = emptyReceipt();
+  const isPlain = !versions.keepsVersions(source) && !versions.keepsVersions(target);
+  for (const [key] of isPlain ? [] : rowsUnder(tables, source, from.prefix)) {
+    versions.assertStamp(tables, source, key, stamp);
+    versions.assertStamp(tables, target, renamed(key), stamp);
+  }
   // New names never start with the old prefix, so the range empties.
   for (;;) {
     const batch = objects.scanPrefix(source, from.prefix, BATCH_ROWS);
@@ -97,15 +114,32 @@ export function renamePrefix(
       const stored = fromRow(row);
       const key = renamed(stored.key);
       const old = objects.find(target, key);
-      const freed = objects.move({ bucket: source, stored }, { bucket: target, key, old });
+      const placed = { bucket: source, stored };
+      const to = { bucket: target, key, old, stamp };
+      const freed = isPlain
+        ? objects.move(placed, to)
+        : versions.moveAsVersion(tables, placed, to).freed;
       count(receipt, stored, freed);
     }
   }
 }
 
-function remove({ objects }: Tables, object: PlacedObject, receipt: Receipt): void {
-  const { stored } = object;
-  count(receipt, stored, objects.remove(object, extentsOf(stored)));
+/** For good: what a job wrote ends with it, and what it replaced comes back. */
+function removeOfJob(tables: Tables, { bucket, stored }: PlacedObject): BlobRecord[] {
+  const owner = bucketOfVersions(bucket.record.name);
+  if (owner === undefined) return versions.removeForGood(tables, { bucket, stored });
+  const { key } = parseVersionKey(stored.key);
+  return versions.removeArchived(tables, tables.buckets.get(owner), { key, archived: stored });
+}
+
+function* rowsUnder({ objects }: Tables, bucket: Bucket, prefix: string): Generator<ObjectRow> {
+  const end = rangeEnd(prefix);
+  let seek: Seek | undefined = { from: prefix };
+  while (seek !== undefined) {
+    const batch: ObjectRow[] = objects.scan(bucket, seek, end, BATCH_ROWS);
+    seek = batch.length < BATCH_ROWS ? undefined : { after: (batch.at(-1) as ObjectRow)[0] };
+    yield* batch;
+  }
 }
 
 function count(receipt: Receipt, stored: StoredObject, freed: readonly BlobRecord[]): void {
@@ -139,7 +173,7 @@ function assertApart(from: PrefixName, to: PrefixName): void {
 
 /** Every new name of a prefix rename. @throws {StoreError} `name_invalid`, `already_exists` */
 function checkTargets(
-  { objects }: Tables,
+  tables: Tables,
   from: { readonly source: Bucket; readonly prefix: string },
   to: {
     readonly bucket: Bucket;
@@ -147,21 +181,15 @@ function checkTargets(
     readonly overwrite: boolean;
   },
 ): void {
-  const end = rangeEnd(from.prefix);
-  let seek: Seek | undefined = { from: from.prefix };
-  while (seek !== undefined) {
-    const batch: ObjectRow[] = objects.scan(from.source, seek, end, BATCH_ROWS);
-    seek = batch.length < BATCH_ROWS ? undefined : { after: (batch.at(-1) as ObjectRow)[0] };
-    for (const [key] of batch) {
-      const name = to.renamed(key);
-      const problem = keyProblem(name);
-      if (problem !== undefined) {
-        throw new StoreError('name_invalid', `${JSON.stringify(key)}: its new name ${problem}`);
-      }
-      if (!to.overwrite && objects.find(to.bucket, name) !== undefined) {
-        const { name: bucket } = to.bucket.record;
-        throw new StoreError('already_exists', `${bucket}/${name} exists`, { bucket, key: name });
-      }
+  for (const [key] of rowsUnder(tables, from.source, from.prefix)) {
+    const name = to.renamed(key);
+    const problem = keyProblem(name);
+    if (problem !== undefined) {
+      throw new StoreError('name_invalid', `${JSON.stringify(key)}: its new name ${problem}`);
+    }
+    if (!to.overwrite && tables.objects.find(to.bucket, name) !== undefined) {
+      const { name: bucket } = to.bucket.record;
+      throw new StoreError('already_exists', `${bucket}/${name} exists`, { bucket, key: name });
     }
   }
 }

@@ -20,6 +20,7 @@ const POLICY: BucketPolicy = {
   quotaBytes: null,
   remote: null,
   revalidateMs: null,
+  versioning: 'off',
 };
 
 const roots: string[] = [];
@@ -195,72 +196,77 @@ describe('sqlite catalog', () => {
     expect(seen).toEqual(seen.toSorted());
   });
 
-  test('references, holders, places and saved totals equal a recount of the tables', async () => {
-    const directory = await tempDir();
-    const catalog = await openSqliteCatalog({ directory });
-    await catalog.createBucket({ name: 'bucket', createdAtMs: 1, policy: POLICY });
-    await catalog.createBucket({ name: 'other', createdAtMs: 1, policy: POLICY });
-    const keyOf = (i: number): string => `p${i % 3}/${i % 41}`;
-    for (let i = 0; i < 400; i++) {
-      const from = { bucket: 'bucket', key: keyOf(i * 7) };
-      const work =
-        i % 5 === 0
-          ? catalog.deleteObject('bucket', from.key, {})
-          : i % 5 === 1
-            ? catalog.copyObject(
-                from,
-                {
-                  bucket: 'other',
-                  key: keyOf(i),
-                  version: await catalog.nextIds(1),
-                  createdAtMs: 1,
-                },
-                {},
-              )
-            : i % 5 === 2
-              ? catalog.renameObject(from, { bucket: 'bucket', key: keyOf(i) }, {})
-              : commit(catalog, keyOf(i), { jobId: i % 2 === 0 ? 'job' : null });
-      await work.catch((error: unknown) => expect(isStoreError(error, 'not_found')).toBe(true));
-    }
-    const totals = await catalog.totals();
-    const job = await catalog.jobTotals('job');
-    await catalog.close();
-
-    const database = new DatabaseSync(join(directory, 'catalog.sqlite'));
-    const uses = new Map<number, { refs: number; names: Set<string> }>();
-    const objects = database.prepare('select bucket, key, size, job, body from objects').all();
-    for (const row of objects) {
-      for (const { blobId } of decodeObjectBody(row['body'] as Uint8Array).extents) {
-        const use = uses.get(blobId) ?? { refs: 0, names: new Set() };
-        use.refs++;
-        use.names.add(`${row['bucket']}/${row['key']}`);
-        uses.set(blobId, use);
+  test.each(['off', 'enabled', 'suspended'] as const)(
+    'references, holders, places and saved totals equal a recount of the tables, with versions %s',
+    async (versioning) => {
+      const directory = await tempDir();
+      const catalog = await openSqliteCatalog({ directory });
+      await catalog.createBucket({ name: 'bucket', createdAtMs: 1, policy: POLICY });
+      await catalog.createBucket({ name: 'other', createdAtMs: 1, policy: POLICY });
+      const keyOf = (i: number): string => `p${i % 3}/${i % 41}`;
+      for (let i = 0; i < 400; i++) {
+        if (i === 200) await catalog.setBucketPolicy('bucket', { ...POLICY, versioning });
+        const from = { bucket: 'bucket', key: keyOf(i * 7) };
+        const stamp = { version: await catalog.nextIds(1), createdAtMs: 1 };
+        const work =
+          i % 5 === 0
+            ? catalog.deleteObject('bucket', from.key, {}, stamp)
+            : i % 5 === 1
+              ? catalog.copyObject(
+                  from,
+                  {
+                    bucket: 'other',
+                    key: keyOf(i),
+                    version: await catalog.nextIds(1),
+                    createdAtMs: 1,
+                  },
+                  {},
+                )
+              : i % 5 === 2
+                ? catalog.renameObject(from, { bucket: 'bucket', key: keyOf(i) }, {}, stamp)
+                : commit(catalog, keyOf(i), { jobId: i % 2 === 0 ? 'job' : null });
+        await work.catch((error: unknown) => expect(isStoreError(error, 'not_found')).toBe(true));
       }
-    }
-    const links = database.prepare('select bucket, key from blob_links where blob_id = ?');
-    const blobs = database.prepare('select * from blobs').all();
-    for (const row of blobs) {
-      const use = uses.get(row['blob_id'] as number) ?? { refs: 0, names: new Set() };
-      expect(row['refs']).toBe(use.refs);
-      expect(row['place']).toBe(1 | (use.refs === 0 ? 8 : 0));
-      const names = links
-        .all(row['blob_id'] as number)
-        .map((link) => `${link['bucket']}/${link['key']}`);
-      if (row['bucket'] !== null) names.push(`${row['bucket']}/${row['key']}`);
-      expect(names.sort()).toEqual([...use.names].sort());
-    }
-    expect(uses.size).toBeGreaterThan(20);
-    expect(totals).toMatchObject({ objects: objects.length, blobs: blobs.length });
-    const ofJob = objects.filter((row) => row['job'] === 'job');
-    expect(job.objects).toBe(ofJob.length);
-    expect(database.prepare('pragma integrity_check').get()).toEqual({ integrity_check: 'ok' });
-    database.close();
+      const totals = await catalog.totals();
+      const job = await catalog.jobTotals('job');
+      await catalog.close();
 
-    const saved = await openSqliteCatalog({ directory });
-    expect(await saved.totals()).toEqual(totals);
-    expect(await saved.jobTotals('job')).toEqual(job);
-    await saved.close();
-  });
+      const database = new DatabaseSync(join(directory, 'catalog.sqlite'));
+      const uses = new Map<number, { refs: number; names: Set<string> }>();
+      const objects = database.prepare('select bucket, key, size, job, body from objects').all();
+      for (const row of objects) {
+        for (const { blobId } of decodeObjectBody(row['body'] as Uint8Array).extents) {
+          const use = uses.get(blobId) ?? { refs: 0, names: new Set() };
+          use.refs++;
+          use.names.add(`${row['bucket']}/${row['key']}`);
+          uses.set(blobId, use);
+        }
+      }
+      const links = database.prepare('select bucket, key from blob_links where blob_id = ?');
+      const blobs = database.prepare('select * from blobs').all();
+      for (const row of blobs) {
+        const use = uses.get(row['blob_id'] as number) ?? { refs: 0, names: new Set() };
+        expect(row['refs']).toBe(use.refs);
+        expect(row['place']).toBe(1 | (use.refs === 0 ? 8 : 0));
+        const names = links
+          .all(row['blob_id'] as number)
+          .map((link) => `${link['bucket']}/${link['key']}`);
+        if (row['bucket'] !== null) names.push(`${row['bucket']}/${row['key']}`);
+        expect(names.sort()).toEqual([...use.names].sort());
+      }
+      expect(uses.size).toBeGreaterThan(20);
+      expect(totals).toMatchObject({ objects: objects.length, blobs: blobs.length });
+      const ofJob = objects.filter((row) => row['job'] === 'job');
+      expect(job.objects).toBe(ofJob.length);
+      expect(database.prepare('pragma integrity_check').get()).toEqual({ integrity_check: 'ok' });
+      database.close();
+
+      const saved = await openSqliteCatalog({ directory });
+      expect(await saved.totals()).toEqual(totals);
+      expect(await saved.jobTotals('job')).toEqual(job);
+      await saved.close();
+    },
+  );
 
   test('an error in the middle of a group undoes the whole group, and the catalog goes on', async () => {
     const directory = await tempDir();

@@ -17,6 +17,7 @@
  *   sqlite-tables        the tables: -objects and -blobs (S2), -buckets, -spool, -jobs, -records, -counters (S3)
  *   sqlite-*-changes     what may be done to objects: to one (S1), to many, to those that go to tier 2
  *   sqlite-listing       pages of names
+ *   sqlite-versions      what a change in a bucket that keeps versions leaves behind; pages of it in -version-listing
  *   sqlite-ids           ids that never come twice
  */
 import { randomUUID } from 'node:crypto';
@@ -34,6 +35,7 @@ import {
   commitObject,
   copyObject,
   deleteObject,
+  deleteVersion,
   findObject,
   renameObject,
   setAttributes,
@@ -41,6 +43,8 @@ import {
 } from './sqlite-object-changes.ts';
 import { loadTables, type Tables, totalsOf } from './sqlite-tables.ts';
 import { SqliteTransactions } from './sqlite-transactions.ts';
+import { listVersions } from './sqlite-version-listing.ts';
+import { findVersion } from './sqlite-versions.ts';
 import { WalKeeper } from './wal-keeper.ts';
 
 export interface SqliteCatalogOptions {
@@ -122,14 +126,20 @@ function createCatalog(parts: {
     listObjects: (bucket, options) =>
       tx.read(() => listPage(objects, buckets.find(bucket), options)),
     commitObject: (commit) => tx.change(() => commitObject(tables, commit)),
-    deleteObject: (bucket, key, condition) =>
-      tx.change(() => deleteObject(tables, { bucket, key }, condition)),
-    deletePrefix: (bucket, prefix, limit) =>
-      tx.change(() => deletePrefix(tables, { bucket, prefix }, limit)),
+    deleteObject: (bucket, key, condition, stamp) =>
+      tx.change(() => deleteObject(tables, { bucket, key }, condition, stamp)),
+    deletePrefix: (bucket, prefix, limit, stamp) =>
+      tx.change(() => deletePrefix(tables, { bucket, prefix }, limit, stamp)),
     copyObject: (from, to, condition) => tx.change(() => copyObject(tables, from, to, condition)),
-    renameObject: (from, to, condition) =>
-      tx.change(() => renameObject(tables, from, to, condition)),
-    renamePrefix: (from, to, options) => tx.change(() => renamePrefix(tables, from, to, options)),
+    renameObject: (from, to, condition, stamp) =>
+      tx.change(() => renameObject(tables, from, to, condition, stamp)),
+    renamePrefix: (from, to, options, stamp) =>
+      tx.change(() => renamePrefix(tables, from, to, options, stamp)),
+    findVersion: (bucket, key, which) => tx.read(() => findVersion(tables, { bucket, key }, which)),
+    listVersions: (bucket, options) =>
+      tx.read(() => listVersions(tables, buckets.find(bucket), options)),
+    deleteVersion: (bucket, key, which, condition) =>
+      tx.change(() => deleteVersion(tables, { bucket, key }, which, condition)),
     setPinned: (bucket, key, pinned) => tx.change(() => setPinned(tables, { bucket, key }, pinned)),
     setAttributes: (name, change) => tx.change(() => setAttributes(tables, name, change)),
     listExpired: (nowMs, limit) => tx.read(() => listExpired(tables, nowMs, limit)),

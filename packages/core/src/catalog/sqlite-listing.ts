@@ -9,6 +9,7 @@
  *   after a prefix.
  */
 import { assert } from '@ebb/protocol';
+import { bucketOfVersions } from '../object-ref.ts';
 import type { ListOptions, ListPage, ObjectRecord } from './catalog.ts';
 import type { Bucket } from './sqlite-buckets.ts';
 import {
@@ -20,6 +21,7 @@ import {
 } from './sqlite-objects.ts';
 import type { Tables } from './sqlite-tables.ts';
 import { commonPrefix, compareUtf8, rangeEnd } from './utf8-order.ts';
+import { parseVersionKey } from './version-keys.ts';
 
 const BATCH_ROWS_MAX = 256;
 /** With a delimiter the next name may well be a prefix. */
@@ -75,8 +77,10 @@ export function listExpired(
   for (const bucket of buckets.all()) {
     const { ttlMs } = bucket.record.policy;
     if (ttlMs === null || expired.length >= limit) continue;
+    const owner = bucketOfVersions(bucket.record.name);
     for (const found of objects.listExpired(bucket, nowMs - ttlMs, limit - expired.length)) {
-      expired.push(found);
+      if (owner === undefined) expired.push(found);
+      else expired.push({ ...found, bucket: owner, key: parseVersionKey(found.key).key });
     }
   }
   return expired;

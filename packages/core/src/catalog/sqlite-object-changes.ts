@@ -7,7 +7,15 @@
  * The order of the checks is the order of the answers: bucket, condition, version, blobs.
  */
 import { assert, StoreError } from '@ebb/protocol';
-import type { BlobRecord, Condition, Freed, ObjectCommit, ObjectRecord } from './catalog.ts';
+import type {
+  BlobRecord,
+  Condition,
+  Freed,
+  ObjectCommit,
+  ObjectRecord,
+  VersionRecord,
+  VersionStamp,
+} from './catalog.ts';
 import { decodeObjectBody } from './catalog-records.ts';
 import type { Bucket } from './sqlite-buckets.ts';
 import {
@@ -18,6 +26,7 @@ import {
   type StoredObject,
 } from './sqlite-objects.ts';
 import type { Tables } from './sqlite-tables.ts';
+import * as versions from './sqlite-versions.ts';
 
 /** An object's name, as callers have it. */
 interface ObjectName {
@@ -32,7 +41,10 @@ export function findObject(tables: Tables, name: ObjectName): ObjectRecord | und
   return found === undefined ? undefined : decodeObject(name.bucket, found.stored);
 }
 
-export function commitObject(tables: Tables, commit: ObjectCommit): Freed {
+export function commitObject(
+  tables: Tables,
+  commit: ObjectCommit,
+): Freed & { readonly object: ObjectRecord } {
   const { object, newBlobs, condition } = commit;
   const { key } = object;
   const { objects, blobs } = tables;
@@ -41,10 +53,12 @@ export function commitObject(tables: Tables, commit: ObjectCommit): Freed {
   const bucket = tables.buckets.get(object.bucket);
   const old = objects.find(bucket, key);
   checkTarget(object, old, { condition, version: object.version });
-  const before = extentsOf(old);
+  versions.assertStamp(tables, bucket, key, object);
   const after = object.extents.filter((extent) => !born.has(extent.blobId));
   for (const extent of after) blobs.assertLive(extent);
   const leaving = (commit.removes ?? []).map((name) => getAt(tables, name));
+  const isPlain = leaving.every((placed) => !versions.keepsVersions(placed.bucket));
+  assert(isPlain, 'what is joined away lies in a bucket without versions');
   for (const { blobId } of newBlobs) {
     // The first insert of a change checks by itself that the id is new, and leaves nothing behind (S1).
     if (newBlobs.length > 1) blobs.assertUnknown(blobId);
@@ -56,23 +70,43 @@ export function commitObject(tables: Tables, commit: ObjectCommit): Freed {
     if (refs === 0) bornFreed.push(record);
   }
   const mirror = commit.mirror === true;
-  const freed = objects.put(bucket, { old, before, incoming, after, mirror });
+  const { freed, stored } = versions.putCurrent(tables, bucket, { old, incoming, after, mirror });
   // After the put, so that what was joined keeps a reference throughout (N2).
   for (const placed of leaving) freed.push(...objects.remove(placed, extentsOf(placed.stored)));
-  if (bornFreed.length === 0 && freed.length === 0) return NOTHING_FREED;
-  return { freed: [...bornFreed, ...freed] };
+  const asStored = stored === incoming ? object : decodeObject(object.bucket, stored);
+  return { freed: bornFreed.length === 0 ? freed : [...bornFreed, ...freed], object: asStored };
 }
 
 export function deleteObject(
   tables: Tables,
   name: ObjectName,
   condition: Condition,
-): Freed & { readonly object: ObjectRecord | undefined } {
+  stamp?: VersionStamp & { readonly marksAbsent?: boolean },
+): Freed & { readonly object: ObjectRecord | undefined; readonly marker?: ObjectRecord } {
   const found = findPlaced(tables, name);
   checkCondition(condition, found?.stored, { ...name, ifExists: 'precondition_failed' });
-  if (found === undefined) return { ...NOTHING_FREED, object: undefined };
-  const object = decodeObject(name.bucket, found.stored);
-  return { freed: tables.objects.remove(found, object.extents), object };
+  const bucket = found?.bucket ?? tables.buckets.find(name.bucket);
+  if (bucket === undefined) return { ...NOTHING_FREED, object: undefined };
+  if (found !== undefined) {
+    versions.assertStamp(tables, found.bucket, name.key, stamp);
+    const object = decodeObject(name.bucket, found.stored);
+    return { ...versions.removeCurrent(tables, found, stamp), object };
+  }
+  if (stamp?.marksAbsent !== true || !versions.keepsVersions(bucket))
+    return { ...NOTHING_FREED, object: undefined };
+  versions.assertStamp(tables, bucket, name.key, stamp);
+  return { ...versions.putMarker(tables, bucket, name.key, stamp), object: undefined };
+}
+
+export function deleteVersion(
+  tables: Tables,
+  name: ObjectName,
+  which: number | 'null',
+  condition: Condition,
+): Freed & { readonly removed: VersionRecord | undefined } {
+  return versions.deleteVersion(tables, name, which, (found) =>
+    checkCondition(condition, found, { ...name, ifExists: 'precondition_failed' }),
+  );
 }
 
 export function copyObject(
@@ -86,15 +120,11 @@ export function copyObject(
   const { stored } = getPlaced(tables, from);
   const { bucket, old } = findTarget(tables, to);
   checkTarget(to, old, { condition, version });
+  versions.assertStamp(tables, bucket, key, to);
   const moved = { key, version, createdAtMs };
   const incoming = { ...stored, ...moved, jobId: null, pinned: false, remoteEtag: null };
-  const freed = tables.objects.put(bucket, {
-    old,
-    before: extentsOf(old),
-    incoming,
-    after: extentsOf(incoming),
-  });
-  return { freed, object: decodeObject(to.bucket, incoming) };
+  const put = versions.putCurrent(tables, bucket, { old, incoming, after: extentsOf(incoming) });
+  return { freed: put.freed, object: decodeObject(to.bucket, put.stored) };
 }
 
 export function renameObject(
@@ -102,6 +132,7 @@ export function renameObject(
   from: ObjectName,
   to: ObjectName,
   condition: Condition,
+  stamp?: VersionStamp,
 ): Freed & { readonly object: ObjectRecord } {
   assertKey(to.key);
   const source = getPlaced(tables, from);
@@ -109,9 +140,15 @@ export function renameObject(
   checkCondition(condition, old, { ...to, ifExists: 'already_exists' });
   if (from.bucket === to.bucket && from.key === to.key)
     return { ...NOTHING_FREED, object: decodeObject(to.bucket, source.stored) };
-  const moved = { ...source.stored, key: to.key, remoteEtag: null };
-  const object = decodeObject(to.bucket, moved);
-  return { freed: tables.objects.move(source, { bucket, key: to.key, old }), object };
+  if (!versions.keepsVersions(source.bucket) && !versions.keepsVersions(bucket)) {
+    const moved = { ...source.stored, key: to.key, remoteEtag: null };
+    const object = decodeObject(to.bucket, moved);
+    return { freed: tables.objects.move(source, { bucket, key: to.key, old }), object };
+  }
+  versions.assertStamp(tables, source.bucket, from.key, stamp);
+  versions.assertStamp(tables, bucket, to.key, stamp);
+  const moved = versions.moveAsVersion(tables, source, { bucket, key: to.key, old, stamp });
+  return { freed: moved.freed, object: decodeObject(to.bucket, moved.stored) };
 }
 
 export function setPinned(tables: Tables, name: ObjectName, pinned: boolean): ObjectRecord {
@@ -130,12 +167,17 @@ export function setAttributes(
   },
 ): ObjectRecord | undefined {
   const found = findPlaced(tables, name);
-  if (found === undefined) throw notFound(name);
-  const object = decodeObject(name.bucket, found.stored);
-  if (object.version !== name.version || !equalMaps(object.attributes, change.from))
-    return undefined;
+  const bucket = tables.buckets.find(name.bucket);
+  const meant =
+    found?.stored.version === name.version
+      ? found
+      : bucket && versions.findArchived(tables, bucket, name);
+  if (found === undefined && meant === undefined) throw notFound(name);
+  if (meant === undefined) return undefined;
+  const object = decodeObject(name.bucket, { ...meant.stored, key: name.key });
+  if (!equalMaps(object.attributes, change.from)) return undefined;
   const changed = { ...object, attributes: change.to };
-  tables.objects.setBody(found, encodeObject(changed).body);
+  tables.objects.setBody(meant, encodeObject(changed).body);
   return changed;
 }
 

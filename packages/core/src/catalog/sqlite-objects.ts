@@ -251,7 +251,7 @@ export function decodeObject(bucket: string, stored: StoredObject): ObjectRecord
   const { key, version, sizeBytes, jobId, createdAtMs, pinned, remoteEtag } = stored;
   const body = decodeObjectBody(stored.body);
   const { etag, crc32c, contentType, metadata, attributes, extents } = body;
-  return {
+  const object: ObjectRecord = {
     bucket,
     key,
     version,
@@ -267,6 +267,7 @@ export function decodeObject(bucket: string, stored: StoredObject): ObjectRecord
     extents,
     remoteEtag,
   };
+  return body.versioned === true ? { ...object, versioned: true } : object;
 }
 
 const NO_EXTENTS: readonly Extent[] = [];

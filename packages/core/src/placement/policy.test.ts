@@ -37,9 +37,11 @@ describe('policy', () => {
       quotaBytes: 7,
       remote: null,
       revalidateMs: null,
+      versioning: 'off',
     });
     expect(equalPolicies(refined, { ...refined })).toBe(true);
     expect(equalPolicies(refined, { ...refined, ttlMs: null })).toBe(false);
+    expect(equalPolicies(refined, { ...refined, versioning: 'enabled' })).toBe(false);
   });
 
   test('what must outlive the host is staged on disk, unless a tier was named', () => {

@@ -17,6 +17,7 @@ export function resolvePolicy(input: {
   readonly quotaBytes?: number | null | undefined;
   readonly remote?: string | null | undefined;
   readonly revalidateMs?: number | null | undefined;
+  readonly versioning?: BucketPolicy['versioning'] | undefined;
 }): BucketPolicy {
   const preset = input.preset ?? 'buffered';
   return {
@@ -27,6 +28,7 @@ export function resolvePolicy(input: {
     quotaBytes: input.quotaBytes ?? null,
     remote: input.remote ?? null,
     revalidateMs: input.revalidateMs ?? null,
+    versioning: input.versioning ?? 'off',
   };
 }
 
@@ -43,7 +45,8 @@ export function equalPolicies(a: BucketPolicy, b: BucketPolicy): boolean {
     a.ttlMs === b.ttlMs &&
     a.quotaBytes === b.quotaBytes &&
     a.remote === b.remote &&
-    a.revalidateMs === b.revalidateMs
+    a.revalidateMs === b.revalidateMs &&
+    a.versioning === b.versioning
   );
 }
 

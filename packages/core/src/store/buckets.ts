@@ -1,5 +1,5 @@
 /**
- * Buckets, and the hidden one that each has for its uploads.
+ * Buckets, and the hidden ones that each has for its uploads and, kept by the catalog, for its old versions.
  *
  * Records are kept by name, so that a stage and a commit need not ask the catalog: this process alone changes buckets.
  *
@@ -72,13 +72,26 @@ export class Buckets {
     const known = await catalog.findBucket(name);
     if (known === undefined) await this.#dropUploadsOf(name); // B1
     const result = await catalog.createBucket({ name, createdAtMs: clock.now(), policy });
-    if (!result.created && !equalPolicies(result.bucket.policy, policy))
+    // Who asks for no versions is served by a bucket that keeps them: they were turned on since.
+    const found = result.bucket.policy;
+    const asked =
+      policy.versioning === 'off' ? { ...policy, versioning: found.versioning } : policy;
+    if (!result.created && !equalPolicies(found, asked))
       throw new StoreError(
         'bucket_exists',
         `bucket "${name}" exists with another policy (${JSON.stringify(result.bucket.policy)})`,
         { bucket: name },
       );
     return result;
+  }
+
+  async setVersioning(name: string, versioning: 'enabled' | 'suspended'): Promise<BucketRecord> {
+    parseBucketName(name);
+    const { policy } = await this.get(name);
+    this.#forget(name);
+    await this.#parts.catalog.setBucketPolicy(name, { ...policy, versioning });
+    this.#forget(name);
+    return await this.get(name);
   }
 
   async delete(name: string): Promise<void> {
@@ -100,6 +113,7 @@ export class Buckets {
         ack: policy.ack === 'remote' ? 'disk' : policy.ack,
         mirror: false,
         ttlMs: UPLOADS_TTL_MS,
+        versioning: 'off',
       },
     });
     await this.get(name);

@@ -63,14 +63,13 @@ async function composeOnce(
   const removes = found
     .filter(({ source }) => source.consume === true)
     .map(({ object: gone }) => gone);
-  const { freed } = await catalog.commitObject({
+  return await catalog.commitObject({
     object,
     newBlobs: [],
     condition: options,
     removes,
     mirror: options.ack === 'remote',
   });
-  return { freed, object };
 }
 
 interface Found {
@@ -81,7 +80,12 @@ interface Found {
 
 async function findSource(catalog: Parts['catalog'], source: ComposeSource): Promise<Found> {
   const { bucket, key, version } = source;
-  const object = await catalog.findObject(bucket, key);
+  const current = await catalog.findObject(bucket, key);
+  const old =
+    version === undefined || current?.version === version
+      ? undefined
+      : await catalog.findVersion(bucket, key, version);
+  const object = old === undefined || old.isDeleteMarker ? current : old.object;
   if (object === undefined)
     throw new StoreError('not_found', `no object ${bucket}/${key}`, { bucket, key });
   if (version !== undefined && object.version !== version)

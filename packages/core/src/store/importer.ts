@@ -132,9 +132,10 @@ export class Importer {
   }
 
   async #remove(object: ObjectRecord): Promise<Outcome> {
-    const { catalog, retireAll } = this.#parts;
+    const { catalog, clock, nextId, retireAll } = this.#parts;
     const { bucket, key, etag } = object;
-    const { freed } = await catalog.deleteObject(bucket, key, { ifMatch: etag });
+    const stamp = { version: await nextId(), createdAtMs: clock.now() };
+    const { freed } = await catalog.deleteObject(bucket, key, { ifMatch: etag }, stamp);
     await retireAll(freed);
     return 'removed';
   }

@@ -13,11 +13,33 @@ import type {
   JobRecord,
   ListOptions,
   ObjectRecord,
+  VersionListOptions,
+  VersionRecord,
 } from '../catalog/catalog.ts';
 
 export interface ObjectRef {
   readonly bucket: string;
   readonly key: string;
+  /** That version instead of the object; for `head`, `find`, `open`, `setAttributes` and `deleteVersion`. */
+  readonly versionId?: string;
+}
+
+export interface VersionListing extends Omit<VersionListOptions, 'startAfter'> {
+  /** Only what comes after this version; without one, after all of the key; `key` '' from the beginning. */
+  readonly startAfter: { readonly key: string; readonly versionId?: string };
+}
+export interface VersionListed {
+  readonly versions: readonly VersionRecord[];
+  readonly prefixes: readonly string[];
+  /** `startAfter` of the next page; null at the end. */
+  readonly next: VersionListing['startAfter'] | null;
+}
+
+/** What a delete left behind where versions are kept. */
+export interface DeleteReceipt {
+  readonly deleted: boolean;
+  /** Of the delete marker. */
+  readonly markerId?: string;
 }
 
 /** Holder of staged writes and leases: one per connection. Dropping it aborts the writes and ends the leases. */
@@ -157,6 +179,14 @@ export interface WhyEvent {
   readonly details: Readonly<Record<string, string | number>>;
 }
 
+export interface BucketTotals {
+  readonly objects: number;
+  readonly sizeBytes: number;
+  /** Old versions and delete markers, where they are kept. */
+  readonly oldVersions?: number;
+  readonly oldVersionsBytes?: number;
+}
+
 export interface ObjectStore {
   readonly nodeId: string;
 
@@ -171,8 +201,15 @@ export interface ObjectStore {
   ): Promise<{ created: boolean; bucket: BucketRecord }>;
   getBucket(name: string): Promise<BucketRecord>;
   listBuckets(): Promise<readonly BucketRecord[]>;
-  bucketTotals(name: string): Promise<{ objects: number; sizeBytes: number }>;
-  /** With its uploads. @throws `bucket_not_found`, `bucket_not_empty` */
+  bucketTotals(name: string): Promise<BucketTotals>;
+  /** What `getBucket` says of it, at less cost. @throws as getBucket */
+  versioningOf(name: string): Promise<BucketPolicy['versioning']>;
+  /**
+   * From here on a write or delete keeps what it replaces, or no longer. What was kept stays.
+   * @throws `name_invalid`, `bucket_not_found`
+   */
+  setVersioning(name: string, versioning: 'enabled' | 'suspended'): Promise<BucketRecord>;
+  /** With its uploads. @throws `bucket_not_found`; `bucket_not_empty`, also while old versions or delete markers are left */
   deleteBucket(name: string): Promise<void>;
   /**
    * The hidden bucket for uploads into this one, made at first use: acknowledged as the bucket is, not mirrored, and
@@ -191,7 +228,7 @@ export interface ObjectStore {
   /** No error when there is no such write: aborting twice is fine. */
   abort(owner: Owner, writeId: number): Promise<void>;
 
-  /** @throws `not_found`, `data_lost` */
+  /** @throws `not_found`, with `deleteMarker` (its version id) and `deletedAtMs` when it is deleted; `data_lost` */
   head(ref: ObjectRef): Promise<ObjectView>;
   find(ref: ObjectRef): Promise<ObjectView | undefined>;
   list(
@@ -206,7 +243,24 @@ export interface ObjectStore {
   /** Reads from a blob by id, for batched ranges; the blob must be live or leased. */
   readBlob(blobId: number, target: Uint8Array, position: number): Promise<void>;
 
-  delete(ref: ObjectRef, condition?: Condition): Promise<{ deleted: boolean }>;
+  /** Where versions are kept the object becomes an old one. `marksAbsent`: a delete marker comes also where no object is. */
+  delete(
+    ref: ObjectRef,
+    condition?: Condition,
+    options?: { readonly marksAbsent?: boolean },
+  ): Promise<DeleteReceipt>;
+  /** Removes one version, or a delete marker, for good; undefined when it is not there. */
+  deleteVersion(
+    ref: ObjectRef & { readonly versionId: string },
+    condition?: Condition,
+  ): Promise<VersionRecord | undefined>;
+  /** All below the prefix for good: objects, and where versions are kept the old ones and delete markers too. */
+  deleteAllVersions(
+    bucket: string,
+    prefix: string,
+  ): Promise<{ objects: number; sizeBytes: number }>;
+  /** All versions, by key, in a key the newest first. @throws `bucket_not_found` */
+  listVersions(bucket: string, options: VersionListing): Promise<VersionListed>;
   deletePrefix(bucket: string, prefix: string): Promise<{ objects: number; sizeBytes: number }>;
   copy(from: ObjectRef, to: ObjectRef, condition?: Condition): Promise<ObjectView>;
   /**

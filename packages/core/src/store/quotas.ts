@@ -6,10 +6,11 @@
  * I2  A commit under way may be counted twice for a moment, as staged and as committed. Nobody is refused for that: the
  *     check waits for it and looks again.
  *
- * Writes that no limit concerns are not counted, and cost nothing here.
+ * Old versions of a bucket count as its objects do. Writes that no limit concerns are not counted, and cost nothing here.
  */
 import { StoreError } from '@ebb/protocol';
 import type { BucketRecord, Catalog, JobRecord } from '../catalog/catalog.ts';
+import { versionsBucketOf } from '../object-ref.ts';
 
 /** The part of one staged write in the counts. */
 export interface QuotaHold {
@@ -101,11 +102,16 @@ export class Quotas {
     const { quotaBytes } = bucket.policy;
     // Both are asked before either is awaited: the look at the catalog belongs to this turn (I1).
     const ofBucket = quotaBytes === null ? undefined : this.#catalog.bucketTotals(bucket.name);
+    const ofVersions =
+      quotaBytes === null || bucket.policy.versioning === 'off'
+        ? undefined
+        : this.#catalog.bucketTotals(versionsBucketOf(bucket.name));
     const ofJob =
       job === undefined || job.budgetBytes === null
         ? undefined
         : this.#catalog.jobTotals(job.jobId);
-    const bucketBytes = ((await ofBucket)?.sizeBytes ?? 0) + staged.bucket;
+    const bucketBytes =
+      ((await ofBucket)?.sizeBytes ?? 0) + ((await ofVersions)?.sizeBytes ?? 0) + staged.bucket;
     const jobBytes = ((await ofJob)?.sizeBytes ?? 0) + staged.job;
     if (quotaBytes !== null && bucketBytes > quotaBytes) {
       const heldBytes = bucketBytes - needBytes;

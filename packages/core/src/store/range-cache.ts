@@ -14,7 +14,7 @@ import { isStoreError, MiB, StoreError } from '@ebb/protocol';
 import type { BlobRecord, Catalog, RemoteCopy } from '../catalog/catalog.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
 
-export const CHUNK_BYTES = MiB;
+const CHUNK_BYTES = MiB;
 /** Fetched at once when a blob is read from one chunk to the next. */
 const CHUNKS_AHEAD = 8;
 

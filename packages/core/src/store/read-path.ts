@@ -17,6 +17,7 @@ import type { ObjectRef, ObjectView, OpenedObject, OpenOptions, Owner } from './
 import type { StoreParts } from './parts.ts';
 import { RecentMap } from './recent-map.ts';
 import { verifyBlob } from './verify.ts';
+import { absenceOf, findReferenced } from './versions.ts';
 
 interface HeldFile {
   readonly table: LeaseTable;
@@ -59,7 +60,8 @@ export class ReadPath {
   /** As it is in tier 2, where the bucket's policy says that others change it there. */
   async #findCurrent(ref: ObjectRef): Promise<ObjectRecord | undefined> {
     const { catalog, buckets, importer } = this.#parts;
-    const object = await catalog.findObject(ref.bucket, ref.key);
+    const object = await findReferenced(catalog, ref);
+    if (ref.versionId !== undefined) return object;
     const maxAgeMs = buckets.find(ref.bucket)?.policy.revalidateMs ?? null;
     if (object === undefined || maxAgeMs === null) return object;
     try {
@@ -127,9 +129,10 @@ export class ReadPath {
         break;
       } catch (error) {
         // The object may have been replaced between look-up and hold: then its successor is what the caller asked for.
-        const now = this.#isChangedBehind(ref, error)
-          ? await importer.refresh(ref)
-          : await catalog.findObject(ref.bucket, ref.key);
+        const now =
+          ref.versionId === undefined && this.#isChangedBehind(ref, error)
+            ? await importer.refresh(ref)
+            : await findReferenced(catalog, ref);
         if (now === undefined) throw await this.notFound(ref);
         if (now.version === object.version) throw error;
         object = now;
@@ -295,14 +298,7 @@ export class ReadPath {
   }
 
   notFound(ref: ObjectRef): Promise<StoreError> {
-    return this.#parts.catalog.findBucket(ref.bucket).then((bucket) =>
-      bucket === undefined
-        ? new StoreError('bucket_not_found', `no bucket "${ref.bucket}"`, { bucket: ref.bucket })
-        : new StoreError('not_found', `no object ${ref.bucket}/${ref.key}`, {
-            bucket: ref.bucket,
-            key: ref.key,
-          }),
-    );
+    return absenceOf(this.#parts.catalog, ref);
   }
 
   async #holdFiles(

@@ -14,9 +14,18 @@ import type {
   JobRecord,
   ListOptions,
   ObjectRecord,
+  VersionRecord,
 } from '../catalog/catalog.ts';
+import { escapeKey, parseVersionId, parseVersionKey } from '../catalog/version-keys.ts';
 import { type Clock, systemClock } from '../clock.ts';
-import { parseAnyBucketName, parseJobId, parseKey } from '../object-ref.ts';
+import {
+  bucketOfVersions,
+  parseAnyBucketName,
+  parseBucketName,
+  parseJobId,
+  parseKey,
+  versionsBucketOf,
+} from '../object-ref.ts';
 import { BlobPlacement, type MoveResult } from '../placement/blob-placement.ts';
 import { RecencyIndex } from '../placement/evictor.ts';
 import { Mirror } from '../placement/mirror.ts';
@@ -33,10 +42,12 @@ import { LeaseTable } from './lease-table.ts';
 import { LifeLog } from './life-log.ts';
 import type {
   BrokenBlob,
+  BucketTotals,
   CommitOptions,
   Committed,
   ComposeOptions,
   ComposeSource,
+  DeleteReceipt,
   JobReceipt,
   JobView,
   ObjectRef,
@@ -50,6 +61,8 @@ import type {
   StageOptions,
   SyncReport,
   TierStatus,
+  VersionListed,
+  VersionListing,
   WhyEvent,
 } from './object-store.ts';
 import {
@@ -65,6 +78,7 @@ import { type RecoveryReport, recover, retireFreed } from './recovery.ts';
 import { SpoolGate } from './spool-gate.ts';
 import { StagingTable } from './staging.ts';
 import { verifyAll } from './verify.ts';
+import { findVersion, listVersions, stamped, versionIdOf } from './versions.ts';
 import { WritePath } from './write-path.ts';
 
 export interface StoreOptions {
@@ -263,8 +277,20 @@ class CatalogObjectStore implements ObjectStore {
   uploadsOf(bucket: string): Promise<string> {
     return this.#parts.buckets.uploadsOf(bucket);
   }
-  bucketTotals(name: string): Promise<{ objects: number; sizeBytes: number }> {
-    return this.#parts.catalog.bucketTotals(name);
+  async bucketTotals(name: string): Promise<BucketTotals> {
+    const { catalog } = this.#parts;
+    const totals = await catalog.bucketTotals(name);
+    const versioning = (await catalog.findBucket(name))?.policy.versioning;
+    if (versioning === undefined || versioning === 'off') return totals;
+    const old = await catalog.bucketTotals(versionsBucketOf(name));
+    return { ...totals, oldVersions: old.objects, oldVersionsBytes: old.sizeBytes };
+  }
+  async versioningOf(name: string): Promise<BucketPolicy['versioning']> {
+    const { buckets } = this.#parts;
+    return (buckets.find(name) ?? (await buckets.get(name))).policy.versioning;
+  }
+  setVersioning(name: string, versioning: 'enabled' | 'suspended'): Promise<BucketRecord> {
+    return this.#parts.buckets.setVersioning(name, versioning);
   }
   deleteBucket(name: string): Promise<void> {
     return this.#parts.buckets.delete(name);
@@ -319,12 +345,67 @@ class CatalogObjectStore implements ObjectStore {
     return this.#reads.resolve(blobId, length, options);
   }
 
-  async delete(ref: ObjectRef, condition: Condition = {}): Promise<{ deleted: boolean }> {
+  async delete(
+    ref: ObjectRef,
+    condition: Condition = {},
+    options: { readonly marksAbsent?: boolean } = {},
+  ): Promise<DeleteReceipt> {
     parseAnyBucketName(ref.bucket);
-    const result = await this.#parts.catalog.deleteObject(ref.bucket, ref.key, condition);
-    await this.retireAll(result.freed);
+    const marks = options.marksAbsent === true && (await this.versioningOf(ref.bucket)) !== 'off';
+    if (marks) parseKey(ref.key);
+    const { freed, object, marker } = await stamped(this.#parts, (stamp) =>
+      this.#parts.catalog.deleteObject(ref.bucket, ref.key, condition, { ...stamp, ...options }),
+    );
+    await this.retireAll(freed);
     this.#parts.mirror.wake();
-    return { deleted: result.object !== undefined };
+    const deleted = object !== undefined;
+    return marker === undefined ? { deleted } : { deleted, markerId: versionIdOf(marker) };
+  }
+
+  async deleteVersion(
+    ref: ObjectRef & { readonly versionId: string },
+    condition: Condition = {},
+  ): Promise<VersionRecord | undefined> {
+    parseAnyBucketName(ref.bucket);
+    const { catalog } = this.#parts;
+    const found = await findVersion(catalog, ref);
+    const which = parseVersionId(ref.versionId);
+    if (found === undefined || which === undefined) return undefined;
+    const { freed, removed } = await catalog.deleteVersion(ref.bucket, ref.key, which, condition);
+    await this.retireAll(freed);
+    this.#parts.mirror.wake();
+    return removed;
+  }
+
+  async deleteAllVersions(
+    bucket: string,
+    prefix: string,
+  ): Promise<{ objects: number; sizeBytes: number }> {
+    if ((await this.versioningOf(bucket)) === 'off') return await this.deletePrefix(bucket, prefix);
+    const { catalog } = this.#parts;
+    const first = { prefix, delimiter: '', startAfter: { key: '' }, limit: DELETE_BATCH };
+    return await this.#deleteInBatches(async () => {
+      const { versions, next } = await catalog.listVersions(bucket, first);
+      // The oldest first: then no version comes back for a moment, and none is moved for that.
+      const gone = await Promise.all(
+        versions
+          .toReversed()
+          .map(({ object: { key, version } }) => catalog.deleteVersion(bucket, key, version, {})),
+      );
+      const removed = gone.flatMap((one) => one.removed ?? []);
+      return {
+        freed: gone.flatMap(({ freed }) => freed),
+        objects: removed.length,
+        sizeBytes: removed.reduce((sum, { object }) => sum + object.sizeBytes, 0),
+        done: next === null,
+      };
+    });
+  }
+
+  async listVersions(bucket: string, options: VersionListing): Promise<VersionListed> {
+    parseBucketName(bucket);
+    await this.#parts.buckets.get(bucket);
+    return await listVersions(this.#parts.catalog, bucket, options);
   }
 
   async deletePrefix(
@@ -333,18 +414,17 @@ class CatalogObjectStore implements ObjectStore {
   ): Promise<{ objects: number; sizeBytes: number }> {
     parseAnyBucketName(bucket);
     return await this.#deleteInBatches(() =>
-      this.#parts.catalog.deletePrefix(bucket, prefix, DELETE_BATCH),
+      stamped(this.#parts, (stamp) =>
+        this.#parts.catalog.deletePrefix(bucket, prefix, DELETE_BATCH, stamp),
+      ),
     );
   }
 
   async copy(from: ObjectRef, to: ObjectRef, condition: Condition = {}): Promise<ObjectView> {
     parseAnyBucketName(to.bucket);
     parseKey(to.key);
-    const version = await this.#parts.nextId();
-    const result = await this.#parts.catalog.copyObject(
-      from,
-      { ...to, version, createdAtMs: this.#parts.clock.now() },
-      condition,
+    const result = await stamped(this.#parts, (stamp) =>
+      this.#parts.catalog.copyObject(from, { ...to, ...stamp }, condition),
     );
     await this.retireAll(result.freed);
     return await this.#keepPromises(result.object);
@@ -363,7 +443,9 @@ class CatalogObjectStore implements ObjectStore {
   async rename(from: ObjectRef, to: ObjectRef, condition: Condition = {}): Promise<ObjectView> {
     parseAnyBucketName(to.bucket);
     parseKey(to.key);
-    const result = await this.#parts.catalog.renameObject(from, to, condition);
+    const result = await stamped(this.#parts, (stamp) =>
+      this.#parts.catalog.renameObject(from, to, condition, stamp),
+    );
     await this.retireAll(result.freed);
     this.#parts.mirror.wake();
     return from.bucket === to.bucket
@@ -378,7 +460,9 @@ class CatalogObjectStore implements ObjectStore {
   ): Promise<{ objects: number; sizeBytes: number }> {
     parseAnyBucketName(from.bucket);
     parseAnyBucketName(to.bucket);
-    const result = await this.#parts.catalog.renamePrefix(from, to, options);
+    const result = await stamped(this.#parts, (stamp) =>
+      this.#parts.catalog.renamePrefix(from, to, options, stamp),
+    );
     await this.retireAll(result.freed);
     this.#parts.mirror.wake();
     if (from.bucket !== to.bucket)
@@ -590,7 +674,7 @@ class CatalogObjectStore implements ObjectStore {
         const object = await catalog.findObject(name.bucket, name.key);
         // It may have been replaced since: the new version is not lost.
         if (object?.extents.some(({ blobId }) => blobId === blob.blobId) !== true) continue;
-        if (await this.#deleteVersion(object)) lostObjects++;
+        if (await this.#deleteLost(object)) lostObjects++;
       }
     }
     const orphans = [await memory.removeOrphans(), await disk.removeOrphans()];
@@ -695,6 +779,18 @@ class CatalogObjectStore implements ObjectStore {
     return tier !== 2 && (tier === 0 ? leases : diskLeases).isInLimbo(blobId);
   }
 
+  /** What is lost leaves a delete marker where versions are kept: an older version must not appear in its place. */
+  async #deleteLost(object: ObjectRecord): Promise<boolean> {
+    const { catalog } = this.#parts;
+    const owner = bucketOfVersions(object.bucket);
+    if (owner === undefined && !(await this.#deleteVersion(object))) return false;
+    const bucket = owner ?? object.bucket;
+    const key = owner === undefined ? object.key : parseVersionKey(object.key).key;
+    const { freed } = await catalog.deleteVersion(bucket, key, object.version, {});
+    await this.retireAll(freed);
+    return true;
+  }
+
   /** Only if it is still this version. */
   async #deleteVersion(object: ObjectRecord): Promise<boolean> {
     try {
@@ -747,6 +843,11 @@ class CatalogObjectStore implements ObjectStore {
   async #deleteExpiredObjects(): Promise<void> {
     const { catalog, clock } = this.#parts;
     for (const expired of await catalog.listExpired(clock.now(), DELETE_BATCH)) {
+      const { bucket, key, version } = expired;
+      if ((await catalog.findBucket(bucket))?.policy.versioning !== 'off') {
+        await this.retireAll((await catalog.deleteVersion(bucket, key, version, {})).freed);
+        continue;
+      }
       const object = await catalog.findObject(expired.bucket, expired.key);
       if (object?.version === expired.version) await this.#deleteVersion(object);
     }
@@ -786,6 +887,11 @@ class CatalogObjectStore implements ObjectStore {
   }
 
   async *#blobsUnder(bucket: string, prefix: string): AsyncGenerator<BlobRecord> {
+    yield* this.#blobsOfRows(bucket, prefix);
+    yield* this.#blobsOfRows(versionsBucketOf(bucket), escapeKey(prefix));
+  }
+
+  async *#blobsOfRows(bucket: string, prefix: string): AsyncGenerator<BlobRecord> {
     let last = 0; // neighbours share blobs after copies
     for await (const object of this.#objectsUnder(bucket, prefix)) {
       for (const { blobId } of object.extents) {

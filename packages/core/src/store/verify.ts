@@ -1,6 +1,7 @@
 /** Checks stored bytes against their checksums: every copy of a blob, in every tier. */
 import { isStoreError, StoreError, type TierIndex } from '@ebb/protocol';
 import type { BlobRecord, Catalog, RemoteCopy } from '../catalog/catalog.ts';
+import { displayName } from '../catalog/version-keys.ts';
 import { createCrc32c } from '../checksum.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
 import type { BrokenBlob } from './object-store.ts';
@@ -102,9 +103,7 @@ async function findBroken(
       continue;
     }
     const { blobId } = blob;
-    const objects = (await parts.catalog.objectsOfBlob(blobId, 16)).map(
-      (object) => `${object.bucket}/${object.key}`,
-    );
+    const objects = (await parts.catalog.objectsOfBlob(blobId, 16)).map(displayName);
     if (isLost) return [{ blobId, tier: 0, objects, problem: 'no copy is left in any tier' }];
     return problems.map(({ tier, problem }) => ({ blobId, objects, tier, problem }));
   }

@@ -274,7 +274,7 @@ export class WritePath {
       condition: options,
       mirror: ack === 'remote',
     });
-    const { freed } = await (write.quota === undefined
+    const { freed, object: stored } = await (write.quota === undefined
       ? committing
       : this.#parts.quotas.publish(write.quota, committing));
     // From here on the object is visible: what follows must not undo it (I1).
@@ -300,7 +300,7 @@ export class WritePath {
     const durability = ack === 'memory' ? 'memory' : ack === 'remote' ? 'remote' : 'disk';
     if (!isEmpty && ack === 'disk' && !meets(durabilityOf(blob), ack))
       throw new StoreError('internal', `acknowledged ${durability} without a copy there`);
-    return { object, blobId: write.blobId, durability };
+    return { object: stored, blobId: write.blobId, durability };
   }
 
   #tryCreate(

@@ -1,5 +1,6 @@
 import { type BucketInfo, formatBytes } from '@ebb/protocol';
 import { formatAge, formatTime, printJson, printTable } from './output.ts';
+import type { Column } from './table.ts';
 
 export async function printBuckets(
   buckets: readonly BucketInfo[],
@@ -9,6 +10,7 @@ export async function printBuckets(
     await printJson({ buckets });
     return;
   }
+  const hasVersions = buckets.some(({ policy }) => policy.versioning !== 'off');
   await printTable(buckets, [
     { title: 'bucket', cell: (bucket) => bucket.name },
     { title: 'preset', cell: ({ policy }) => policy.preset },
@@ -30,6 +32,19 @@ export async function printBuckets(
       right: true,
       cell: ({ sizeBytes }) => (sizeBytes === undefined ? '' : formatBytes(sizeBytes)),
     },
+    ...(hasVersions ? VERSION_COLUMNS : []),
     { title: 'created', cell: ({ createdAtMs }) => formatTime(createdAtMs) },
   ]);
 }
+
+/** Shown when a bucket has something to say there. */
+const VERSION_COLUMNS: readonly Column<BucketInfo>[] = [
+  { title: 'versioning', cell: ({ policy }) => policy.versioning },
+  { title: 'old versions', right: true, cell: ({ oldVersions }) => String(oldVersions ?? '') },
+  {
+    title: 'old size',
+    right: true,
+    cell: ({ oldVersionsBytes }) =>
+      oldVersionsBytes === undefined ? '' : formatBytes(oldVersionsBytes),
+  },
+];

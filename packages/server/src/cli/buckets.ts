@@ -20,6 +20,7 @@ export function create(): AnyCommand {
   return new Command('buckets')
     .addCommand(list, { isDefault: true })
     .addCommand(createBucket())
+    .addCommand(setBucket())
     .addCommand(removeBucket())
     .addHelpText(
       'after',
@@ -58,6 +59,7 @@ function createBucket(): AnyCommand {
       'others change its objects in the remote tier: look again when an object was not compared for this long, such as 10s',
       durationArgument,
     )
+    .addOption(versioningOption())
     .addOption(nodeOption)
     .addOption(jsonOption)
     .addHelpText(
@@ -69,11 +71,11 @@ function createBucket(): AnyCommand {
       ),
     )
     .action(async (name, options) => {
-      const { preset, ack, mirror, ttl, quota, remote, revalidate } = options;
+      const { preset, ack, mirror, ttl, quota, remote, revalidate, versioning } = options;
       await withClient(options, async ({ client, signal }) => {
         const policy = {
           ...{ preset, ack, mirror, ttlMs: ttl, quotaBytes: quota },
-          ...{ remote, revalidateMs: revalidate },
+          ...{ remote, revalidateMs: revalidate, versioning },
         };
         const bucket = await client.buckets.create(name, policy, { signal });
         if (options.json === true) await printJson(bucket);
@@ -85,11 +87,35 @@ function createBucket(): AnyCommand {
     });
 }
 
+function versioningOption() {
+  return new Option(
+    '--versioning <state>',
+    'enabled: a write or delete keeps what it replaces; suspended: no longer, and what was kept stays',
+  ).choices(['enabled', 'suspended'] as const);
+}
+
+function setBucket(): AnyCommand {
+  return new Command('set')
+    .description('change a bucket')
+    .argument('<bucket>', 'its name')
+    .addOption(versioningOption().makeOptionMandatory())
+    .addOption(nodeOption)
+    .addOption(jsonOption)
+    .addHelpText('after', examples('ebb buckets set results --versioning enabled'))
+    .action(async (name, { versioning, ...options }) => {
+      await withClient(options, async ({ client, signal }) => {
+        const bucket = await client.buckets.change(name, { versioning }, { signal });
+        if (options.json === true) await printJson(bucket);
+        else await printLine(`bucket ${bucket.name} (versioning ${bucket.policy.versioning})`);
+      });
+    });
+}
+
 function removeBucket(): AnyCommand {
   return new Command('rm')
     .description('remove an empty bucket, or with -r one with all its objects')
     .argument('<bucket>', 'its name')
-    .option('-r, --recursive', 'delete its objects first')
+    .option('-r, --recursive', 'delete its objects first, and all their old versions')
     .addOption(nodeOption)
     .addOption(jsonOption)
     .addHelpText('after', examples('ebb buckets rm scratch', 'ebb buckets rm -r scratch'))
@@ -97,7 +123,7 @@ function removeBucket(): AnyCommand {
       await withClient(options, async ({ client, signal }) => {
         const gone =
           options.recursive === true
-            ? await client.deletePrefix(name, '', { signal })
+            ? await client.deletePrefix(name, '', { allVersions: true, signal })
             : { objects: 0, sizeBytes: 0 };
         await client.buckets.delete(name, { signal });
         if (options.json === true) await printJson({ bucket: name, ...gone });

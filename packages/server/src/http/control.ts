@@ -6,6 +6,7 @@
 import { resolvePolicy } from '@ebb/core';
 import {
   affectedSchema,
+  bucketChangeSchema,
   bucketInfoSchema,
   bucketPolicySchema,
   copyRequestSchema,
@@ -58,6 +59,13 @@ const routes = {
     summary: 'Creates a bucket; again with the same policy changes nothing',
     request: { params: bucketParam, body: jsonBody(bucketPolicySchema, { required: false }) },
     responses: { 200: json(bucketInfoSchema), 201: json(bucketInfoSchema), ...errorResponses },
+  }),
+  changeBucket: createRoute({
+    method: 'post',
+    path: PATHS.bucket,
+    summary: 'Changes whether a bucket keeps old versions',
+    request: { params: bucketParam, body: jsonBody(bucketChangeSchema) },
+    responses: { 200: json(bucketInfoSchema), ...errorResponses },
   }),
   getBucket: createRoute({
     method: 'get',
@@ -226,6 +234,11 @@ export function createControlApp(services: Services): OpenAPIHono {
     if (policy.remote !== null) remotes.assertFree(name, policy.remote, await store.listBuckets());
     const { created, bucket } = await store.createBucket(name, policy);
     return c.json(bucketInfo(bucket), created ? 201 : 200);
+  });
+  app.openapi(routes.changeBucket, async (c) => {
+    const { versioning } = c.req.valid('json');
+    const bucket = await store.setVersioning(c.req.valid('param').bucket, versioning);
+    return c.json(bucketInfo(bucket, await store.bucketTotals(bucket.name)), 200);
   });
   app.openapi(routes.getBucket, async (c) => {
     const bucket = await store.getBucket(c.req.valid('param').bucket);

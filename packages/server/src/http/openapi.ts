@@ -130,7 +130,16 @@ export function describeDataRoutes(registry: Registry): void {
     method: 'delete',
     path: PATHS.objects,
     summary: 'Deletes all objects whose key starts with the prefix',
-    request: { params: z.object({ bucket }), query: z.object({ prefix: z.string() }) },
+    request: {
+      params: z.object({ bucket }),
+      query: z.object({
+        prefix: z.string(),
+        allVersions: z
+          .enum(['true', 'false'])
+          .optional()
+          .describe('true: for good, with old versions and delete markers'),
+      }),
+    },
     responses: { 200: json(affectedSchema), ...errorResponses },
   });
 }

@@ -1,6 +1,7 @@
 /** The store's records as the JSON of protocol/control.ts. */
 import {
   type BucketRecord,
+  type BucketTotals,
   formatCrc32c,
   type JobView,
   type ObjectView,
@@ -43,7 +44,7 @@ export function objectInfo({ object, durability, tiers }: ObjectView): ObjectInf
 
 export function bucketInfo(
   { name, createdAtMs, policy }: BucketRecord,
-  totals?: { objects: number; sizeBytes: number },
+  totals?: BucketTotals,
 ): BucketInfo {
   return { name, createdAtMs, policy, ...totals };
 }

@@ -65,7 +65,11 @@ export function integerParameter(
 }
 
 export function sendXml(call: S3Call, root: string, element: XmlElement, status = 200): void {
-  const body = Buffer.from(buildXml(root, element));
+  sendXmlText(call, buildXml(root, element), status);
+}
+
+export function sendXmlText(call: S3Call, text: string, status = 200): void {
+  const body = Buffer.from(text);
   call.response.writeHead(status, {
     'content-type': 'application/xml',
     'content-length': body.length,

@@ -11,6 +11,7 @@ import * as multipart from './operations/multipart.ts';
 import { getObjectAttributes } from './operations/object-attributes.ts';
 import { putObject } from './operations/put-object.ts';
 import * as subresources from './operations/subresources.ts';
+import * as versions from './operations/versions.ts';
 import { S3Error } from './s3-error.ts';
 import type { S3Target } from './target.ts';
 
@@ -39,11 +40,11 @@ const RULES: readonly Rule[] = [
   rule('GetBucketLocation', 'bucket', 'GET', 'list', buckets.getBucketLocation, {
     with: 'location',
   }),
-  rule('GetBucketVersioning', 'bucket', 'GET', 'list', subresources.getBucketVersioning, {
+  rule('GetBucketVersioning', 'bucket', 'GET', 'list', versions.getBucketVersioning, {
     with: 'versioning',
   }),
   rule('GetBucketAcl', 'bucket', 'GET', 'list', subresources.getBucketAcl, { with: 'acl' }),
-  rule('ListObjectVersions', 'bucket', 'GET', 'list', lists.listObjectVersions, {
+  rule('ListObjectVersions', 'bucket', 'GET', 'list', versions.listObjectVersions, {
     with: 'versions',
   }),
   rule('ListMultipartUploads', 'bucket', 'GET', 'list', multipart.listMultipartUploads, {
@@ -52,7 +53,7 @@ const RULES: readonly Rule[] = [
   rule('ListObjectsV2', 'bucket', 'GET', 'list', lists.listObjectsV2, { with: 'list-type' }),
   rule('ListObjects', 'bucket', 'GET', 'list', lists.listObjects),
   rule('HeadBucket', 'bucket', 'HEAD', 'list', buckets.headBucket),
-  rule('PutBucketVersioning', 'bucket', 'PUT', 'admin', subresources.putBucketVersioning, {
+  rule('PutBucketVersioning', 'bucket', 'PUT', 'admin', versions.putBucketVersioning, {
     with: 'versioning',
   }),
   rule('PutBucketAcl', 'bucket', 'PUT', 'admin', subresources.putAcl, { with: 'acl' }),

@@ -28,6 +28,10 @@ const S3_ERRORS = {
     status: 409,
     message: 'A conflicting conditional operation is in progress against this resource.',
   },
+  IllegalVersioningConfigurationException: {
+    status: 400,
+    message: 'The versioning configuration needs a Status of Enabled or Suspended.',
+  },
   EntityTooLarge: {
     status: 400,
     message: 'Your proposed upload exceeds the maximum allowed object size.',

@@ -25,8 +25,16 @@ const builder = new XMLBuilder({
     String(value).replaceAll(/[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]/g, '\ufffd'),
 });
 
-export function buildXml(root: string, element: XmlElement): string {
-  return HEAD + builder.build({ [root]: { '@xmlns': XMLNS, ...element } });
+/** `entries` come after the rest, in their own order: what a list of mixed elements needs. */
+export function buildXml(
+  root: string,
+  element: XmlElement,
+  entries: readonly (readonly [name: string, element: XmlElement])[] = [],
+): string {
+  const document: string = builder.build({ [root]: { '@xmlns': XMLNS, ...element } });
+  const end = document.length - `</${root}>`.length;
+  const mixed = entries.map(([name, entry]) => builder.build({ [name]: entry }));
+  return HEAD + document.slice(0, end) + mixed.join('') + document.slice(end);
 }
 
 /** Errors have no namespace. */

@@ -19,6 +19,7 @@ import type {
 import { isStoreError, StoreError, type StoreErrorCode } from '@ebb/protocol';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { versionConformance } from './catalog-versions.ts';
 
 type MirrorCopies = Parameters<Catalog['setMirrored']>[1]['copies'];
 
@@ -37,6 +38,7 @@ const POLICY: BucketPolicy = {
   quotaBytes: null,
   remote: null,
   revalidateMs: null,
+  versioning: 'off',
 };
 
 export function catalogConformance(name: string, factory: CatalogFactory): void {
@@ -124,6 +126,7 @@ export function catalogConformance(name: string, factory: CatalogFactory): void 
           quotaBytes: 2 ** 50,
           remote: 's3://bucket/prefix',
           revalidateMs: 1000,
+          versioning: 'off',
         };
         await catalog.setBucketPolicy('one', policy);
         expect((await catalog.findBucket('one'))?.policy).toEqual(policy);
@@ -1166,6 +1169,8 @@ export function catalogConformance(name: string, factory: CatalogFactory): void 
       });
     });
 
+    versionConformance(factory);
+
     describe('as a whole', () => {
       test('durable resolves, alone and for many at once, amid commits', async () => {
         await Promise.all(
@@ -1646,7 +1651,7 @@ class Model {
     }
     for (const blob of newBlobs) this.blobs.set(blob.blobId, { ...blob, refs: 1, generation: 1 });
     this.#set(object);
-    return { freed: this.#recount() };
+    return { freed: this.#recount(), object };
   }
   delete(at: { bucket: string; key: string }, condition: Condition): unknown {
     const object = this.find(at);

@@ -51,15 +51,21 @@ export async function deletePrefix(
   query: URLSearchParams,
   { store }: DataContext,
 ): Promise<void> {
-  const { prefix } = parseQuery(query, ['prefix']);
+  const { prefix, allVersions = 'false' } = parseQuery(query, ['prefix', 'allVersions']);
   // An empty prefix means everything, so it must be said: a forgotten parameter must not empty the bucket.
   if (prefix === undefined)
     throw new StoreError(
       'request_invalid',
       'say which: ?prefix=…, empty for all objects of the bucket',
     );
+  if (allVersions !== 'true' && allVersions !== 'false')
+    throw new StoreError('request_invalid', `allVersions is true or false, not "${allVersions}"`);
   await store.getBucket(bucket);
-  sendJson(response, (await store.deletePrefix(bucket, prefix)) satisfies Affected);
+  const gone: Affected =
+    allVersions === 'true'
+      ? await store.deleteAllVersions(bucket, prefix)
+      : await store.deletePrefix(bucket, prefix);
+  sendJson(response, gone);
 }
 
 function parseLimit(text: string | undefined): number {

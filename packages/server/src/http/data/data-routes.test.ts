@@ -256,6 +256,33 @@ describe('prefixes', () => {
   });
 });
 
+describe('a bucket that keeps old versions', () => {
+  test('is made and changed over HTTP, says what it holds, and is emptied of all versions on request', async () => {
+    const at = '/v1/buckets/kept';
+    const policy = { preset: 'ephemeral', versioning: 'enabled' };
+    expect(await node.json('PUT', at, policy)).toMatchObject({ status: 201 });
+    for (const body of ['one', 'two']) await node.http('PUT', `${at}/objects/a`, { body });
+    expect((await node.http('DELETE', `${at}/objects/a`)).status).toBe(204);
+    // What is deleted is not there, and deleting it again leaves no second marker.
+    expect((await node.http('DELETE', `${at}/objects/a`)).code).toBe('not_found');
+    expect((await node.json('GET', at)).value).toMatchObject({
+      policy: { versioning: 'enabled' },
+      ...{ objects: 0, sizeBytes: 0, oldVersions: 3, oldVersionsBytes: 6 },
+    });
+    expect((await node.json('POST', at, { versioning: 'suspended' })).value).toMatchObject({
+      policy: { versioning: 'suspended' },
+    });
+    expect((await node.json('POST', at, { versioning: 'off' })).status).toBe(400);
+    expect((await node.http('DELETE', at)).code).toBe('bucket_not_empty');
+    expect((await node.http('DELETE', `${at}/objects?prefix=&allVersions=yes`)).code).toBe(
+      'request_invalid',
+    );
+    const gone = await node.http('DELETE', `${at}/objects?prefix=&allVersions=true`);
+    expect(JSON.parse(gone.body.toString())).toEqual({ objects: 3, sizeBytes: 6 });
+    expect((await node.http('DELETE', at)).status).toBe(204);
+  });
+});
+
 describe('clients that misbehave', () => {
   test('one that goes away in the middle of a body leaves nothing', async () => {
     for (const headers of [{ 'content-length': 3 * MiB }, {}]) {

@@ -1,6 +1,6 @@
 /** CopyObject: another name for the same bytes, with the source's properties or new ones. No bytes move. */
-import type { ObjectRecord } from '@ebb/core';
-import { HEADERS } from '@ebb/protocol';
+import type { ObjectRecord, ObjectRef } from '@ebb/core';
+import { HEADERS, isStoreError } from '@ebb/protocol';
 import { parseWriteCondition } from '../../http/data/conditions.ts';
 import { checksumOf, parseAttributes, parseMetadata } from '../attributes.ts';
 import { mayDo } from '../auth/key-ring.ts';
@@ -9,6 +9,7 @@ import { refuseUnoffered } from '../refused-headers.ts';
 import { S3Error } from '../s3-error.ts';
 import { type XmlElement } from '../xml.ts';
 import { parseAck } from './put-object.ts';
+import { tellVersion, toldVersion } from './versions.ts';
 
 export async function copyObject(call: S3Call): Promise<void> {
   const { request, context } = call;
@@ -16,7 +17,9 @@ export async function copyObject(call: S3Call): Promise<void> {
   const source = await findCopySource(call);
   const replaces = directive(call, 'x-amz-metadata-directive') === 'REPLACE';
   const replacesTags = directive(call, 'x-amz-tagging-directive') === 'REPLACE';
-  const isSame = source.bucket === call.bucket && source.key === call.key;
+  // An old version over the object is how it is restored.
+  const isOld = parseCopySource(call).versionId !== undefined;
+  const isSame = !isOld && source.bucket === call.bucket && source.key === call.key;
   if (isSame && !replaces && !replacesTags && headerOf(call, 'x-amz-storage-class') === undefined)
     throw new S3Error(
       'InvalidRequest',
@@ -38,6 +41,7 @@ export async function copyObject(call: S3Call): Promise<void> {
       }),
     },
   );
+  await tellVersion(call, object);
   sendXml(call, 'CopyObjectResult', copyResult(object));
 }
 
@@ -97,16 +101,33 @@ function directive(call: S3Call, name: string): 'COPY' | 'REPLACE' {
 
 /** The object that `x-amz-copy-source` names, if the conditions on it hold and the caller may read it. */
 export async function findCopySource(call: S3Call): Promise<ObjectRecord> {
-  const { bucket, key } = parseCopySource(call);
+  const ref = parseCopySource(call);
+  const { bucket, key } = ref;
   const { accessKey } = call.auth;
   if (accessKey !== undefined && !mayDo(accessKey, 'read', { bucket, key }))
     throw new S3Error('AccessDenied');
-  const { object } = await call.context.store.head({ bucket, key });
+  const object = await findSource(call, ref);
+  const versionId = await toldVersion(call, object);
+  if (versionId !== undefined) call.response.setHeader('x-amz-copy-source-version-id', versionId);
   assertSourceConditions(call, object);
   return object;
 }
 
-function parseCopySource(call: S3Call): { readonly bucket: string; readonly key: string } {
+async function findSource(call: S3Call, ref: ObjectRef): Promise<ObjectRecord> {
+  try {
+    return (await call.context.store.head(ref)).object;
+  } catch (error) {
+    if (!isStoreError(error, 'not_found') || ref.versionId === undefined) throw error;
+    if (error.details['deleteMarker'] === undefined)
+      throw new S3Error('NoSuchVersion', undefined, { Key: ref.key, VersionId: ref.versionId });
+    throw new S3Error(
+      'InvalidRequest',
+      'The source of a copy request may not specifically refer to a delete marker by version id.',
+    );
+  }
+}
+
+function parseCopySource(call: S3Call): ObjectRef {
   const header = String(call.request.headers['x-amz-copy-source']);
   const invalid = (why: string): S3Error =>
     new S3Error('InvalidArgument', why, {
@@ -114,10 +135,9 @@ function parseCopySource(call: S3Call): { readonly bucket: string; readonly key:
       ArgumentValue: header,
     });
   const [rawPath = '', rawQuery] = header.split('?', 2);
-  if (rawQuery !== undefined && rawQuery !== 'versionId=null') {
-    if (rawQuery.startsWith('versionId=')) throw new S3Error('NoSuchVersion');
+  const [, versionId] = /^versionId=([^&]+)$/.exec(rawQuery ?? '') ?? [];
+  if (rawQuery !== undefined && versionId === undefined)
     throw invalid('Copy Source must mention the source bucket and key: sourcebucket/sourcekey');
-  }
   let path: string;
   try {
     path = decodeURIComponent(rawPath.replaceAll('+', ' '));
@@ -127,7 +147,7 @@ function parseCopySource(call: S3Call): { readonly bucket: string; readonly key:
   const [, bucket, key] = /^\/?([^/]+)\/(.+)$/s.exec(path) ?? [];
   if (bucket === undefined || key === undefined)
     throw invalid('Copy Source must mention the source bucket and key: sourcebucket/sourcekey');
-  return { bucket, key };
+  return versionId === undefined ? { bucket, key } : { bucket, key, versionId };
 }
 
 function assertSourceConditions(call: S3Call, { etag, createdAtMs }: ObjectRecord): void {

@@ -1,4 +1,5 @@
 /** DeleteObject and DeleteObjects. Deleting what is not there is no error. */
+import type { ObjectRef } from '@ebb/core';
 import { isStoreError } from '@ebb/protocol';
 import { parseWriteCondition } from '../../http/data/conditions.ts';
 import { mayDo } from '../auth/key-ring.ts';
@@ -6,18 +7,21 @@ import { readBody } from '../body.ts';
 import { headerOf, type S3Call, sendEmpty, sendXml } from '../call.ts';
 import { S3Error, toS3Error } from '../s3-error.ts';
 import { parseXml, type XmlElement, type XmlReader } from '../xml.ts';
-import { assertCurrentVersion } from './get-object.ts';
+import { namedObject } from './versions.ts';
 
 const OBJECTS_MAX = 1000;
 const XML_BYTES_MAX = 2 * 1024 * 1024;
 
 export async function deleteObject(call: S3Call): Promise<void> {
-  assertCurrentVersion(call);
+  const ref = namedObject(call);
   const { store } = call.context;
   await store.getBucket(call.bucket);
   const condition = parseWriteCondition(call.request.headers);
-  await deleteOne(call, call.key, condition.ifMatch);
-  sendEmpty(call, 204);
+  const { versionId, isMarker } = await deleteOne(call, ref, condition.ifMatch);
+  sendEmpty(call, 204, {
+    ...(isMarker ? { 'x-amz-delete-marker': 'true' } : {}),
+    ...(versionId === undefined ? {} : { 'x-amz-version-id': versionId }),
+  });
 }
 
 export async function deleteObjects(call: S3Call): Promise<void> {
@@ -56,23 +60,41 @@ async function deleteListed(
   const versionId = object.textOf('VersionId');
   const named = { Key: key, ...(versionId === undefined ? {} : { VersionId: versionId }) };
   try {
-    if (versionId !== undefined && versionId !== 'null') throw new S3Error('NoSuchVersion');
     const { accessKey } = call.auth;
     if (accessKey !== undefined && !mayDo(accessKey, 'write', { bucket: call.bucket, key }))
       throw new S3Error('AccessDenied');
-    await deleteOne(call, key, object.textOf('ETag')?.replaceAll('"', ''));
-    return { name: 'Deleted', element: named };
+    const ref = { bucket: call.bucket, key, ...(versionId === undefined ? {} : { versionId }) };
+    const deleted = await deleteOne(call, ref, object.textOf('ETag')?.replaceAll('"', ''));
+    const marker = { DeleteMarker: true, DeleteMarkerVersionId: deleted.versionId };
+    return { name: 'Deleted', element: deleted.isMarker ? { ...named, ...marker } : named };
   } catch (error) {
     const { code, message } = toS3Error(error);
     return { name: 'Error', element: { ...named, Code: code, Message: message } };
   }
 }
 
-async function deleteOne(call: S3Call, key: string, ifMatch: string | undefined): Promise<void> {
-  const ref = { bucket: call.bucket, key };
+/** What the answer says: the version that is gone for good, or the delete marker that came (or went: `isMarker`). */
+interface Deleted {
+  readonly versionId: string | undefined;
+  readonly isMarker: boolean;
+}
+
+async function deleteOne(
+  call: S3Call,
+  ref: ObjectRef,
+  ifMatch: string | undefined,
+): Promise<Deleted> {
   const { store } = call.context;
+  const { key, versionId } = ref;
+  const condition = ifMatch === undefined || ifMatch === '*' ? {} : { ifMatch };
   try {
-    await store.delete(ref, ifMatch === undefined || ifMatch === '*' ? {} : { ifMatch });
+    if (versionId !== undefined) {
+      const removed = await store.deleteVersion({ ...ref, versionId }, condition);
+      return { versionId, isMarker: removed?.isDeleteMarker === true };
+    }
+    // As S3 does it, also where there is nothing to delete.
+    const { markerId } = await store.delete(ref, condition, { marksAbsent: true });
+    return { versionId: markerId, isMarker: markerId !== undefined };
   } catch (error) {
     if (isStoreError(error, 'precondition_failed') && (await store.find(ref)) === undefined)
       throw new S3Error('NoSuchKey', undefined, { Key: key });

@@ -7,6 +7,7 @@ import { sendRange } from '../../http/data/send-range.ts';
 import { objectHeaders, parseParts } from '../attributes.ts';
 import { headerOf, integerParameter, parameter, type S3Call } from '../call.ts';
 import { S3Error } from '../s3-error.ts';
+import { headNamed, tellVersion, withNamed } from './versions.ts';
 
 const PARTS_MAX = 10_000;
 
@@ -21,10 +22,10 @@ const OVERRIDES: Readonly<Record<string, string>> = {
 };
 
 export async function getObject(call: S3Call): Promise<void> {
-  assertCurrentVersion(call);
   const { store, owner } = call.context;
-  const opened = await store.open(owner, { bucket: call.bucket, key: call.key }, { ranges: true });
+  const opened = await withNamed(call, (ref) => store.open(owner, ref, { ranges: true }));
   try {
+    await tellVersion(call, opened.object);
     const answer = planAnswer(call, opened.object);
     if (answer.status === 304) sendHead(call, answer);
     else await sendRange(call.response, { ...answer, opened }, call.context);
@@ -34,9 +35,7 @@ export async function getObject(call: S3Call): Promise<void> {
 }
 
 export async function headObject(call: S3Call): Promise<void> {
-  assertCurrentVersion(call);
-  const { object } = await call.context.store.head({ bucket: call.bucket, key: call.key });
-  sendHead(call, planAnswer(call, object));
+  sendHead(call, planAnswer(call, await headNamed(call)));
 }
 
 interface Answer {
@@ -115,11 +114,4 @@ function partRange(call: S3Call, object: ObjectRecord): Range | undefined {
   if (sizes.length === 0) return undefined;
   const start = parts.slice(0, number - 1).reduce((sum, bytes) => sum + bytes, 0);
   return { start, end: start + size };
-}
-
-/** Without versioning an object has the version `null` alone. */
-export function assertCurrentVersion(call: S3Call): void {
-  const versionId = parameter(call, 'versionId');
-  if (versionId === undefined || versionId === 'null') return;
-  throw new S3Error('NoSuchVersion', undefined, { Key: call.key, VersionId: versionId });
 }

@@ -1,4 +1,4 @@
-/** ListObjects (1 and 2) and ListObjectVersions, which shows the one version that there is of each object. */
+/** ListObjects, version 1 and 2. All versions are listed by versions.ts. */
 import type { ObjectView } from '@ebb/core';
 import { checksumOf, storageClassOf } from '../attributes.ts';
 import { integerParameter, parameter, type S3Call, sendXml } from '../call.ts';
@@ -16,7 +16,7 @@ interface Asked {
   readonly encodingType: string | undefined;
 }
 
-function readAsked(call: S3Call): Asked {
+export function readAsked(call: S3Call): Asked {
   const encodingType = parameter(call, 'encoding-type');
   if (encodingType !== undefined && encodingType !== '' && encodingType.toLowerCase() !== 'url')
     throw new S3Error('InvalidArgument', 'Invalid Encoding Method specified in Request', {
@@ -84,32 +84,6 @@ export async function listObjectsV2(call: S3Call): Promise<void> {
   });
 }
 
-export async function listObjectVersions(call: S3Call): Promise<void> {
-  const asked = readAsked(call);
-  const keyMarker = parameter(call, 'key-marker') ?? '';
-  const page = await list(call, asked, keyMarker);
-  const { encode } = asked;
-  sendXml(call, 'ListVersionsResult', {
-    Name: call.bucket,
-    Prefix: encode(asked.prefix),
-    KeyMarker: encode(keyMarker),
-    VersionIdMarker: parameter(call, 'version-id-marker') ?? '',
-    ...(page.next === null
-      ? {}
-      : { NextKeyMarker: encode(page.next), NextVersionIdMarker: 'null' }),
-    MaxKeys: asked.maxKeys,
-    ...(asked.delimiter === '' ? {} : { Delimiter: encode(asked.delimiter) }),
-    ...(asked.encodingType === undefined ? {} : { EncodingType: asked.encodingType }),
-    IsTruncated: page.next !== null,
-    Version: page.objects.map((view) => ({
-      ...contents(call, view, encode, { owner: true }),
-      VersionId: 'null',
-      IsLatest: true,
-    })),
-    CommonPrefixes: page.prefixes.map((prefix) => ({ Prefix: encode(prefix) })),
-  });
-}
-
 async function list(call: S3Call, asked: Asked, startAfter: string) {
   const { store } = call.context;
   await store.getBucket(call.bucket);
@@ -117,9 +91,9 @@ async function list(call: S3Call, asked: Asked, startAfter: string) {
   return await store.list(call.bucket, { prefix, delimiter, startAfter, limit: maxKeys });
 }
 
-function contents(
+export function contents(
   call: S3Call,
-  { object }: ObjectView,
+  { object }: Pick<ObjectView, 'object'>,
   encode: (name: string) => string,
   { owner }: { readonly owner: boolean },
 ): XmlElement {

@@ -40,6 +40,7 @@ import { parseXml } from '../xml.ts';
 import { checksumElement, copyResult, findCopySource } from './copy-object.ts';
 import { ownerElement } from './owner.ts';
 import { parseAck, storeBody } from './put-object.ts';
+import { tellVersion } from './versions.ts';
 
 const PARTS_MAX = 10_000;
 const PART_BYTES_MIN = 5 * 1024 * 1024;
@@ -264,18 +265,19 @@ export async function completeMultipartUpload(call: S3Call): Promise<void> {
   // Parts that were uploaded and are not in the list.
   if (stored.size > parts.length) await store.deletePrefix(upload.bucket, `p/${uploadId}/`);
   call.response.setHeader(HEADERS.durability, durability);
-  sendCompleted(call, object);
+  await sendCompleted(call, object);
 }
 
 /** A completion whose answer was lost is sent again: by then the upload is gone, and the object names it. */
 async function answerAgain(call: S3Call, uploadId: string): Promise<boolean> {
   const found = await call.context.store.find({ bucket: call.bucket, key: call.key });
   if (found?.object.attributes['upload-id'] !== uploadId) return false;
-  sendCompleted(call, found.object);
+  await sendCompleted(call, found.object);
   return true;
 }
 
-function sendCompleted(call: S3Call, object: ObjectRecord): void {
+async function sendCompleted(call: S3Call, object: ObjectRecord): Promise<void> {
+  await tellVersion(call, object);
   const checksum = checksumOf(object);
   const host = call.request.headers.host ?? 'localhost';
   sendXml(call, 'CompleteMultipartUploadResult', {

@@ -5,16 +5,15 @@ import { headerOf, type S3Call, sendXml } from '../call.ts';
 import { S3Error } from '../s3-error.ts';
 import type { XmlElement } from '../xml.ts';
 import { checksumElement } from './copy-object.ts';
-import { assertCurrentVersion } from './get-object.ts';
+import { headNamed } from './versions.ts';
 
 const NAMES = ['ETag', 'Checksum', 'ObjectParts', 'StorageClass', 'ObjectSize'] as const;
 type Name = (typeof NAMES)[number];
 const PARTS_PAGE = 1000;
 
 export async function getObjectAttributes(call: S3Call): Promise<void> {
-  assertCurrentVersion(call);
   const asked = askedNames(call);
-  const { object } = await call.context.store.head({ bucket: call.bucket, key: call.key });
+  const object = await headNamed(call);
   call.response.setHeader('last-modified', new Date(object.createdAtMs).toUTCString());
   const elements: Record<Name, () => XmlElement> = {
     ETag: () => ({ ETag: object.etag }),

@@ -11,6 +11,7 @@ import { headerOf, type S3Call, sendEmpty } from '../call.ts';
 import { type Checksum, checksumHeader } from '../checksums.ts';
 import { refuseUnoffered } from '../refused-headers.ts';
 import { S3Error } from '../s3-error.ts';
+import { tellVersion } from './versions.ts';
 
 export async function putObject(call: S3Call): Promise<void> {
   const { request, context } = call;
@@ -36,6 +37,7 @@ export async function putObject(call: S3Call): Promise<void> {
       ...(contentType === undefined || contentType === '' ? {} : { contentType }),
     });
   });
+  await tellVersion(call, committed.object);
   sendEmpty(call, 200, {
     etag: `"${committed.object.etag}"`,
     [HEADERS.durability]: committed.durability,

@@ -5,14 +5,13 @@ import { type S3Call, sendEmpty, sendXml } from '../call.ts';
 import { refuseUnoffered } from '../refused-headers.ts';
 import { S3Error } from '../s3-error.ts';
 import { parseXml, type XmlElement } from '../xml.ts';
-import { assertCurrentVersion } from './get-object.ts';
 import { ownerElement } from './owner.ts';
+import { headNamed, tellVersion, withNamed } from './versions.ts';
 
 const XML_BYTES_MAX = 64 * 1024;
 
 export async function getObjectTagging(call: S3Call): Promise<void> {
-  assertCurrentVersion(call);
-  const { object } = await call.context.store.head({ bucket: call.bucket, key: call.key });
+  const object = await headNamed(call);
   const tags = parseTags(object.attributes);
   sendXml(call, 'Tagging', {
     TagSet: { Tag: tags.map(([Key, Value]) => ({ Key, Value })) },
@@ -20,7 +19,6 @@ export async function getObjectTagging(call: S3Call): Promise<void> {
 }
 
 export async function putObjectTagging(call: S3Call): Promise<void> {
-  assertCurrentVersion(call);
   const root = parseXml(await readBody(call, XML_BYTES_MAX), 'Tagging');
   const tags = root
     .child('TagSet')
@@ -32,15 +30,16 @@ export async function putObjectTagging(call: S3Call): Promise<void> {
 }
 
 export async function deleteObjectTagging(call: S3Call): Promise<void> {
-  assertCurrentVersion(call);
   await setTags(call, []);
   sendEmpty(call, 204);
 }
 
 async function setTags(call: S3Call, tags: readonly Tag[]): Promise<void> {
-  await call.context.store.setAttributes({ bucket: call.bucket, key: call.key }, (attributes) =>
-    withTags(attributes, tags),
+  const { store } = call.context;
+  const { object } = await withNamed(call, (ref) =>
+    store.setAttributes(ref, (attributes) => withTags(attributes, tags)),
   );
+  await tellVersion(call, object);
 }
 
 /** Everything belongs to the one owner, and to nobody else. */
@@ -50,8 +49,7 @@ export async function getBucketAcl(call: S3Call): Promise<void> {
 }
 
 export async function getObjectAcl(call: S3Call): Promise<void> {
-  assertCurrentVersion(call);
-  await call.context.store.head({ bucket: call.bucket, key: call.key });
+  await headNamed(call);
   sendXml(call, 'AccessControlPolicy', privateAcl(call));
 }
 
@@ -67,7 +65,7 @@ export async function putAcl(call: S3Call): Promise<void> {
     if (!isPrivate) throw new S3Error('AccessControlListNotSupported');
   }
   if (call.key === '') await call.context.store.getBucket(call.bucket);
-  else await call.context.store.head({ bucket: call.bucket, key: call.key });
+  else await headNamed(call);
   sendEmpty(call, 200);
 }
 
@@ -86,21 +84,4 @@ function privateAcl(call: S3Call): XmlElement {
       },
     },
   };
-}
-
-/** Never enabled, so the document is empty. */
-export async function getBucketVersioning(call: S3Call): Promise<void> {
-  await call.context.store.getBucket(call.bucket);
-  sendXml(call, 'VersioningConfiguration', {});
-}
-
-export async function putBucketVersioning(call: S3Call): Promise<void> {
-  await call.context.store.getBucket(call.bucket);
-  const root = parseXml(await readBody(call, XML_BYTES_MAX), 'VersioningConfiguration');
-  const status = root.textOf('Status');
-  if (status === 'Suspended') {
-    sendEmpty(call, 200);
-    return;
-  }
-  throw new S3Error('NotImplemented', 'Versioning is not offered.');
 }
