@@ -16,6 +16,8 @@ export const bucketPolicySchema = z.object({
   ttlMs: z.number().int().positive().optional(),
   /** Sum of object sizes the bucket may hold; absent: no limit. */
   quotaBytes: z.number().int().positive().optional(),
+  /** Whether changes of its objects are recorded as events; absent: unless the preset is `ephemeral`. */
+  events: z.boolean().optional(),
 });
 export type BucketPolicyInput = z.input<typeof bucketPolicySchema>;
 
@@ -28,6 +30,7 @@ export const bucketInfoSchema = z.object({
     mirror: z.boolean(),
     ttlMs: z.number().nullable(),
     quotaBytes: z.number().nullable(),
+    events: z.boolean(),
   }),
   objects: z.number().optional(),
   sizeBytes: z.number().optional(),

@@ -1,4 +1,5 @@
 export { catalogConformance } from './conformance/catalog.ts';
+export { catalogEventsConformance } from './conformance/catalog-events.ts';
 export { localTierConformance, remoteTierConformance } from './conformance/tier.ts';
 export { smallTmpfs, tempDir } from './temp-dir.ts';
 export { createTestClock, type TestClock } from './test-clock.ts';

@@ -120,8 +120,8 @@ const POLICY_FORMAT = 1;
 
 /** A policy is JSON with its format: it is read rarely, and people look at it. */
 export function encodePolicy(policy: BucketPolicy): string {
-  const { preset, ack, mirror, ttlMs, quotaBytes } = policy;
-  return JSON.stringify({ format: POLICY_FORMAT, preset, ack, mirror, ttlMs, quotaBytes });
+  const { preset, ack, mirror, ttlMs, quotaBytes, events } = policy;
+  return JSON.stringify({ format: POLICY_FORMAT, preset, ack, mirror, ttlMs, quotaBytes, events });
 }
 
 /** @throws {StoreError} `data_corrupt`, `version_unsupported` */
@@ -133,7 +133,7 @@ export function decodePolicy(text: string): BucketPolicy {
       `catalog: bucket policy of format ${String(found['format'])}`,
     );
   }
-  const { preset, ack, mirror, ttlMs, quotaBytes } = found;
+  const { preset, ack, mirror, ttlMs, quotaBytes, events } = found;
   if (preset !== 'ephemeral' && preset !== 'buffered' && preset !== 'durable')
     throw corrupt('preset of a bucket policy');
   if (ack !== 'memory' && ack !== 'disk' && ack !== 'remote')
@@ -142,7 +142,10 @@ export function decodePolicy(text: string): BucketPolicy {
   if (ttlMs !== null && typeof ttlMs !== 'number') throw corrupt('ttlMs of a bucket policy');
   if (quotaBytes !== null && typeof quotaBytes !== 'number')
     throw corrupt('quotaBytes of a bucket policy');
-  return { preset, ack, mirror, ttlMs, quotaBytes };
+  if (events !== undefined && typeof events !== 'boolean')
+    throw corrupt('events of a bucket policy');
+  const policy = { preset, ack, mirror, ttlMs, quotaBytes } as const;
+  return events === undefined ? policy : { ...policy, events };
 }
 
 function parseJsonObject(text: string): Record<string, unknown> {

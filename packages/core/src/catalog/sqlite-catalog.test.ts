@@ -7,6 +7,7 @@ import { text } from 'node:stream/consumers';
 import { isStoreError } from '@ebb/protocol';
 import { afterAll, describe, expect, onTestFinished, test } from 'vitest';
 import { catalogConformance } from '../../../testkit/src/conformance/catalog.ts';
+import { catalogEventsConformance } from '../../../testkit/src/conformance/catalog-events.ts';
 import { tempDir } from '../../../testkit/src/temp-dir.ts';
 import type { BucketPolicy, Catalog, ObjectCommit } from './catalog.ts';
 import { decodeObjectBody } from './catalog-records.ts';
@@ -30,31 +31,38 @@ const newRoot = async (): Promise<string> => {
 afterAll(async () => {
   for (const root of roots) await rm(root, { recursive: true, force: true });
 });
-const open = async (directory: string): Promise<Catalog> => {
-  const catalog = await openSqliteCatalog({ directory });
+const open = async (
+  directory: string,
+  options: { readonly eventsMax?: number } = {},
+): Promise<Catalog> => {
+  const catalog = await openSqliteCatalog({ directory, ...options });
   directories.set(catalog, directory);
   return catalog;
 };
 
-catalogConformance('sqlite', {
-  open: async () => await open(await newRoot()),
-  reopen: async (catalog) => {
-    await catalog.close();
-    return await open(directories.get(catalog) as string);
-  },
-});
+const reopenClosed = async (catalog: Catalog): Promise<Catalog> => {
+  await catalog.close();
+  return await open(directories.get(catalog) as string);
+};
+/** A copy of the files of an open catalog is what a killed process leaves. */
+const reopenCrashed = async (catalog: Catalog): Promise<Catalog> => {
+  const copy = await newRoot();
+  const result = spawnSync('cp', ['-r', `${directories.get(catalog)}/.`, copy]);
+  expect(result.status).toBe(0);
+  await catalog.close();
+  return await open(copy);
+};
 
-catalogConformance('sqlite, after a crash', {
-  open: async () => await open(await newRoot()),
-  // A copy of the files of an open catalog is what a killed process leaves.
-  reopen: async (catalog) => {
-    const copy = await newRoot();
-    const result = spawnSync('cp', ['-r', `${directories.get(catalog)}/.`, copy]);
-    expect(result.status).toBe(0);
-    await catalog.close();
-    return await open(copy);
-  },
-});
+for (const [name, reopen] of [
+  ['sqlite', reopenClosed],
+  ['sqlite, after a crash', reopenCrashed],
+] as const) {
+  catalogConformance(name, { open: async () => await open(await newRoot()), reopen });
+  catalogEventsConformance(name, {
+    open: async (options) => await open(await newRoot(), options),
+    reopen,
+  });
+}
 
 describe('sqlite catalog', () => {
   test('every acknowledged commit is there after kill -9 in the middle of commits', async () => {

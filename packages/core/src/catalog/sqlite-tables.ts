@@ -6,6 +6,7 @@ import type { CatalogTotals } from './catalog.ts';
 import { BlobTable } from './sqlite-blobs.ts';
 import { BucketTable } from './sqlite-buckets.ts';
 import { Counters } from './sqlite-counters.ts';
+import { EventLog, type EventLogOptions } from './sqlite-events.ts';
 import { JobTable } from './sqlite-jobs.ts';
 import { ObjectTable } from './sqlite-objects.ts';
 import { RecordTable } from './sqlite-records.ts';
@@ -18,17 +19,19 @@ export interface Tables {
   readonly objects: ObjectTable;
   readonly jobs: JobTable;
   readonly records: RecordTable;
+  readonly events: EventLog;
 }
 
 /** Counts everything when the counters were not saved. */
 export function loadTables(
   tx: SqliteTransactions,
-  options: { readonly countersSaved: boolean },
+  options: EventLogOptions & { readonly countersSaved: boolean },
 ): Tables {
   const counters = new Counters(tx, options.countersSaved);
   const buckets = new BucketTable(tx, counters);
   const blobs = new BlobTable(tx, counters);
-  const objects = new ObjectTable(tx, { counters, blobs });
+  const events = new EventLog(tx, options);
+  const objects = new ObjectTable(tx, { counters, blobs, events });
   return {
     counters,
     buckets,
@@ -36,6 +39,7 @@ export function loadTables(
     objects,
     jobs: new JobTable(tx),
     records: new RecordTable(tx),
+    events,
   };
 }
 

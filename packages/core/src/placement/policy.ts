@@ -1,6 +1,7 @@
 /** Pure decisions about where bytes go. Nothing here reads or writes. */
 import type { Ack } from '@ebb/protocol';
 import type { BucketPolicy } from '../catalog/catalog.ts';
+import { wantsEvents } from '../catalog/events.ts';
 
 const PRESETS: Readonly<Record<BucketPolicy['preset'], Pick<BucketPolicy, 'ack' | 'mirror'>>> = {
   ephemeral: { ack: 'memory', mirror: false },
@@ -15,6 +16,7 @@ export function resolvePolicy(input: {
   readonly mirror?: boolean | undefined;
   readonly ttlMs?: number | null | undefined;
   readonly quotaBytes?: number | null | undefined;
+  readonly events?: boolean | undefined;
 }): BucketPolicy {
   const preset = input.preset ?? 'buffered';
   return {
@@ -23,6 +25,7 @@ export function resolvePolicy(input: {
     mirror: input.mirror ?? PRESETS[preset].mirror,
     ttlMs: input.ttlMs ?? null,
     quotaBytes: input.quotaBytes ?? null,
+    ...(input.events === undefined ? {} : { events: input.events }),
   };
 }
 
@@ -32,7 +35,8 @@ export function equalPolicies(a: BucketPolicy, b: BucketPolicy): boolean {
     a.ack === b.ack &&
     a.mirror === b.mirror &&
     a.ttlMs === b.ttlMs &&
-    a.quotaBytes === b.quotaBytes
+    a.quotaBytes === b.quotaBytes &&
+    wantsEvents(a) === wantsEvents(b)
   );
 }
 

@@ -95,7 +95,7 @@ export class Buckets {
     await this.#parts.catalog.createBucket({
       name,
       createdAtMs: this.#parts.clock.now(),
-      policy: { ...policy, mirror: false, ttlMs: UPLOADS_TTL_MS },
+      policy: { ...policy, mirror: false, ttlMs: UPLOADS_TTL_MS, events: false },
     });
     await this.get(name);
     return name;

@@ -5,6 +5,7 @@ import {
   type JobView,
   type ObjectView,
   type TierStatus,
+  wantsEvents,
 } from '@ebb/core';
 import type { BucketInfo, JobInfo, ObjectInfo, Status } from '@ebb/protocol';
 import { tierName } from './data/object-headers.ts';
@@ -45,7 +46,7 @@ export function bucketInfo(
   { name, createdAtMs, policy }: BucketRecord,
   totals?: { objects: number; sizeBytes: number },
 ): BucketInfo {
-  return { name, createdAtMs, policy, ...totals };
+  return { name, createdAtMs, policy: { ...policy, events: wantsEvents(policy) }, ...totals };
 }
 
 export function jobInfo({ job, lastHeartbeatMs, objects, sizeBytes }: JobView): JobInfo {
