@@ -39,7 +39,7 @@ export interface PlacementParts {
   readonly diskLeases: LeaseTable;
   readonly recency: RecencyIndex;
   readonly log: LifeLog;
-  readonly onMoved: (move: { from: Place; to: Place; bytes: number }) => void;
+  readonly onMoved: (move: { blobId: number; from: Place; to: Place; bytes: number }) => void;
   readonly onError: (error: unknown) => void;
 }
 
@@ -285,7 +285,7 @@ export class BlobPlacement {
       const isDropped = copyIn(blob, place) && options.drop.includes(place);
       if (isDropped) this.#giveUpQuietly(place, blob.blobId);
     }
-    this.#parts.onMoved({ from, to, bytes: blob.sizeBytes });
+    this.#parts.onMoved({ blobId: blob.blobId, from, to, bytes: blob.sizeBytes });
     log.add(blob.blobId, `copied to ${to}`, {
       from,
       why: options.why,

@@ -42,6 +42,11 @@ export class Mirror {
     return this.#backlogBytes;
   }
 
+  /** Whether it is still to be copied, and not given up. */
+  has(blobId: number): boolean {
+    return this.#waiting.has(blobId);
+  }
+
   add(blobId: number, sizeBytes: number): void {
     if (this.#waiting.has(blobId)) return;
     this.#waiting.set(blobId, sizeBytes);

@@ -25,6 +25,7 @@ import { Spiller } from '../placement/spiller.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
 import { Buckets } from './buckets.ts';
 import { composeObject } from './compose.ts';
+import { type EventBatch, EventFeed, type FollowOptions } from './events.ts';
 import { IdBlocks } from './id-blocks.ts';
 import { JobTable } from './job-table.ts';
 import { LeaseTable } from './lease-table.ts';
@@ -58,6 +59,7 @@ import { ReadPath } from './read-path.ts';
 import { type RecoveryReport, recover, retireFreed } from './recovery.ts';
 import { StagingTable } from './staging.ts';
 import { verifyAll } from './verify.ts';
+import { type Waited, type WaitOptions, Waits } from './wait.ts';
 import { WritePath } from './write-path.ts';
 
 export interface StoreOptions {
@@ -107,7 +109,10 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
   });
   const placement: BlobPlacement = new BlobPlacement({
     ...{ catalog, memory, disk, remote, mover, leases, diskLeases, recency, log },
-    onMoved: (move) => observer.moved(move),
+    onMoved: (move) => {
+      observer.moved(move);
+      waits.noteMoved(move.blobId);
+    },
     onError: (error) => observer.failed(error, 'removal'),
   });
   const spiller = new Spiller({
@@ -155,9 +160,11 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     nextId: () => ids.next(),
     retireAll: (freed) => store.retireAll(freed),
   };
+  const waits = new Waits(parts);
   const recovery = await recover(parts);
   const store: CatalogObjectStore = new CatalogObjectStore(parts, {
     owners,
+    waits,
     nodeId: await catalog.nodeId(),
   });
   await store.start();
@@ -169,6 +176,8 @@ class CatalogObjectStore implements ObjectStore {
   readonly #parts: StoreParts;
   readonly #writes: WritePath;
   readonly #reads: ReadPath;
+  readonly #waits: Waits;
+  readonly #feed: EventFeed;
   readonly #jobEndListeners: ((jobId: string) => void | Promise<void>)[] = [];
   readonly #stop = new AbortController();
   readonly #owners: Set<number>;
@@ -181,13 +190,19 @@ class CatalogObjectStore implements ObjectStore {
 
   constructor(
     parts: StoreParts,
-    options: { readonly owners: Set<number>; readonly nodeId: string },
+    options: {
+      readonly owners: Set<number>;
+      readonly waits: Waits;
+      readonly nodeId: string;
+    },
   ) {
     this.#parts = parts;
     this.nodeId = options.nodeId;
     this.#owners = options.owners;
     this.#writes = new WritePath(parts);
     this.#reads = new ReadPath(parts);
+    this.#waits = options.waits;
+    this.#feed = new EventFeed(parts.catalog);
   }
 
   async start(): Promise<void> {
@@ -289,6 +304,13 @@ class CatalogObjectStore implements ObjectStore {
     options: { suspect: boolean },
   ): ReturnType<ObjectStore['resolve']> {
     return this.#reads.resolve(blobId, length, options);
+  }
+
+  wait(ref: ObjectRef, ack: Ack, options?: WaitOptions): Promise<Waited> {
+    return this.#waits.wait(ref, ack, options);
+  }
+  events(options: FollowOptions): AsyncGenerator<EventBatch, never> {
+    return this.#feed.follow(options);
   }
 
   async delete(ref: ObjectRef, condition: Condition = {}): Promise<{ deleted: boolean }> {
@@ -563,16 +585,20 @@ class CatalogObjectStore implements ObjectStore {
   async drain(options: { persist: boolean; deadlineMs: number }): Promise<void> {
     const { clock, staging, mirror, catalog } = this.#parts;
     this.#writes.refuseNewWrites();
+    this.#feed.close();
     const until = clock.now() + options.deadlineMs;
     while (staging.size > 0 && clock.now() < until) await clock.sleep(20);
     if (options.persist) await this.#persist(until);
     await mirror.idle(AbortSignal.timeout(Math.max(1, until - clock.now())));
+    this.#waits.close();
     await catalog.durable();
   }
 
   async close(): Promise<void> {
     const { mirror, spiller, placement, memory, disk, remote, mover, catalog } = this.#parts;
     this.#writes.refuseNewWrites();
+    this.#feed.close();
+    this.#waits.close();
     this.#stop.abort();
     await this.#sweeping;
     await this.#writes.settled();
@@ -593,6 +619,7 @@ class CatalogObjectStore implements ObjectStore {
   /** StoreParts.retireAll. */
   async retireAll(freed: readonly BlobRecord[]): Promise<void> {
     const { catalog, placement, observer } = this.#parts;
+    for (const { blobId } of freed) this.#waits.noteMoved(blobId);
     try {
       if (freed.some((blob) => blob.diskBytes !== null || blob.remoteName !== null))
         await catalog.durable();
@@ -673,6 +700,7 @@ class CatalogObjectStore implements ObjectStore {
       () => Promise.all(jobs.expired(clock.now()).map((jobId) => this.endJob(jobId))),
       () => this.#deleteExpiredObjects(),
       () => this.#retryRetirements(),
+      () => this.#waits.wakeAll(),
       () => this.totals(),
     ];
     while (!this.#stop.signal.aborted) {
