@@ -10,6 +10,7 @@ export type {
   MoveOptions,
   TierName,
 } from './client.ts';
+export type { EventStream, EventsOptions } from './events.ts';
 // For feature packages: the connection, staged files, retries
 export {
   type CallCodec,
@@ -46,3 +47,4 @@ export {
   type StagedFile,
   type StagedWriterOptions,
 } from './staged-writer.ts';
+export type { Waited, WaitOptions } from './wait.ts';

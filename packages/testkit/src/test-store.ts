@@ -27,6 +27,8 @@ export interface TestStoreOptions {
   readonly diskBytes?: number;
   readonly settings?: Partial<StoreSettings>;
   readonly clock?: Clock;
+  /** Events that the catalog keeps. */
+  readonly eventsMax?: number;
   /** Faults: each gets the real part and returns what the store shall use in its place. */
   readonly faults?: Faults;
 }
@@ -96,7 +98,10 @@ async function openOn(
   const failures: unknown[] = [];
   for (const dir of ['catalog', 'disk', 'remote'])
     await mkdir(join(root, dir), { recursive: true });
-  const catalog = await openSqliteCatalog({ directory: join(root, 'catalog') });
+  const catalog = await openSqliteCatalog({
+    directory: join(root, 'catalog'),
+    ...(options.eventsMax === undefined ? {} : { eventsMax: options.eventsMax }),
+  });
   const nodeId = await catalog.nodeId();
   const mover = createMover();
   const memory = await openFileTier({

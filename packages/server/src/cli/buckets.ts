@@ -47,6 +47,8 @@ function createBucket(): AnyCommand {
     )
     .option('--mirror', 'copy objects to the remote tier in the background')
     .option('--no-mirror', 'keep objects on this node')
+    .option('--events', 'record what happens to objects, also in an ephemeral bucket')
+    .option('--no-events', 'record no events')
     .option('--ttl <time>', 'objects vanish after this time, such as 12h', durationArgument)
     .option('--quota <size>', 'most bytes of all objects, such as 10GiB', bytesArgument)
     .addOption(nodeOption)
@@ -59,9 +61,9 @@ function createBucket(): AnyCommand {
       ),
     )
     .action(async (name, options) => {
-      const { preset, ack, mirror, ttl, quota } = options;
+      const { preset, ack, mirror, events, ttl, quota } = options;
       await withClient(options, async ({ client, signal }) => {
-        const policy = { preset, ack, mirror, ttlMs: ttl, quotaBytes: quota };
+        const policy = { preset, ack, mirror, events, ttlMs: ttl, quotaBytes: quota };
         const bucket = await client.buckets.create(name, policy, { signal });
         if (options.json === true) await printJson(bucket);
         else

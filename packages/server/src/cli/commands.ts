@@ -30,6 +30,8 @@ export const COMMANDS: readonly CommandEntry[] = [
   entry('relocate', 'move objects to a tier now', () => import('./relocate.ts')),
   entry('jobs', 'list jobs, or end one', () => import('./jobs.ts')),
   entry('shuffles', 'list registered shuffles', () => import('./shuffles.ts')),
+  entry('watch', 'print what happens to objects', () => import('./watch.ts')),
+  entry('wait', 'wait until an object is durable', () => import('./wait.ts')),
   entry('why', 'tell the life of an object', () => import('./why.ts')),
   entry(
     'verify',
