@@ -110,13 +110,17 @@ describe('object body', () => {
 
 describe('bucket policy', () => {
   const limit = fc.option(fc.nat({ max: Number.MAX_SAFE_INTEGER }));
-  const policy: fc.Arbitrary<BucketPolicy> = fc.record({
-    preset: fc.constantFrom('ephemeral', 'buffered', 'durable'),
-    ack: fc.constantFrom('memory', 'disk', 'remote'),
-    mirror: fc.boolean(),
-    ttlMs: limit,
-    quotaBytes: limit,
-  });
+  const policy: fc.Arbitrary<BucketPolicy> = fc.record(
+    {
+      preset: fc.constantFrom('ephemeral', 'buffered', 'durable'),
+      ack: fc.constantFrom('memory', 'disk', 'remote'),
+      mirror: fc.boolean(),
+      ttlMs: limit,
+      quotaBytes: limit,
+      events: fc.boolean(),
+    },
+    { requiredKeys: ['preset', 'ack', 'mirror', 'ttlMs', 'quotaBytes'] },
+  );
 
   test('what was encoded is decoded', () => {
     fc.assert(
@@ -130,7 +134,13 @@ describe('bucket policy', () => {
     const fine = JSON.parse(
       encodePolicy({ preset: 'durable', ack: 'disk', mirror: true, ttlMs: 1, quotaBytes: null }),
     ) as object;
-    for (const broken of ['', 'null', '7', JSON.stringify({ ...fine, ack: 'tape' })]) {
+    for (const broken of [
+      '',
+      'null',
+      '7',
+      JSON.stringify({ ...fine, ack: 'tape' }),
+      JSON.stringify({ ...fine, events: 1 }),
+    ]) {
       expect(codeOf(() => decodePolicy(broken))).toBe('data_corrupt');
     }
     expect(codeOf(() => decodePolicy(JSON.stringify({ ...fine, format: 2 })))).toBe(

@@ -201,6 +201,51 @@ describe('sqlite catalog', () => {
     expect(seen).toEqual(seen.toSorted());
   });
 
+  describe('ids of events', () => {
+    const LOGGED: BucketPolicy = { ...POLICY, events: true };
+
+    test('one that was shown is not given again, even if a power cut took its change back', async () => {
+      const directory = await newRoot();
+      const catalog = await open(directory);
+      onTestFinished(async () => await catalog.close());
+      await catalog.createBucket({ name: 'bucket', createdAtMs: 1, policy: LOGGED });
+      await catalog.durable();
+      // What the disk has for certain: no sync was asked for after this.
+      const afterCut = await newRoot();
+      expect(spawnSync('cp', ['-r', `${directory}/.`, afterCut]).status).toBe(0);
+      for (const key of ['a', 'b', 'c']) await commit(catalog, key);
+      const { events } = await catalog.listEvents({ afterEventId: 0, limit: 10 });
+      expect(events).toHaveLength(3);
+
+      const next = await open(afterCut);
+      onTestFinished(async () => await next.close());
+      await commit(next, 'd');
+      const shown = events.at(-1)?.eventId as number;
+      const after = await next.listEvents({ afterEventId: shown, limit: 10 });
+      expect(after.events.map(({ key }) => key)).toEqual(['d']);
+    });
+
+    test('they go on beyond a block that was reserved, without a gap', async () => {
+      const catalog = await open(await newRoot());
+      onTestFinished(async () => await catalog.close());
+      await catalog.createBucket({ name: 'bucket', createdAtMs: 1, policy: LOGGED });
+      for (let i = 0; i < 1000; i += 100)
+        await Promise.all(Array.from({ length: 100 }, (_, j) => commit(catalog, `0/${i + j}`)));
+      // 2,000 events each; a block has 65,536 ids.
+      for (let i = 0; i < 40; i++)
+        await catalog.renamePrefix(
+          { bucket: 'bucket', prefix: `${i}/` },
+          { bucket: 'bucket', prefix: `${i + 1}/` },
+          { overwrite: false },
+        );
+      const last = await catalog.lastEventId();
+      expect(last).toBe(81_000);
+      const page = await catalog.listEvents({ afterEventId: last - 20_000, limit: 30_000 });
+      expect(page.events).toHaveLength(20_000);
+      expect(page.throughEventId).toBe(last);
+    });
+  });
+
   test('references, holders, places and saved totals equal a recount of the tables', async () => {
     const directory = await tempDir();
     const catalog = await openSqliteCatalog({ directory });
