@@ -11,6 +11,7 @@
 import { StoreError } from '@ebb/protocol';
 import type { Catalog } from '../catalog/catalog.ts';
 import type { CatalogEvent, EventFilter } from '../catalog/events.ts';
+import { orAborted } from './or-aborted.ts';
 
 export interface EventBatch {
   readonly events: readonly CatalogEvent[];
@@ -74,14 +75,4 @@ export class EventFeed {
     if (signal.aborted) throw new StoreError('aborted', undefined, {}, signal.reason);
     if (this.#end !== undefined) throw this.#end;
   }
-}
-
-/** Whichever comes first. */
-async function orAborted(news: Promise<void>, signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return;
-  const aborted = Promise.withResolvers<void>();
-  const onAbort = (): void => aborted.resolve();
-  signal.addEventListener('abort', onAbort, { once: true });
-  await Promise.race([news, aborted.promise]);
-  signal.removeEventListener('abort', onAbort);
 }

@@ -129,6 +129,32 @@ test('waiting for disk syncs a copy that was only spilled', async () => {
   expect(synced).toEqual([object.extents[0]?.blobId]);
 });
 
+test('who gives up waiting for disk is let go; the copy is made all the same', async () => {
+  const gate = Promise.withResolvers<void>();
+  const at = await open({
+    faults: {
+      mover: (mover) =>
+        override(mover, {
+          copy: async (job) => {
+            await gate.promise;
+            return await mover.copy(job);
+          },
+        }),
+    },
+  });
+  onTestFinished(() => gate.resolve());
+  const name = { bucket: 'mem', key: 'k' };
+  await at.put('mem', 'k', bytes);
+  const givesUp = new AbortController();
+  const first = codeOf(at.store.wait(name, 'disk', { signal: givesUp.signal }));
+  const second = at.store.wait(name, 'disk');
+  givesUp.abort();
+  expect(await first).toBe('aborted');
+  gate.resolve();
+  expect((await second).durability).toBe('disk');
+  expect((await at.store.head(name)).tiers).toEqual([0, 1]);
+});
+
 test('waiting for disk says when there is no room, and leaves the object', async () => {
   const at = await open({ diskBytes: 16 * 1024 });
   await at.put('mem', 'k', bytes);

@@ -14,6 +14,7 @@ import { type Ack, StoreError } from '@ebb/protocol';
 import type { BlobRecord, ObjectRecord } from '../catalog/catalog.ts';
 import { parseAnyBucketName } from '../object-ref.ts';
 import type { ObjectRef } from './object-store.ts';
+import { orAborted } from './or-aborted.ts';
 import type { StoreParts } from './parts.ts';
 
 export interface WaitOptions {
@@ -48,9 +49,10 @@ export class Waits {
     parseAnyBucketName(ref.bucket);
     const object = await this.#get(ref, options.version);
     if (ack === 'memory') return { object, durability: 'memory' };
-    return ack === 'disk'
-      ? await this.#makeDurable(object)
-      : await this.#untilRemote(object, options.signal);
+    if (ack === 'remote') return await this.#untilRemote(object, options.signal);
+    const durable = this.#makeDurable(object);
+    durable.catch(() => undefined); // for a caller that gave up: who asks again finds the copy further on
+    return await orAborted(durable, options.signal);
   }
 
   /** A blob got or lost a copy. */
@@ -116,15 +118,13 @@ export class Waits {
     const handedOver = new Set<number>();
     for (const blobId of new Set(object.extents.map((extent) => extent.blobId))) {
       for (;;) {
-        if (signal?.aborted === true)
-          throw new StoreError('aborted', undefined, {}, signal.reason as unknown);
         if (this.#end !== undefined) throw this.#end;
         // Taken before the look: what comes while we look is not missed.
-        using news = this.#listen(blobId, signal);
+        using news = this.#listen(blobId);
         const blob = await this.#blob(object, blobId);
         if (blob.remoteName !== null) break;
         await this.#assertComing(object, blob, handedOver);
-        await news.promise;
+        await orAborted(news.promise, signal);
       }
     }
     await catalog.durable();
@@ -187,20 +187,14 @@ export class Waits {
     );
   }
 
-  /** News of this blob, the end of the store, or that the caller gives up. */
-  #listen(
-    blobId: number,
-    signal: AbortSignal | undefined,
-  ): { readonly promise: Promise<void> } & Disposable {
+  /** News of this blob, or the end of the store. */
+  #listen(blobId: number): { readonly promise: Promise<void> } & Disposable {
     const { promise, resolve } = Promise.withResolvers<void>();
     const waiters = this.#waiting.get(blobId) ?? new Set();
     this.#waiting.set(blobId, waiters.add(resolve));
-    const onAbort = (): void => resolve();
-    signal?.addEventListener('abort', onAbort, { once: true });
     return {
       promise,
       [Symbol.dispose]: () => {
-        signal?.removeEventListener('abort', onAbort);
         waiters.delete(resolve);
         if (waiters.size === 0) this.#waiting.delete(blobId);
       },
