@@ -45,7 +45,7 @@ export function createRequestHandler(node: {
     node.admit(request);
     if (await answerProbe(request.url ?? '/', response, node)) return;
     if (surfaces === undefined)
-      throw new StoreError('busy', 'the node is starting', { retryAfterMs: 1000 });
+      throw new StoreError('busy', 'the node is starting', { retryAfterMs: 1000, starting: true });
     await surfaces.answer(request, response, expectsContinue);
   };
   const listen = (
