@@ -27,6 +27,7 @@ import {
   whySchema,
 } from '@ebb/protocol';
 import type { PutBody } from './body.ts';
+import { type EventStream, type EventsOptions, followEvents } from './events.ts';
 import type { FrameConnection } from './frame-connection.ts';
 import { type GetOptions, type GetResult, getObject } from './get.ts';
 import type { HttpClient } from './http-client.ts';
@@ -44,6 +45,7 @@ import {
 } from './put.ts';
 import type { RetryPolicy } from './retry.ts';
 import type { StagedWriterOptions } from './staged-writer.ts';
+import { type Waited, type WaitOptions, waitForObject } from './wait.ts';
 
 export type TierName = ObjectInfo['tiers'][number];
 
@@ -122,6 +124,11 @@ export interface EbbClient extends AsyncDisposable {
     tier: TierName,
     options?: Abortable,
   ): Promise<Affected>;
+
+  /** Resolves when the object is as durable as asked. @throws as waitForObject (wait.ts) */
+  wait(bucket: string, key: string, options?: WaitOptions): Promise<Waited>;
+  /** What happens to objects; goes on over restarts of the node. Nothing is asked before it is read. */
+  events(options?: EventsOptions): EventStream;
 
   status(options?: Abortable): Promise<Status>;
   shuffles(options?: Abortable): Promise<ShuffleInfo[]>;
@@ -306,6 +313,14 @@ class Client implements EbbClient {
     options: Abortable = {},
   ): Promise<Affected> {
     return this.#relocate({ bucket, key: prefix, tier, prefix: true }, options);
+  }
+
+  wait(bucket: string, key: string, options: WaitOptions = {}): Promise<Waited> {
+    return waitForObject(this.#http, { bucket, key }, this.#with(options));
+  }
+
+  events(options: EventsOptions = {}): EventStream {
+    return followEvents(this.#http, this.#with(options), this.#parts.retry);
   }
 
   status(options: Abortable = {}): Promise<Status> {

@@ -6,11 +6,11 @@
  * I3  A response that is not read to its end is destroyed, so that its connection is not held.
  */
 import type { Readable } from 'node:stream';
-import { HEADERS, objectPath, StoreError } from '@ebb/protocol';
+import { type Ack, HEADERS, isStoreError, objectPath, StoreError } from '@ebb/protocol';
 import { crc32c } from '@node-rs/crc32';
-import { type Dispatcher, Pool } from 'undici';
+import { Client as Connection, type Dispatcher, Pool } from 'undici';
 import { errorFromHttp, headerText, toStoreError, unreachable } from './errors.ts';
-import { HTTP_CONNECTIONS, JSON_BYTES_MAX } from './limits.ts';
+import { HTTP_CONNECTIONS, JSON_BYTES_MAX, STREAM_SILENCE_MS } from './limits.ts';
 import type { NodeAddress } from './node-address.ts';
 import { changedWhileRead, type ObjectRef, type OpenInfo } from './object-info.ts';
 import { abortedError, type RetryPolicy, withRetry } from './retry.ts';
@@ -51,6 +51,17 @@ export interface HttpClient {
   plain(method: Method, path: string, request?: JsonRequest): Promise<number>;
   /** One attempt. The answer's ETag, version and durability. */
   put(ref: ObjectRef, request: PutRequest): Promise<PutAnswer>;
+  /** One attempt. A body that is read as it comes, on a connection of its own; it has ended when the generator has. */
+  stream(
+    path: string,
+    request: { readonly query?: Query; readonly signal?: AbortSignal | undefined },
+  ): Promise<AsyncIterable<Uint8Array>>;
+  /** One request that answers when the object is so durable, or `timed_out`. */
+  wait(
+    ref: ObjectRef,
+    query: { readonly wait: Ack; readonly timeoutMs: number; readonly version: number },
+    signal?: AbortSignal,
+  ): Promise<{ readonly version: number; readonly durability: Ack }>;
   headOpen(ref: ObjectRef, signal?: AbortSignal): Promise<OpenInfo>;
   /** Starts a GET; the body is read by the caller. */
   get(ref: ObjectRef, range: ByteRange | undefined, signal?: AbortSignal): Promise<HttpBody>;
@@ -84,20 +95,22 @@ export function createHttpClient(
   const pool = new Pool(address.origin, {
     connections: HTTP_CONNECTIONS,
     pipelining: 1,
-    connect: {
-      timeout: 5_000,
-      ...(address.socketPath === undefined ? {} : { socketPath: address.socketPath }),
-    },
+    connect: connectOptions(address),
     headersTimeout: 0, // an acknowledgement from tier 2, `verify` and `gc` take their time; a dead peer ends the socket
     bodyTimeout: 120_000,
   });
   return new Client(pool, address, options.retry);
 }
 
+function connectOptions({ socketPath }: NodeAddress): { timeout: number; socketPath?: string } {
+  return { timeout: 5_000, ...(socketPath === undefined ? {} : { socketPath }) };
+}
+
 class Client implements HttpClient {
   readonly #pool: Pool;
   readonly #address: NodeAddress;
   readonly #retry: RetryPolicy;
+  readonly #streams = new Set<Connection>();
 
   constructor(pool: Pool, address: NodeAddress, retry: RetryPolicy) {
     this.#pool = pool;
@@ -144,6 +157,52 @@ class Client implements HttpClient {
     };
   }
 
+  async stream(
+    path: string,
+    request: { readonly query?: Query; readonly signal?: AbortSignal | undefined },
+  ): Promise<AsyncIterable<Uint8Array>> {
+    // Streams stay open: they must not use up the connections of other calls.
+    const connection = new Connection(this.#address.origin, {
+      connect: connectOptions(this.#address),
+      headersTimeout: 30_000,
+      bodyTimeout: STREAM_SILENCE_MS,
+    });
+    this.#streams.add(connection);
+    const end = async (): Promise<void> => {
+      this.#streams.delete(connection);
+      await connection.destroy();
+    };
+    try {
+      const response = await this.#send('GET', path, request, connection);
+      return streamed(response, end);
+    } catch (error) {
+      await end();
+      throw error;
+    }
+  }
+
+  async wait(
+    ref: ObjectRef,
+    query: { readonly wait: Ack; readonly timeoutMs: number; readonly version: number },
+    signal?: AbortSignal,
+  ): Promise<{ readonly version: number; readonly durability: Ack }> {
+    // `timed_out` is an answer: the caller decides whether to ask again.
+    const answer = await withRetry({ policy: this.#retry, idempotent: true, signal }, async () => {
+      try {
+        return await this.#send('HEAD', objectPath(ref.bucket, ref.key), { query, signal });
+      } catch (error) {
+        if (isStoreError(error, 'timed_out')) return error;
+        throw error;
+      }
+    });
+    if (answer instanceof StoreError) throw answer;
+    await answer.body.dump();
+    return {
+      version: Number(headerText(answer.headers[HEADERS.version])),
+      durability: headerText(answer.headers[HEADERS.durability]) as Ack,
+    };
+  }
+
   async headOpen(ref: ObjectRef, signal?: AbortSignal): Promise<OpenInfo> {
     return await withRetry({ policy: this.#retry, idempotent: true, signal }, async () => {
       const response = await this.#send('HEAD', objectPath(ref.bucket, ref.key), { signal });
@@ -186,6 +245,7 @@ class Client implements HttpClient {
   }
 
   async close(): Promise<void> {
+    await Promise.all([...this.#streams].map((connection) => connection.destroy()));
     await this.#pool.destroy();
   }
 
@@ -297,12 +357,13 @@ class Client implements HttpClient {
       readonly body?: Uint8Array | Readable | undefined;
       readonly signal?: AbortSignal | undefined;
     },
+    dispatcher: Dispatcher = this.#pool,
   ): Promise<Dispatcher.ResponseData> {
     const { signal } = request;
     if (signal?.aborted === true) throw abortedError(signal);
     let response: Dispatcher.ResponseData;
     try {
-      response = await this.#pool.request({
+      response = await dispatcher.request({
         method,
         path: path + queryText(request.query),
         headers: { ...request.headers },
@@ -335,6 +396,19 @@ function parseJson(text: string): unknown {
     return JSON.parse(text);
   } catch {
     return undefined;
+  }
+}
+
+/** @throws {StoreError} `node_unreachable` when it breaks off */
+async function* streamed(
+  response: Dispatcher.ResponseData,
+  end: () => Promise<void>,
+): AsyncGenerator<Uint8Array> {
+  try {
+    yield* response.body as AsyncIterable<Uint8Array>;
+  } finally {
+    destroy(response);
+    await end();
   }
 }
 

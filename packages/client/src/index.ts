@@ -11,6 +11,7 @@ export type {
   MoveOptions,
   TierName,
 } from './client.ts';
+export type { EventStream, EventsOptions } from './events.ts';
 // For feature packages: the connection, staged files, retries
 export {
   type CallCodec,
@@ -47,3 +48,4 @@ export {
   type StagedFile,
   type StagedWriterOptions,
 } from './staged-writer.ts';
+export type { Waited, WaitOptions } from './wait.ts';

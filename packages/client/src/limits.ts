@@ -37,6 +37,11 @@ export const CONNECT_TIMEOUT_MS = 5_000;
 /** For how long a lost connection is sought again: a restart of the daemon takes well under this. */
 export const RECONNECT_MS = 30_000;
 
+/** One request that waits for an object; the node allows a minute. */
+export const WAIT_STEP_MS = 30_000;
+/** A stream of events without a sign of life: the node sends one every 15 s. */
+export const STREAM_SILENCE_MS = 60_000;
+
 /** HTTP connections to one node. */
 export const HTTP_CONNECTIONS = 32;
 /** Control answers larger than this are refused: a list page is about 0.5 MiB. */

@@ -50,12 +50,15 @@ export function decideRetry(failure: Failure, policy: RetryPolicy, random: numbe
   if (!notApplied && !(error.retry === 'ambiguous' && idempotent)) return NO;
 
   const delayMs = Math.max(backoffMs(attempts, policy, random), retryAfterMs(error));
-  // A node that does not answer, or says that it stops, is on its way back: what counts is time, not tries.
-  const restarting = error.code === 'node_unreachable' || error.code === 'draining';
-  const allowed = restarting
+  const allowed = isRestarting(error)
     ? elapsedMs + delayMs <= policy.unreachableMs
     : attempts < policy.attemptsMax;
   return allowed ? { again: true, delayMs } : NO;
+}
+
+/** A node that does not answer, or says that it stops or starts, is on its way back: what counts is time, not tries. */
+function isRestarting({ code, details }: StoreError): boolean {
+  return code === 'node_unreachable' || code === 'draining' || details['starting'] === true;
 }
 
 /** Doubles from the minimum to the maximum; the upper half is random. */

@@ -2,6 +2,7 @@
 
 // Back ends.
 export type * from './catalog/catalog.ts';
+export * from './catalog/events.ts';
 export { openSqliteCatalog } from './catalog/sqlite-catalog.ts';
 // Ports and pure helpers.
 export * from './checksum.ts';

@@ -23,6 +23,8 @@ export const bucketPolicySchema = z.object({
   revalidateMs: z.number().int().nonnegative().optional(),
   /** Whether a write or delete keeps what it replaces. Once on it can be suspended, not turned off; absent: as it is, or off. */
   versioning: versioningSchema.optional(),
+  /** Whether changes of its objects are recorded as events; absent: unless the preset is `ephemeral`. */
+  events: z.boolean().optional(),
 });
 /** What can be changed of a bucket that is there. */
 export const bucketChangeSchema = z.object({ versioning: z.enum(['enabled', 'suspended']) });
@@ -41,6 +43,7 @@ export const bucketInfoSchema = z.object({
     remote: z.string().nullable(),
     revalidateMs: z.number().nullable(),
     versioning: versioningSchema,
+    events: z.boolean(),
   }),
   objects: z.number().optional(),
   sizeBytes: z.number().optional(),

@@ -138,6 +138,24 @@ export const ERRORS = {
     means: 'The node is stopping and takes no new work.',
     remedy: 'Try again when the node is back.',
   },
+  events_gone: {
+    retry: 'never',
+    means:
+      'The log of events does not reach back to this id, or never gave it; the details name the first one it has.',
+    remedy:
+      'List what there is now, and watch from now on; a watcher that falls behind needs to read faster.',
+  },
+  not_mirrored: {
+    retry: 'never',
+    means: 'The bucket copies nothing to tier 2, so what is waited for will not happen.',
+    remedy: 'Wait for `disk`, write with ack `remote`, or use a bucket that mirrors.',
+  },
+  timed_out: {
+    retry: 'safe',
+    means: 'What was waited for did not happen in the time given.',
+    remedy:
+      'Wait again; `ebb status` shows the backlog of the mirror, and the log of the node why it does not shrink.',
+  },
   data_directory_in_use: {
     retry: 'never',
     means: 'Another node runs on this data directory.',

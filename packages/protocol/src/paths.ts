@@ -16,6 +16,7 @@ export const PATHS = {
   pin: '/v1/pin',
   relocate: '/v1/relocate',
   why: '/v1/why',
+  events: '/v1/events',
   jobs: '/v1/jobs',
   job: '/v1/jobs/{job}',
   jobHeartbeat: '/v1/jobs/{job}/heartbeat',

@@ -24,6 +24,17 @@ export const IDLE_TIMEOUT_MS = 120_000;
 export const KEEP_ALIVE_TIMEOUT_MS = 65_000;
 export const CONNECTIONS_MAX = 4096;
 
+/** `?wait=…` of one request: below the silence that ends a connection, here and in proxies. Clients ask again. */
+export const WAIT_MS_DEFAULT = 30_000;
+export const WAIT_MS_MAX = 60_000;
+
+/** Streams of events at a time; each holds a page of 512 events at most, some 150 KiB, while its reader is slow. */
+export const EVENT_STREAMS_MAX = 256;
+/** A reader that takes nothing for so long is cut; it goes on from the log. */
+export const EVENT_STALL_MS = 30_000;
+/** A sign of life on a stream without events: proxies cut what is silent for a minute. */
+export const EVENT_KEEP_ALIVE_MS = 15_000;
+
 export const LIST_LIMIT_DEFAULT = 1000;
 export const LIST_LIMIT_MAX = 10_000;
 
@@ -48,6 +59,8 @@ export const CONNECTED_HEARTBEAT_MS = 300;
 /** Blobs named in one `revoke`. */
 export const REVOKE_BLOBS_MAX = 65_536;
 
+assert(WAIT_MS_MAX < IDLE_TIMEOUT_MS, 'a wait must not look like a dead connection');
+assert(EVENT_KEEP_ALIVE_MS < IDLE_TIMEOUT_MS, 'nor must a stream of events');
 assert(FRAME_BYTES_INFLIGHT_MAX >= FRAME_PAYLOAD_BYTES_MAX, 'the longest frame must fit');
 assert(FRAME_BYTES_INFLIGHT_MAX >= READ_BYTES_MAX, 'the longest read must fit');
 assert(FRAME_BYTES_INFLIGHT_TOTAL_MAX >= FRAME_BYTES_INFLIGHT_MAX, 'one connection must fit');

@@ -1,4 +1,5 @@
 export { catalogConformance } from './conformance/catalog.ts';
+export { catalogEventsConformance } from './conformance/catalog-events.ts';
 export { localTierConformance, remoteTierConformance } from './conformance/tier.ts';
 export {
   type FaultyProxy,

@@ -27,6 +27,8 @@ export interface TestStoreOptions {
   readonly diskBytes?: number;
   readonly settings?: Partial<StoreSettings>;
   readonly clock?: Clock;
+  /** Events that the catalog keeps. */
+  readonly eventsMax?: number;
   /** Faults: each gets the real part and returns what the store shall use in its place. */
   readonly faults?: Faults;
 }
@@ -99,6 +101,7 @@ async function openOn(
   const catalog = await openSqliteCatalog({
     directory: join(root, 'catalog'),
     ...(options.clock === undefined ? {} : { clock: options.clock }),
+    ...(options.eventsMax === undefined ? {} : { eventsMax: options.eventsMax }),
   });
   const nodeId = await catalog.nodeId();
   const mover = createMover();

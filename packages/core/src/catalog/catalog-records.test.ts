@@ -139,16 +139,25 @@ describe('bucket policy', () => {
     versioning: 'off',
   };
   const limit = fc.option(fc.nat({ max: Number.MAX_SAFE_INTEGER }));
-  const policy: fc.Arbitrary<BucketPolicy> = fc.record({
-    preset: fc.constantFrom('ephemeral', 'buffered', 'durable'),
-    ack: fc.constantFrom('memory', 'disk', 'remote'),
-    mirror: fc.boolean(),
-    ttlMs: limit,
-    quotaBytes: limit,
-    remote: fc.option(fc.constantFrom('archive', 's3://bucket/prefix')),
-    revalidateMs: limit,
-    versioning: fc.constantFrom('off', 'enabled', 'suspended'),
-  });
+  const policy: fc.Arbitrary<BucketPolicy> = fc.record(
+    {
+      preset: fc.constantFrom('ephemeral', 'buffered', 'durable'),
+      ack: fc.constantFrom('memory', 'disk', 'remote'),
+      mirror: fc.boolean(),
+      ttlMs: limit,
+      quotaBytes: limit,
+      remote: fc.option(fc.constantFrom('archive', 's3://bucket/prefix')),
+      revalidateMs: limit,
+      versioning: fc.constantFrom('off', 'enabled', 'suspended'),
+      events: fc.boolean(),
+    },
+    {
+      requiredKeys: [
+        ...(['preset', 'ack', 'mirror', 'ttlMs', 'quotaBytes'] as const),
+        ...(['remote', 'revalidateMs', 'versioning'] as const),
+      ],
+    },
+  );
 
   test('what was encoded is decoded', () => {
     fc.assert(
@@ -174,6 +183,7 @@ describe('bucket policy', () => {
       '7',
       JSON.stringify({ ...fine, ack: 'tape' }),
       JSON.stringify({ ...fine, format: 2 }),
+      JSON.stringify({ ...fine, events: 1 }),
     ]) {
       expect(codeOf(() => decodePolicy(broken))).toBe('data_corrupt');
     }

@@ -140,7 +140,8 @@ const POLICY_FORMAT_VERSIONING = 2;
 /** A policy is JSON with its format: it is read rarely, and people look at it. */
 export function encodePolicy(policy: BucketPolicy): string {
   const { preset, ack, mirror, ttlMs, quotaBytes, remote, revalidateMs, versioning } = policy;
-  const common = { preset, ack, mirror, ttlMs, quotaBytes, remote, revalidateMs };
+  const { events } = policy;
+  const common = { preset, ack, mirror, ttlMs, quotaBytes, remote, revalidateMs, events };
   return JSON.stringify(
     versioning === 'off'
       ? { format: POLICY_FORMAT, ...common }
@@ -158,7 +159,7 @@ export function decodePolicy(text: string): BucketPolicy {
       `catalog: bucket policy of format ${String(format)}`,
     );
   }
-  const { preset, ack, mirror, ttlMs, quotaBytes, remote = null } = found;
+  const { preset, ack, mirror, ttlMs, quotaBytes, events, remote = null } = found;
   const { revalidateMs = null } = found;
   const versioning = format === POLICY_FORMAT ? 'off' : found['versioning'];
   if (preset !== 'ephemeral' && preset !== 'buffered' && preset !== 'durable')
@@ -174,7 +175,11 @@ export function decodePolicy(text: string): BucketPolicy {
     throw corrupt('revalidateMs of a bucket policy');
   if (versioning !== 'off' && versioning !== 'enabled' && versioning !== 'suspended')
     throw corrupt('versioning of a bucket policy');
-  return { preset, ack, mirror, ttlMs, quotaBytes, remote, revalidateMs, versioning };
+  if (events !== undefined && typeof events !== 'boolean')
+    throw corrupt('events of a bucket policy');
+  const common = { preset, ack, mirror, ttlMs, quotaBytes } as const;
+  const policy = { ...common, remote, revalidateMs, versioning } as const;
+  return events === undefined ? policy : { ...policy, events };
 }
 
 function parseJsonObject(text: string): Record<string, unknown> {

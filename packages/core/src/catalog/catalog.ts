@@ -15,10 +15,14 @@
  * I6  In a bucket that keeps versions, a change and the archiving of what it replaces are one step. Of all versions of a
  *     key the newest is the object, unless it is a delete marker: then there is no object. `findObject`, `listObjects` and
  *     conditions know the object alone.
+ * I7  The events of a change are recorded in the same atomic step: one without the other is never seen. Ids of events only
+ *     grow, and one that was shown is never given to another event, not even after a power cut. The log is bounded: the
+ *     oldest events go, and who asks for what came after one of them is told so.
  *
  * Conformance suite: packages/testkit, `catalogConformance`.
  */
 import type { Ack, TierIndex } from '@ebb/protocol';
+import type { EventFilter, EventPage } from './events.ts';
 
 export interface BucketPolicy {
   readonly preset: 'ephemeral' | 'buffered' | 'durable';
@@ -35,6 +39,8 @@ export interface BucketPolicy {
   readonly revalidateMs: number | null;
   /** Whether a write or delete keeps what it replaces (sqlite-versions.ts). Once on it is never off again, only suspended. */
   readonly versioning: 'off' | 'enabled' | 'suspended';
+  /** Whether changes of its objects are recorded; absent: as `recordsEvents` says (events.ts). */
+  readonly events?: boolean;
 }
 
 export interface BucketRecord {
@@ -407,6 +413,20 @@ export interface Catalog {
     prefix: string,
   ): Promise<readonly { readonly key: string; readonly value: Uint8Array }[]>;
   deleteRecord(namespace: string, key: string): Promise<void>;
+
+  /**
+   * Events after an id, oldest first, from at most `limit` entries of the log.
+   * @throws `events_gone` when later ones are gone already, or the id was never given.
+   */
+  listEvents(options: {
+    readonly afterEventId: number;
+    readonly limit: number;
+    readonly filter?: EventFilter;
+  }): Promise<EventPage>;
+  /** Events from now on have higher ids. */
+  lastEventId(): Promise<number>;
+  /** Calls `listener` when there are new events, not for each one. Returns the end of it. */
+  onEvents(listener: () => void): () => void;
 
   totals(): Promise<CatalogTotals>;
   /** Resolves when all that resolved before survives a power cut. Calls are batched. */

@@ -7,6 +7,7 @@ import { text } from 'node:stream/consumers';
 import { isStoreError } from '@ebb/protocol';
 import { afterAll, describe, expect, onTestFinished, test } from 'vitest';
 import { catalogConformance } from '../../../testkit/src/conformance/catalog.ts';
+import { catalogEventsConformance } from '../../../testkit/src/conformance/catalog-events.ts';
 import { tempDir } from '../../../testkit/src/temp-dir.ts';
 import type { BucketPolicy, Catalog, ObjectCommit } from './catalog.ts';
 import { decodeObjectBody } from './catalog-records.ts';
@@ -33,31 +34,38 @@ const newRoot = async (): Promise<string> => {
 afterAll(async () => {
   for (const root of roots) await rm(root, { recursive: true, force: true });
 });
-const open = async (directory: string): Promise<Catalog> => {
-  const catalog = await openSqliteCatalog({ directory });
+const open = async (
+  directory: string,
+  options: { readonly eventsMax?: number } = {},
+): Promise<Catalog> => {
+  const catalog = await openSqliteCatalog({ directory, ...options });
   directories.set(catalog, directory);
   return catalog;
 };
 
-catalogConformance('sqlite', {
-  open: async () => await open(await newRoot()),
-  reopen: async (catalog) => {
-    await catalog.close();
-    return await open(directories.get(catalog) as string);
-  },
-});
+const reopenClosed = async (catalog: Catalog): Promise<Catalog> => {
+  await catalog.close();
+  return await open(directories.get(catalog) as string);
+};
+/** A copy of the files of an open catalog is what a killed process leaves. */
+const reopenCrashed = async (catalog: Catalog): Promise<Catalog> => {
+  const copy = await newRoot();
+  const result = spawnSync('cp', ['-r', `${directories.get(catalog)}/.`, copy]);
+  expect(result.status).toBe(0);
+  await catalog.close();
+  return await open(copy);
+};
 
-catalogConformance('sqlite, after a crash', {
-  open: async () => await open(await newRoot()),
-  // A copy of the files of an open catalog is what a killed process leaves.
-  reopen: async (catalog) => {
-    const copy = await newRoot();
-    const result = spawnSync('cp', ['-r', `${directories.get(catalog)}/.`, copy]);
-    expect(result.status).toBe(0);
-    await catalog.close();
-    return await open(copy);
-  },
-});
+for (const [name, reopen] of [
+  ['sqlite', reopenClosed],
+  ['sqlite, after a crash', reopenCrashed],
+] as const) {
+  catalogConformance(name, { open: async () => await open(await newRoot()), reopen });
+  catalogEventsConformance(name, {
+    open: async (options) => await open(await newRoot(), options),
+    reopen,
+  });
+}
 
 describe('sqlite catalog', () => {
   test('every acknowledged commit is there after kill -9 in the middle of commits', async () => {
@@ -194,6 +202,51 @@ describe('sqlite catalog', () => {
     }
     expect(seen).toHaveLength(20_000);
     expect(seen).toEqual(seen.toSorted());
+  });
+
+  describe('ids of events', () => {
+    const LOGGED: BucketPolicy = { ...POLICY, events: true };
+
+    test('one that was shown is not given again, even if a power cut took its change back', async () => {
+      const directory = await newRoot();
+      const catalog = await open(directory);
+      onTestFinished(async () => await catalog.close());
+      await catalog.createBucket({ name: 'bucket', createdAtMs: 1, policy: LOGGED });
+      await catalog.durable();
+      // What the disk has for certain: no sync was asked for after this.
+      const afterCut = await newRoot();
+      expect(spawnSync('cp', ['-r', `${directory}/.`, afterCut]).status).toBe(0);
+      for (const key of ['a', 'b', 'c']) await commit(catalog, key);
+      const { events } = await catalog.listEvents({ afterEventId: 0, limit: 10 });
+      expect(events).toHaveLength(3);
+
+      const next = await open(afterCut);
+      onTestFinished(async () => await next.close());
+      await commit(next, 'd');
+      const shown = events.at(-1)?.eventId as number;
+      const after = await next.listEvents({ afterEventId: shown, limit: 10 });
+      expect(after.events.map(({ key }) => key)).toEqual(['d']);
+    });
+
+    test('they go on beyond a block that was reserved, without a gap', async () => {
+      const catalog = await open(await newRoot());
+      onTestFinished(async () => await catalog.close());
+      await catalog.createBucket({ name: 'bucket', createdAtMs: 1, policy: LOGGED });
+      for (let i = 0; i < 1000; i += 100)
+        await Promise.all(Array.from({ length: 100 }, (_, j) => commit(catalog, `0/${i + j}`)));
+      // 2,000 events each; a block has 65,536 ids.
+      for (let i = 0; i < 40; i++)
+        await catalog.renamePrefix(
+          { bucket: 'bucket', prefix: `${i}/` },
+          { bucket: 'bucket', prefix: `${i + 1}/` },
+          { overwrite: false },
+        );
+      const last = await catalog.lastEventId();
+      expect(last).toBe(81_000);
+      const page = await catalog.listEvents({ afterEventId: last - 20_000, limit: 30_000 });
+      expect(page.events).toHaveLength(20_000);
+      expect(page.throughEventId).toBe(last);
+    });
   });
 
   test.each(['off', 'enabled', 'suspended'] as const)(

@@ -15,7 +15,8 @@
  *   sqlite-transactions  changes in groups, reads beside them; prepared statements
  *   wal-keeper           durability and the length of the log, off the main thread
  *   sqlite-tables        the tables: -objects and -blobs (S2), -buckets, -spool, -jobs, -records, -counters (S3)
- *   sqlite-*-changes     what may be done to objects: to one (S1), to many, to those that go to tier 2
+ *   sqlite-events        the log of what was done (E1 to E4)
+ *   sqlite-*-changes     what may be done to objects: to one (S1), to many, to those that go to tier 2; to the copies of a blob
  *   sqlite-listing       pages of names
  *   sqlite-versions      what a change in a bucket that keeps versions leaves behind; pages of it in -version-listing
  *   sqlite-ids           ids that never come twice
@@ -25,8 +26,10 @@ import { StoreError } from '@ebb/protocol';
 import { type Clock, systemClock } from '../clock.ts';
 import type { Catalog } from './catalog.ts';
 import { deleteJobObjects, deletePrefix, renamePrefix } from './sqlite-bulk-changes.ts';
+import { setBlobCopies } from './sqlite-copy-changes.ts';
 import { sums } from './sqlite-counters.ts';
 import { translateSqliteError } from './sqlite-errors.ts';
+import { EVENTS_MAX } from './sqlite-events.ts';
 import { type CatalogFile, openCatalogFile } from './sqlite-file.ts';
 import { IdAllocator } from './sqlite-ids.ts';
 import { listExpired, listPage } from './sqlite-listing.ts';
@@ -50,8 +53,10 @@ import { WalKeeper } from './wal-keeper.ts';
 export interface SqliteCatalogOptions {
   /** Created if need be. */
   readonly directory: string;
-  /** For the date of creation; the contract's own times are the callers'. */
+  /** For the date of creation and the times of events; the contract's own times are the callers'. */
   readonly clock?: Clock;
+  /** Events that are kept; default 100,000. */
+  readonly eventsMax?: number;
   /** Identifies a new data directory. */
   readonly newNodeId?: () => string;
 }
@@ -59,28 +64,34 @@ export interface SqliteCatalogOptions {
 /** @throws {StoreError} `data_directory_in_use`, `version_unsupported`, `data_corrupt`, `io_failed` */
 export async function openSqliteCatalog(options: SqliteCatalogOptions): Promise<Catalog> {
   const { directory, clock = systemClock, newNodeId = randomUUID } = options;
+  const { eventsMax = EVENTS_MAX } = options;
   const file = await openCatalogFile({ directory, clock, newNodeId });
   try {
-    return await openCatalog(file, clock);
+    return await openCatalog(file, { clock, eventsMax });
   } catch (error) {
     file.database.close();
     throw translateSqliteError(error, file.path);
   }
 }
 
-async function openCatalog(file: CatalogFile, clock: Clock): Promise<Catalog> {
+async function openCatalog(
+  file: CatalogFile,
+  events: { readonly clock: Clock; readonly eventsMax: number },
+): Promise<Catalog> {
   const { database, path, nodeId } = file;
   const tx = new SqliteTransactions(database, {
     onCommitted: (writes) => {
       tables.counters.keep();
       keeper.committed(writes);
+      tables.events.keep(() => keeper.durable());
     },
     onRollback: () => {
       tables.counters.takeBack();
+      tables.events.takeBack();
       tables.buckets.load();
     },
   });
-  const tables = loadTables(tx, { countersSaved: file.countersSaved, clock });
+  const tables = loadTables(tx, { ...events, ...file });
   const keeper = await WalKeeper.open(path, {
     database,
     transactions: tx,
@@ -110,7 +121,7 @@ function createCatalog(parts: {
   readonly close: () => Promise<void>;
 }): Catalog {
   const { nodeId, ids, tx, tables, durable, close } = parts;
-  const { buckets, objects, blobs, counters, jobs, records, spool } = tables;
+  const { buckets, objects, blobs, counters, jobs, records, spool, events } = tables;
   return {
     nextIds: (count) => ids.take(count),
     nodeId: async () => nodeId,
@@ -147,7 +158,7 @@ function createCatalog(parts: {
     findBlob: (blobId) => tx.read(() => blobs.find(blobId)),
     listBlobs: (options) => tx.read(() => blobs.list(options)),
     setBlobCopies: (blobId, expectedGeneration, copies) =>
-      tx.change(() => blobs.setCopies(blobId, expectedGeneration, copies)),
+      tx.change(() => setBlobCopies(tables, blobId, expectedGeneration, copies)),
     setBlobChecksum: (blobId, crc32c) => tx.change(() => blobs.setChecksum(blobId, crc32c)),
     listBlobsStoredAs: (remoteName) => tx.read(() => blobs.listStoredAs(remoteName)),
     dropBlob: (blobId) => tx.change(() => blobs.drop(blobId)),
@@ -179,6 +190,14 @@ function createCatalog(parts: {
     listRecords: (namespace, prefix) => tx.read(() => records.list(namespace, prefix)),
     deleteRecord: (namespace, key) => tx.change(() => records.delete(namespace, key)),
 
+    listEvents: (options) => tx.read(() => events.list(options)),
+    lastEventId: async () => {
+      const last = await tx.read(() => events.last);
+      if (last > events.lastShown) await durable();
+      return last;
+    },
+    onEvents: (listener) => events.listen(listener),
+
     totals: () => tx.read(() => totalsOf(tables)),
     durable,
     close,
@@ -197,7 +216,10 @@ async function closeCatalog(
   tx.flush();
   await keeper.settled(); // changes that a checkpoint held have run by now
   if (keeper.failure === undefined) {
-    const saved = tx.change(() => tables.counters.save());
+    const saved = tx.change(() => {
+      tables.events.save();
+      tables.counters.save();
+    });
     tx.refuse(new StoreError('draining', 'the catalog is closed'));
     await saved;
   }

@@ -12,6 +12,7 @@ import { DatabaseSync } from 'node:sqlite';
 import { MiB, StoreError } from '@ebb/protocol';
 import type { Clock } from '../clock.ts';
 import { translateSqliteError } from './sqlite-errors.ts';
+import { EVENTS_SCHEMA } from './sqlite-events.ts';
 import { PAGE_BYTES, SCHEMA, SCHEMA_VERSION } from './sqlite-schema.ts';
 
 export interface CatalogFile {
@@ -83,6 +84,7 @@ function prepareSchema(
       { found: version, supported: SCHEMA_VERSION },
     );
   }
+  database.exec(EVENTS_SCHEMA);
   const read = database.prepare('select value from meta where name = ?');
   const meta = (name: string): unknown => read.get(name)?.['value'];
   const nodeId = meta('node_id');

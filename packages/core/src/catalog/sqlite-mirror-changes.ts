@@ -4,19 +4,21 @@
  */
 import { isMirrored } from '../placement/policy.ts';
 import type { BucketPolicy, RemoteCopy, SpoolEntry } from './catalog.ts';
+import { recordPlace } from './sqlite-copy-changes.ts';
 import { fromRow, type ObjectRow, type Seek } from './sqlite-objects.ts';
 import type { Tables } from './sqlite-tables.ts';
 
 const BATCH_ROWS = 256;
 
 export function setMirrored(
-  { buckets, objects, blobs, spool }: Tables,
+  tables: Tables,
   entry: SpoolEntry,
   made: {
     readonly etag: string;
     readonly copies: readonly { readonly blobId: number; readonly remote: RemoteCopy }[];
   },
 ): boolean {
+  const { buckets, objects, blobs, spool } = tables;
   const bucket = buckets.find(entry.bucket);
   const stored = bucket === undefined ? undefined : objects.find(bucket, entry.key);
   if (bucket === undefined || stored?.version !== entry.version) return false;
@@ -27,19 +29,22 @@ export function setMirrored(
     const { memoryBytes, diskBytes } = blob;
     blobs.setCopies(blobId, blob.generation, { memoryBytes, diskBytes, remote });
   }
+  recordPlace(tables, { bucket, stored: { ...stored, remoteEtag: made.etag } });
   spool.drop(entry);
   return true;
 }
 
 /** What tier 2 has under the name is not this object: it is to be stored again. */
 export function unsetMirrored(
-  { buckets, objects, spool }: Tables,
+  tables: Tables,
   name: { readonly bucket: string; readonly key: string },
 ): void {
+  const { buckets, objects, spool } = tables;
   const bucket = buckets.find(name.bucket);
   const stored = bucket === undefined ? undefined : objects.find(bucket, name.key);
   if (bucket === undefined || stored === undefined || stored.remoteEtag === null) return;
   objects.setRemoteEtag({ bucket, stored }, null);
+  recordPlace(tables, { bucket, stored: { ...stored, remoteEtag: null } });
   spool.note(bucket, stored);
 }
 

@@ -2,7 +2,7 @@
  * Objects: rows of `objects`, the tree of names itself.
  *
  * N1  `put` and `remove` are the only ones who write and delete whole rows, and with each row they move the references of
- *     its blobs (B1) and the counters of its bucket and its job. Nothing is counted from `pinned` and `expires`.
+ *     its blobs (B1), the counters of its bucket and its job, and record the event (E1). Nothing is counted from `pinned` and `expires`.
  * N2  An object that moves is written under its new name before the old one goes, so that its blobs keep a reference
  *     throughout: none of them is ever freed by a rename.
  * N3  Rows are read in batches that the caller bounds (S4), in the order of their names' UTF-8 bytes.
@@ -16,6 +16,7 @@ import { decodeObjectBody, encodeObjectBody } from './catalog-records.ts';
 import type { BlobTable, RowName } from './sqlite-blobs.ts';
 import type { Bucket } from './sqlite-buckets.ts';
 import type { Counters } from './sqlite-counters.ts';
+import type { EventLog } from './sqlite-events.ts';
 import type { SpoolTable } from './sqlite-spool.ts';
 import type { SqliteTransactions } from './sqlite-transactions.ts';
 import { rangeEnd } from './utf8-order.ts';
@@ -59,6 +60,7 @@ export class ObjectTable {
   readonly #counters: Counters;
   readonly #blobs: BlobTable;
   readonly #spool: SpoolTable;
+  readonly #events: EventLog;
   readonly #sql: ReturnType<typeof prepareStatements>;
 
   constructor(
@@ -67,12 +69,14 @@ export class ObjectTable {
       readonly counters: Counters;
       readonly blobs: BlobTable;
       readonly spool: SpoolTable;
+      readonly events: EventLog;
     },
   ) {
     this.#tx = tx;
     this.#counters = parts.counters;
     this.#blobs = parts.blobs;
     this.#spool = parts.spool;
+    this.#events = parts.events;
     this.#sql = prepareStatements(tx);
   }
 
@@ -153,11 +157,17 @@ export class ObjectTable {
     this.#spoolPut(bucket, change);
     if (old !== undefined) this.#count(bucket, old, -1);
     this.#count(bucket, incoming, 1);
+    this.#events.record(old === undefined ? 'created' : 'updated', bucket, incoming);
     return this.#blobs.changeRefs({ bucket: bucket.id, key }, change.before, change.after);
   }
 
   /** Returns the blobs that are freed by it. */
-  remove({ bucket, stored }: PlacedObject, extents: readonly Extent[]): BlobRecord[] {
+  remove(placed: PlacedObject, extents: readonly Extent[]): BlobRecord[] {
+    this.#events.record('deleted', placed.bucket, placed.stored);
+    return this.#removeRow(placed, extents);
+  }
+
+  #removeRow({ bucket, stored }: PlacedObject, extents: readonly Extent[]): BlobRecord[] {
     const name = { bucket: bucket.id, key: stored.key };
     this.#tx.write(this.#sql.delete, name.bucket, name.key);
     this.#count(bucket, stored, -1);
@@ -180,13 +190,14 @@ export class ObjectTable {
     },
   ): BlobRecord[] {
     const extents = extentsOf(source.stored);
+    this.#events.record('deleted', source.bucket, source.stored);
     const freed = this.put(target.bucket, {
       old: target.old,
       before: extentsOf(target.old),
       incoming: { ...source.stored, key: target.key, remoteEtag: null },
       after: extents,
     });
-    const left = this.remove(source, extents);
+    const left = this.#removeRow(source, extents);
     assert(left.length === 0, 'a moved object keeps its blobs');
     return freed;
   }

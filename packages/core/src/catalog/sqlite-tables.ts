@@ -2,11 +2,11 @@
  * The tables of the catalog over one connection. Their methods are synchronous and run inside a change or a read of
  * sqlite-transactions.ts, which alone decides what is committed.
  */
-import type { Clock } from '../clock.ts';
 import type { CatalogTotals } from './catalog.ts';
 import { BlobTable } from './sqlite-blobs.ts';
 import { BucketTable } from './sqlite-buckets.ts';
 import { Counters } from './sqlite-counters.ts';
+import { EventLog, type EventLogOptions } from './sqlite-events.ts';
 import { JobTable } from './sqlite-jobs.ts';
 import { ObjectTable } from './sqlite-objects.ts';
 import { RecordTable } from './sqlite-records.ts';
@@ -21,18 +21,20 @@ export interface Tables {
   readonly jobs: JobTable;
   readonly records: RecordTable;
   readonly spool: SpoolTable;
+  readonly events: EventLog;
 }
 
 /** Counts everything when the counters were not saved. */
 export function loadTables(
   tx: SqliteTransactions,
-  options: { readonly countersSaved: boolean; readonly clock: Clock },
+  options: EventLogOptions & { readonly countersSaved: boolean },
 ): Tables {
   const counters = new Counters(tx, options.countersSaved);
   const buckets = new BucketTable(tx, counters);
   const blobs = new BlobTable(tx, counters);
   const spool = new SpoolTable(tx, { counters, clock: options.clock });
-  const objects = new ObjectTable(tx, { counters, blobs, spool });
+  const events = new EventLog(tx, options);
+  const objects = new ObjectTable(tx, { counters, blobs, spool, events });
   return {
     counters,
     buckets,
@@ -41,6 +43,7 @@ export function loadTables(
     jobs: new JobTable(tx),
     records: new RecordTable(tx),
     spool,
+    events,
   };
 }
 

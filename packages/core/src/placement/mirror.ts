@@ -42,6 +42,8 @@ export interface MirrorParts {
   readonly clock: Clock;
   readonly log: LifeLog;
   readonly onMoved: (move: { from: Place; to: Place; bytes: number }) => void;
+  /** A name's turn is over: it was stored, deleted, or given up. */
+  readonly onSent: (name: { readonly bucket: string; readonly key: string }) => void;
   readonly onError: (error: unknown, subject: string) => void;
 }
 
@@ -264,7 +266,9 @@ export class Mirror {
     const { name, from } = made;
     const { etag } = made.object;
     const copies = await this.#copiesIn(name, etag, object);
-    if (!(await catalog.setMirrored(entry, { etag, copies }))) return;
+    const isNoted = await catalog.setMirrored(entry, { etag, copies });
+    this.#parts.onSent(entry);
+    if (!isNoted) return;
     for (const { blobId } of copies)
       log.add(blobId, 'copied to remote', { from, why: 'mirrored by policy', dropped: 'nothing' });
     this.#parts.onMoved({ from, to: 'remote', bytes: object.sizeBytes });

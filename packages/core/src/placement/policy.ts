@@ -1,6 +1,7 @@
 /** Pure decisions about where bytes go. Nothing here reads or writes. */
 import type { Ack } from '@ebb/protocol';
 import type { BlobCopies, BucketPolicy } from '../catalog/catalog.ts';
+import { wantsEvents } from '../catalog/events.ts';
 
 const PRESETS: Readonly<Record<BucketPolicy['preset'], Pick<BucketPolicy, 'ack' | 'mirror'>>> = {
   ephemeral: { ack: 'memory', mirror: false },
@@ -18,6 +19,7 @@ export function resolvePolicy(input: {
   readonly remote?: string | null | undefined;
   readonly revalidateMs?: number | null | undefined;
   readonly versioning?: BucketPolicy['versioning'] | undefined;
+  readonly events?: boolean | undefined;
 }): BucketPolicy {
   const preset = input.preset ?? 'buffered';
   return {
@@ -29,6 +31,7 @@ export function resolvePolicy(input: {
     remote: input.remote ?? null,
     revalidateMs: input.revalidateMs ?? null,
     versioning: input.versioning ?? 'off',
+    ...(input.events === undefined ? {} : { events: input.events }),
   };
 }
 
@@ -46,7 +49,8 @@ export function equalPolicies(a: BucketPolicy, b: BucketPolicy): boolean {
     a.quotaBytes === b.quotaBytes &&
     a.remote === b.remote &&
     a.revalidateMs === b.revalidateMs &&
-    a.versioning === b.versioning
+    a.versioning === b.versioning &&
+    wantsEvents(a) === wantsEvents(b)
   );
 }
 

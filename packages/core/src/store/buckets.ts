@@ -114,6 +114,7 @@ export class Buckets {
         mirror: false,
         ttlMs: UPLOADS_TTL_MS,
         versioning: 'off',
+        events: false,
       },
     });
     await this.get(name);

@@ -16,6 +16,10 @@ import type {
   VersionListOptions,
   VersionRecord,
 } from '../catalog/catalog.ts';
+import type { EventBatch, FollowOptions } from './events.ts';
+import type { Waited, WaitOptions } from './wait.ts';
+
+export type { EventBatch, FollowOptions, Waited, WaitOptions };
 
 export interface ObjectRef {
   readonly bucket: string;
@@ -296,6 +300,18 @@ export interface ObjectStore {
   ): Promise<ObjectView>;
   /** Moves an object's bytes to a tier now. @throws `tier_full`; `busy` while readers hold a file that was given up there */
   relocate(ref: ObjectRef, tier: TierIndex): Promise<ObjectView>;
+
+  /**
+   * Resolves when the object is at least so durable. For `disk` it makes the copy; for `remote` the mirror does.
+   * @throws `not_found`; `precondition_failed` when another version takes its place; `not_mirrored` at once when its bucket
+   * copies nothing to tier 2; `data_lost`, `data_corrupt`, `tier_full`, `busy`; `draining`; `aborted`
+   */
+  wait(ref: ObjectRef, ack: Ack, options?: WaitOptions): Promise<Waited>;
+  /**
+   * What happens to objects, from an id or from now on; the first batch comes at once. Ends only by an error.
+   * @throws `events_gone`, `draining`, `aborted`
+   */
+  events(options: FollowOptions): AsyncGenerator<EventBatch, never>;
 
   openJob(job: Omit<JobRecord, 'createdAtMs'>): Promise<JobView>;
   /** @throws `job_not_found` */

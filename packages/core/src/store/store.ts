@@ -34,6 +34,7 @@ import { Spiller } from '../placement/spiller.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
 import { Buckets } from './buckets.ts';
 import { composeObject } from './compose.ts';
+import { type EventBatch, EventFeed, type FollowOptions } from './events.ts';
 import { GrowthRate } from './growth-rate.ts';
 import { IdBlocks } from './id-blocks.ts';
 import { Importer } from './importer.ts';
@@ -79,6 +80,7 @@ import { SpoolGate } from './spool-gate.ts';
 import { StagingTable } from './staging.ts';
 import { verifyAll } from './verify.ts';
 import { findVersion, listVersions, stamped, versionIdOf } from './versions.ts';
+import { type Waited, type WaitOptions, Waits } from './wait.ts';
 import { WritePath } from './write-path.ts';
 
 export interface StoreOptions {
@@ -140,6 +142,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
   const mirror = new Mirror({
     ...{ catalog, placement, remote, clock, log },
     onMoved: (move) => observer.moved(move),
+    onSent: (name) => waits.noteChanged(name),
     onError: (error, subject) => observer.failed(error, 'mirror', subject),
   });
   const spiller = new Spiller({
@@ -197,9 +200,11 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     nextId: () => ids.next(),
     retireAll: (freed) => store.retireAll(freed),
   };
+  const waits = new Waits(parts);
   const recovery = await recover(parts);
   const store: CatalogObjectStore = new CatalogObjectStore(parts, {
     owners,
+    waits,
     nodeId: await catalog.nodeId(),
   });
   await store.start();
@@ -211,6 +216,8 @@ class CatalogObjectStore implements ObjectStore {
   readonly #parts: StoreParts;
   readonly #writes: WritePath;
   readonly #reads: ReadPath;
+  readonly #waits: Waits;
+  readonly #feed: EventFeed;
   readonly #jobEndListeners: ((jobId: string) => void | Promise<void>)[] = [];
   readonly #stop = new AbortController();
   readonly #owners: Set<number>;
@@ -224,13 +231,19 @@ class CatalogObjectStore implements ObjectStore {
 
   constructor(
     parts: StoreParts,
-    options: { readonly owners: Set<number>; readonly nodeId: string },
+    options: {
+      readonly owners: Set<number>;
+      readonly waits: Waits;
+      readonly nodeId: string;
+    },
   ) {
     this.#parts = parts;
     this.nodeId = options.nodeId;
     this.#owners = options.owners;
     this.#writes = new WritePath(parts);
     this.#reads = new ReadPath(parts);
+    this.#waits = options.waits;
+    this.#feed = new EventFeed(parts.catalog);
   }
 
   async start(): Promise<void> {
@@ -343,6 +356,13 @@ class CatalogObjectStore implements ObjectStore {
     options: { suspect: boolean },
   ): ReturnType<ObjectStore['resolve']> {
     return this.#reads.resolve(blobId, length, options);
+  }
+
+  wait(ref: ObjectRef, ack: Ack, options?: WaitOptions): Promise<Waited> {
+    return this.#waits.wait(ref, ack, options);
+  }
+  events(options: FollowOptions): AsyncGenerator<EventBatch, never> {
+    return this.#feed.follow(options);
   }
 
   async delete(
@@ -690,16 +710,20 @@ class CatalogObjectStore implements ObjectStore {
   async drain(options: { persist: boolean; deadlineMs: number }): Promise<void> {
     const { clock, staging, mirror, catalog } = this.#parts;
     this.#writes.refuseNewWrites();
+    this.#feed.close();
     const until = clock.now() + options.deadlineMs;
     while (staging.size > 0 && clock.now() < until) await clock.sleep(20);
     await mirror.idle(AbortSignal.timeout(Math.max(1, until - clock.now())));
     if (options.persist) await this.#persist(until);
+    this.#waits.close();
     await catalog.durable();
   }
 
   async close(): Promise<void> {
     const { mirror, spiller, placement, memory, disk, remote, mover, catalog } = this.#parts;
     this.#writes.refuseNewWrites();
+    this.#feed.close();
+    this.#waits.close();
     this.#stop.abort();
     await this.#sweeping;
     await this.#writes.settled();
@@ -814,6 +838,7 @@ class CatalogObjectStore implements ObjectStore {
       () => this.#retryRetirements(),
       () => this.#diskGrowth.note(this.#parts.disk.usage().usedBytes, clock.now()),
       async () => this.#parts.spoolGate.look(await this.#parts.catalog.spoolTotals(), clock.now()),
+      () => this.#waits.wakeAll(),
       () => this.totals(),
     ];
     while (!this.#stop.signal.aborted) {

@@ -48,6 +48,8 @@ function createBucket(): AnyCommand {
     )
     .option('--mirror', 'copy objects to the remote tier in the background')
     .option('--no-mirror', 'keep objects on this node')
+    .option('--events', 'record what happens to objects, also in an ephemeral bucket')
+    .option('--no-events', 'record no events')
     .option('--ttl <time>', 'objects vanish after this time, such as 12h', durationArgument)
     .option('--quota <size>', 'most bytes of all objects, such as 10GiB', bytesArgument)
     .option(
@@ -71,10 +73,10 @@ function createBucket(): AnyCommand {
       ),
     )
     .action(async (name, options) => {
-      const { preset, ack, mirror, ttl, quota, remote, revalidate, versioning } = options;
+      const { preset, ack, mirror, events, ttl, quota, remote, revalidate, versioning } = options;
       await withClient(options, async ({ client, signal }) => {
         const policy = {
-          ...{ preset, ack, mirror, ttlMs: ttl, quotaBytes: quota },
+          ...{ preset, ack, mirror, events, ttlMs: ttl, quotaBytes: quota },
           ...{ remote, revalidateMs: revalidate, versioning },
         };
         const bucket = await client.buckets.create(name, policy, { signal });

@@ -11,6 +11,7 @@ import { createProgress, formatProgress } from './progress.ts';
 import { pluginLine, sparkSettings } from './spark-conf.ts';
 import { formatTable, printable } from './table.ts';
 import { forEachParallel, localPath, targetKey } from './transfer.ts';
+import { formatEvent, parseWatched } from './watch.ts';
 
 describe('tables', () => {
   const columns = [
@@ -141,6 +142,31 @@ test('ages read as people say them', () => {
     '24 h',
     '104 d',
   ]);
+});
+
+describe('watch', () => {
+  const watched = (name?: string, recursive = false): object => parseWatched(name, { recursive });
+
+  test('a name is all, a bucket, what lies below a prefix, or one object', () => {
+    expect(watched()).toEqual({});
+    expect(watched('ebb://bkt')).toEqual({ bucket: 'bkt' });
+    expect(watched('bkt/a/')).toEqual({ bucket: 'bkt', prefix: 'a/' });
+    expect(watched('bkt/a', true)).toEqual({ bucket: 'bkt', prefix: 'a/' });
+    expect(watched('bkt/a')).toEqual({ bucket: 'bkt', key: 'a' });
+  });
+
+  test('an event is a line that cannot steer the terminal', () => {
+    const event = { id: 7, atMs: 0, bucket: 'bkt', key: 'a\x1b[2J\n', version: 1, sizeBytes: 5 };
+    const line = formatEvent({
+      ...{ ...event, type: 'tier', durability: 'remote' },
+      tiers: ['disk', 'remote'],
+    });
+    // oxlint-disable-next-line no-control-regex -- these are what is looked for
+    expect(line).not.toMatch(/[\0-\x1f]/);
+    expect(line).toContain('tier     remote: disk+remote  ebb://bkt/a');
+    expect(formatEvent({ ...event, type: 'tier', durability: null, tiers: [] })).toContain('lost');
+    expect(formatEvent({ ...event, type: 'created' })).toContain('created  5 B');
+  });
 });
 
 describe('spark-conf', () => {

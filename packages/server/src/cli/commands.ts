@@ -32,6 +32,8 @@ export const COMMANDS: readonly CommandEntry[] = [
   entry('warm', 'fetch objects from the remote tier ahead of need', () => import('./warm.ts')),
   entry('jobs', 'list jobs, or end one', () => import('./jobs.ts')),
   entry('shuffles', 'list registered shuffles', () => import('./shuffles.ts')),
+  entry('watch', 'print what happens to objects', () => import('./watch.ts')),
+  entry('wait', 'wait until an object is durable', () => import('./wait.ts')),
   entry('why', 'tell the life of an object', () => import('./why.ts')),
   entry(
     'verify',

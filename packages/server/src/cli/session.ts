@@ -8,7 +8,7 @@ export interface Session {
 }
 
 export async function withClient<T>(
-  options: { readonly node: string },
+  options: { readonly node: string; readonly unreachableMs?: number },
   work: (session: Session) => Promise<T>,
 ): Promise<T> {
   const interrupt = new AbortController();
@@ -24,7 +24,7 @@ export async function withClient<T>(
       node: options.node,
       signal,
       name: `ebb-cli/0.1.0 pid-${process.pid}`,
-      retry: { unreachableMs: 10_000 },
+      retry: { unreachableMs: options.unreachableMs ?? 10_000 },
     });
     return await work({ client, signal });
   } finally {

@@ -33,6 +33,7 @@ import { HTTPException } from 'hono/http-exception';
 import type { Services } from '../services.ts';
 import { TIER_NAMES, tierName } from './data/object-headers.ts';
 import { errorAnswer, toStoreError } from './error-response.ts';
+import { describeEventsRoute } from './events.ts';
 import { describeDataRoutes, errorResponses, json, jsonBody } from './openapi.ts';
 import { bucketInfo, jobInfo, objectInfo, tierInfo } from './views.ts';
 import { explain } from './why.ts';
@@ -344,6 +345,7 @@ export function createControlApp(services: Services): OpenAPIHono {
   app.openapi(routes.gc, async (c) => c.json(await store.gc(), 200));
 
   describeDataRoutes(app.openAPIRegistry);
+  describeEventsRoute(app.openAPIRegistry);
   let document: unknown;
   app.get(PATHS.openapi, (c) => {
     document ??= app.getOpenAPI31Document({

@@ -9,7 +9,7 @@ import {
   PATHS,
 } from '@ebb/protocol';
 import { type OpenAPIHono, z } from '@hono/zod-openapi';
-import { LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX } from '../limits.ts';
+import { LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, WAIT_MS_DEFAULT, WAIT_MS_MAX } from '../limits.ts';
 
 export function json<T extends z.ZodType>(schema: T, description = 'done') {
   return { description, content: { 'application/json': { schema } } };
@@ -44,6 +44,16 @@ export function describeDataRoutes(registry: Registry): void {
     'if-match': z.string().optional(),
     'if-none-match': z.string().optional(),
   };
+  const waitQuery = z.object({
+    wait: ackSchema.optional().describe('answer when the object is so durable'),
+    timeoutMs: z
+      .number()
+      .int()
+      .max(WAIT_MS_MAX)
+      .optional()
+      .describe(`how long to wait, default ${WAIT_MS_DEFAULT}; then \`timed_out\``),
+    version: z.number().int().optional().describe('with `wait`: only for this version'),
+  });
   const writeConditions = {
     'if-match': z.string().optional().describe('one ETag: replace exactly this version'),
     'if-none-match': z.literal('*').optional().describe('only if there is no such object'),
@@ -86,7 +96,7 @@ export function describeDataRoutes(registry: Registry): void {
       method,
       path: PATHS.object,
       summary: method === 'get' ? 'Reads an object, or a range of it' : "An object's properties",
-      request: { params, headers: z.object(readConditions) },
+      request: { params, query: waitQuery, headers: z.object(readConditions) },
       responses: {
         200: {
           description: 'the object',

@@ -14,7 +14,9 @@ import type { DataContext } from './data/data-context.ts';
 import { getObject, headObject } from './data/get-object.ts';
 import { putObject } from './data/put-object.ts';
 import { findDataTarget } from './data/target.ts';
+import { waitAsAsked } from './data/wait-request.ts';
 import { sendError, toStoreError } from './error-response.ts';
+import { EventStreams } from './events.ts';
 import { answerByFetch } from './fetch-bridge.ts';
 import { watchRequest } from './watch-request.ts';
 
@@ -43,7 +45,7 @@ export function createRequestHandler(node: {
     node.admit(request);
     if (await answerProbe(request.url ?? '/', response, node)) return;
     if (surfaces === undefined)
-      throw new StoreError('busy', 'the node is starting', { retryAfterMs: 1000 });
+      throw new StoreError('busy', 'the node is starting', { retryAfterMs: 1000, starting: true });
     await surfaces.answer(request, response, expectsContinue);
   };
   const listen = (
@@ -72,6 +74,7 @@ export function createRequestHandler(node: {
 class Surfaces {
   readonly #data: DataContext;
   readonly #control: (request: Request) => Response | Promise<Response>;
+  readonly #events: EventStreams;
 
   constructor(services: Services, pieces: BufferPool) {
     this.#data = {
@@ -79,6 +82,7 @@ class Surfaces {
       owner: services.store.createOwner('http'),
       pieces,
     };
+    this.#events = new EventStreams(services.store);
     const app = createControlApp(services);
     this.#control = (request) => app.fetch(request);
   }
@@ -89,7 +93,9 @@ class Surfaces {
     expectsContinue: boolean,
   ): Promise<void> {
     const target = findDataTarget(request.url ?? '/');
-    if (target === undefined) {
+    if (target === undefined && isEvents(request.url ?? '/')) {
+      await this.#events.answer(request, response);
+    } else if (target === undefined) {
       if (expectsContinue) response.writeContinue();
       await answerByFetch(this.#control, request, response);
     } else if (target.kind === 'object') {
@@ -106,14 +112,16 @@ class Surfaces {
   async #object(
     request: IncomingMessage,
     response: ServerResponse,
-    ref: { bucket: string; key: string },
+    ref: { bucket: string; key: string; query: string },
     expectsContinue: boolean,
   ): Promise<void> {
     switch (request.method ?? '') {
       case 'GET':
-        return await getObject(request, response, ref, this.#data);
-      case 'HEAD':
-        return await headObject(request, response, ref, this.#data);
+      case 'HEAD': {
+        const waited = await waitAsAsked(response, ref, this.#data.store);
+        const answer = request.method === 'GET' ? getObject : headObject;
+        return await answer(request, response, ref, { ...this.#data, waited });
+      }
       case 'PUT':
         return await putObject(request, response, ref, { ...this.#data, expectsContinue });
       case 'DELETE':
@@ -152,6 +160,10 @@ async function answerProbe(
 
 function wrongMethod(request: IncomingMessage, allowed: string): StoreError {
   return new StoreError('unsupported', `${request.method} is not offered here, only ${allowed}`);
+}
+
+function isEvents(url: string): boolean {
+  return url === PATHS.events || url.startsWith(`${PATHS.events}?`);
 }
 
 const FIXED_ROUTES: ReadonlySet<string> = new Set(Object.values(PATHS));

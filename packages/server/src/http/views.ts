@@ -6,6 +6,7 @@ import {
   type JobView,
   type ObjectView,
   type TierStatus,
+  wantsEvents,
 } from '@ebb/core';
 import type { BucketInfo, JobInfo, ObjectInfo, Status } from '@ebb/protocol';
 import { tierName } from './data/object-headers.ts';
@@ -46,7 +47,7 @@ export function bucketInfo(
   { name, createdAtMs, policy }: BucketRecord,
   totals?: BucketTotals,
 ): BucketInfo {
-  return { name, createdAtMs, policy, ...totals };
+  return { name, createdAtMs, policy: { ...policy, events: wantsEvents(policy) }, ...totals };
 }
 
 export function jobInfo({ job, lastHeartbeatMs, objects, sizeBytes }: JobView): JobInfo {

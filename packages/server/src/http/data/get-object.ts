@@ -1,23 +1,29 @@
 /** GET and HEAD of an object. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { ObjectRef, OpenedObject } from '@ebb/core';
+import type { ObjectRef, OpenedObject, Waited } from '@ebb/core';
 import { HEADERS, StoreError } from '@ebb/protocol';
 import { checkReadConditions, rangeApplies } from './conditions.ts';
 import type { DataContext } from './data-context.ts';
 import { objectHeaders, tierName, viewHeaders } from './object-headers.ts';
 import { parseRange } from './range.ts';
 import { sendRange } from './send-range.ts';
+import { assertSameVersion } from './wait-request.ts';
+
+/** With what was waited for before, if anything was. */
+type ReadContext = DataContext & { readonly waited?: Waited | undefined };
 
 export async function headObject(
   request: IncomingMessage,
   response: ServerResponse,
   ref: ObjectRef,
-  { store }: DataContext,
+  { store, waited }: ReadContext,
 ): Promise<void> {
   const view = await store.head(ref);
+  assertSameVersion(waited, view.object);
   const decision = checkReadConditions(request.headers, view.object);
   if (decision === 'failed') throw conditionFailed(ref);
   const headers = viewHeaders(view);
+  if (waited !== undefined) headers[HEADERS.durability] = waited.durability;
   if (decision === 'proceed') headers['content-length'] = view.object.sizeBytes;
   response.writeHead(decision === 'proceed' ? 200 : 304, headers);
   response.end();
@@ -27,11 +33,12 @@ export async function getObject(
   request: IncomingMessage,
   response: ServerResponse,
   ref: ObjectRef,
-  context: DataContext,
+  context: ReadContext,
 ): Promise<void> {
-  const { store, owner } = context;
+  const { store, owner, waited } = context;
   const opened = await store.open(owner, ref, { ranges: true });
   try {
+    assertSameVersion(waited, opened.object);
     await answer(request, response, opened, context);
   } finally {
     store.release(owner, [opened.leaseId]);
@@ -42,12 +49,13 @@ async function answer(
   request: IncomingMessage,
   response: ServerResponse,
   opened: OpenedObject,
-  context: DataContext,
+  context: ReadContext,
 ): Promise<void> {
   const { object } = opened;
   const decision = checkReadConditions(request.headers, object);
   if (decision === 'failed') throw conditionFailed(object);
   const headers = objectHeaders(object);
+  if (context.waited !== undefined) headers[HEADERS.durability] = context.waited.durability;
   const nearest = opened.extents[0];
   if (nearest !== undefined) headers[HEADERS.tier] = tierName(nearest.tier);
   if (decision === 'not-modified') {

@@ -2,7 +2,13 @@
 import { StoreError } from '@ebb/protocol';
 
 export type DataTarget =
-  | { readonly kind: 'object'; readonly bucket: string; readonly key: string }
+  | {
+      readonly kind: 'object';
+      readonly bucket: string;
+      readonly key: string;
+      /** As it came; '' for none. */
+      readonly query: string;
+    }
   | { readonly kind: 'collection'; readonly bucket: string; readonly query: URLSearchParams };
 
 const PREFIX = '/v1/buckets/';
@@ -24,7 +30,12 @@ export function findDataTarget(url: string): DataTarget | undefined {
       query: new URLSearchParams(queryAt === -1 ? '' : checkedQuery(url.slice(queryAt + 1))),
     };
   if (!rest.startsWith('/')) return undefined;
-  return { kind: 'object', bucket, key: decodeName(rest.slice(1), 'key') };
+  return {
+    kind: 'object',
+    bucket,
+    key: decodeName(rest.slice(1), 'key'),
+    query: queryAt === -1 ? '' : url.slice(queryAt + 1),
+  };
 }
 
 function decodeName(text: string, what: string): string {
