@@ -4,7 +4,9 @@
  *
  * I1  Signatures are compared in constant time, and an error names ids and what was signed, never a secret or the
  *     signature that would have been right.
- * I2  What was not signed is not trusted: `host` and every `x-amz-*` header of a header-signed request must be in SignedHeaders.
+ * I2  What was not signed is not trusted: `host` and every `x-amz-*` header must be in SignedHeaders, of a presigned request
+ *     too. A presigned PUT would else become a copy by a header that whoever holds the link adds. `x-amz-content-sha256` may
+ *     be missing there: it says how the body comes, and is part of what is signed by its value.
  */
 import { createHmac, timingSafeEqual } from 'node:crypto';
 import { S3Error } from '../s3-error.ts';
@@ -169,7 +171,8 @@ export class Sigv4Verifier {
       throw new S3Error('AccessDenied', 'Request is not valid yet');
     if (now > signedAtMs + expires * 1000) throw new S3Error('AccessDenied', 'Request has expired');
     assertScopeDate(credential, amzDate);
-    const signedHeaders = need('X-Amz-SignedHeaders').split(';');
+    const signedHeaders = need('X-Amz-SignedHeaders').toLowerCase().split(';');
+    assertAllSigned(request, [...signedHeaders, 'x-amz-content-sha256']);
     const payloadHash =
       header(request, 'x-amz-content-sha256') ??
       parameters.get('x-amz-content-sha256') ??
