@@ -13,6 +13,7 @@ import {
   type Algorithm,
   type Checksum,
   checksumHeader,
+  crc32Bytes,
   createDigest,
   type Digest,
   parseAlgorithm,
@@ -85,7 +86,7 @@ export function planBody({ request, auth }: Pick<S3Call, 'request' | 'auth'>): B
     if (algorithm === undefined) return undefined;
     const digest =
       algorithm === 'CRC32C'
-        ? crcBytes(received.crc32c)
+        ? crc32Bytes(received.crc32c)
         : checksumDigest === shaDigest && sha !== undefined
           ? sha
           : await (checksumDigest as Digest).digest();
@@ -164,12 +165,6 @@ function lengthOf(header: string | undefined): number | undefined {
   if (!/^\d{1,15}$/.test(header))
     throw new S3Error('InvalidArgument', 'A length is a whole number of bytes.');
   return Number(header);
-}
-
-function crcBytes(crc: number): Buffer {
-  const bytes = Buffer.alloc(4);
-  bytes.writeUInt32BE(crc);
-  return bytes;
 }
 
 /**

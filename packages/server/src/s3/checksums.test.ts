@@ -51,6 +51,19 @@ describe('of parts', () => {
     },
   );
 
+  test('ten thousand parts of two sizes take two powers of x, not ten thousand', async () => {
+    const [full, last] = [Buffer.alloc(1000, 'a'), Buffer.alloc(7, 'b')];
+    const [fullCrc, lastCrc] = [
+      await digestOf('CRC64NVME', full),
+      await digestOf('CRC64NVME', last),
+    ];
+    const equal = Array.from({ length: 9999 }, () => ({ value: fullCrc, sizeBytes: 1000 }));
+    const powers = new Map<number, bigint>();
+    const joined = combineCrcs('CRC64NVME', [...equal, { value: lastCrc, sizeBytes: 7 }], powers);
+    expect([...powers.keys()]).toEqual([1000, 7]);
+    expect(joined.value).toBe(await digestOf('CRC64NVME', ...equal.map(() => full), last));
+  });
+
   test('a composite one is that of the digests, with their number', async () => {
     const [a, b] = [
       await digestOf('SHA256', Buffer.from('a')),

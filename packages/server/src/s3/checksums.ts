@@ -78,6 +78,13 @@ export function createDigest(algorithm: Algorithm | 'MD5'): Digest {
   }
 }
 
+/** As S3 writes a CRC of 32 bits. */
+export function crc32Bytes(crc: number): Buffer {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32BE(crc);
+  return bytes;
+}
+
 class Crc32Digest implements Digest {
   readonly #step: (bytes: Uint8Array, seed: number) => number;
   #crc = 0;
@@ -91,9 +98,7 @@ class Crc32Digest implements Digest {
   }
 
   async digest(): Promise<Buffer> {
-    const bytes = Buffer.alloc(4);
-    bytes.writeUInt32BE(this.#crc);
-    return bytes;
+    return crc32Bytes(this.#crc);
   }
 }
 
@@ -129,18 +134,24 @@ export function isCombinable(algorithm: Algorithm): algorithm is CombinableAlgor
 
 /**
  * The CRC of a whole from those of its parts, without the bytes: crc(A‖B) = crc(A)·x^(8·|B|) + crc(B) in GF(2)[x] modulo
- * the polynomial (as zlib's crc32_combine).
+ * the polynomial (as zlib's crc32_combine). A power takes some hundred times a product, and the parts of an upload are of
+ * few sizes: `powers` keeps one for each.
  */
 export function combineCrcs(
   algorithm: CombinableAlgorithm,
   parts: readonly { readonly value: string; readonly sizeBytes: number }[],
+  powers: Map<number, bigint> = new Map(),
 ): Checksum {
   const { width, polynomial } = POLYNOMIALS[algorithm];
   let crc = 0n;
   for (const { value, sizeBytes } of parts) {
     const next = BigInt(`0x${Buffer.from(value, 'base64').toString('hex')}`);
-    crc =
-      multiply(crc, powerOfX(BigInt(sizeBytes) * 8n, width, polynomial), width, polynomial) ^ next;
+    let power = powers.get(sizeBytes);
+    if (power === undefined) {
+      power = powerOfX(BigInt(sizeBytes) * 8n, width, polynomial);
+      powers.set(sizeBytes, power);
+    }
+    crc = multiply(crc, power, width, polynomial) ^ next;
   }
   const hex = crc.toString(16).padStart(Number(width / 4n), '0');
   return { algorithm, type: 'FULL_OBJECT', value: Buffer.from(hex, 'hex').toString('base64') };

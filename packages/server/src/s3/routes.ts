@@ -19,6 +19,8 @@ export interface Route {
   readonly name: string;
   /** Undefined: the operation itself looks what the key may see. */
   readonly action: Action | undefined;
+  /** It lists names below the prefix in the query: that prefix must be granted. */
+  readonly listsPrefix: boolean;
   readonly run: Operation;
 }
 
@@ -141,6 +143,8 @@ export function findRoute({ method = 'GET', headers }: IncomingMessage, target: 
       (known.with === undefined || names.has(known.with)) &&
       (known.header === undefined || headers[known.header] !== undefined),
   );
+  if (found === undefined && level === 'bucket' && method === 'POST')
+    throw new S3Error('NotImplemented', 'A POST to a bucket is a form, or deletes objects.');
   if (found === undefined)
     throw new S3Error('MethodNotAllowed', undefined, {
       Method: method,
@@ -157,5 +161,6 @@ function rule(
   run: Operation,
   more: { readonly with?: string; readonly header?: string } = {},
 ): Rule {
-  return { name, level, method, action, run, ...more };
+  const listsPrefix = level === 'bucket' && name.startsWith('List');
+  return { name, level, method, action, listsPrefix, run, ...more };
 }

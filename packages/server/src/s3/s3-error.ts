@@ -217,7 +217,7 @@ export function toS3Error(thrown: unknown): S3Error {
   const { retryAfterMs, what } = thrown.details;
   if (thrown.code === 'name_invalid')
     return new S3Error(
-      what === 'bucket name' ? 'InvalidBucketName' : invalidKeyCode(thrown),
+      what === 'bucket name' ? 'InvalidBucketName' : 'InvalidArgument',
       thrown.message,
       {},
       { cause: thrown },
@@ -234,8 +234,4 @@ export function toS3Error(thrown: unknown): S3Error {
         : {}),
     },
   );
-}
-
-function invalidKeyCode(error: StoreError): S3ErrorCode {
-  return /at most \d+ are allowed/.test(error.message) ? 'KeyTooLongError' : 'InvalidArgument';
 }

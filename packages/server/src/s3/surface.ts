@@ -2,17 +2,19 @@
  * The S3 listener's requests: who asks (sigv4.ts), what for (ROUTES), whether they may (key-ring.ts), and the answer.
  *
  * I1  Nothing of a request is acted upon before its signature holds and its key may do what it asks.
+ * I2  Only buckets that users can name are reached: hidden ones, which hold the parts of uploads, are no name here.
  */
 import { createHash } from 'node:crypto';
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
-import { type Clock, type ObjectStore, systemClock } from '@ebb/core';
+import { type Clock, type ObjectStore, parseBucketName, systemClock } from '@ebb/core';
+import { isStoreError } from '@ebb/protocol';
 import type { Logger } from 'pino';
 import { isLoopback } from '../config.ts';
 import type { BufferPool } from '../http/buffer-pool.ts';
 import { foreignness } from '../http/foreign-request.ts';
 import { watchRequest } from '../http/watch-request.ts';
 import type { Metrics } from '../metrics.ts';
-import { type AccessKey, type Action, KeyRing, mayDo } from './auth/key-ring.ts';
+import { type AccessKey, KeyRing, mayDo } from './auth/key-ring.ts';
 import { type Authenticated, Sigv4Verifier } from './auth/sigv4.ts';
 import type { Operation, S3Call, S3Context } from './call.ts';
 import { findRoute, type Route } from './routes.ts';
@@ -67,7 +69,6 @@ class Surface {
       store,
       owner: store.createOwner('s3'),
       pieces: this.#parts.pieces,
-      clock: this.#clock,
       keys: this.#keys,
       ownerId: createHash('sha256').update(store.nodeId).digest('hex'),
     };
@@ -88,11 +89,12 @@ class Surface {
         this.#parts.config.domain,
       ]);
       const auth = this.#authenticate(request, target);
+      if (target.bucket !== '') parseBucketName(target.bucket); // I2
       const route = findRoute(request, target);
       operation = route.name;
       assertAllowed(auth, route, target);
       const call: S3Call = {
-        ...{ request, response, requestId, auth, expectsContinue },
+        ...{ request, response, auth, expectsContinue },
         ...{ bucket: target.bucket, key: target.key, query: target.query },
         context,
       };
@@ -123,7 +125,11 @@ class Surface {
         { err: thrown, method: request.method, requestId },
         'S3 request failed',
       );
-    this.#parts.metrics.httpErrors.inc({ code: `s3:${error.code}` });
+    // The store's own code says more: InternalError would hide a lost object.
+    const { cause } = error;
+    this.#parts.metrics.httpErrors.inc({
+      code: isStoreError(cause) ? cause.code : `s3:${error.code}`,
+    });
     if (response.destroyed || response.writableEnded) return;
     // The head is out: the peer must see that the body is not whole.
     if (response.headersSent) {
@@ -181,12 +187,10 @@ function assertAllowed({ accessKey }: Authenticated, route: Route, target: S3Tar
   const { bucket, key } = target;
   // What the listing shows is filtered by key; DeleteObjects checks each of its objects.
   if (route.action === undefined) return;
-  const action: Action = route.action;
-  const subject =
-    action === 'list'
-      ? { bucket, key: target.query.find(([name]) => name === 'prefix')?.[1] ?? '' }
-      : key === ''
-        ? { bucket }
-        : { bucket, key };
-  if (!mayDo(accessKey, action, subject)) throw new S3Error('AccessDenied');
+  const subject = route.listsPrefix
+    ? { bucket, key: target.query.find(([name]) => name === 'prefix')?.[1] ?? '' }
+    : key === ''
+      ? { bucket }
+      : { bucket, key };
+  if (!mayDo(accessKey, route.action, subject)) throw new S3Error('AccessDenied');
 }

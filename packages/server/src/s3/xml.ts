@@ -80,12 +80,6 @@ export class XmlReader {
   textOf(name: string): string | undefined {
     return this.find(name)?.text();
   }
-
-  names(): readonly string[] {
-    const value = this.#value;
-    if (typeof value !== 'object' || value === null) return [];
-    return Object.keys(value).filter((name) => name !== '#text');
-  }
 }
 
 /** @throws {S3Error} `MalformedXML` */

@@ -9,6 +9,8 @@ import { parseXml } from '../xml.ts';
 import { ownerElement } from './owner.ts';
 
 const XML_BYTES_MAX = 64 * 1024;
+/** A node is no region: every region that a client signs for is taken. */
+const REGION = 'us-east-1';
 const PRESETS = ['ephemeral', 'buffered', 'durable'] as const;
 
 export async function listBuckets(call: S3Call): Promise<void> {
@@ -45,15 +47,15 @@ export async function createBucket(call: S3Call): Promise<void> {
   const body = await readBody(call, XML_BYTES_MAX);
   if (body.trim() !== '') parseXml(body, 'CreateBucketConfiguration');
   const { store } = call.context;
-  const known = (await store.listBuckets()).some(({ name }) => name === call.bucket);
-  if (known) throw new S3Error('BucketAlreadyOwnedByYou', undefined, { BucketName: call.bucket });
-  await store.createBucket(call.bucket, resolvePolicy({ preset }));
+  const { created } = await store.createBucket(call.bucket, resolvePolicy({ preset }));
+  if (!created)
+    throw new S3Error('BucketAlreadyOwnedByYou', undefined, { BucketName: call.bucket });
   sendEmpty(call, 200, { location: `/${call.bucket}` });
 }
 
 export async function headBucket(call: S3Call): Promise<void> {
   await call.context.store.getBucket(call.bucket);
-  sendEmpty(call, 200, { 'x-amz-bucket-region': regionOf() });
+  sendEmpty(call, 200, { 'x-amz-bucket-region': REGION });
 }
 
 export async function deleteBucket(call: S3Call): Promise<void> {
@@ -65,9 +67,4 @@ export async function getBucketLocation(call: S3Call): Promise<void> {
   await call.context.store.getBucket(call.bucket);
   // An empty element means us-east-1, as it does at Amazon.
   sendXml(call, 'LocationConstraint', {});
-}
-
-/** A node is no region: every region that a client signs for is taken. */
-function regionOf(): string {
-  return 'us-east-1';
 }

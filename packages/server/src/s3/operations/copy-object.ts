@@ -1,5 +1,5 @@
 /** CopyObject: another name for the same bytes, with the source's properties or new ones. No bytes move. */
-import type { ObjectRecord } from '@ebb/core';
+import { type ObjectRecord, parseBucketName } from '@ebb/core';
 import { HEADERS } from '@ebb/protocol';
 import { parseWriteCondition } from '../../http/data/conditions.ts';
 import { checksumOf, parseAttributes, parseMetadata } from '../attributes.ts';
@@ -7,7 +7,8 @@ import { mayDo } from '../auth/key-ring.ts';
 import { headerOf, type S3Call, sendXml } from '../call.ts';
 import { refuseUnoffered } from '../refused-headers.ts';
 import { S3Error } from '../s3-error.ts';
-import { type XmlElement } from '../xml.ts';
+import { assertKeyLength } from '../target.ts';
+import type { XmlElement } from '../xml.ts';
 import { parseAck } from './put-object.ts';
 
 export async function copyObject(call: S3Call): Promise<void> {
@@ -127,6 +128,8 @@ function parseCopySource(call: S3Call): { readonly bucket: string; readonly key:
   const [, bucket, key] = /^\/?([^/]+)\/(.+)$/s.exec(path) ?? [];
   if (bucket === undefined || key === undefined)
     throw invalid('Copy Source must mention the source bucket and key: sourcebucket/sourcekey');
+  parseBucketName(bucket);
+  assertKeyLength(key);
   return { bucket, key };
 }
 

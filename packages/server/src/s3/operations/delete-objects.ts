@@ -5,6 +5,7 @@ import { mayDo } from '../auth/key-ring.ts';
 import { readBody } from '../body.ts';
 import { headerOf, type S3Call, sendEmpty, sendXml } from '../call.ts';
 import { S3Error, toS3Error } from '../s3-error.ts';
+import { assertKeyLength } from '../target.ts';
 import { parseXml, type XmlElement, type XmlReader } from '../xml.ts';
 import { assertCurrentVersion } from './get-object.ts';
 
@@ -38,8 +39,10 @@ export async function deleteObjects(call: S3Call): Promise<void> {
   const objects = root.all('Object');
   if (objects.length === 0 || objects.length > OBJECTS_MAX) throw new S3Error('MalformedXML');
   const quiet = root.textOf('Quiet') === 'true';
-  const results: { readonly name: 'Deleted' | 'Error'; readonly element: XmlElement }[] = [];
-  for (const object of objects) results.push(await deleteListed(call, object));
+  // At most OBJECTS_MAX; the catalog takes them in batches.
+  const results = await Promise.all(
+    objects.map(async (object) => await deleteListed(call, object)),
+  );
   sendXml(call, 'DeleteResult', {
     Deleted: quiet
       ? []
@@ -56,6 +59,7 @@ async function deleteListed(
   const versionId = object.textOf('VersionId');
   const named = { Key: key, ...(versionId === undefined ? {} : { VersionId: versionId }) };
   try {
+    assertKeyLength(key);
     if (versionId !== undefined && versionId !== 'null') throw new S3Error('NoSuchVersion');
     const { accessKey } = call.auth;
     if (accessKey !== undefined && !mayDo(accessKey, 'write', { bucket: call.bucket, key }))

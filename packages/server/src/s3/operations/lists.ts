@@ -45,18 +45,11 @@ export async function listObjects(call: S3Call): Promise<void> {
   const asked = readAsked(call);
   const marker = parameter(call, 'marker') ?? '';
   const page = await list(call, asked, marker);
-  const { encode } = asked;
   sendXml(call, 'ListBucketResult', {
-    Name: call.bucket,
-    Prefix: encode(asked.prefix),
-    Marker: encode(marker),
-    ...(page.next === null ? {} : { NextMarker: encode(page.next) }),
-    MaxKeys: asked.maxKeys,
-    ...(asked.delimiter === '' ? {} : { Delimiter: encode(asked.delimiter) }),
-    ...(asked.encodingType === undefined ? {} : { EncodingType: asked.encodingType }),
-    IsTruncated: page.next !== null,
-    Contents: page.objects.map((view) => contents(call, view, encode, { owner: true })),
-    CommonPrefixes: page.prefixes.map((prefix) => ({ Prefix: encode(prefix) })),
+    ...commonElements(call, asked, page),
+    Marker: asked.encode(marker),
+    ...(page.next === null ? {} : { NextMarker: asked.encode(page.next) }),
+    Contents: page.objects.map((view) => contents(call, view, asked.encode, { owner: true })),
   });
 }
 
@@ -64,23 +57,15 @@ export async function listObjectsV2(call: S3Call): Promise<void> {
   const asked = readAsked(call);
   const token = parameter(call, 'continuation-token');
   const startAfter = parameter(call, 'start-after') ?? '';
+  const owner = parameter(call, 'fetch-owner') === 'true';
   const page = await list(call, asked, token === undefined ? startAfter : decodeToken(token));
-  const { encode } = asked;
   sendXml(call, 'ListBucketResult', {
-    Name: call.bucket,
-    Prefix: encode(asked.prefix),
+    ...commonElements(call, asked, page),
     ...(token === undefined ? {} : { ContinuationToken: token }),
     ...(page.next === null ? {} : { NextContinuationToken: encodeToken(page.next) }),
     KeyCount: page.objects.length + page.prefixes.length,
-    MaxKeys: asked.maxKeys,
-    ...(asked.delimiter === '' ? {} : { Delimiter: encode(asked.delimiter) }),
-    ...(asked.encodingType === undefined ? {} : { EncodingType: asked.encodingType }),
-    ...(startAfter === '' ? {} : { StartAfter: encode(startAfter) }),
-    IsTruncated: page.next !== null,
-    Contents: page.objects.map((view) =>
-      contents(call, view, encode, { owner: parameter(call, 'fetch-owner') === 'true' }),
-    ),
-    CommonPrefixes: page.prefixes.map((prefix) => ({ Prefix: encode(prefix) })),
+    ...(startAfter === '' ? {} : { StartAfter: asked.encode(startAfter) }),
+    Contents: page.objects.map((view) => contents(call, view, asked.encode, { owner })),
   });
 }
 
@@ -90,27 +75,40 @@ export async function listObjectVersions(call: S3Call): Promise<void> {
   const page = await list(call, asked, keyMarker);
   const { encode } = asked;
   sendXml(call, 'ListVersionsResult', {
-    Name: call.bucket,
-    Prefix: encode(asked.prefix),
+    ...commonElements(call, asked, page),
     KeyMarker: encode(keyMarker),
     VersionIdMarker: parameter(call, 'version-id-marker') ?? '',
     ...(page.next === null
       ? {}
       : { NextKeyMarker: encode(page.next), NextVersionIdMarker: 'null' }),
-    MaxKeys: asked.maxKeys,
-    ...(asked.delimiter === '' ? {} : { Delimiter: encode(asked.delimiter) }),
-    ...(asked.encodingType === undefined ? {} : { EncodingType: asked.encodingType }),
-    IsTruncated: page.next !== null,
     Version: page.objects.map((view) => ({
       ...contents(call, view, encode, { owner: true }),
       VersionId: 'null',
       IsLatest: true,
     })),
-    CommonPrefixes: page.prefixes.map((prefix) => ({ Prefix: encode(prefix) })),
   });
 }
 
-async function list(call: S3Call, asked: Asked, startAfter: string) {
+type Page = Awaited<ReturnType<S3Call['context']['store']['list']>>;
+
+/** What all three have. The order of elements has no meaning. */
+function commonElements(
+  call: S3Call,
+  { prefix, delimiter, maxKeys, encode, encodingType }: Asked,
+  page: Page,
+): XmlElement {
+  return {
+    Name: call.bucket,
+    Prefix: encode(prefix),
+    MaxKeys: maxKeys,
+    ...(delimiter === '' ? {} : { Delimiter: encode(delimiter) }),
+    ...(encodingType === undefined ? {} : { EncodingType: encodingType }),
+    IsTruncated: page.next !== null,
+    CommonPrefixes: page.prefixes.map((name) => ({ Prefix: encode(name) })),
+  };
+}
+
+async function list(call: S3Call, asked: Asked, startAfter: string): Promise<Page> {
   const { store } = call.context;
   await store.getBucket(call.bucket);
   const { prefix, delimiter, maxKeys } = asked;

@@ -1,12 +1,10 @@
 /** PutObject: stage, fill, check everything that was claimed, commit. */
-
 import type { ObjectRef, StagedWrite } from '@ebb/core';
 import { ACKS, type Ack, HEADERS } from '@ebb/protocol';
 import { parseWriteCondition } from '../../http/data/conditions.ts';
-import { receiveBody, receiveSmallBody } from '../../http/data/receive-body.ts';
-import { SMALL_BODY_BYTES, UNKNOWN_LENGTH_RESERVE_BYTES } from '../../limits.ts';
+import { refuseEarly, stageBody } from '../../http/data/stage-body.ts';
 import { formatChecksum, parseAttributes, parseMetadata } from '../attributes.ts';
-import { type BodyPlan, planBody } from '../body.ts';
+import { planBody } from '../body.ts';
 import { headerOf, type S3Call, sendEmpty } from '../call.ts';
 import { type Checksum, checksumHeader } from '../checksums.ts';
 import { refuseUnoffered } from '../refused-headers.ts';
@@ -19,6 +17,7 @@ export async function putObject(call: S3Call): Promise<void> {
   const condition = parseWriteCondition(request.headers);
   if (condition.ifMatch !== undefined && (await context.store.find(ref)) === undefined)
     throw new S3Error('NoSuchKey', undefined, { Key: call.key });
+  await refuseEarly(ref, condition, context);
   const attributes = parseAttributes(request.headers);
   const metadata = parseMetadata(request.headers);
   const contentType = headerOf(call, 'content-type');
@@ -61,39 +60,13 @@ export async function storeBody<T>(
   ref: ObjectRef,
   commit: (body: StoredBody) => Promise<T>,
 ): Promise<{ readonly committed: T; readonly checksum: Checksum | undefined }> {
-  const { request, response, context } = call;
-  const { store, owner } = context;
+  const { request, response, expectsContinue, context } = call;
   const plan = planBody(call);
-  const gone = new AbortController();
-  const onClose = (): void => gone.abort();
-  request.once('close', onClose);
-  const staged = await store.stage(owner, ref, {
-    reserveBytes: plan.dataBytes ?? UNKNOWN_LENGTH_RESERVE_BYTES,
-    signal: gone.signal,
-  });
-  try {
-    request.removeListener('close', onClose);
-    if (call.expectsContinue) response.writeContinue();
-    const received = await receive(call, plan, staged);
+  const body = { request, response, expectsContinue, ...plan };
+  return await stageBody(ref, body, context, async (staged, received) => {
     const checksum = await plan.finish(received);
     return { committed: await commit({ ...received, staged, checksum }), checksum };
-  } catch (error) {
-    await store.abort(owner, staged.writeId);
-    throw error;
-  }
-}
-
-async function receive(
-  { request, context }: S3Call,
-  plan: BodyPlan,
-  { writeId }: StagedWrite,
-): ReturnType<typeof receiveBody> {
-  const { store, owner, pieces } = context;
-  const writeOut = (bytes: Buffer, position: number): Promise<void> =>
-    store.write(owner, writeId, bytes, position);
-  return plan.arrivingBytes !== undefined && plan.arrivingBytes <= SMALL_BODY_BYTES
-    ? await receiveSmallBody(request, plan.arrivingBytes, writeOut, plan.receive)
-    : await receiveBody(request, pieces, writeOut, plan.receive);
+  });
 }
 
 export function parseAck(text: string | undefined): Ack | undefined {
