@@ -102,7 +102,8 @@ assert s3.get_bucket_acl(Bucket="boto")["Grants"][0]["Permission"] == "FULL_CONT
 assert s3.get_bucket_location(Bucket="boto")["LocationConstraint"] is None
 assert "Status" not in s3.get_bucket_versioning(Bucket="boto")
 assert code_of(s3.put_object, Bucket="boto", Key="x", Body=b"", ACL="public-read") == "AccessControlListNotSupported"
-assert code_of(s3.get_object_lock_configuration, Bucket="boto") == "NotImplemented"
+assert code_of(s3.get_object_lock_configuration, Bucket="boto") == "ObjectLockConfigurationNotFoundError"
+assert code_of(s3.put_bucket_policy, Bucket="boto", Policy="{}") == "NotImplemented"
 print("what is asked and not offered")
 
 bucket = boto3.resource("s3", endpoint_url=url).Bucket("boto")

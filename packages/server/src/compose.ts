@@ -121,7 +121,7 @@ export async function openServices(
     const services = { store, shuffles, metrics: frame.metrics, log, node: frame.facts, probe };
     frame.metrics.attach({ store, shuffles, connections: frame.facts.connections });
     frame.handler.attach(services);
-    frame.s3?.attach(store);
+    frame.s3?.attach(store, frame.catalog);
     frame.frames.attach(services);
     const close = async (): Promise<void> => {
       probe.close();

@@ -63,7 +63,7 @@ export function parseAttributes(headers: IncomingHttpHeaders): Record<string, st
   if (tagging !== undefined && tagging !== '') {
     const tags = [...new URLSearchParams(tagging)];
     checkTags(tags);
-    attributes['tagging'] = new URLSearchParams(tags).toString();
+    Object.assign(attributes, formatTags(tags));
   }
   return attributes;
 }
@@ -163,11 +163,12 @@ export function parseTags(attributes: Attributes): readonly Tag[] {
 
 export function withTags(attributes: Attributes, tags: readonly Tag[]): Attributes {
   const { tagging: _, ...rest } = attributes;
-  if (tags.length === 0) return rest;
-  return {
-    ...rest,
-    tagging: new URLSearchParams(tags.map(([key, value]) => [key, value])).toString(),
-  };
+  return { ...rest, ...formatTags(tags) };
+}
+
+export function formatTags(tags: readonly Tag[]): Record<string, string> {
+  if (tags.length === 0) return {};
+  return { tagging: new URLSearchParams(tags.map(([key, value]) => [key, value])).toString() };
 }
 
 /** @throws {S3Error} `InvalidTag` */

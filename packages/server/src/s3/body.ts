@@ -4,6 +4,7 @@
  * I1  `finish` must have resolved before anything that was received becomes visible: only then are length, signatures,
  *     payload hash, Content-MD5 and checksums known to be right.
  */
+import type { IncomingHttpHeaders } from 'node:http';
 import { crc32c } from '@ebb/core';
 import type { ReceivedBody, ReceiveOptions } from '../http/data/receive-body.ts';
 import { AwsChunkedDecoder } from './auth/aws-chunked.ts';
@@ -31,9 +32,13 @@ export interface BodyPlan {
   finish(received: ReceivedBody): Promise<Checksum | undefined>;
 }
 
+export interface BodyRequest {
+  readonly headers: Headers;
+  readonly auth: S3Call['auth'];
+}
+
 /** Looks at headers only. @throws {S3Error} `InvalidDigest`, `InvalidRequest`, `MissingContentLength` */
-export function planBody({ request, auth }: Pick<S3Call, 'request' | 'auth'>): BodyPlan {
-  const { headers } = request;
+export function planBody({ headers, auth }: BodyRequest): BodyPlan {
   const { payload, seed } = auth;
   const isChunked = payload.kind === 'chunked';
   const arrivingBytes = lengthOf(
@@ -119,7 +124,7 @@ export function planBody({ request, auth }: Pick<S3Call, 'request' | 'auth'>): B
   };
 }
 
-type Headers = S3Call['request']['headers'];
+type Headers = IncomingHttpHeaders;
 
 function claimedChecksum(headers: Headers): { algorithm: Algorithm; value: string } | undefined {
   const sent = ALGORITHMS.filter((name) => headers[checksumHeader(name)] !== undefined);
@@ -172,7 +177,7 @@ function lengthOf(header: string | undefined): number | undefined {
  * @throws {S3Error} those of `finish`, and `EntityTooLarge`
  */
 export async function readBody(call: S3Call, bytesMax: number): Promise<string> {
-  const plan = planBody(call);
+  const plan = planBody({ headers: call.request.headers, auth: call.auth });
   const tooLarge = (): S3Error =>
     new S3Error('EntityTooLarge', undefined, { MaxSizeAllowed: bytesMax });
   if ((plan.arrivingBytes ?? 0) > bytesMax * 2) throw tooLarge();

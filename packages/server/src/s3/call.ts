@@ -4,12 +4,16 @@ import type { DataContext } from '../http/data/data-context.ts';
 import { decodeHeader } from '../http/header-text.ts';
 import type { Query } from './auth/canonical.ts';
 import type { KeyRing } from './auth/key-ring.ts';
-import type { Authenticated } from './auth/sigv4.ts';
+import type { Authenticated, Sigv4Verifier } from './auth/sigv4.ts';
+import type { BucketSettingsTable } from './bucket-settings.ts';
 import { S3Error } from './s3-error.ts';
 import { buildXml, type XmlElement } from './xml.ts';
 
 export interface S3Context extends DataContext {
   readonly keys: KeyRing;
+  readonly verifier: Sigv4Verifier;
+  readonly settings: BucketSettingsTable;
+  readonly now: () => number;
   /** What ListBuckets and ACLs call the owner. */
   readonly ownerId: string;
 }

@@ -10,6 +10,9 @@ const REFUSED: Readonly<Record<string, string>> = {
     'Server-side encryption with customer keys is not offered.',
   'x-amz-server-side-encryption-aws-kms-key-id': 'Server-side encryption with KMS is not offered.',
   'x-amz-write-offset-bytes': 'Appending to objects is not offered.',
+  'x-amz-if-match-size': 'Conditions on the size are offered for directory buckets only.',
+  'x-amz-if-match-last-modified-time':
+    'Conditions on the time are offered for directory buckets only.',
 };
 const PRIVATE_ACLS = new Set(['private', 'bucket-owner-full-control', 'bucket-owner-read']);
 

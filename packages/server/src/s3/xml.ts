@@ -29,9 +29,9 @@ export function buildXml(root: string, element: XmlElement): string {
   return HEAD + builder.build({ [root]: { '@xmlns': XMLNS, ...element } });
 }
 
-/** Errors have no namespace. */
-export function buildErrorXml(element: XmlElement): string {
-  return HEAD + builder.build({ Error: element });
+/** Errors, and answers to forms, have no namespace. */
+export function buildPlainXml(root: string, element: XmlElement): string {
+  return HEAD + builder.build({ [root]: element });
 }
 
 const parser = new XMLParser({

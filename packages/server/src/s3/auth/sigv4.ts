@@ -90,7 +90,6 @@ export class Sigv4Verifier {
   verifyPolicy(form: {
     readonly policy: string;
     readonly credential: string;
-    readonly amzDate: string;
     readonly signature: string;
   }): AccessKey {
     const credential = parseCredential(form.credential, 'AuthorizationQueryParametersError');

@@ -9,7 +9,7 @@ import { refuseUnoffered } from '../refused-headers.ts';
 import { S3Error } from '../s3-error.ts';
 import { assertKeyLength } from '../target.ts';
 import type { XmlElement } from '../xml.ts';
-import { parseAck } from './put-object.ts';
+import { assertTargetThere, parseAck } from './put-object.ts';
 
 export async function copyObject(call: S3Call): Promise<void> {
   const { request, context } = call;
@@ -24,6 +24,11 @@ export async function copyObject(call: S3Call): Promise<void> {
       'This copy request is illegal because it is trying to copy an object to itself without changing the object’s metadata, storage class, website redirect location or encryption attributes.',
     );
   const ack = parseAck(headerOf(call, HEADERS.ack));
+  const condition = parseWriteCondition({
+    'if-match': request.headers['if-match'],
+    'if-none-match': request.headers['if-none-match'],
+  });
+  await assertTargetThere(call, condition);
   const contentType = replaces ? headerOf(call, 'content-type') : source.contentType;
   const { object } = await context.store.compose(
     { bucket: call.bucket, key: call.key },
@@ -33,10 +38,7 @@ export async function copyObject(call: S3Call): Promise<void> {
       attributes: copiedAttributes(call, source, { replaces, replacesTags }),
       ...(contentType === undefined ? {} : { contentType }),
       ...(ack === undefined ? {} : { ack }),
-      ...parseWriteCondition({
-        'if-match': request.headers['if-match'],
-        'if-none-match': request.headers['if-none-match'],
-      }),
+      ...condition,
     },
   );
   sendXml(call, 'CopyObjectResult', copyResult(object));

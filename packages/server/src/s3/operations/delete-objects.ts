@@ -1,23 +1,29 @@
 /** DeleteObject and DeleteObjects. Deleting what is not there is no error. */
+import type { ObjectRef } from '@ebb/core';
 import { isStoreError } from '@ebb/protocol';
 import { parseWriteCondition } from '../../http/data/conditions.ts';
 import { mayDo } from '../auth/key-ring.ts';
 import { readBody } from '../body.ts';
 import { headerOf, type S3Call, sendEmpty, sendXml } from '../call.ts';
+import { refuseUnoffered } from '../refused-headers.ts';
 import { S3Error, toS3Error } from '../s3-error.ts';
 import { assertKeyLength } from '../target.ts';
 import { parseXml, type XmlElement, type XmlReader } from '../xml.ts';
 import { assertCurrentVersion } from './get-object.ts';
 
 const OBJECTS_MAX = 1000;
+/** Of a deletion of whatever is there, when writers keep replacing it. */
+const TRIES = 8;
 const XML_BYTES_MAX = 2 * 1024 * 1024;
 
 export async function deleteObject(call: S3Call): Promise<void> {
   assertCurrentVersion(call);
   const { store } = call.context;
   await store.getBucket(call.bucket);
-  const condition = parseWriteCondition(call.request.headers);
-  await deleteOne(call, call.key, condition.ifMatch);
+  const { headers } = call.request;
+  refuseUnoffered(headers);
+  const isAny = headers['if-match']?.trim() === '*';
+  await deleteOne(call, call.key, isAny ? '*' : parseWriteCondition(headers).ifMatch);
   sendEmpty(call, 204);
 }
 
@@ -72,14 +78,35 @@ async function deleteListed(
   }
 }
 
+/** @param ifMatch An ETag, or `*`: there must be an object. */
 async function deleteOne(call: S3Call, key: string, ifMatch: string | undefined): Promise<void> {
   const ref = { bucket: call.bucket, key };
   const { store } = call.context;
+  if (ifMatch === '*') {
+    await deleteExisting(call, ref);
+    return;
+  }
   try {
-    await store.delete(ref, ifMatch === undefined || ifMatch === '*' ? {} : { ifMatch });
+    await store.delete(ref, ifMatch === undefined ? {} : { ifMatch });
   } catch (error) {
     if (isStoreError(error, 'precondition_failed') && (await store.find(ref)) === undefined)
       throw new S3Error('NoSuchKey', undefined, { Key: key });
     throw error;
   }
+}
+
+/** Whatever version is there, so that of two who ask at once one is told that there was none. */
+async function deleteExisting({ context: { store } }: S3Call, ref: ObjectRef): Promise<void> {
+  for (let left = TRIES; left > 0; left--) {
+    const found = await store.find(ref);
+    if (found === undefined)
+      throw new S3Error('PreconditionFailed', undefined, { Condition: 'If-Match' });
+    try {
+      await store.delete(ref, { ifMatch: found.object.etag });
+      return;
+    } catch (error) {
+      if (!isStoreError(error, 'precondition_failed')) throw error;
+    }
+  }
+  throw new S3Error('ConditionalRequestConflict');
 }

@@ -2,43 +2,25 @@
 import type { ObjectView } from '@ebb/core';
 import { checksumOf, storageClassOf } from '../attributes.ts';
 import { integerParameter, parameter, type S3Call, sendXml } from '../call.ts';
-import { S3Error } from '../s3-error.ts';
+import { decodeToken, encodeToken, type NameEncoding, readEncoding } from '../listing.ts';
 import type { XmlElement } from '../xml.ts';
 import { ownerElement } from './owner.ts';
 
 const KEYS_MAX = 1000;
 
-interface Asked {
+interface Asked extends NameEncoding {
   readonly prefix: string;
   readonly delimiter: string;
   readonly maxKeys: number;
-  readonly encode: (name: string) => string;
-  readonly encodingType: string | undefined;
 }
 
 function readAsked(call: S3Call): Asked {
-  const encodingType = parameter(call, 'encoding-type');
-  if (encodingType !== undefined && encodingType !== '' && encodingType.toLowerCase() !== 'url')
-    throw new S3Error('InvalidArgument', 'Invalid Encoding Method specified in Request', {
-      ArgumentName: 'encoding-type',
-      ArgumentValue: encodingType,
-    });
-  const isEncoded = encodingType !== undefined && encodingType !== '';
   return {
+    ...readEncoding(call),
     prefix: parameter(call, 'prefix') ?? '',
     delimiter: parameter(call, 'delimiter') ?? '',
     maxKeys: integerParameter(call, 'max-keys', { otherwise: KEYS_MAX, min: 0, max: KEYS_MAX }),
-    encode: isEncoded ? encodeName : (name) => name,
-    encodingType: isEncoded ? 'url' : undefined,
   };
-}
-
-/** As S3 does it: a form's encoding, with slashes left as they are. */
-function encodeName(name: string): string {
-  return encodeURIComponent(name)
-    .replaceAll('%2F', '/')
-    .replaceAll('%20', '+')
-    .replaceAll("'", '%27');
 }
 
 export async function listObjects(call: S3Call): Promise<void> {
@@ -133,17 +115,4 @@ function contents(
     StorageClass: storageClassOf(object.attributes),
     ...(owner ? { Owner: ownerElement(call) } : {}),
   };
-}
-
-function encodeToken(name: string): string {
-  return Buffer.from(name, 'utf8').toString('base64url');
-}
-
-function decodeToken(token: string): string {
-  const name = Buffer.from(token, 'base64url').toString('utf8');
-  if (token === '' || encodeToken(name) !== token)
-    throw new S3Error('InvalidArgument', 'The continuation token provided is incorrect', {
-      ArgumentName: 'continuation-token',
-    });
-  return name;
 }

@@ -34,12 +34,13 @@ import {
   isCombinable,
   parseAlgorithm,
 } from '../checksums.ts';
+import { readEncoding } from '../listing.ts';
 import { refuseUnoffered } from '../refused-headers.ts';
 import { S3Error } from '../s3-error.ts';
 import { parseXml } from '../xml.ts';
 import { checksumElement, copyResult, findCopySource } from './copy-object.ts';
 import { ownerElement } from './owner.ts';
-import { parseAck, storeBody } from './put-object.ts';
+import { assertTargetThere, parseAck, storeBody } from './put-object.ts';
 
 const PARTS_MAX = 10_000;
 const PART_BYTES_MIN = 5 * 1024 * 1024;
@@ -225,6 +226,8 @@ export async function completeMultipartUpload(call: S3Call): Promise<void> {
       'InvalidRequest',
       `The provided 'x-amz-mp-object-size' header value ${announced} does not match what was computed: ${sizeBytes}`,
     );
+  const condition = parseWriteCondition(call.request.headers);
+  await assertTargetThere(call, condition);
   const checksum = await joinedChecksum(call, upload, parts);
   const ack = parseAck(headerOf(call, HEADERS.ack));
   const {
@@ -258,7 +261,7 @@ export async function completeMultipartUpload(call: S3Call): Promise<void> {
         ...(checksum === undefined ? {} : { checksum: formatChecksum(checksum) }),
       },
       ...(ack === undefined ? {} : { ack }),
-      ...parseWriteCondition(call.request.headers),
+      ...condition,
     },
   );
   // Parts that were uploaded and are not in the list.
@@ -421,13 +424,15 @@ export async function listMultipartUploads(call: S3Call): Promise<void> {
   const delimiter = parameter(call, 'delimiter') ?? '';
   const keyMarker = parameter(call, 'key-marker') ?? '';
   const idMarker = parameter(call, 'upload-id-marker') ?? '';
+  const { encode, encodingType } = readEncoding(call);
   const maxUploads = integerParameter(call, 'max-uploads', { otherwise: PAGE, min: 0, max: PAGE });
-  const uploads = (await allUploads(call))
-    .filter(({ key }) => key.startsWith(prefix))
-    .filter(
-      ({ key, uploadId }) =>
-        key > keyMarker || (key === keyMarker && idMarker !== '' && uploadId > idMarker),
-    );
+  // A common prefix that ended the page before was shown whole.
+  const isRolledUp = delimiter !== '' && idMarker === '' && keyMarker.endsWith(delimiter);
+  const uploads = (await allUploads(call)).filter(({ key, uploadId }) => {
+    if (!key.startsWith(prefix) || (isRolledUp && key.startsWith(keyMarker))) return false;
+    const order = compareKeys(key, keyMarker);
+    return order > 0 || (order === 0 && idMarker !== '' && uploadId > idMarker);
+  });
   const entries: { readonly upload?: Upload; readonly rolledUp?: string }[] = [];
   for (const upload of uploads) {
     const at = delimiter === '' ? -1 : upload.key.indexOf(delimiter, prefix.length);
@@ -440,16 +445,17 @@ export async function listMultipartUploads(call: S3Call): Promise<void> {
   const isTruncated = entries.length > shown.length;
   sendXml(call, 'ListMultipartUploadsResult', {
     Bucket: call.bucket,
-    KeyMarker: keyMarker,
+    KeyMarker: encode(keyMarker),
     UploadIdMarker: idMarker,
+    ...(encodingType === undefined ? {} : { EncodingType: encodingType }),
     ...(isTruncated && last !== undefined
       ? {
-          NextKeyMarker: last.upload?.key ?? last.rolledUp ?? '',
+          NextKeyMarker: encode(last.upload?.key ?? last.rolledUp ?? ''),
           NextUploadIdMarker: last.upload?.uploadId ?? '',
         }
       : {}),
-    Prefix: prefix,
-    ...(delimiter === '' ? {} : { Delimiter: delimiter }),
+    Prefix: encode(prefix),
+    ...(delimiter === '' ? {} : { Delimiter: encode(delimiter) }),
     MaxUploads: maxUploads,
     IsTruncated: isTruncated,
     Upload: shown.flatMap(({ upload }) =>
@@ -457,7 +463,7 @@ export async function listMultipartUploads(call: S3Call): Promise<void> {
         ? []
         : [
             {
-              Key: upload.key,
+              Key: encode(upload.key),
               UploadId: upload.uploadId,
               Initiator: ownerElement(call),
               Owner: ownerElement(call),
@@ -467,7 +473,7 @@ export async function listMultipartUploads(call: S3Call): Promise<void> {
           ],
     ),
     CommonPrefixes: shown.flatMap(({ rolledUp }) =>
-      rolledUp === undefined ? [] : [{ Prefix: rolledUp }],
+      rolledUp === undefined ? [] : [{ Prefix: encode(rolledUp) }],
     ),
   });
 }
@@ -514,11 +520,12 @@ async function allUploads(call: S3Call): Promise<readonly Upload[]> {
   const records = await allRecords(call, bucket, 'u/', UPLOADS_LISTED_MAX);
   return records
     .map((record) => toUpload(bucket, record))
-    .sort(
-      (a, b) =>
-        Buffer.compare(Buffer.from(a.key), Buffer.from(b.key)) ||
-        (a.uploadId < b.uploadId ? -1 : 1),
-    );
+    .sort((a, b) => compareKeys(a.key, b.key) || (a.uploadId < b.uploadId ? -1 : 1));
+}
+
+/** As UTF-8, which is the order of every listing. */
+function compareKeys(a: string, b: string): number {
+  return Buffer.compare(Buffer.from(a), Buffer.from(b));
 }
 
 async function allRecords(

@@ -1,7 +1,7 @@
 /** PutObject: stage, fill, check everything that was claimed, commit. */
 import type { ObjectRef, StagedWrite } from '@ebb/core';
 import { ACKS, type Ack, HEADERS } from '@ebb/protocol';
-import { parseWriteCondition } from '../../http/data/conditions.ts';
+import { parseWriteCondition, type WriteCondition } from '../../http/data/conditions.ts';
 import { refuseEarly, stageBody } from '../../http/data/stage-body.ts';
 import { formatChecksum, parseAttributes, parseMetadata } from '../attributes.ts';
 import { planBody } from '../body.ts';
@@ -15,8 +15,7 @@ export async function putObject(call: S3Call): Promise<void> {
   refuseUnoffered(request.headers);
   const ref = { bucket: call.bucket, key: call.key };
   const condition = parseWriteCondition(request.headers);
-  if (condition.ifMatch !== undefined && (await context.store.find(ref)) === undefined)
-    throw new S3Error('NoSuchKey', undefined, { Key: call.key });
+  await assertTargetThere(call, condition);
   await refuseEarly(ref, condition, context);
   const attributes = parseAttributes(request.headers);
   const metadata = parseMetadata(request.headers);
@@ -47,6 +46,15 @@ export async function putObject(call: S3Call): Promise<void> {
   });
 }
 
+/** If-Match names an object that must be there: S3 tells one that is missing from one that is another. */
+export async function assertTargetThere(
+  { context, bucket, key }: S3Call,
+  { ifMatch }: WriteCondition,
+): Promise<void> {
+  if (ifMatch !== undefined && (await context.store.find({ bucket, key })) === undefined)
+    throw new S3Error('NoSuchKey', undefined, { Key: key });
+}
+
 export interface StoredBody {
   readonly staged: StagedWrite;
   readonly sizeBytes: number;
@@ -61,7 +69,7 @@ export async function storeBody<T>(
   commit: (body: StoredBody) => Promise<T>,
 ): Promise<{ readonly committed: T; readonly checksum: Checksum | undefined }> {
   const { request, response, expectsContinue, context } = call;
-  const plan = planBody(call);
+  const plan = planBody({ headers: request.headers, auth: call.auth });
   const body = { request, response, expectsContinue, ...plan };
   return await stageBody(ref, body, context, async (staged, received) => {
     const checksum = await plan.finish(received);
