@@ -12,6 +12,9 @@ import { decodeHeader, encodeHeader } from '../http/header-text.ts';
 import { type Checksum, checksumHeader, crc32Bytes, parseAlgorithm } from './checksums.ts';
 import { S3Error } from './s3-error.ts';
 
+/** Of an object whose client says nothing of it. */
+export const DEFAULT_CONTENT_TYPE = 'binary/octet-stream';
+
 export type Attributes = Readonly<Record<string, string>>;
 
 /** Headers that are kept as they come and sent as they are. */
@@ -40,7 +43,7 @@ const TAGS_MAX = 10;
 /** Of one attribute: strings in the catalog end at 64 KiB. */
 const PARTS_TEXT_MAX = 60_000;
 
-/** @throws {S3Error} `InvalidArgument` for an unknown storage class, `InvalidTag` */
+/** @throws {S3Error} `InvalidStorageClass`, `InvalidTag`, `BadRequest` for too many tags */
 export function parseAttributes(headers: IncomingHttpHeaders): Record<string, string> {
   const attributes: Record<string, string> = {};
   for (const name of KEPT_HEADERS) {
@@ -53,10 +56,7 @@ export function parseAttributes(headers: IncomingHttpHeaders): Record<string, st
   const storageClass = decodeHeader(headers[STORAGE_CLASS]);
   if (storageClass !== undefined && storageClass !== 'STANDARD') {
     if (!STORAGE_CLASSES.has(storageClass))
-      throw new S3Error('InvalidArgument', 'The storage class you specified is not valid', {
-        ArgumentName: STORAGE_CLASS,
-        ArgumentValue: storageClass,
-      });
+      throw new S3Error('InvalidStorageClass', undefined, { StorageClassRequested: storageClass });
     attributes[STORAGE_CLASS] = storageClass;
   }
   const tagging = decodeHeader(headers['x-amz-tagging']);
@@ -103,7 +103,7 @@ export function objectHeaders(
   { checksums }: { readonly checksums: boolean },
 ): OutgoingHttpHeaders {
   const headers: OutgoingHttpHeaders = {
-    'content-type': encodeHeader(object.contentType) || 'binary/octet-stream',
+    'content-type': encodeHeader(object.contentType) || DEFAULT_CONTENT_TYPE,
     etag: `"${object.etag}"`,
     'last-modified': new Date(object.createdAtMs).toUTCString(),
     'accept-ranges': 'bytes',
@@ -171,10 +171,10 @@ export function formatTags(tags: readonly Tag[]): Record<string, string> {
   return { tagging: new URLSearchParams(tags.map(([key, value]) => [key, value])).toString() };
 }
 
-/** @throws {S3Error} `InvalidTag` */
+/** @throws {S3Error} `InvalidTag`, `BadRequest` for too many */
 export function checkTags(tags: readonly Tag[]): void {
   if (tags.length > TAGS_MAX)
-    throw new S3Error('InvalidTag', `Object tags cannot be greater than ${TAGS_MAX}`);
+    throw new S3Error('BadRequest', `Object tags cannot be greater than ${TAGS_MAX}`);
   if (new Set(tags.map(([key]) => key)).size !== tags.length)
     throw new S3Error('InvalidTag', 'Cannot provide multiple Tags with the same key');
   for (const [key, value] of tags) {

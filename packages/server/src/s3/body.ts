@@ -172,12 +172,24 @@ function lengthOf(header: string | undefined): number | undefined {
   return Number(header);
 }
 
+/** Of CompleteMultipartUpload: its checksum headers are those of the object that it makes, not of its own body. */
+export async function readUnsummedBody(call: S3Call, bytesMax: number): Promise<string> {
+  const headers = Object.fromEntries(
+    Object.entries(call.request.headers).filter(([name]) => !name.startsWith('x-amz-checksum-')),
+  );
+  return await readPlanned(call, planBody({ headers, auth: call.auth }), bytesMax);
+}
+
 /**
  * A small body held whole, checked: XML of a request.
  * @throws {S3Error} those of `finish`, and `EntityTooLarge`
  */
 export async function readBody(call: S3Call, bytesMax: number): Promise<string> {
   const plan = planBody({ headers: call.request.headers, auth: call.auth });
+  return await readPlanned(call, plan, bytesMax);
+}
+
+async function readPlanned(call: S3Call, plan: BodyPlan, bytesMax: number): Promise<string> {
   const tooLarge = (): S3Error =>
     new S3Error('EntityTooLarge', undefined, { MaxSizeAllowed: bytesMax });
   if ((plan.arrivingBytes ?? 0) > bytesMax * 2) throw tooLarge();

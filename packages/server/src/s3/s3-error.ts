@@ -71,6 +71,10 @@ const S3_ERRORS = {
   },
   InvalidRange: { status: 416, message: 'The requested range is not satisfiable' },
   InvalidRequest: { status: 400, message: 'Invalid Request' },
+  InvalidStorageClass: {
+    status: 400,
+    message: 'The storage class you specified is not valid',
+  },
   InvalidTag: { status: 400, message: 'The tag provided was not a valid tag.' },
   KeyTooLongError: { status: 400, message: 'Your key is too long.' },
   MalformedACLError: { status: 400, message: 'The ACL that you provided was not well formed.' },
@@ -257,15 +261,16 @@ export function toS3Error(thrown: unknown): S3Error {
       { cause: thrown },
     );
   const isPlain = thrown.code === 'not_found' || thrown.code === 'bucket_not_found';
-  return new S3Error(
-    code,
-    isPlain ? undefined : thrown.message,
-    {},
-    {
-      cause: thrown,
-      ...(typeof retryAfterMs === 'number'
-        ? { retryAfterSeconds: Math.max(1, Math.ceil(retryAfterMs / 1000)) }
-        : {}),
-    },
-  );
+  return new S3Error(code, isPlain ? undefined : thrown.message, isPlain ? nameOf(thrown) : {}, {
+    cause: thrown,
+    ...(typeof retryAfterMs === 'number'
+      ? { retryAfterSeconds: Math.max(1, Math.ceil(retryAfterMs / 1000)) }
+      : {}),
+  });
+}
+
+/** Of what was sought; a part of an upload has no name that clients know. */
+function nameOf({ details: { bucket, key } }: StoreError): S3ErrorDetails {
+  if (typeof bucket !== 'string' || bucket.includes('!')) return {};
+  return typeof key === 'string' ? { Key: key } : { BucketName: bucket };
 }

@@ -2,7 +2,7 @@
 import { type ObjectRecord, parseBucketName } from '@ebb/core';
 import { HEADERS } from '@ebb/protocol';
 import { parseWriteCondition } from '../../http/data/conditions.ts';
-import { checksumOf, parseAttributes, parseMetadata } from '../attributes.ts';
+import { checksumOf, DEFAULT_CONTENT_TYPE, parseAttributes, parseMetadata } from '../attributes.ts';
 import { mayDo } from '../auth/key-ring.ts';
 import { headerOf, type S3Call, sendXml } from '../call.ts';
 import { refuseUnoffered } from '../refused-headers.ts';
@@ -29,14 +29,15 @@ export async function copyObject(call: S3Call): Promise<void> {
     'if-none-match': request.headers['if-none-match'],
   });
   await assertTargetThere(call, condition);
-  const contentType = replaces ? headerOf(call, 'content-type') : source.contentType;
+  const sent = headerOf(call, 'content-type') || DEFAULT_CONTENT_TYPE;
+  const contentType = replaces ? sent : source.contentType;
   const { object } = await context.store.compose(
     { bucket: call.bucket, key: call.key },
     [{ bucket: source.bucket, key: source.key, version: source.version }],
     {
       metadata: replaces ? parseMetadata(request.headers) : source.metadata,
       attributes: copiedAttributes(call, source, { replaces, replacesTags }),
-      ...(contentType === undefined ? {} : { contentType }),
+      contentType,
       ...(ack === undefined ? {} : { ack }),
       ...condition,
     },

@@ -14,13 +14,14 @@ import { HEADERS } from '@ebb/protocol';
 import { parseWriteCondition } from '../../http/data/conditions.ts';
 import {
   checksumOf,
+  DEFAULT_CONTENT_TYPE,
   formatChecksum,
   formatParts,
   parseAttributes,
   parseMetadata,
   storageClassOf,
 } from '../attributes.ts';
-import { readBody } from '../body.ts';
+import { readUnsummedBody } from '../body.ts';
 import { headerOf, integerParameter, parameter, type S3Call, sendEmpty, sendXml } from '../call.ts';
 import {
   ALGORITHMS,
@@ -70,7 +71,6 @@ export async function createMultipartUpload(call: S3Call): Promise<void> {
   await store.getBucket(call.bucket);
   const checksum = askedChecksum(call);
   const uploadId = randomBytes(18).toString('base64url');
-  const contentType = headerOf(call, 'content-type');
   const attributes = {
     ...parseAttributes(request.headers),
     'upload-key': call.key,
@@ -87,7 +87,7 @@ export async function createMultipartUpload(call: S3Call): Promise<void> {
     sizeBytes: 0,
     metadata: parseMetadata(request.headers),
     attributes,
-    ...(contentType === undefined || contentType === '' ? {} : { contentType }),
+    contentType: headerOf(call, 'content-type') || DEFAULT_CONTENT_TYPE,
   });
   if (checksum !== undefined) {
     call.response.setHeader('x-amz-checksum-algorithm', checksum.algorithm);
@@ -188,7 +188,7 @@ function copyRange(
 
 export async function completeMultipartUpload(call: S3Call): Promise<void> {
   const { store } = call.context;
-  const listed = readListedParts(await readBody(call, XML_BYTES_MAX));
+  const listed = readListedParts(await readUnsummedBody(call, XML_BYTES_MAX));
   const uploadId = parameter(call, 'uploadId') as string;
   let upload: Upload;
   try {

@@ -9,6 +9,7 @@ import { stageBody } from '../../http/data/stage-body.ts';
 import { encodeHeader } from '../../http/header-text.ts';
 import {
   checkTags,
+  DEFAULT_CONTENT_TYPE,
   formatChecksum,
   formatTags,
   parseAttributes,
@@ -48,7 +49,7 @@ export async function postObject(call: S3Call): Promise<void> {
   refuseUnoffered(headers);
   const attributes = { ...parseAttributes(headers), ...formTags(form) };
   const metadata = parseMetadata(headers);
-  const contentType = form.fields.get('content-type') ?? form.fileType;
+  const contentType = form.fields.get('content-type') || form.fileType || DEFAULT_CONTENT_TYPE;
   // How long the file is shows at its end: so no length is announced, and none is checked.
   const plan = planBody({
     headers: { ...headers, 'transfer-encoding': 'chunked' },
@@ -77,7 +78,7 @@ export async function postObject(call: S3Call): Promise<void> {
       ...{ sizeBytes: received.sizeBytes, crc32c: received.crc32c, metadata },
       attributes:
         checksum === undefined ? attributes : { ...attributes, checksum: formatChecksum(checksum) },
-      ...(contentType === undefined || contentType === '' ? {} : { contentType }),
+      contentType,
     });
   };
   const committed = await stageBody({ bucket: call.bucket, key }, body, context, commit);

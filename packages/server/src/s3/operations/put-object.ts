@@ -3,7 +3,12 @@ import type { ObjectRef, StagedWrite } from '@ebb/core';
 import { ACKS, type Ack, HEADERS } from '@ebb/protocol';
 import { parseWriteCondition, type WriteCondition } from '../../http/data/conditions.ts';
 import { refuseEarly, stageBody } from '../../http/data/stage-body.ts';
-import { formatChecksum, parseAttributes, parseMetadata } from '../attributes.ts';
+import {
+  DEFAULT_CONTENT_TYPE,
+  formatChecksum,
+  parseAttributes,
+  parseMetadata,
+} from '../attributes.ts';
 import { planBody } from '../body.ts';
 import { headerOf, type S3Call, sendEmpty } from '../call.ts';
 import { type Checksum, checksumHeader } from '../checksums.ts';
@@ -19,7 +24,7 @@ export async function putObject(call: S3Call): Promise<void> {
   await refuseEarly(ref, condition, context);
   const attributes = parseAttributes(request.headers);
   const metadata = parseMetadata(request.headers);
-  const contentType = headerOf(call, 'content-type');
+  const contentType = headerOf(call, 'content-type') || DEFAULT_CONTENT_TYPE;
   const ack = parseAck(headerOf(call, HEADERS.ack));
   const { committed, checksum } = await storeBody(call, ref, async (received) => {
     const found = received.checksum;
@@ -31,7 +36,7 @@ export async function putObject(call: S3Call): Promise<void> {
         found === undefined ? attributes : { ...attributes, checksum: formatChecksum(found) },
       ...condition,
       ...(ack === undefined ? {} : { ack }),
-      ...(contentType === undefined || contentType === '' ? {} : { contentType }),
+      contentType,
     });
   });
   sendEmpty(call, 200, {
