@@ -14,8 +14,8 @@ const FULL = randomBytes(5 * MiB);
 interface Upload {
   readonly Key: string;
   readonly UploadId: string;
-  part(PartNumber: number, Body: Uint8Array | string): Promise<CompletedPart>;
-  complete(Parts: readonly CompletedPart[], more?: object): Promise<string>;
+  readonly part: (PartNumber: number, Body: Uint8Array | string) => Promise<CompletedPart>;
+  readonly complete: (Parts: readonly CompletedPart[], more?: object) => Promise<string>;
 }
 
 async function begin(

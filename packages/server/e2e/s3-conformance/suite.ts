@@ -33,16 +33,16 @@ export interface Tools {
   readonly s3: S3;
   readonly key: TestKey;
   readonly Bucket: string;
-  connect(more: S3ClientConfig): S3;
-  url(path: string): URL;
+  readonly connect: (more: S3ClientConfig) => S3;
+  readonly url: (path: string) => URL;
   /** Signed by header, and else just as it is given. */
-  raw(request: RawRequest): Promise<RawAnswer>;
-  put(Key: string, Body: string | Uint8Array): Promise<string>;
-  bytes(Key: string): Promise<Buffer>;
+  readonly raw: (request: RawRequest) => Promise<RawAnswer>;
+  readonly put: (Key: string, Body: string | Uint8Array) => Promise<string>;
+  readonly bytes: (Key: string) => Promise<Buffer>;
   /** A key that no other case uses. */
-  name(): string;
+  readonly name: () => string;
 }
-export interface RawRequest extends Omit<UnsignedRequest, 'url'> {
+interface RawRequest extends Omit<UnsignedRequest, 'url'> {
   /** Behind the bucket, encoded, with its query: `/key?acl`. */
   readonly path: string;
 }
