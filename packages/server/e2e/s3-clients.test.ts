@@ -9,12 +9,14 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { S3 } from '@aws-sdk/client-s3';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import {
   cleanEnv,
   type NodeProcess,
   startNodeProcess,
 } from '../../client/e2e/support/node-process.ts';
+import { signForm } from '../src/testing/sign-s3.ts';
 
 const REPO = join(import.meta.dirname, '../../..');
 const AWS = join(REPO, '.ebb/venv/bin/aws');
@@ -180,6 +182,44 @@ describe('the AWS CLI', () => {
     expect(await curl(`${node.s3Url}/links/link.txt`)).toMatch(/AccessDenied.*403$/s);
   });
 });
+
+test('curl sends a form with a large file, which the node does not hold in memory', {
+  timeout: 300_000,
+}, async () => {
+  const s3 = new S3({
+    ...{ endpoint: node.s3Url, region: 'us-east-1', forcePathStyle: true, credentials: KEY },
+  });
+  await s3.createBucket({ Bucket: 'forms' });
+  const [file, sizeBytes] = [join(directory, 'form file.bin'), 200 * MiB];
+  const piece = randomBytes(MiB);
+  const whole = Buffer.concat(Array.from({ length: 200 }, () => piece));
+  await writeFile(file, whole);
+  const fields = signForm(KEY, {
+    conditions: [
+      ...[{ bucket: 'forms' }, ['starts-with', '$key', 'in/']],
+      ['content-length-range', sizeBytes, sizeBytes],
+    ],
+  });
+  const form = Object.entries({ ...fields, key: 'in/${filename}' });
+  const before = await peakMemoryBytes();
+  const status = await run('curl', [
+    ...['--silent', '--output', '/dev/null', '--write-out', '%{http_code}'],
+    ...form.flatMap(([name, value]) => ['--form-string', `${name}=${value}`]),
+    ...['--form', `file=@${file}`, `${node.s3Url}/forms`],
+  ]);
+  expect(status).toBe('204');
+  expect((await peakMemoryBytes()) - before).toBeLessThan(sizeBytes / 2);
+  const { Body, ContentLength } = await s3.getObject({ Bucket: 'forms', Key: 'in/form file.bin' });
+  expect(ContentLength).toBe(sizeBytes);
+  expect(whole.equals((await Body?.transformToByteArray()) as Uint8Array)).toBe(true);
+  s3.destroy();
+});
+
+/** The most that the node held so far. */
+async function peakMemoryBytes(): Promise<number> {
+  const status = await readFile(`/proc/${node.pid}/status`, 'utf8');
+  return Number(/^VmHWM:\s+(\d+) kB$/m.exec(status)?.[1]) * 1024;
+}
 
 const hasGo = canRun('go', 'version');
 const noGo = hasGo ? '' : ' (skipped: no Go on this machine to build it with)';

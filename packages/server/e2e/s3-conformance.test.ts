@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test, vi } from 'vitest';
 import { cleanEnv, startNodeProcess } from '../../client/e2e/support/node-process.ts';
+import { sendRaw, signHeaders } from '../src/testing/sign-s3.ts';
 import { buckets } from './s3-conformance/buckets.ts';
 import { checksums } from './s3-conformance/checksums.ts';
 import { EBB, MINIO } from './s3-conformance/differences.ts';
@@ -75,7 +76,12 @@ async function startMinio(binary: string): Promise<Endpoint> {
   );
   const url = `http://${address}`;
   await vi.waitFor(
-    async () => expect((await fetch(`${url}/minio/health/ready`)).status).toBe(200),
+    async () => {
+      // It says that it is ready some time before it answers.
+      const list = { method: 'GET', url: new URL(url) };
+      const answer = await sendRaw({ ...list, headers: signHeaders(KEY, list) });
+      expect(answer.status).toBe(200);
+    },
     { timeout: 60_000 },
   );
   return {

@@ -22,6 +22,10 @@ export const MINIO: Readonly<Record<string, string>> = {
   'Keys: bytes that are no UTF-8 are refused': 'AccessDenied, since it is not signed',
   'PutObject: WebsiteRedirectLocation is kept': 'it is dropped',
   'PutObject: a public ACL is refused where ACLs are disabled': 'it is ignored',
+  'PutObjectAcl: public, by a word, a header or a document, is refused where ACLs are disabled':
+    'NotImplemented',
+  'PutObjectAcl: a document that is none, and a word that S3 has not': 'MalformedXML',
+  'Authorization: a header and a link at once are one too many': 'InvalidRequest',
   'GetObjectAttributes: what is asked for, and no more': 'lists with blanks are not read',
   'GetObject: Range bytes=5-2 is none, and ignored': 'InvalidRange',
   'PutObject: If-None-Match with an ETag is not implemented': 'it is a condition',

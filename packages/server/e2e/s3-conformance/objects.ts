@@ -378,6 +378,50 @@ const CASES: readonly Case[] = [
     },
   ],
   [
+    'PutObjectAcl: private, as a word and as the document that was read, is what it is',
+    async ({ s3, Bucket, put, name }) => {
+      const Key = name();
+      await put(Key, 'x');
+      expect(await statusOf(s3.putObjectAcl({ Bucket, Key, ACL: 'private' }))).toBe(200);
+      const { Owner, Grants } = await s3.getObjectAcl({ Bucket, Key });
+      const AccessControlPolicy = { Owner, Grants };
+      expect(await statusOf(s3.putObjectAcl({ Bucket, Key, AccessControlPolicy }))).toBe(200);
+    },
+  ],
+  [
+    'PutObjectAcl: public, by a word, a header or a document, is refused where ACLs are disabled',
+    async ({ s3, Bucket, put, name }) => {
+      const Key = name();
+      await put(Key, 'x');
+      const { Owner } = await s3.getObjectAcl({ Bucket, Key });
+      const all = {
+        Type: 'Group' as const,
+        URI: 'http://acs.amazonaws.com/groups/global/AllUsers',
+      };
+      for (const acl of [
+        { ACL: 'public-read' as const },
+        { GrantRead: `uri="${all.URI}"` },
+        { AccessControlPolicy: { Owner, Grants: [{ Grantee: all, Permission: 'READ' as const }] } },
+      ])
+        expect(await codeOf(s3.putObjectAcl({ Bucket, Key, ...acl }))).toBe(
+          'AccessControlListNotSupported',
+        );
+    },
+  ],
+  [
+    'PutObjectAcl: a document that is none, and a word that S3 has not',
+    async (t) => {
+      const Key = t.name();
+      await t.put(Key, 'x');
+      const path = `/${Key}?acl`;
+      expect((await t.raw({ method: 'PUT', path, body: '<Access' })).code).toBe(
+        'MalformedACLError',
+      );
+      const headers = { 'x-amz-acl': 'everyone' };
+      expect((await t.raw({ method: 'PUT', path, headers })).code).toBe('InvalidArgument');
+    },
+  ],
+  [
     'GetObjectAttributes: what is asked for, and no more',
     async ({ s3, Bucket, put, name }) => {
       const Key = name();

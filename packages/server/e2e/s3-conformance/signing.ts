@@ -143,6 +143,15 @@ const CASES: readonly Case[] = [
     },
   ],
   [
+    'Authorization: a header and a link at once are one too many',
+    async ({ url, key }) => {
+      const link = presign(key, { method: 'GET', url: url('/a') });
+      const headers = signHeaders(key, { method: 'GET', url: link });
+      const answer = await sendRaw({ method: 'GET', url: link, headers });
+      expect(answer).toMatchObject({ status: 400, code: 'InvalidArgument' });
+    },
+  ],
+  [
     'Links: put, get, head and delete',
     async ({ url, key }) => {
       const link = (method: string) => presign(key, { method, url: url('/by%20link+') });

@@ -44,6 +44,11 @@ export class BucketSettingsTable {
     else await this.#records.putRecord(NAMESPACE, bucket, encodeSettings(createdAtMs, settings));
     await this.#records.durable();
   }
+
+  /** Of a bucket that is gone, so that nothing is left of it; what another surface deletes is left, and never counts (I1). */
+  async forget(bucket: string): Promise<void> {
+    await this.#records.deleteRecord(NAMESPACE, bucket);
+  }
 }
 
 function encodeSettings(bucketCreatedAtMs: number, settings: BucketSettings): Buffer {

@@ -15,8 +15,12 @@ const REFUSED: Readonly<Record<string, string>> = {
     'Conditions on the time are offered for directory buckets only.',
 };
 const PRIVATE_ACLS = new Set(['private', 'bucket-owner-full-control', 'bucket-owner-read']);
+const OTHER_ACLS = new Set([
+  ...['public-read', 'public-read-write', 'authenticated-read'],
+  ...['aws-exec-read', 'log-delivery-write'],
+]);
 
-/** @throws {S3Error} `NotImplemented`, `AccessControlListNotSupported` */
+/** @throws {S3Error} `NotImplemented`, `AccessControlListNotSupported`, `InvalidArgument` */
 export function refuseUnoffered(headers: IncomingHttpHeaders): void {
   for (const name in headers) {
     const reason = REFUSED[name];
@@ -29,6 +33,10 @@ export function refuseUnoffered(headers: IncomingHttpHeaders): void {
       Header: 'x-amz-server-side-encryption',
     });
   const acl = headers['x-amz-acl'];
-  if (acl !== undefined && !PRIVATE_ACLS.has(String(acl)))
-    throw new S3Error('AccessControlListNotSupported');
+  if (acl === undefined || PRIVATE_ACLS.has(String(acl))) return;
+  if (OTHER_ACLS.has(String(acl))) throw new S3Error('AccessControlListNotSupported');
+  throw new S3Error('InvalidArgument', undefined, {
+    ArgumentName: 'x-amz-acl',
+    ArgumentValue: String(acl),
+  });
 }

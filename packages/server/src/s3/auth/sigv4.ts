@@ -76,8 +76,14 @@ export class Sigv4Verifier {
     const payload = payloadPolicy(header(request, 'x-amz-content-sha256'));
     if (this.#keys.isOpen) return { accessKey: undefined, payload, seed: undefined };
     const authorization = header(request, 'authorization');
-    if (authorization !== undefined) return this.#verifyHeader(request, authorization, payload);
     const isPresigned = request.query.some(([name]) => name.toLowerCase() === 'x-amz-algorithm');
+    if (authorization !== undefined && isPresigned)
+      throw new S3Error(
+        'InvalidArgument',
+        'Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string parameter or the Authorization header should be specified',
+        { ArgumentName: 'Authorization' },
+      );
+    if (authorization !== undefined) return this.#verifyHeader(request, authorization, payload);
     if (isPresigned) return this.#verifyQuery(request);
     if (request.query.some(([name]) => name === 'AWSAccessKeyId')) throw versionTwo();
     throw new S3Error('AccessDenied');

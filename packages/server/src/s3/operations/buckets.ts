@@ -84,7 +84,9 @@ export async function headBucket(call: S3Call): Promise<void> {
 }
 
 export async function deleteBucket(call: S3Call): Promise<void> {
-  await call.context.store.deleteBucket(call.bucket);
+  const { store, settings } = call.context;
+  await store.deleteBucket(call.bucket);
+  await settings.forget(call.bucket);
   sendEmpty(call, 204);
 }
 

@@ -1,7 +1,8 @@
 /** The CORS configuration of a bucket, and the preflight that a browser asks before it sends the request itself. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import { isStoreError } from '@ebb/protocol';
 import { readBody } from '../body.ts';
-import type { BucketSettingsTable } from '../bucket-settings.ts';
+import type { BucketSettings, BucketSettingsTable } from '../bucket-settings.ts';
 import { type S3Call, sendEmpty, sendXml } from '../call.ts';
 import { corsElement, corsHeaders, parseCorsRules } from '../cors.ts';
 import { S3Error } from '../s3-error.ts';
@@ -55,11 +56,16 @@ export async function grantOrigin(
   return headers !== undefined;
 }
 
-async function findSettings(settings: BucketSettingsTable, bucket: string) {
+async function findSettings(
+  settings: BucketSettingsTable,
+  bucket: string,
+): Promise<BucketSettings> {
   try {
     return await settings.get(bucket);
-  } catch {
-    return {}; // the request itself is told
+  } catch (error) {
+    // The request itself is told, once it is known who asks.
+    if (isStoreError(error, 'bucket_not_found') || isStoreError(error, 'name_invalid')) return {};
+    throw error;
   }
 }
 

@@ -38,7 +38,7 @@ import {
 import { readEncoding } from '../listing.ts';
 import { refuseUnoffered } from '../refused-headers.ts';
 import { S3Error } from '../s3-error.ts';
-import { parseXml } from '../xml.ts';
+import { parseXml, type XmlElement } from '../xml.ts';
 import { checksumElement, copyResult, findCopySource } from './copy-object.ts';
 import { ownerElement } from './owner.ts';
 import { assertTargetThere, parseAck, storeBody } from './put-object.ts';
@@ -395,9 +395,7 @@ export async function listParts(call: S3Call): Promise<void> {
     Initiator: ownerElement(call),
     Owner: ownerElement(call),
     StorageClass: storageClassOf(upload.record.attributes),
-    ...(upload.checksum === undefined
-      ? {}
-      : { ChecksumAlgorithm: upload.checksum.algorithm, ChecksumType: upload.checksum.type }),
+    ...checksumElements(upload),
     PartNumberMarker: marker,
     ...(last === undefined ? {} : { NextPartNumberMarker: last.number }),
     MaxParts: maxParts,
@@ -469,6 +467,7 @@ export async function listMultipartUploads(call: S3Call): Promise<void> {
               Owner: ownerElement(call),
               StorageClass: storageClassOf(upload.record.attributes),
               Initiated: new Date(upload.record.createdAtMs).toISOString(),
+              ...checksumElements(upload),
             },
           ],
     ),
@@ -476,6 +475,11 @@ export async function listMultipartUploads(call: S3Call): Promise<void> {
       rolledUp === undefined ? [] : [{ Prefix: encode(rolledUp) }],
     ),
   });
+}
+
+function checksumElements({ checksum }: Upload): XmlElement {
+  if (checksum === undefined) return {};
+  return { ChecksumAlgorithm: checksum.algorithm, ChecksumType: checksum.type };
 }
 
 /** @throws {S3Error} `NoSuchUpload` */
