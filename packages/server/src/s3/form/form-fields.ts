@@ -27,7 +27,9 @@ export interface FormFields {
 
 /** @throws {S3Error} `MalformedPOSTRequest` */
 export function formBoundary(contentType: string | undefined): string {
-  const match = /;\s*boundary=(?:"([^"]{1,70})"|([^\s;]{1,70}))/i.exec(contentType ?? '');
+  const match = /;\s*boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))\s*(?:;|$)/i.exec(
+    contentType ?? '',
+  );
   const boundary = match?.[1] ?? match?.[2];
   if (boundary === undefined) throw new S3Error('MalformedPOSTRequest');
   return boundary;
