@@ -7,13 +7,13 @@ import { crc32, crc32c } from '@node-rs/crc32';
 import { expect } from 'vitest';
 import { type Case, codeOf, type Group } from './suite.ts';
 
-const ALGORITHMS = ['CRC32', 'CRC32C', 'CRC64NVME', 'SHA1', 'SHA256'] as const;
+const ALGORITHMS = ['CRC32', 'CRC32C', 'CRC64NVME', 'SHA1', 'SHA256', 'SHA512', 'MD5'] as const;
 type Algorithm = (typeof ALGORITHMS)[number];
 const BODY = Buffer.from('the body of the object');
 const MiB = 1024 * 1024;
 
 async function valueOf(algorithm: Algorithm, bytes: Buffer): Promise<string> {
-  if (algorithm === 'SHA1' || algorithm === 'SHA256')
+  if (algorithm.startsWith('SHA') || algorithm === 'MD5')
     return createHash(algorithm.toLowerCase()).update(bytes).digest('base64');
   if (algorithm === 'CRC64NVME') {
     const crc = new Crc64Nvme();
@@ -146,6 +146,39 @@ const CASES: readonly Case[] = [
       await t.s3.copyObject({ Bucket: t.Bucket, Key: to, CopySource: `${t.Bucket}/${from}` });
       const head = await t.s3.headObject({ Bucket: t.Bucket, Key: to, ChecksumMode: 'ENABLED' });
       expect(head.ChecksumSHA256).toBe(value);
+    },
+  ],
+  [
+    'CopyObject: a checksum of another algorithm is computed when it is asked for',
+    async (t) => {
+      const [from, to] = [t.name(), t.name()];
+      await t.put(from, BODY);
+      const copy = await t.s3.copyObject({
+        ...{ Bucket: t.Bucket, Key: to, CopySource: `${t.Bucket}/${from}` },
+        ChecksumAlgorithm: 'SHA256',
+      });
+      const value = await valueOf('SHA256', BODY);
+      expect(copy.CopyObjectResult?.ChecksumSHA256).toBe(value);
+      const head = await t.s3.headObject({ Bucket: t.Bucket, Key: to, ChecksumMode: 'ENABLED' });
+      expect(head.ChecksumSHA256).toBe(value);
+    },
+  ],
+  [
+    'CompleteMultipartUpload: another type of checksum than the upload was begun with',
+    async ({ s3, Bucket, name }) => {
+      const Key = name();
+      const { UploadId } = await s3.createMultipartUpload({
+        ...{ Bucket, Key, ChecksumAlgorithm: 'CRC32', ChecksumType: 'FULL_OBJECT' },
+      });
+      const ChecksumCRC32 = await valueOf('CRC32', BODY);
+      const { ETag } = await s3.uploadPart({
+        ...{ Bucket, Key, UploadId, PartNumber: 1, Body: BODY, ChecksumCRC32 },
+      });
+      const complete = s3.completeMultipartUpload({
+        ...{ Bucket, Key, UploadId, ChecksumType: 'COMPOSITE' },
+        MultipartUpload: { Parts: [{ PartNumber: 1, ETag, ChecksumCRC32 }] },
+      });
+      expect(await codeOf(complete)).toBe('InvalidRequest');
     },
   ],
   ...(

@@ -79,6 +79,17 @@ export const MINIO: Readonly<Record<string, string>> = {
   'PutObject: two checksums are one too many': 'InvalidArgument',
   'CreateMultipartUpload: SHA256 of the whole cannot be had from parts': 'InvalidArgument',
   'CreateMultipartUpload: CRC64NVME of parts is none': 'it is taken',
+  ...named(
+    ['SHA512', 'MD5'].flatMap((name) => [
+      `PutObject: a right ${name} is kept, and told when it is asked for`,
+      `PutObject: a wrong ${name} leaves nothing`,
+      `PutObject: a ${name} that is none is invalid`,
+      `GetObjectAttributes: the ${name} of an object`,
+    ]),
+    'the algorithm is ignored',
+  ),
+  'CopyObject: a checksum of another algorithm is computed when it is asked for': 'it is not',
+  'CompleteMultipartUpload: another type of checksum than the upload was begun with': 'it is taken',
   'UploadPart: a checksum of another algorithm than the upload was begun with': 'InvalidArgument',
   'CompleteMultipartUpload: a wrong checksum of the whole leaves the upload':
     'XAmzContentChecksumMismatch',

@@ -57,7 +57,7 @@ export function planBody({ headers, auth }: BodyRequest): BodyPlan {
   const sha256 = payload.kind === 'signed' ? payload.sha256 : undefined;
 
   const digests: Digest[] = [];
-  const digestFor = (name: Algorithm | 'MD5'): Digest => {
+  const digestFor = (name: Algorithm): Digest => {
     const digest = createDigest(name);
     digests.push(digest);
     return digest;

@@ -398,6 +398,21 @@ describe('what no bucket has', () => {
     },
   );
 
+  test.each([
+    ['PUT', 'x-amz-server-side-encryption'],
+    ['GET', 'x-amz-server-side-encryption-customer-algorithm'],
+    ['HEAD', 'x-amz-server-side-encryption-customer-key'],
+    ['PUT', 'x-amz-server-side-encryption-context'],
+    ['PUT', 'x-amz-copy-source-server-side-encryption-customer-key'],
+    ['PUT', 'x-amz-object-lock-event-hold'],
+    ['PUT', 'x-amz-checksum-xxhash64'],
+    ['PUT', 'x-amz-write-offset-bytes'],
+    ['DELETE', 'x-amz-if-match-size'],
+  ])('%s with %s is refused, not ignored', async (method, header) => {
+    const { status } = await send(method, '/forms/refused', { headers: { [header]: 'x' } });
+    expect(status).toBe(501);
+  });
+
   test('locks of objects: the bucket has none', async () => {
     await send('PUT', '/forms/lock');
     for (const name of ['retention', 'legal-hold'])

@@ -9,7 +9,10 @@ import { Crc64Nvme } from '@aws-sdk/crc64-nvme';
 import { crc32, crc32c } from '@node-rs/crc32';
 import { S3Error } from './s3-error.ts';
 
-export const ALGORITHMS = ['CRC32', 'CRC32C', 'CRC64NVME', 'SHA1', 'SHA256'] as const;
+export const ALGORITHMS = [
+  ...(['CRC32', 'CRC32C', 'CRC64NVME'] as const),
+  ...(['SHA1', 'SHA256', 'SHA512', 'MD5'] as const),
+] as const;
 export type Algorithm = (typeof ALGORITHMS)[number];
 export const CHECKSUM_TYPES = ['FULL_OBJECT', 'COMPOSITE'] as const;
 export type ChecksumType = (typeof CHECKSUM_TYPES)[number];
@@ -27,20 +30,26 @@ const DIGEST_BYTES: Readonly<Record<Algorithm, number>> = {
   CRC64NVME: 8,
   SHA1: 20,
   SHA256: 32,
+  SHA512: 64,
+  MD5: 16,
 };
 
 /** `x-amz-checksum-crc32` and so on. */
-export function checksumHeader(algorithm: Algorithm): string {
+export function checksumHeader(algorithm: string): string {
   return `x-amz-checksum-${algorithm.toLowerCase()}`;
+}
+
+export function isAlgorithm(name: string): name is Algorithm {
+  return ALGORITHMS.includes(name as Algorithm);
 }
 
 /** @throws {S3Error} `InvalidRequest` */
 export function parseAlgorithm(name: string): Algorithm {
-  const found = ALGORITHMS.find((algorithm) => algorithm === name.toUpperCase());
-  if (found !== undefined) return found;
+  const upper = name.toUpperCase();
+  if (isAlgorithm(upper)) return upper;
   throw new S3Error(
     'InvalidRequest',
-    'Checksum algorithm provided is unsupported. Please try again with any of the valid types: [CRC32, CRC32C, CRC64NVME, SHA1, SHA256]',
+    `Checksum algorithm provided is unsupported. Please try again with any of the valid types: [${ALGORITHMS.join(', ')}]`,
   );
 }
 
@@ -51,7 +60,7 @@ export interface Digest {
   digest(): Promise<Buffer>;
 }
 
-export function createDigest(algorithm: Algorithm | 'MD5'): Digest {
+export function createDigest(algorithm: Algorithm): Digest {
   switch (algorithm) {
     case 'CRC32':
       return new Crc32Digest(crc32);
@@ -66,6 +75,7 @@ export function createDigest(algorithm: Algorithm | 'MD5'): Digest {
     }
     case 'SHA1':
     case 'SHA256':
+    case 'SHA512':
     case 'MD5': {
       const hash = createHash(algorithm.toLowerCase());
       return {

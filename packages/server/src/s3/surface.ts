@@ -20,6 +20,7 @@ import { type Authenticated, Sigv4Verifier } from './auth/sigv4.ts';
 import { BucketSettingsTable, type SettingRecords } from './bucket-settings.ts';
 import type { Operation, S3Call, S3Context } from './call.ts';
 import { answerPreflight, grantOrigin } from './operations/cors.ts';
+import { refuseUnoffered } from './refused-headers.ts';
 import { findRoute, namesForm, type Route } from './routes.ts';
 import { S3Error, toS3Error } from './s3-error.ts';
 import { parseTarget, type S3Target } from './target.ts';
@@ -104,6 +105,7 @@ class Surface {
       operation = route.name;
       assertAllowed(auth, route, target);
       assertOwner(request, context.ownerId);
+      refuseUnoffered(request.headers);
       const call: S3Call = {
         ...{ request, response, auth, expectsContinue },
         ...{ bucket: target.bucket, key: target.key, query: target.query },

@@ -4,7 +4,6 @@ import { mayDo } from '../auth/key-ring.ts';
 import { readBody } from '../body.ts';
 import { headerOf, integerParameter, parameter, type S3Call, sendEmpty, sendXml } from '../call.ts';
 import { decodeToken, encodeToken } from '../listing.ts';
-import { refuseUnoffered } from '../refused-headers.ts';
 import { S3Error } from '../s3-error.ts';
 import { parseXml } from '../xml.ts';
 import { ownerElement } from './owner.ts';
@@ -54,9 +53,10 @@ export async function listBuckets(call: S3Call): Promise<void> {
 
 /** `x-ebb-preset` chooses the policy of a new bucket; default `buffered`. */
 export async function createBucket(call: S3Call): Promise<void> {
-  refuseUnoffered(call.request.headers);
   if (headerOf(call, 'x-amz-bucket-object-lock-enabled')?.toLowerCase() === 'true')
     throw new S3Error('NotImplemented', 'Object Lock is not offered.');
+  if ((headerOf(call, 'x-amz-bucket-namespace') ?? 'global') !== 'global')
+    throw new S3Error('NotImplemented', 'Namespaces of buckets are not offered.');
   const ownership = headerOf(call, 'x-amz-object-ownership') ?? 'BucketOwnerEnforced';
   if (ownership !== 'BucketOwnerEnforced')
     throw new S3Error('NotImplemented', `Object ownership ${ownership} is not offered.`);

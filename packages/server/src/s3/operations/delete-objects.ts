@@ -5,7 +5,6 @@ import { parseWriteCondition } from '../../http/data/conditions.ts';
 import { mayDo } from '../auth/key-ring.ts';
 import { readBody } from '../body.ts';
 import { headerOf, type S3Call, sendEmpty, sendXml } from '../call.ts';
-import { refuseUnoffered } from '../refused-headers.ts';
 import { S3Error, toS3Error } from '../s3-error.ts';
 import { assertKeyLength } from '../target.ts';
 import { parseXml, type XmlElement, type XmlReader } from '../xml.ts';
@@ -21,7 +20,6 @@ export async function deleteObject(call: S3Call): Promise<void> {
   const { store } = call.context;
   await store.getBucket(call.bucket);
   const { headers } = call.request;
-  refuseUnoffered(headers);
   const isAny = headers['if-match']?.trim() === '*';
   await deleteOne(call, call.key, isAny ? '*' : parseWriteCondition(headers).ifMatch);
   sendEmpty(call, 204);

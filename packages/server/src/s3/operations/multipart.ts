@@ -36,7 +36,6 @@ import {
   parseAlgorithm,
 } from '../checksums.ts';
 import { readEncoding } from '../listing.ts';
-import { refuseUnoffered } from '../refused-headers.ts';
 import { S3Error } from '../s3-error.ts';
 import { parseXml, type XmlElement } from '../xml.ts';
 import { checksumElement, copyResult, findCopySource } from './copy-object.ts';
@@ -67,7 +66,6 @@ interface Part {
 export async function createMultipartUpload(call: S3Call): Promise<void> {
   const { request, context } = call;
   const { store, owner } = context;
-  refuseUnoffered(request.headers);
   await store.getBucket(call.bucket);
   const checksum = askedChecksum(call);
   const uploadId = randomBytes(18).toString('base64url');
@@ -120,7 +118,6 @@ function askedChecksum(call: S3Call): Upload['checksum'] {
 export async function uploadPart(call: S3Call): Promise<void> {
   const upload = await findUpload(call);
   const number = partNumber(call);
-  refuseUnoffered(call.request.headers);
   const { store, owner } = call.context;
   const ref = { bucket: upload.bucket, key: partKey(upload, number) };
   const { committed, checksum } = await storeBody(call, ref, async (body) => {
@@ -226,6 +223,7 @@ export async function completeMultipartUpload(call: S3Call): Promise<void> {
       'InvalidRequest',
       `The provided 'x-amz-mp-object-size' header value ${announced} does not match what was computed: ${sizeBytes}`,
     );
+  assertChecksumType(call, upload);
   const condition = parseWriteCondition(call.request.headers);
   await assertTargetThere(call, condition);
   const checksum = await joinedChecksum(call, upload, parts);
@@ -268,6 +266,16 @@ export async function completeMultipartUpload(call: S3Call): Promise<void> {
   if (stored.size > parts.length) await store.deletePrefix(upload.bucket, `p/${uploadId}/`);
   call.response.setHeader(HEADERS.durability, durability);
   sendCompleted(call, object);
+}
+
+/** @throws {S3Error} `InvalidRequest` when the completion says another type than the beginning */
+function assertChecksumType(call: S3Call, { checksum }: Upload): void {
+  const said = headerOf(call, 'x-amz-checksum-type')?.toUpperCase();
+  if (said === undefined || checksum === undefined || said === checksum.type) return;
+  throw new S3Error(
+    'InvalidRequest',
+    `The upload was created using the ${checksum.type} checksum mode. The complete request must use the same checksum mode.`,
+  );
 }
 
 /** A completion whose answer was lost is sent again: by then the upload is gone, and the object names it. */

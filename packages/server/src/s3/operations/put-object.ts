@@ -12,12 +12,10 @@ import {
 import { planBody } from '../body.ts';
 import { headerOf, type S3Call, sendEmpty } from '../call.ts';
 import { type Checksum, checksumHeader } from '../checksums.ts';
-import { refuseUnoffered } from '../refused-headers.ts';
 import { S3Error } from '../s3-error.ts';
 
 export async function putObject(call: S3Call): Promise<void> {
   const { request, context } = call;
-  refuseUnoffered(request.headers);
   const ref = { bucket: call.bucket, key: call.key };
   const condition = parseWriteCondition(request.headers);
   await assertTargetThere(call, condition);

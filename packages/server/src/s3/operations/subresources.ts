@@ -2,7 +2,6 @@
 import { checkTags, parseTags, type Tag, withTags } from '../attributes.ts';
 import { readBody } from '../body.ts';
 import { type S3Call, sendEmpty, sendXml } from '../call.ts';
-import { refuseUnoffered } from '../refused-headers.ts';
 import { S3Error } from '../s3-error.ts';
 import { parseXml, type XmlElement, type XmlReader } from '../xml.ts';
 import { assertCurrentVersion } from './get-object.ts';
@@ -61,7 +60,6 @@ export async function getObjectAcl(call: S3Call): Promise<void> {
 
 /** Takes the canned form `private` and the document that `getAcl` gives, and nothing else. */
 export async function putAcl(call: S3Call): Promise<void> {
-  refuseUnoffered(call.request.headers);
   const body = await readBody(call, XML_BYTES_MAX);
   if (body.trim() !== '') {
     const grants = parseAcl(body).child('AccessControlList').all('Grant');
