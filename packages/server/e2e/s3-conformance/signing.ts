@@ -11,15 +11,17 @@ async function putChunked(
   { url, key }: Tools,
   path: string,
   chunks: readonly Buffer[],
-  spoil: (body: Buffer) => Buffer = (body) => body,
+  { spoil = (body: Buffer) => body, trailer }: ChunkedOptions = {},
 ) {
   const sizeBytes = chunks.reduce((sum, chunk) => sum + chunk.length, 0);
+  const payload = 'STREAMING-AWS4-HMAC-SHA256-PAYLOAD';
   const headers = signHeaders(key, {
     ...{ method: 'PUT', url: url(path) },
     headers: {
-      'x-amz-content-sha256': 'STREAMING-AWS4-HMAC-SHA256-PAYLOAD',
+      'x-amz-content-sha256': trailer === undefined ? payload : `${payload}-TRAILER`,
       'x-amz-decoded-content-length': String(sizeBytes),
       'content-encoding': 'aws-chunked',
+      ...(trailer === undefined ? {} : { 'x-amz-trailer': trailer.split(':')[0] as string }),
     },
   });
   const signer = chunkSigner(key, headers);
@@ -27,14 +29,25 @@ async function putChunked(
   const parts = [...chunks, Buffer.alloc(0)].map((chunk) => {
     previous = signer.sign(previous, chunk);
     const head = `${chunk.length.toString(16)};chunk-signature=${previous}\r\n`;
-    return Buffer.concat([Buffer.from(head), chunk, Buffer.from('\r\n')]);
+    const isLast = chunk.length === 0 && trailer !== undefined;
+    return Buffer.concat([Buffer.from(head), chunk, Buffer.from(isLast ? '' : '\r\n')]);
   });
+  if (trailer !== undefined) {
+    const signature = signer.signTrailer(previous, `${trailer}\n`);
+    parts.push(Buffer.from(`${trailer}\r\nx-amz-trailer-signature:${signature}\r\n\r\n`));
+  }
   return await sendRaw({
     method: 'PUT',
     url: url(path),
     body: spoil(Buffer.concat(parts)),
     headers,
   });
+}
+
+interface ChunkedOptions {
+  readonly spoil?: (body: Buffer) => Buffer;
+  /** `name:value` */
+  readonly trailer?: string;
 }
 
 const CASES: readonly Case[] = [
@@ -260,10 +273,11 @@ const CASES: readonly Case[] = [
   [
     'Chunks: a flipped bit does not match, and leaves nothing',
     async (t) => {
-      const put = await putChunked(t, '/chunks-bit', [randomBytes(70_000)], (body) => {
+      const spoil = (body: Buffer): Buffer => {
         body[50_000] = (body[50_000] as number) ^ 1;
         return body;
-      });
+      };
+      const put = await putChunked(t, '/chunks-bit', [randomBytes(70_000)], { spoil });
       expect(put.code).toBe('SignatureDoesNotMatch');
       expect((await t.raw({ method: 'GET', path: '/chunks-bit' })).code).toBe('NoSuchKey');
     },
@@ -271,11 +285,46 @@ const CASES: readonly Case[] = [
   [
     'Chunks: a body without its last chunk is incomplete, and leaves nothing',
     async (t) => {
-      const put = await putChunked(t, '/chunks-cut', [randomBytes(8192)], (body) =>
-        body.subarray(0, -86),
-      );
+      const spoil = (body: Buffer): Buffer => body.subarray(0, -86);
+      const put = await putChunked(t, '/chunks-cut', [randomBytes(8192)], { spoil });
       expect(put.status).toBe(400);
       expect((await t.raw({ method: 'GET', path: '/chunks-cut' })).code).toBe('NoSuchKey');
+    },
+  ],
+  [
+    'Chunks: a trailer that is signed is taken, with the checksum in it',
+    async (t) => {
+      const body = randomBytes(8192);
+      const value = createHash('sha256').update(body).digest('base64');
+      const trailer = `x-amz-checksum-sha256:${value}`;
+      const put = await putChunked(t, '/trailer', [body], { trailer });
+      expect(put.status).toBe(200);
+      expect(put.headers['x-amz-checksum-sha256']).toBe(value);
+      expect((await t.bytes('trailer')).equals(body)).toBe(true);
+    },
+  ],
+  [
+    'Chunks: a trailer that was changed does not match, and leaves nothing',
+    async (t) => {
+      const [body, other] = [Buffer.from('sent'), Buffer.from('told')];
+      const sumOf = (bytes: Buffer): string => createHash('sha1').update(bytes).digest('base64');
+      const trailer = `x-amz-checksum-sha1:${sumOf(other)}`;
+      // Signed with another checksum, then made right for the body: only the signature tells.
+      const spoil = (whole: Buffer): Buffer =>
+        Buffer.from(whole.toString('latin1').replace(sumOf(other), sumOf(body)), 'latin1');
+      const put = await putChunked(t, '/trailer-bit', [body], { trailer, spoil });
+      expect(put.status).toBeGreaterThanOrEqual(400);
+      expect((await t.raw({ method: 'GET', path: '/trailer-bit' })).code).toBe('NoSuchKey');
+    },
+  ],
+  [
+    'Links: x-amz headers that they carry in the query count as headers',
+    async ({ s3, Bucket, url, key }) => {
+      const target = url('/hoisted');
+      target.searchParams.set('x-amz-meta-from', 'link');
+      const link = presign(key, { method: 'PUT', url: target });
+      expect((await sendRaw({ method: 'PUT', url: link, body: 'x' })).status).toBe(200);
+      expect((await s3.headObject({ Bucket, Key: 'hoisted' })).Metadata).toEqual({ from: 'link' });
     },
   ],
   [

@@ -114,6 +114,8 @@ export function signForm(
 export interface ChunkSigner {
   readonly seed: string;
   sign(previous: string, data: Buffer): string;
+  /** Of the trailing headers: lines of `name:value`, each with its line feed. */
+  signTrailer(previous: string, lines: string): string;
 }
 
 export function chunkSigner(key: TestKey, headers: Readonly<Record<string, string>>): ChunkSigner {
@@ -125,6 +127,11 @@ export function chunkSigner(key: TestKey, headers: Readonly<Record<string, strin
       hmac(
         signingKey(key, amzDate),
         `${ALGORITHM}-PAYLOAD\n${amzDate}\n${scopeOf(amzDate)}\n${previous}\n${sha256('')}\n${sha256(data)}`,
+      ).toString('hex'),
+    signTrailer: (previous, lines) =>
+      hmac(
+        signingKey(key, amzDate),
+        `${ALGORITHM}-TRAILER\n${amzDate}\n${scopeOf(amzDate)}\n${previous}\n${sha256(lines)}`,
       ).toString('hex'),
   };
 }
