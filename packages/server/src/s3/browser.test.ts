@@ -224,6 +224,29 @@ describe('a form', () => {
     }
   });
 
+  test('needs no policy where no keys are asked for, but must not come from a page elsewhere', async () => {
+    await using open = await openTestNode();
+    const url = (path: string): URL => new URL(path, open.node.s3Url as string);
+    await sendRaw({ method: 'PUT', url: url('/forms') });
+    const body = encodeForm({ key: 'a' }, { name: 'a', bytes: 'from a form' });
+    const submit = async (headers: Record<string, string>): Promise<number> => {
+      const all = { 'content-type': TYPE, ...headers };
+      return (await sendRaw({ method: 'POST', url: url('/forms'), body, headers: all })).status;
+    };
+    for (const origin of ['https://evil.example.com', 'null'])
+      expect(await submit({ origin })).toBe(403);
+    expect(await submit({ host: 'rebound.example.com' })).toBe(403);
+    expect((await sendRaw({ method: 'GET', url: url('/forms/a') })).code).toBe('NoSuchKey');
+    expect(await submit({})).toBe(204);
+    expect((await sendRaw({ method: 'GET', url: url('/forms/a') })).body).toBe('from a form');
+    // A policy that is given holds, whoever signed it.
+    const { policy } = signForm(ROOT, { conditions: [{ bucket: 'forms' }, { key: 'b' }] });
+    const bound = encodeForm({ key: 'c', policy: policy as string }, { name: 'a', bytes: 'x' });
+    const headers = { 'content-type': TYPE };
+    const answer = await sendRaw({ method: 'POST', url: url('/forms'), body: bound, headers });
+    expect(answer.code).toBe('AccessDenied');
+  });
+
   test('whose sender goes away leaves nothing staged', async () => {
     const body = encodeForm(
       { ...signForm(ROOT, { conditions: ANY }), key: 'in/gone' },
