@@ -18,7 +18,8 @@ import { dropStamp, hashText, hashTree, isStamped, listFiles, writeStamp } from 
 import { runStep, StepError, say, sayFailure } from './lib/steps.mjs';
 import { checkToolchain, REQUIRED } from './lib/toolchain.mjs';
 
-const PYTHON_PACKAGES = ['pyspark==3.5.9', 'tpcgen-cli==4.0.0', 'boto3==1.44.5'];
+// awscli 1.46.3 and boto3 1.44.5 take the same botocore.
+const PYTHON_PACKAGES = ['pyspark==3.5.9', 'tpcgen-cli==4.0.0', 'boto3==1.44.5', 'awscli==1.46.3'];
 const PYTHON_BUILD_PACKAGES = ['setuptools==80.9.0', 'wheel==0.45.1'];
 const QUERIES_ARTIFACT = 'org.apache.spark:spark-sql_2.12:3.5.7:jar:tests';
 const COPY_GOAL = 'org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy';

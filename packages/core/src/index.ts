@@ -7,7 +7,7 @@ export { openSqliteCatalog } from './catalog/sqlite-catalog.ts';
 // Ports and pure helpers.
 export * from './checksum.ts';
 export { type Clock, systemClock } from './clock.ts';
-export { parseBucketName, parseJobId, parseKey } from './object-ref.ts';
+export { KEY_BYTES_MAX, parseBucketName, parseJobId, parseKey } from './object-ref.ts';
 export { resolvePolicy } from './placement/policy.ts';
 export type * from './store/object-store.ts';
 export type { StoreObserver, StoreSettings } from './store/parts.ts';

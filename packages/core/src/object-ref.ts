@@ -10,7 +10,8 @@
  */
 import { StoreError } from '@ebb/protocol';
 
-const KEY_BYTES_MAX = 1024;
+/** Of a key in UTF-8, as S3 has it. */
+export const KEY_BYTES_MAX = 1024;
 const JOB_ID_CHARS_MAX = 128;
 
 /** Of the bucket that holds parts of uploads, and of the one that holds old versions: no names that a user can give. */

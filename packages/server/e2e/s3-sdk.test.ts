@@ -9,8 +9,10 @@ import {
   CreateBucketCommand,
   CreateMultipartUploadCommand,
   DeleteBucketCommand,
+  DeleteBucketCorsCommand,
   DeleteObjectCommand,
   DeleteObjectsCommand,
+  GetBucketCorsCommand,
   GetBucketLocationCommand,
   GetObjectAttributesCommand,
   GetObjectCommand,
@@ -22,6 +24,7 @@ import {
   ListObjectsCommand,
   ListObjectsV2Command,
   ListPartsCommand,
+  PutBucketCorsCommand,
   PutObjectCommand,
   PutObjectTaggingCommand,
   S3Client,
@@ -572,6 +575,18 @@ describe('multipart uploads', () => {
     );
     expect((await bytesOf(Key)).equals(Buffer.concat([first, Buffer.from('end')]))).toBe(true);
   });
+});
+
+test('rules for other origins that were acknowledged hold after the node was killed', async () => {
+  const rule = { AllowedMethods: ['GET'], AllowedOrigins: ['https://app.example.com'] };
+  await s3.send(
+    new PutBucketCorsCommand({ Bucket: 'sdk', CORSConfiguration: { CORSRules: [rule] } }),
+  );
+  await node.kill();
+  await node.start();
+  const found = await s3.send(new GetBucketCorsCommand({ Bucket: 'sdk' }));
+  expect(found.CORSRules).toEqual([rule]);
+  await s3.send(new DeleteBucketCorsCommand({ Bucket: 'sdk' }));
 });
 
 describe('who may', () => {

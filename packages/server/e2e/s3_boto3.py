@@ -7,6 +7,7 @@ import base64
 import hashlib
 import io
 import os
+import urllib.error
 import urllib.request
 
 import boto3
@@ -45,6 +46,7 @@ for size in [0, 1, 65_536, 65_537, 5_000_000]:
 print("put and get with checksums")
 
 body = os.urandom(200_000)
+ran = 0
 for algorithm in ["CRC32", "CRC32C", "SHA1", "SHA256", "CRC64NVME"]:
     try:
         answer = s3.put_object(Bucket="boto", Key="sum", Body=body, ChecksumAlgorithm=algorithm)
@@ -53,6 +55,8 @@ for algorithm in ["CRC32", "CRC32C", "SHA1", "SHA256", "CRC64NVME"]:
         continue
     head = s3.head_object(Bucket="boto", Key="sum", ChecksumMode="ENABLED")
     assert head[f"Checksum{algorithm}"] == answer[f"Checksum{algorithm}"]
+    ran += 1
+assert ran >= 3, f"{ran} checksum algorithms ran"
 print("checksum algorithms")
 
 s3.put_object(Bucket="boto", Key="stream", Body=io.BytesIO(body))
@@ -95,11 +99,42 @@ urllib.request.urlopen(urllib.request.Request(put, data=b"linked", method="PUT")
 assert read("by link") == b"linked"
 print("presigned links")
 
+
+def post(form, data, name):
+    """Sends a form as a browser does; the status, or the code of the error."""
+    boundary = "----boto" + os.urandom(8).hex()
+    parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{value}\r\n' for field, value in form["fields"].items()]
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\nContent-Type: x/y\r\n\r\n'
+    payload = ("".join(parts) + head).encode() + data + f"\r\n--{boundary}--\r\n".encode()
+    request = urllib.request.Request(form["url"], data=payload, headers={"Content-Type": f"multipart/form-data; boundary={boundary}"})
+    try:
+        return urllib.request.urlopen(request).status
+    except urllib.error.HTTPError as error:
+        return error.read().decode().split("<Code>")[1].split("</Code>")[0]
+
+
+form = linker.generate_presigned_post("boto", "form/${filename}", Conditions=[["content-length-range", 1, 300_000]], ExpiresIn=60)
+assert post(form, body, "größe 1.bin") == 204
+assert read("form/größe 1.bin") == body
+assert post(form, bytes(300_001), "large") == "EntityTooLarge"
+form["fields"]["key"] = "elsewhere/${filename}"
+assert post(form, body, "a") == "AccessDenied"
+assert code_of(s3.head_object, Bucket="boto", Key="elsewhere/a") == "404"
+print("forms")
+
+rules = [{"AllowedMethods": ["GET"], "AllowedOrigins": ["https://app.example.com"], "MaxAgeSeconds": 60}]
+s3.put_bucket_cors(Bucket="boto", CORSConfiguration={"CORSRules": rules})
+assert s3.get_bucket_cors(Bucket="boto")["CORSRules"] == rules
+s3.delete_bucket_cors(Bucket="boto")
+assert code_of(s3.get_bucket_cors, Bucket="boto") == "NoSuchCORSConfiguration"
+print("cors")
+
 assert s3.get_bucket_acl(Bucket="boto")["Grants"][0]["Permission"] == "FULL_CONTROL"
 assert s3.get_bucket_location(Bucket="boto")["LocationConstraint"] is None
 assert "Status" not in s3.get_bucket_versioning(Bucket="boto")
 assert code_of(s3.put_object, Bucket="boto", Key="x", Body=b"", ACL="public-read") == "AccessControlListNotSupported"
-assert code_of(s3.get_object_lock_configuration, Bucket="boto") == "NotImplemented"
+assert code_of(s3.get_object_lock_configuration, Bucket="boto") == "ObjectLockConfigurationNotFoundError"
+assert code_of(s3.put_bucket_policy, Bucket="boto", Policy="{}") == "NotImplemented"
 print("what is asked and not offered")
 
 bucket = boto3.resource("s3", endpoint_url=url).Bucket("boto")

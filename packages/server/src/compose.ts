@@ -123,7 +123,7 @@ export async function openServices(
     const services = { store, shuffles, metrics, log, node, probe, remotes };
     frame.metrics.attach({ store, shuffles, connections: frame.facts.connections });
     frame.handler.attach(services);
-    frame.s3?.attach(store);
+    frame.s3?.attach(store, frame.catalog);
     frame.frames.attach(services);
     const close = async (): Promise<void> => {
       probe.close();

@@ -822,6 +822,8 @@ describe('joining objects', () => {
     await at.put(uploads, 'u/1', bytes(5000));
     expect((await at.store.listBuckets()).map(({ name }) => name)).not.toContain(uploads);
     expect(await codeOf(at.store.uploadsOf('none'))).toBe('bucket_not_found');
+    expect(await codeOf(at.store.createBucket('x!uploads', ephemeral))).toBe('name_invalid');
+    expect(await codeOf(at.store.deleteBucket(uploads))).toBe('name_invalid');
     await at.store.deleteBucket('tmp');
     expect(await codeOf(at.store.find({ bucket: uploads, key: 'u/1' }))).toBe('none');
     expect(await at.store.find({ bucket: uploads, key: 'u/1' })).toBeUndefined();

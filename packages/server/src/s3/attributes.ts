@@ -8,8 +8,12 @@
  */
 import type { IncomingHttpHeaders, OutgoingHttpHeaders } from 'node:http';
 import type { ObjectRecord } from '@ebb/core';
-import { type Checksum, checksumHeader, parseAlgorithm } from './checksums.ts';
+import { decodeHeader, encodeHeader } from '../http/header-text.ts';
+import { type Checksum, checksumHeader, crc32Bytes, parseAlgorithm } from './checksums.ts';
 import { S3Error } from './s3-error.ts';
+
+/** Of an object whose client says nothing of it. */
+export const DEFAULT_CONTENT_TYPE = 'binary/octet-stream';
 
 export type Attributes = Readonly<Record<string, string>>;
 
@@ -39,30 +43,27 @@ const TAGS_MAX = 10;
 /** Of one attribute: strings in the catalog end at 64 KiB. */
 const PARTS_TEXT_MAX = 60_000;
 
-/** @throws {S3Error} `InvalidArgument` for an unknown storage class, `InvalidTag` */
+/** @throws {S3Error} `InvalidStorageClass`, `InvalidTag`, `BadRequest` for too many tags */
 export function parseAttributes(headers: IncomingHttpHeaders): Record<string, string> {
   const attributes: Record<string, string> = {};
   for (const name of KEPT_HEADERS) {
-    const value = text(headers[name]);
+    const value = decodeHeader(headers[name]);
     if (value !== undefined && value !== '') attributes[name] = value;
   }
   const encoding = withoutAwsChunked(attributes['content-encoding']);
   if (encoding === undefined) delete attributes['content-encoding'];
   else attributes['content-encoding'] = encoding;
-  const storageClass = text(headers[STORAGE_CLASS]);
+  const storageClass = decodeHeader(headers[STORAGE_CLASS]);
   if (storageClass !== undefined && storageClass !== 'STANDARD') {
     if (!STORAGE_CLASSES.has(storageClass))
-      throw new S3Error('InvalidArgument', 'The storage class you specified is not valid', {
-        ArgumentName: STORAGE_CLASS,
-        ArgumentValue: storageClass,
-      });
+      throw new S3Error('InvalidStorageClass', undefined, { StorageClassRequested: storageClass });
     attributes[STORAGE_CLASS] = storageClass;
   }
-  const tagging = text(headers['x-amz-tagging']);
+  const tagging = decodeHeader(headers['x-amz-tagging']);
   if (tagging !== undefined && tagging !== '') {
     const tags = [...new URLSearchParams(tagging)];
     checkTags(tags);
-    attributes['tagging'] = new URLSearchParams(tags).toString();
+    Object.assign(attributes, formatTags(tags));
   }
   return attributes;
 }
@@ -83,7 +84,7 @@ export function parseMetadata(headers: IncomingHttpHeaders): Record<string, stri
   let bytes = 0;
   for (const name in headers) {
     if (!name.startsWith(METADATA_PREFIX) || name.length === METADATA_PREFIX.length) continue;
-    const value = text(headers[name]) as string;
+    const value = decodeHeader(String(headers[name]));
     const short = name.slice(METADATA_PREFIX.length);
     metadata[short] = value;
     bytes += Buffer.byteLength(short) + Buffer.byteLength(value);
@@ -102,22 +103,20 @@ export function objectHeaders(
   { checksums }: { readonly checksums: boolean },
 ): OutgoingHttpHeaders {
   const headers: OutgoingHttpHeaders = {
-    'content-type': headerText(object.contentType) || 'binary/octet-stream',
+    'content-type': encodeHeader(object.contentType) || DEFAULT_CONTENT_TYPE,
     etag: `"${object.etag}"`,
     'last-modified': new Date(object.createdAtMs).toUTCString(),
     'accept-ranges': 'bytes',
   };
   const { attributes, metadata } = object;
   for (const name of KEPT_HEADERS)
-    if (attributes[name] !== undefined) headers[name] = headerText(attributes[name]);
+    if (attributes[name] !== undefined) headers[name] = encodeHeader(attributes[name]);
   if (attributes[STORAGE_CLASS] !== undefined) headers[STORAGE_CLASS] = attributes[STORAGE_CLASS];
   const tags = parseTags(attributes);
   if (tags.length > 0) headers['x-amz-tagging-count'] = tags.length;
-  const parts = attributes['parts'];
-  if (parts !== undefined) headers['x-amz-mp-parts-count'] = parseParts(attributes).length;
   for (const name in metadata)
     if (/^[a-z0-9!#$&'*+.^_`|~-]+$/i.test(name))
-      headers[METADATA_PREFIX + name] = headerText(metadata[name] as string);
+      headers[METADATA_PREFIX + name] = encodeHeader(metadata[name] as string);
   if (checksums) Object.assign(headers, checksumHeaders(object));
   return headers;
 }
@@ -134,9 +133,8 @@ export function checksumOf(
       value,
     };
   if (object.crc32c === null) return undefined;
-  const bytes = Buffer.alloc(4);
-  bytes.writeUInt32BE(object.crc32c);
-  return { algorithm: 'CRC32C', type: 'FULL_OBJECT', value: bytes.toString('base64') };
+  const crc = crc32Bytes(object.crc32c).toString('base64');
+  return { algorithm: 'CRC32C', type: 'FULL_OBJECT', value: crc };
 }
 
 function checksumHeaders(object: ObjectRecord): Record<string, string> {
@@ -165,17 +163,18 @@ export function parseTags(attributes: Attributes): readonly Tag[] {
 
 export function withTags(attributes: Attributes, tags: readonly Tag[]): Attributes {
   const { tagging: _, ...rest } = attributes;
-  if (tags.length === 0) return rest;
-  return {
-    ...rest,
-    tagging: new URLSearchParams(tags.map(([key, value]) => [key, value])).toString(),
-  };
+  return { ...rest, ...formatTags(tags) };
 }
 
-/** @throws {S3Error} `InvalidTag` */
+export function formatTags(tags: readonly Tag[]): Record<string, string> {
+  if (tags.length === 0) return {};
+  return { tagging: new URLSearchParams(tags.map(([key, value]) => [key, value])).toString() };
+}
+
+/** @throws {S3Error} `InvalidTag`, `BadRequest` for too many */
 export function checkTags(tags: readonly Tag[]): void {
   if (tags.length > TAGS_MAX)
-    throw new S3Error('InvalidTag', `Object tags cannot be greater than ${TAGS_MAX}`);
+    throw new S3Error('BadRequest', `Object tags cannot be greater than ${TAGS_MAX}`);
   if (new Set(tags.map(([key]) => key)).size !== tags.length)
     throw new S3Error('InvalidTag', 'Cannot provide multiple Tags with the same key');
   for (const [key, value] of tags) {
@@ -215,19 +214,4 @@ export function parseParts(attributes: Attributes): readonly number[] {
       for (let n = Number(count); n > 0; n--) sizes.push(Number(size));
     }
   }
-}
-
-/** Node hands header bytes over as Latin-1; the wire carries UTF-8. */
-function text(header: string | string[] | undefined): string | undefined {
-  const joined = Array.isArray(header) ? header.join(',') : header;
-  if (joined === undefined || !/[\x80-\xff]/.test(joined)) return joined;
-  return Buffer.from(joined, 'latin1').toString('utf8');
-}
-
-/** The other way. */
-function headerText(value: string): string {
-  const printable = value.replaceAll(/[\0-\x08\x0a-\x1f\x7f]/g, ' ');
-  return /[^\x20-\x7e]/.test(printable)
-    ? Buffer.from(printable, 'utf8').toString('latin1')
-    : printable;
 }

@@ -4,6 +4,7 @@
  * I1  `finish` must have resolved before anything that was received becomes visible: only then are length, signatures,
  *     payload hash, Content-MD5 and checksums known to be right.
  */
+import type { IncomingHttpHeaders } from 'node:http';
 import { crc32c } from '@ebb/core';
 import type { ReceivedBody, ReceiveOptions } from '../http/data/receive-body.ts';
 import { AwsChunkedDecoder } from './auth/aws-chunked.ts';
@@ -13,6 +14,7 @@ import {
   type Algorithm,
   type Checksum,
   checksumHeader,
+  crc32Bytes,
   createDigest,
   type Digest,
   parseAlgorithm,
@@ -30,14 +32,13 @@ export interface BodyPlan {
   finish(received: ReceivedBody): Promise<Checksum | undefined>;
 }
 
-/** Looks at headers only. @throws {S3Error} `InvalidDigest`, `InvalidRequest`, `MissingContentLength` */
-export function planBody({
-  request: { headers },
-  auth,
-}: {
-  readonly request: { readonly headers: Headers };
+export interface BodyRequest {
+  readonly headers: Headers;
   readonly auth: S3Call['auth'];
-}): BodyPlan {
+}
+
+/** Looks at headers only. @throws {S3Error} `InvalidDigest`, `InvalidRequest`, `MissingContentLength` */
+export function planBody({ headers, auth }: BodyRequest): BodyPlan {
   const { payload, seed } = auth;
   const isChunked = payload.kind === 'chunked';
   const arrivingBytes = lengthOf(
@@ -56,7 +57,7 @@ export function planBody({
   const sha256 = payload.kind === 'signed' ? payload.sha256 : undefined;
 
   const digests: Digest[] = [];
-  const digestFor = (name: Algorithm | 'MD5'): Digest => {
+  const digestFor = (name: Algorithm): Digest => {
     const digest = createDigest(name);
     digests.push(digest);
     return digest;
@@ -90,7 +91,7 @@ export function planBody({
     if (algorithm === undefined) return undefined;
     const digest =
       algorithm === 'CRC32C'
-        ? crcBytes(received.crc32c)
+        ? crc32Bytes(received.crc32c)
         : checksumDigest === shaDigest && sha !== undefined
           ? sha
           : await (checksumDigest as Digest).digest();
@@ -123,7 +124,7 @@ export function planBody({
   };
 }
 
-type Headers = S3Call['request']['headers'];
+type Headers = IncomingHttpHeaders;
 
 function claimedChecksum(headers: Headers): { algorithm: Algorithm; value: string } | undefined {
   const sent = ALGORITHMS.filter((name) => headers[checksumHeader(name)] !== undefined);
@@ -171,18 +172,12 @@ function lengthOf(header: string | undefined): number | undefined {
   return Number(header);
 }
 
-function crcBytes(crc: number): Buffer {
-  const bytes = Buffer.alloc(4);
-  bytes.writeUInt32BE(crc);
-  return bytes;
-}
-
 /** Of CompleteMultipartUpload: its checksum headers are those of the object that it makes, not of its own body. */
 export async function readUnsummedBody(call: S3Call, bytesMax: number): Promise<string> {
   const headers = Object.fromEntries(
     Object.entries(call.request.headers).filter(([name]) => !name.startsWith('x-amz-checksum-')),
   );
-  return await readPlanned(call, planBody({ request: { headers }, auth: call.auth }), bytesMax);
+  return await readPlanned(call, planBody({ headers, auth: call.auth }), bytesMax);
 }
 
 /**
@@ -190,7 +185,8 @@ export async function readUnsummedBody(call: S3Call, bytesMax: number): Promise<
  * @throws {S3Error} those of `finish`, and `EntityTooLarge`
  */
 export async function readBody(call: S3Call, bytesMax: number): Promise<string> {
-  return await readPlanned(call, planBody(call), bytesMax);
+  const plan = planBody({ headers: call.request.headers, auth: call.auth });
+  return await readPlanned(call, plan, bytesMax);
 }
 
 async function readPlanned(call: S3Call, plan: BodyPlan, bytesMax: number): Promise<string> {

@@ -1,16 +1,19 @@
 /** One S3 request on its way through: what it asks for, who asks, and the parts of the node that answer. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { Clock } from '@ebb/core';
 import type { DataContext } from '../http/data/data-context.ts';
+import { decodeHeader } from '../http/header-text.ts';
 import type { Query } from './auth/canonical.ts';
 import type { KeyRing } from './auth/key-ring.ts';
-import type { Authenticated } from './auth/sigv4.ts';
+import type { Authenticated, Sigv4Verifier } from './auth/sigv4.ts';
+import type { BucketSettingsTable } from './bucket-settings.ts';
 import { S3Error } from './s3-error.ts';
 import { buildXml, type XmlElement } from './xml.ts';
 
 export interface S3Context extends DataContext {
-  readonly clock: Clock;
   readonly keys: KeyRing;
+  readonly verifier: Sigv4Verifier;
+  readonly settings: BucketSettingsTable;
+  readonly now: () => number;
   /** What ListBuckets and ACLs call the owner. */
   readonly ownerId: string;
 }
@@ -18,7 +21,6 @@ export interface S3Context extends DataContext {
 export interface S3Call {
   readonly request: IncomingMessage;
   readonly response: ServerResponse;
-  readonly requestId: string;
   readonly bucket: string;
   readonly key: string;
   readonly query: Query;
@@ -37,10 +39,7 @@ export function parameter({ query }: Pick<S3Call, 'query'>, name: string): strin
 
 /** A header with its bytes read as UTF-8. */
 export function headerOf({ request }: Pick<S3Call, 'request'>, name: string): string | undefined {
-  const value = request.headers[name];
-  const text = Array.isArray(value) ? value.join(',') : value;
-  if (text === undefined || !/[\x80-\xff]/.test(text)) return text;
-  return Buffer.from(text, 'latin1').toString('utf8');
+  return decodeHeader(request.headers[name]);
 }
 
 /** @throws {S3Error} `InvalidArgument` */

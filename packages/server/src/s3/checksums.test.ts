@@ -24,6 +24,11 @@ test.each([
   ['CRC64NVME', 'ae8b14860a799888'],
   ['SHA1', 'f7c3bc1d808e04732adf679965ccc34ca7ae3441'],
   ['SHA256', '15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225'],
+  ['MD5', '25f9e794323b453885f5181f1b624d0b'],
+  [
+    'SHA512',
+    'd9e6762dd1c8eaf6d61b3c6192fc408d4d6d5f1176d0c29169bc24e71c3f274ad27fcd5811b313d681f7e55ec02d73d499c95455b6b5bb503acf574fba8ffe85',
+  ],
 ] as const)('%s has its check value', async (algorithm, hex) => {
   const value = await digestOf(algorithm, Buffer.from('1234'), Buffer.from('56789'));
   expect(Buffer.from(value, 'base64').toString('hex')).toBe(hex);
@@ -50,6 +55,19 @@ describe('of parts', () => {
       );
     },
   );
+
+  test('ten thousand parts of two sizes take two powers of x, not ten thousand', async () => {
+    const [full, last] = [Buffer.alloc(1000, 'a'), Buffer.alloc(7, 'b')];
+    const [fullCrc, lastCrc] = [
+      await digestOf('CRC64NVME', full),
+      await digestOf('CRC64NVME', last),
+    ];
+    const equal = Array.from({ length: 9999 }, () => ({ value: fullCrc, sizeBytes: 1000 }));
+    const powers = new Map<number, bigint>();
+    const joined = combineCrcs('CRC64NVME', [...equal, { value: lastCrc, sizeBytes: 7 }], powers);
+    expect([...powers.keys()]).toEqual([1000, 7]);
+    expect(joined.value).toBe(await digestOf('CRC64NVME', ...equal.map(() => full), last));
+  });
 
   test('a composite one is that of the digests, with their number', async () => {
     const [a, b] = [

@@ -9,7 +9,10 @@ import { Crc64Nvme } from '@aws-sdk/crc64-nvme';
 import { crc32, crc32c } from '@node-rs/crc32';
 import { S3Error } from './s3-error.ts';
 
-export const ALGORITHMS = ['CRC32', 'CRC32C', 'CRC64NVME', 'SHA1', 'SHA256'] as const;
+export const ALGORITHMS = [
+  ...(['CRC32', 'CRC32C', 'CRC64NVME'] as const),
+  ...(['SHA1', 'SHA256', 'SHA512', 'MD5'] as const),
+] as const;
 export type Algorithm = (typeof ALGORITHMS)[number];
 export const CHECKSUM_TYPES = ['FULL_OBJECT', 'COMPOSITE'] as const;
 export type ChecksumType = (typeof CHECKSUM_TYPES)[number];
@@ -27,20 +30,26 @@ const DIGEST_BYTES: Readonly<Record<Algorithm, number>> = {
   CRC64NVME: 8,
   SHA1: 20,
   SHA256: 32,
+  SHA512: 64,
+  MD5: 16,
 };
 
 /** `x-amz-checksum-crc32` and so on. */
-export function checksumHeader(algorithm: Algorithm): string {
+export function checksumHeader(algorithm: string): string {
   return `x-amz-checksum-${algorithm.toLowerCase()}`;
+}
+
+export function isAlgorithm(name: string): name is Algorithm {
+  return ALGORITHMS.includes(name as Algorithm);
 }
 
 /** @throws {S3Error} `InvalidRequest` */
 export function parseAlgorithm(name: string): Algorithm {
-  const found = ALGORITHMS.find((algorithm) => algorithm === name.toUpperCase());
-  if (found !== undefined) return found;
+  const upper = name.toUpperCase();
+  if (isAlgorithm(upper)) return upper;
   throw new S3Error(
     'InvalidRequest',
-    'Checksum algorithm provided is unsupported. Please try again with any of the valid types: [CRC32, CRC32C, CRC64NVME, SHA1, SHA256]',
+    `Checksum algorithm provided is unsupported. Please try again with any of the valid types: [${ALGORITHMS.join(', ')}]`,
   );
 }
 
@@ -51,7 +60,7 @@ export interface Digest {
   digest(): Promise<Buffer>;
 }
 
-export function createDigest(algorithm: Algorithm | 'MD5'): Digest {
+export function createDigest(algorithm: Algorithm): Digest {
   switch (algorithm) {
     case 'CRC32':
       return new Crc32Digest(crc32);
@@ -66,6 +75,7 @@ export function createDigest(algorithm: Algorithm | 'MD5'): Digest {
     }
     case 'SHA1':
     case 'SHA256':
+    case 'SHA512':
     case 'MD5': {
       const hash = createHash(algorithm.toLowerCase());
       return {
@@ -76,6 +86,13 @@ export function createDigest(algorithm: Algorithm | 'MD5'): Digest {
     default:
       return algorithm satisfies never;
   }
+}
+
+/** As S3 writes a CRC of 32 bits. */
+export function crc32Bytes(crc: number): Buffer {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32BE(crc);
+  return bytes;
 }
 
 class Crc32Digest implements Digest {
@@ -91,9 +108,7 @@ class Crc32Digest implements Digest {
   }
 
   async digest(): Promise<Buffer> {
-    const bytes = Buffer.alloc(4);
-    bytes.writeUInt32BE(this.#crc);
-    return bytes;
+    return crc32Bytes(this.#crc);
   }
 }
 
@@ -129,18 +144,24 @@ export function isCombinable(algorithm: Algorithm): algorithm is CombinableAlgor
 
 /**
  * The CRC of a whole from those of its parts, without the bytes: crc(A‖B) = crc(A)·x^(8·|B|) + crc(B) in GF(2)[x] modulo
- * the polynomial (as zlib's crc32_combine).
+ * the polynomial (as zlib's crc32_combine). A power takes some hundred times a product, and the parts of an upload are of
+ * few sizes: `powers` keeps one for each.
  */
 export function combineCrcs(
   algorithm: CombinableAlgorithm,
   parts: readonly { readonly value: string; readonly sizeBytes: number }[],
+  powers: Map<number, bigint> = new Map(),
 ): Checksum {
   const { width, polynomial } = POLYNOMIALS[algorithm];
   let crc = 0n;
   for (const { value, sizeBytes } of parts) {
     const next = BigInt(`0x${Buffer.from(value, 'base64').toString('hex')}`);
-    crc =
-      multiply(crc, powerOfX(BigInt(sizeBytes) * 8n, width, polynomial), width, polynomial) ^ next;
+    let power = powers.get(sizeBytes);
+    if (power === undefined) {
+      power = powerOfX(BigInt(sizeBytes) * 8n, width, polynomial);
+      powers.set(sizeBytes, power);
+    }
+    crc = multiply(crc, power, width, polynomial) ^ next;
   }
   const hex = crc.toString(16).padStart(Number(width / 4n), '0');
   return { algorithm, type: 'FULL_OBJECT', value: Buffer.from(hex, 'hex').toString('base64') };

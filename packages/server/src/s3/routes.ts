@@ -2,13 +2,16 @@
 import type { IncomingMessage } from 'node:http';
 import type { Action } from './auth/key-ring.ts';
 import type { Operation } from './call.ts';
+import * as absent from './operations/absent.ts';
 import * as buckets from './operations/buckets.ts';
 import { copyObject } from './operations/copy-object.ts';
+import * as cors from './operations/cors.ts';
 import { deleteObject, deleteObjects } from './operations/delete-objects.ts';
 import { getObject, headObject } from './operations/get-object.ts';
 import * as lists from './operations/lists.ts';
 import * as multipart from './operations/multipart.ts';
 import { getObjectAttributes } from './operations/object-attributes.ts';
+import { isForm, postObject } from './operations/post-object.ts';
 import { putObject } from './operations/put-object.ts';
 import * as subresources from './operations/subresources.ts';
 import * as versions from './operations/versions.ts';
@@ -20,6 +23,8 @@ export interface Route {
   readonly name: string;
   /** Undefined: the operation itself looks what the key may see. */
   readonly action: Action | undefined;
+  /** It lists names below the prefix in the query: that prefix must be granted. */
+  readonly listsPrefix: boolean;
   readonly run: Operation;
 }
 
@@ -44,6 +49,7 @@ const RULES: readonly Rule[] = [
     with: 'versioning',
   }),
   rule('GetBucketAcl', 'bucket', 'GET', 'list', subresources.getBucketAcl, { with: 'acl' }),
+  rule('GetBucketCors', 'bucket', 'GET', 'list', cors.getBucketCors, { with: 'cors' }),
   rule('ListObjectVersions', 'bucket', 'GET', 'list', versions.listObjectVersions, {
     with: 'versions',
   }),
@@ -57,7 +63,9 @@ const RULES: readonly Rule[] = [
     with: 'versioning',
   }),
   rule('PutBucketAcl', 'bucket', 'PUT', 'admin', subresources.putAcl, { with: 'acl' }),
+  rule('PutBucketCors', 'bucket', 'PUT', 'admin', cors.putBucketCors, { with: 'cors' }),
   rule('CreateBucket', 'bucket', 'PUT', 'admin', buckets.createBucket),
+  rule('DeleteBucketCors', 'bucket', 'DELETE', 'admin', cors.deleteBucketCors, { with: 'cors' }),
   rule('DeleteBucket', 'bucket', 'DELETE', 'admin', buckets.deleteBucket),
   rule('DeleteObjects', 'bucket', 'POST', undefined, deleteObjects, { with: 'delete' }),
 
@@ -95,53 +103,66 @@ const RULES: readonly Rule[] = [
   rule('DeleteObject', 'object', 'DELETE', 'write', deleteObject),
 ];
 
+/** What S3 calls the operations on configurations that are never there. */
+const ABSENT_RULES: readonly Rule[] = [
+  ...absentRules('bucket', absent.ABSENT_OF_BUCKET, ['list', 'admin']),
+  ...absentRules('object', absent.ABSENT_OF_OBJECT, ['read', 'write']),
+];
+
+function absentRules(
+  level: 'bucket' | 'object',
+  table: typeof absent.ABSENT_OF_BUCKET,
+  [look, change]: readonly [Action, Action],
+): readonly Rule[] {
+  return Object.entries(table).flatMap(([subresource, known]) => {
+    const only = { with: subresource };
+    const title = subresource
+      .replace(/^./, (first) => first.toUpperCase())
+      .replaceAll(/-(.)/g, (_, letter: string) => letter.toUpperCase());
+    const name = level === 'bucket' ? `Bucket${title}` : `Object${title}`;
+    return [
+      rule(`Get${name}`, level, 'GET', look, (call) => absent.getAbsent(call, known), only),
+      rule(`Put${name}`, level, 'PUT', change, (call) => absent.putAbsent(call, known), only),
+      rule(`Delete${name}`, level, 'DELETE', change, absent.deleteAbsent, only),
+    ];
+  });
+}
+
 /** Sub-resources that this node has nothing of: a request for one must not be taken for one of the whole. */
 const NOT_OFFERED = new Set([
-  ...[
-    'accelerate',
-    'analytics',
-    'encryption',
-    'intelligent-tiering',
-    'inventory',
-    'legal-hold',
-    'lifecycle',
-    'logging',
-  ],
-  ...[
-    'metrics',
-    'notification',
-    'object-lock',
-    'ownershipControls',
-    'policy',
-    'policyStatus',
-    'publicAccessBlock',
-  ],
-  ...[
-    'replication',
-    'requestPayment',
-    'restore',
-    'retention',
-    'select',
-    'torrent',
-    'website',
-    'cors',
-  ],
+  ...['analytics', 'intelligent-tiering', 'inventory', 'metrics', 'metadataConfiguration'],
+  ...['metadataTable', 'abac', 'session', 'renameObject', 'encryption'],
+  ...['restore', 'select', 'torrent'],
 ]);
 
+/** Its signature, and what it may do, are in the form. */
+const POST_OBJECT = rule('PostObject', 'bucket', 'POST', undefined, postObject);
+
+/** A form that is sent to a bucket, and no other request that has a body of this type. */
+export function namesForm(request: IncomingMessage, { bucket, key, query }: S3Target): boolean {
+  const isOther = query.some(([name]) => name === 'delete');
+  return bucket !== '' && key === '' && !isOther && isForm(request);
+}
+
 /** @throws {S3Error} `NotImplemented`, `MethodNotAllowed` */
-export function findRoute({ method = 'GET', headers }: IncomingMessage, target: S3Target): Route {
+export function findRoute(request: IncomingMessage, target: S3Target): Route {
+  const { method = 'GET', headers } = request;
+  if (namesForm(request, target)) return POST_OBJECT;
   const level: Level = target.bucket === '' ? 'service' : target.key === '' ? 'bucket' : 'object';
   const names = new Set(target.query.map(([name]) => name));
+  const fits = (known: Rule): boolean =>
+    known.level === level &&
+    known.method === method &&
+    (known.with === undefined || names.has(known.with)) &&
+    (known.header === undefined || headers[known.header] !== undefined);
+  const missing = ABSENT_RULES.find(fits);
+  if (missing !== undefined) return missing;
   for (const name of names)
-    if (NOT_OFFERED.has(name) || (name === 'tagging' && level === 'bucket'))
+    if (NOT_OFFERED.has(name))
       throw new S3Error('NotImplemented', `The sub-resource "${name}" is not offered.`);
-  const found = RULES.find(
-    (known) =>
-      known.level === level &&
-      known.method === method &&
-      (known.with === undefined || names.has(known.with)) &&
-      (known.header === undefined || headers[known.header] !== undefined),
-  );
+  const found = RULES.find(fits);
+  if (found === undefined && level === 'bucket' && method === 'POST')
+    throw new S3Error('NotImplemented', 'A POST to a bucket is a form, or deletes objects.');
   if (found === undefined)
     throw new S3Error('MethodNotAllowed', undefined, {
       Method: method,
@@ -158,5 +179,6 @@ function rule(
   run: Operation,
   more: { readonly with?: string; readonly header?: string } = {},
 ): Rule {
-  return { name, level, method, action, run, ...more };
+  const listsPrefix = level === 'bucket' && name.startsWith('List');
+  return { name, level, method, action, listsPrefix, run, ...more };
 }

@@ -6,6 +6,7 @@ import { StoreError, type StoreErrorCode } from '@ebb/protocol';
 
 const S3_ERRORS = {
   AccessDenied: { status: 403, message: 'Access Denied' },
+  AccessForbidden: { status: 403, message: 'Access Forbidden' },
   AccessControlListNotSupported: { status: 400, message: 'The bucket does not allow ACLs' },
   AuthorizationHeaderMalformed: {
     status: 400,
@@ -19,6 +20,7 @@ const S3_ERRORS = {
     status: 400,
     message: 'The Content-MD5 or checksum value that you specified did not match what we received.',
   },
+  BadRequest: { status: 400, message: 'Bad Request' },
   BucketAlreadyOwnedByYou: {
     status: 409,
     message: 'Your previous request to create the named bucket succeeded and you already own it.',
@@ -44,6 +46,10 @@ const S3_ERRORS = {
     status: 400,
     message: 'You did not provide the number of bytes specified by the Content-Length HTTP header.',
   },
+  IncorrectNumberOfFilesInPostRequest: {
+    status: 400,
+    message: 'POST requires exactly one file upload per request.',
+  },
   InternalError: { status: 500, message: 'An internal error occurred. Try again.' },
   InvalidAccessKeyId: {
     status: 403,
@@ -51,10 +57,6 @@ const S3_ERRORS = {
   },
   InvalidArgument: { status: 400, message: 'Invalid argument' },
   InvalidBucketName: { status: 400, message: 'The specified bucket is not valid.' },
-  InvalidBucketState: {
-    status: 409,
-    message: 'The request is not valid for the current state of the bucket.',
-  },
   InvalidDigest: { status: 400, message: 'The Content-MD5 that you specified is not valid.' },
   InvalidPart: {
     status: 400,
@@ -66,8 +68,17 @@ const S3_ERRORS = {
     message:
       'The list of parts was not in ascending order. Parts list must be specified in order by part number.',
   },
+  InvalidPolicyDocument: {
+    status: 400,
+    message:
+      'The content of the form does not meet the conditions specified in the policy document.',
+  },
   InvalidRange: { status: 416, message: 'The requested range is not satisfiable' },
   InvalidRequest: { status: 400, message: 'Invalid Request' },
+  InvalidStorageClass: {
+    status: 400,
+    message: 'The storage class you specified is not valid',
+  },
   InvalidTag: { status: 400, message: 'The tag provided was not a valid tag.' },
   KeyTooLongError: { status: 400, message: 'Your key is too long.' },
   MalformedACLError: { status: 400, message: 'The ACL that you provided was not well formed.' },
@@ -85,6 +96,10 @@ const S3_ERRORS = {
     message:
       'The XML that you provided was not well-formed or did not validate against our published schema.',
   },
+  MaxPostPreDataLengthExceeded: {
+    status: 400,
+    message: 'Your POST request fields preceding the upload file were too large.',
+  },
   MetadataTooLarge: {
     status: 400,
     message: 'Your metadata headers exceed the maximum allowed metadata size.',
@@ -97,11 +112,19 @@ const S3_ERRORS = {
     status: 411,
     message: 'You must provide the Content-Length HTTP header.',
   },
-  MissingSecurityHeader: { status: 400, message: 'Your request is missing a required header.' },
+  NoSuchBucketPolicy: { status: 404, message: 'The bucket policy does not exist' },
   NoSuchBucket: { status: 404, message: 'The specified bucket does not exist.' },
   NoSuchCORSConfiguration: {
     status: 404,
     message: 'The specified bucket does not have a CORS configuration.',
+  },
+  NoSuchLifecycleConfiguration: {
+    status: 404,
+    message: 'The lifecycle configuration does not exist',
+  },
+  NoSuchPublicAccessBlockConfiguration: {
+    status: 404,
+    message: 'The public access block configuration was not found',
   },
   NoSuchKey: { status: 404, message: 'The specified key does not exist.' },
   NoSuchTagSet: { status: 404, message: 'The TagSet does not exist' },
@@ -114,16 +137,31 @@ const S3_ERRORS = {
     status: 404,
     message: 'The version ID specified in the request does not match an existing version.',
   },
+  NoSuchWebsiteConfiguration: {
+    status: 404,
+    message: 'The specified bucket does not have a website configuration',
+  },
   NotImplemented: {
     status: 501,
     message: 'A header or query that you provided implies functionality that is not implemented.',
   },
-  NotModified: { status: 304, message: 'Not Modified' },
+  ObjectLockConfigurationNotFoundError: {
+    status: 404,
+    message: 'Object Lock configuration does not exist for this bucket',
+  },
+  OwnershipControlsNotFoundError: {
+    status: 404,
+    message: 'The bucket ownership controls were not found',
+  },
   PreconditionFailed: {
     status: 412,
     message: 'At least one of the preconditions that you specified did not hold.',
   },
   QuotaExceeded: { status: 403, message: 'The byte budget of the bucket or job is used up.' },
+  ReplicationConfigurationNotFoundError: {
+    status: 404,
+    message: 'The replication configuration was not found',
+  },
   RequestTimeTooSkewed: {
     status: 403,
     message: 'The difference between the request time and the server’s time is too large.',
@@ -131,6 +169,10 @@ const S3_ERRORS = {
   RequestTimeout: {
     status: 400,
     message: 'Your socket connection to the server was not read from or written to in time.',
+  },
+  ServerSideEncryptionConfigurationNotFoundError: {
+    status: 404,
+    message: 'The server side encryption configuration was not found',
   },
   SignatureDoesNotMatch: {
     status: 403,
@@ -140,10 +182,6 @@ const S3_ERRORS = {
   SlowDown: { status: 503, message: 'Reduce your request rate.' },
   StorageFull: { status: 507, message: 'No tier of this node has room for the object.' },
   TooManyRequests: { status: 429, message: 'The node is close to full; try again later.' },
-  XAmzContentChecksumMismatch: {
-    status: 400,
-    message: 'The provided x-amz-checksum header does not match what was computed.',
-  },
   XAmzContentSHA256Mismatch: {
     status: 400,
     message: "The provided 'x-amz-content-sha256' header does not match what was computed.",
@@ -224,25 +262,22 @@ export function toS3Error(thrown: unknown): S3Error {
   const { retryAfterMs, what } = thrown.details;
   if (thrown.code === 'name_invalid')
     return new S3Error(
-      what === 'bucket name' ? 'InvalidBucketName' : invalidKeyCode(thrown),
+      what === 'bucket name' ? 'InvalidBucketName' : 'InvalidArgument',
       thrown.message,
       {},
       { cause: thrown },
     );
   const isPlain = thrown.code === 'not_found' || thrown.code === 'bucket_not_found';
-  return new S3Error(
-    code,
-    isPlain ? undefined : thrown.message,
-    {},
-    {
-      cause: thrown,
-      ...(typeof retryAfterMs === 'number'
-        ? { retryAfterSeconds: Math.max(1, Math.ceil(retryAfterMs / 1000)) }
-        : {}),
-    },
-  );
+  return new S3Error(code, isPlain ? undefined : thrown.message, isPlain ? nameOf(thrown) : {}, {
+    cause: thrown,
+    ...(typeof retryAfterMs === 'number'
+      ? { retryAfterSeconds: Math.max(1, Math.ceil(retryAfterMs / 1000)) }
+      : {}),
+  });
 }
 
-function invalidKeyCode(error: StoreError): S3ErrorCode {
-  return /at most \d+ are allowed/.test(error.message) ? 'KeyTooLongError' : 'InvalidArgument';
+/** Of what was sought; a part of an upload has no name that clients know. */
+function nameOf({ details: { bucket, key } }: StoreError): S3ErrorDetails {
+  if (typeof bucket !== 'string' || bucket.includes('!')) return {};
+  return typeof key === 'string' ? { Key: key } : { BucketName: bucket };
 }

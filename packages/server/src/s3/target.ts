@@ -2,6 +2,7 @@
  * Which bucket and key an S3 request names: in the path (`/bucket/key`) or in the host (`bucket.DOMAIN/key`).
  * Keys are percent-encoded UTF-8; `/` in them stays as it is, empty segments count.
  */
+import { KEY_BYTES_MAX } from '@ebb/core';
 import { parseQuery, type Query } from './auth/canonical.ts';
 import { S3Error } from './s3-error.ts';
 
@@ -15,9 +16,19 @@ export interface S3Target {
   readonly query: Query;
 }
 
+/** @throws {S3Error} `KeyTooLongError` */
+export function assertKeyLength(key: string): void {
+  const sizeBytes = Buffer.byteLength(key);
+  if (sizeBytes > KEY_BYTES_MAX)
+    throw new S3Error('KeyTooLongError', undefined, {
+      Size: sizeBytes,
+      MaxSizeAllowed: KEY_BYTES_MAX,
+    });
+}
+
 /**
  * @param domains Hosts whose sub-domains are buckets, lower case, without port.
- * @throws {S3Error} `InvalidArgument` when path or query are not UTF-8
+ * @throws {S3Error} `InvalidArgument` when path or query are not UTF-8, `KeyTooLongError`
  */
 export function parseTarget(
   url: string,
@@ -28,22 +39,21 @@ export function parseTarget(
   const rawPath = queryAt === -1 ? url : url.slice(0, queryAt);
   try {
     const query = parseQuery(queryAt === -1 ? '' : url.slice(queryAt + 1));
-    const hostBucket = bucketOfHost(host, domains);
-    if (hostBucket !== undefined)
-      return { bucket: hostBucket, key: decode(rawPath.slice(1)), rawPath, query };
-    const slash = rawPath.indexOf('/', 1);
-    if (slash === -1) return { bucket: decode(rawPath.slice(1)), key: '', rawPath, query };
-    return {
-      bucket: decode(rawPath.slice(1, slash)),
-      key: decode(rawPath.slice(slash + 1)),
-      rawPath,
-      query,
-    };
+    const named = splitPath(rawPath, bucketOfHost(host, domains));
+    assertKeyLength(named.key);
+    return { ...named, rawPath, query };
   } catch (error) {
     if (error instanceof URIError)
       throw new S3Error('InvalidArgument', 'Path and query must be percent-encoded UTF-8.');
     throw error;
   }
+}
+
+function splitPath(rawPath: string, hostBucket: string | undefined) {
+  if (hostBucket !== undefined) return { bucket: hostBucket, key: decode(rawPath.slice(1)) };
+  const slash = rawPath.indexOf('/', 1);
+  if (slash === -1) return { bucket: decode(rawPath.slice(1)), key: '' };
+  return { bucket: decode(rawPath.slice(1, slash)), key: decode(rawPath.slice(slash + 1)) };
 }
 
 function decode(text: string): string {

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { buildErrorXml, buildXml, parseXml } from './xml.ts';
+import { buildPlainXml, buildXml, parseXml } from './xml.ts';
 
 test('what is built is escaped, in order, and read back', () => {
   const xml = buildXml('R', {
@@ -17,7 +17,7 @@ test('what is built is escaped, in order, and read back', () => {
 });
 
 test('characters that XML cannot carry do not spoil the answer', () => {
-  const xml = buildErrorXml({ Code: 'X', Key: 'a\u0001b\u001fc' });
+  const xml = buildPlainXml('Error', { Code: 'X', Key: 'a\u0001b\u001fc' });
   expect(xml).not.toMatch(/[\0-\x08]/);
   expect(parseXml(xml, 'Error').textOf('Code')).toBe('X');
 });

@@ -37,9 +37,9 @@ export function buildXml(
   return HEAD + document.slice(0, end) + mixed.join('') + document.slice(end);
 }
 
-/** Errors have no namespace. */
-export function buildErrorXml(element: XmlElement): string {
-  return HEAD + builder.build({ Error: element });
+/** Errors, and answers to forms, have no namespace. */
+export function buildPlainXml(root: string, element: XmlElement): string {
+  return HEAD + builder.build({ [root]: element });
 }
 
 const parser = new XMLParser({
@@ -87,12 +87,6 @@ export class XmlReader {
 
   textOf(name: string): string | undefined {
     return this.find(name)?.text();
-  }
-
-  names(): readonly string[] {
-    const value = this.#value;
-    if (typeof value !== 'object' || value === null) return [];
-    return Object.keys(value).filter((name) => name !== '#text');
   }
 }
 

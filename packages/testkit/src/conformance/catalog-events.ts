@@ -1,5 +1,12 @@
 /** The part of every catalog's promises that is about events (I5 of packages/core/src/catalog/catalog.ts). */
-import type { BucketPolicy, Catalog, CatalogEvent, EventFilter, ObjectRecord } from '@ebb/core';
+import type {
+  BucketPolicy,
+  Catalog,
+  CatalogEvent,
+  EventFilter,
+  ObjectRecord,
+  SpoolEntry,
+} from '@ebb/core';
 import { isStoreError } from '@ebb/protocol';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';

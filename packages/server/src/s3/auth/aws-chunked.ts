@@ -40,15 +40,10 @@ export class AwsChunkedDecoder {
   #hash: Hash | undefined;
   readonly #trailerLines: string[] = [];
   #trailerBytes = 0;
-  #decodedBytes = 0;
 
   constructor(options: AwsChunkedOptions) {
     this.#options = options;
     this.#previous = options.seed?.signature ?? '';
-  }
-
-  get decodedBytes(): number {
-    return this.#decodedBytes;
   }
 
   /** Data comes out as views of `bytes`, of which nothing is kept. @throws {S3Error} */
@@ -72,7 +67,6 @@ export class AwsChunkedDecoder {
     const data = bytes.subarray(at, end);
     this.#hash?.update(data);
     this.#left -= data.length;
-    this.#decodedBytes += data.length;
     emit(data);
     if (this.#left === 0) this.#state = 'data-end';
     return end;

@@ -2,9 +2,9 @@
 import { describe, expect, test } from 'vitest';
 import { S3Error } from '../s3-error.ts';
 import { AwsChunkedDecoder } from './aws-chunked.ts';
-import { parseQuery } from './canonical.ts';
+import { canonicalQuery, canonicalRequest, parseQuery, sha256Hex } from './canonical.ts';
 import { KeyRing } from './key-ring.ts';
-import { deriveSigningKey, type SignedRequest, Sigv4Verifier } from './sigv4.ts';
+import { deriveSigningKey, hmacHex, type SignedRequest, Sigv4Verifier } from './sigv4.ts';
 
 const SECRET = 'wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY';
 const ID = 'AKIAIOSFODNN7EXAMPLE';
@@ -172,6 +172,48 @@ describe('presigned', () => {
     ['version 2', '/test.txt?AWSAccessKeyId=x&Signature=y&Expires=1', 'InvalidRequest'],
   ])('is refused with %s', (_what, changed, code) => {
     expect(codeOf(() => verifier.verify(request('GET', changed, { Host: HOST })))).toBe(code);
+  });
+});
+
+describe('a presigned PUT', () => {
+  const scope = '20130524/us-east-1/s3/aws4_request';
+  const key = deriveSigningKey(SECRET, { date: '20130524', region: 'us-east-1', service: 's3' });
+  /** As an SDK makes it: `signedHeaders` and nothing else of the request is bound to the link. */
+  function link(signedHeaders: Readonly<Record<string, string>>): string {
+    const names = Object.keys(signedHeaders).sort();
+    const query = parseQuery(
+      `X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=${ID}/${scope}&X-Amz-Date=20130524T000000Z&X-Amz-Expires=60&X-Amz-SignedHeaders=${names.join(';')}`,
+    );
+    const canonical = canonicalRequest({
+      method: 'PUT',
+      path: '/mine',
+      query: canonicalQuery(query),
+      headers: names.map((name) => `${name}:${signedHeaders[name]}\n`).join(''),
+      signedHeaders: names,
+      payloadHash: 'UNSIGNED-PAYLOAD',
+    });
+    const toSign = `AWS4-HMAC-SHA256\n20130524T000000Z\n${scope}\n${sha256Hex(canonical)}`;
+    return `/mine?${canonicalQuery(query)}&X-Amz-Signature=${hmacHex(key, toSign)}`;
+  }
+  const put = (url: string, headers: Readonly<Record<string, string>>): string =>
+    codeOf(() => verifier.verify(request('PUT', url, headers)));
+
+  test('takes no x-amz header that its link does not bind: it would become a copy', () => {
+    const plain = link({ host: HOST });
+    expect(put(plain, { Host: HOST })).toBe('none');
+    expect(put(plain, { Host: HOST, 'Content-Type': 'a/b' })).toBe('none');
+    expect(put(plain, { Host: HOST, 'x-amz-content-sha256': 'UNSIGNED-PAYLOAD' })).toBe('none');
+    for (const name of ['x-amz-copy-source', 'X-Amz-Acl', 'x-amz-meta-a', 'x-amz-tagging'])
+      expect(put(plain, { Host: HOST, [name]: '/secret/object' })).toBe('AccessDenied');
+    const bound = link({ host: HOST, 'x-amz-meta-a': '1' });
+    expect(put(bound, { Host: HOST, 'x-amz-meta-a': '1' })).toBe('none');
+    expect(put(bound, { Host: HOST, 'x-amz-meta-a': '2' })).toBe('SignatureDoesNotMatch');
+  });
+
+  test('must bind the host', () => {
+    expect(put(link({ 'x-amz-meta-a': '1' }), { Host: HOST, 'x-amz-meta-a': '1' })).toBe(
+      'AccessDenied',
+    );
   });
 });
 

@@ -4,7 +4,9 @@
  *
  * I1  Signatures are compared in constant time, and an error names ids and what was signed, never a secret or the
  *     signature that would have been right.
- * I2  What was not signed is not trusted: `host` and every `x-amz-*` header of a header-signed request must be in SignedHeaders.
+ * I2  What was not signed is not trusted: `host` and every `x-amz-*` header must be in SignedHeaders, of a presigned request
+ *     too. A presigned PUT would else become a copy by a header that whoever holds the link adds. `x-amz-content-sha256` may
+ *     be missing there: it says how the body comes, and is part of what is signed by its value.
  */
 import { createHmac, timingSafeEqual } from 'node:crypto';
 import { S3Error } from '../s3-error.ts';
@@ -74,8 +76,14 @@ export class Sigv4Verifier {
     const payload = payloadPolicy(header(request, 'x-amz-content-sha256'));
     if (this.#keys.isOpen) return { accessKey: undefined, payload, seed: undefined };
     const authorization = header(request, 'authorization');
-    if (authorization !== undefined) return this.#verifyHeader(request, authorization, payload);
     const isPresigned = request.query.some(([name]) => name.toLowerCase() === 'x-amz-algorithm');
+    if (authorization !== undefined && isPresigned)
+      throw new S3Error(
+        'InvalidArgument',
+        'Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string parameter or the Authorization header should be specified',
+        { ArgumentName: 'Authorization' },
+      );
+    if (authorization !== undefined) return this.#verifyHeader(request, authorization, payload);
     if (isPresigned) return this.#verifyQuery(request);
     if (request.query.some(([name]) => name === 'AWSAccessKeyId')) throw versionTwo();
     throw new S3Error('AccessDenied');
@@ -88,7 +96,6 @@ export class Sigv4Verifier {
   verifyPolicy(form: {
     readonly policy: string;
     readonly credential: string;
-    readonly amzDate: string;
     readonly signature: string;
   }): AccessKey {
     const credential = parseCredential(form.credential, 'AuthorizationQueryParametersError');
@@ -169,7 +176,8 @@ export class Sigv4Verifier {
       throw new S3Error('AccessDenied', 'Request is not valid yet');
     if (now > signedAtMs + expires * 1000) throw new S3Error('AccessDenied', 'Request has expired');
     assertScopeDate(credential, amzDate);
-    const signedHeaders = need('X-Amz-SignedHeaders').split(';');
+    const signedHeaders = need('X-Amz-SignedHeaders').toLowerCase().split(';');
+    assertAllSigned(request, [...signedHeaders, 'x-amz-content-sha256']);
     const payloadHash =
       header(request, 'x-amz-content-sha256') ??
       parameters.get('x-amz-content-sha256') ??

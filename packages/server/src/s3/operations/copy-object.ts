@@ -1,19 +1,25 @@
 /** CopyObject: another name for the same bytes, with the source's properties or new ones. No bytes move. */
-import type { ObjectRecord, ObjectRef } from '@ebb/core';
+import { type ObjectRecord, type ObjectRef, parseBucketName } from '@ebb/core';
 import { HEADERS, isStoreError } from '@ebb/protocol';
 import { parseWriteCondition } from '../../http/data/conditions.ts';
-import { checksumOf, parseAttributes, parseMetadata } from '../attributes.ts';
+import {
+  checksumOf,
+  DEFAULT_CONTENT_TYPE,
+  formatChecksum,
+  parseAttributes,
+  parseMetadata,
+} from '../attributes.ts';
 import { mayDo } from '../auth/key-ring.ts';
 import { headerOf, type S3Call, sendXml } from '../call.ts';
-import { refuseUnoffered } from '../refused-headers.ts';
+import { type Algorithm, createDigest, parseAlgorithm } from '../checksums.ts';
 import { S3Error } from '../s3-error.ts';
-import { type XmlElement } from '../xml.ts';
-import { parseAck } from './put-object.ts';
+import { assertKeyLength } from '../target.ts';
+import type { XmlElement } from '../xml.ts';
+import { assertTargetThere, parseAck } from './put-object.ts';
 import { tellVersion, toldVersion } from './versions.ts';
 
 export async function copyObject(call: S3Call): Promise<void> {
   const { request, context } = call;
-  refuseUnoffered(request.headers);
   const source = await findCopySource(call);
   const replaces = directive(call, 'x-amz-metadata-directive') === 'REPLACE';
   const replacesTags = directive(call, 'x-amz-tagging-directive') === 'REPLACE';
@@ -26,19 +32,25 @@ export async function copyObject(call: S3Call): Promise<void> {
       'This copy request is illegal because it is trying to copy an object to itself without changing the object’s metadata, storage class, website redirect location or encryption attributes.',
     );
   const ack = parseAck(headerOf(call, HEADERS.ack));
-  const contentType = replaces ? headerOf(call, 'content-type') : source.contentType;
+  const condition = parseWriteCondition({
+    'if-match': request.headers['if-match'],
+    'if-none-match': request.headers['if-none-match'],
+  });
+  await assertTargetThere(call, condition);
+  const sent = headerOf(call, 'content-type') || DEFAULT_CONTENT_TYPE;
+  const contentType = replaces ? sent : source.contentType;
   const { object } = await context.store.compose(
     { bucket: call.bucket, key: call.key },
     [{ bucket: source.bucket, key: source.key, version: source.version }],
     {
       metadata: replaces ? parseMetadata(request.headers) : source.metadata,
-      attributes: copiedAttributes(call, source, { replaces, replacesTags }),
-      ...(contentType === undefined ? {} : { contentType }),
+      attributes: {
+        ...copiedAttributes(call, source, { replaces, replacesTags }),
+        ...(await askedChecksum(call, source)),
+      },
+      contentType,
       ...(ack === undefined ? {} : { ack }),
-      ...parseWriteCondition({
-        'if-match': request.headers['if-match'],
-        'if-none-match': request.headers['if-none-match'],
-      }),
+      ...condition,
     },
   );
   await tellVersion(call, object);
@@ -84,6 +96,44 @@ function copiedAttributes(
     attributes['checksum'] = kept['checksum'];
   else delete attributes['checksum'];
   return attributes;
+}
+
+/** A copy may ask for a checksum of another algorithm than its source has: only then are bytes read. */
+async function askedChecksum(call: S3Call, source: ObjectRecord): Promise<Record<string, string>> {
+  const name = headerOf(call, 'x-amz-checksum-algorithm');
+  if (name === undefined) return {};
+  const algorithm = parseAlgorithm(name);
+  const known = checksumOf(source);
+  const isKnown = known?.algorithm === algorithm && known.type === 'FULL_OBJECT';
+  const value = isKnown ? known.value : await digestObject(call, source, algorithm);
+  return { checksum: formatChecksum({ algorithm, type: 'FULL_OBJECT', value }) };
+}
+
+/** @throws {S3Error} `PreconditionFailed` when the source was replaced meanwhile */
+async function digestObject(
+  { context: { store, owner, pieces } }: S3Call,
+  { bucket, key, version }: ObjectRecord,
+  algorithm: Algorithm,
+): Promise<string> {
+  const opened = await store.open(owner, { bucket, key });
+  try {
+    if (opened.object.version !== version) throw new S3Error('PreconditionFailed');
+    const digest = createDigest(algorithm);
+    const piece = await pieces.take();
+    try {
+      const { sizeBytes } = opened.object;
+      for (let at = 0; at < sizeBytes; at += piece.length) {
+        const view = piece.subarray(0, Math.min(piece.length, sizeBytes - at));
+        await store.read(owner, opened.leaseId, view, at);
+        digest.update(view);
+      }
+    } finally {
+      pieces.give(piece);
+    }
+    return (await digest.digest()).toString('base64');
+  } finally {
+    store.release(owner, [opened.leaseId]);
+  }
 }
 
 function directive(call: S3Call, name: string): 'COPY' | 'REPLACE' {
@@ -147,6 +197,8 @@ function parseCopySource(call: S3Call): ObjectRef {
   const [, bucket, key] = /^\/?([^/]+)\/(.+)$/s.exec(path) ?? [];
   if (bucket === undefined || key === undefined)
     throw invalid('Copy Source must mention the source bucket and key: sourcebucket/sourcekey');
+  parseBucketName(bucket);
+  assertKeyLength(key);
   return versionId === undefined ? { bucket, key } : { bucket, key, versionId };
 }
 

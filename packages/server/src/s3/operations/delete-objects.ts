@@ -6,18 +6,23 @@ import { mayDo } from '../auth/key-ring.ts';
 import { readBody } from '../body.ts';
 import { headerOf, type S3Call, sendEmpty, sendXml } from '../call.ts';
 import { S3Error, toS3Error } from '../s3-error.ts';
+import { assertKeyLength } from '../target.ts';
 import { parseXml, type XmlElement, type XmlReader } from '../xml.ts';
 import { namedObject } from './versions.ts';
 
 const OBJECTS_MAX = 1000;
+/** Of a deletion of whatever is there, when writers keep replacing it. */
+const TRIES = 8;
 const XML_BYTES_MAX = 2 * 1024 * 1024;
 
 export async function deleteObject(call: S3Call): Promise<void> {
   const ref = namedObject(call);
   const { store } = call.context;
   await store.getBucket(call.bucket);
-  const condition = parseWriteCondition(call.request.headers);
-  const { versionId, isMarker } = await deleteOne(call, ref, condition.ifMatch);
+  const { headers } = call.request;
+  const isAny = headers['if-match']?.trim() === '*';
+  const ifMatch = isAny ? '*' : parseWriteCondition(headers).ifMatch;
+  const { versionId, isMarker } = await deleteOne(call, ref, ifMatch);
   sendEmpty(call, 204, {
     ...(isMarker ? { 'x-amz-delete-marker': 'true' } : {}),
     ...(versionId === undefined ? {} : { 'x-amz-version-id': versionId }),
@@ -42,8 +47,10 @@ export async function deleteObjects(call: S3Call): Promise<void> {
   const objects = root.all('Object');
   if (objects.length === 0 || objects.length > OBJECTS_MAX) throw new S3Error('MalformedXML');
   const quiet = root.textOf('Quiet') === 'true';
-  const results: { readonly name: 'Deleted' | 'Error'; readonly element: XmlElement }[] = [];
-  for (const object of objects) results.push(await deleteListed(call, object));
+  // At most OBJECTS_MAX; the catalog takes them in batches.
+  const results = await Promise.all(
+    objects.map(async (object) => await deleteListed(call, object)),
+  );
   sendXml(call, 'DeleteResult', {
     Deleted: quiet
       ? []
@@ -60,6 +67,7 @@ async function deleteListed(
   const versionId = object.textOf('VersionId');
   const named = { Key: key, ...(versionId === undefined ? {} : { VersionId: versionId }) };
   try {
+    assertKeyLength(key);
     const { accessKey } = call.auth;
     if (accessKey !== undefined && !mayDo(accessKey, 'write', { bucket: call.bucket, key }))
       throw new S3Error('AccessDenied');
@@ -79,6 +87,7 @@ interface Deleted {
   readonly isMarker: boolean;
 }
 
+/** @param ifMatch An ETag, or `*`: there must be an object. */
 async function deleteOne(
   call: S3Call,
   ref: ObjectRef,
@@ -92,6 +101,7 @@ async function deleteOne(
       const removed = await store.deleteVersion({ ...ref, versionId }, condition);
       return { versionId, isMarker: removed?.isDeleteMarker === true };
     }
+    if (ifMatch === '*') return await deleteExisting(call, ref);
     // As S3 does it, also where there is nothing to delete.
     const { markerId } = await store.delete(ref, condition, { marksAbsent: true });
     return { versionId: markerId, isMarker: markerId !== undefined };
@@ -100,4 +110,20 @@ async function deleteOne(
       throw new S3Error('NoSuchKey', undefined, { Key: key });
     throw error;
   }
+}
+
+/** Whatever version is there, so that of two who ask at once one is told that there was none. */
+async function deleteExisting({ context: { store } }: S3Call, ref: ObjectRef): Promise<Deleted> {
+  for (let left = TRIES; left > 0; left--) {
+    const found = await store.find(ref);
+    if (found === undefined)
+      throw new S3Error('PreconditionFailed', undefined, { Condition: 'If-Match' });
+    try {
+      const { markerId } = await store.delete(ref, { ifMatch: found.object.etag });
+      return { versionId: markerId, isMarker: markerId !== undefined };
+    } catch (error) {
+      if (!isStoreError(error, 'precondition_failed')) throw error;
+    }
+  }
+  throw new S3Error('ConditionalRequestConflict');
 }

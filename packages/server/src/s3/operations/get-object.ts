@@ -4,6 +4,7 @@ import type { ObjectRecord } from '@ebb/core';
 import { checkReadConditions, rangeApplies } from '../../http/data/conditions.ts';
 import { parseRange } from '../../http/data/range.ts';
 import { sendRange } from '../../http/data/send-range.ts';
+import { encodeHeader } from '../../http/header-text.ts';
 import { objectHeaders, parseParts } from '../attributes.ts';
 import { headerOf, integerParameter, parameter, type S3Call } from '../call.ts';
 import { S3Error } from '../s3-error.ts';
@@ -54,12 +55,14 @@ function sendHead({ response }: S3Call, { status, headers }: Answer): void {
 function planAnswer(call: S3Call, object: ObjectRecord): Answer {
   const decision = checkReadConditions(call.request.headers, object);
   if (decision === 'failed') throw new S3Error('PreconditionFailed');
-  const part = partRange(call, object);
+  const sizes = parameter(call, 'partNumber') === undefined ? [] : parseParts(object.attributes);
+  const part = partRange(call, object, sizes);
   const range = part ?? requestedRange(call, object);
   const isWhole = range === undefined;
   const headers = objectHeaders(object, {
     checksums: isWhole && headerOf(call, 'x-amz-checksum-mode')?.toUpperCase() === 'ENABLED',
   });
+  if (sizes.length > 0) headers['x-amz-mp-parts-count'] = sizes.length;
   for (const [name, header] of Object.entries(OVERRIDES)) {
     const value = parameter(call, name);
     if (value === undefined) continue;
@@ -68,7 +71,7 @@ function planAnswer(call: S3Call, object: ObjectRecord): Answer {
         'InvalidRequest',
         'Request specific response headers cannot be used for anonymous GET requests.',
       );
-    headers[header] = Buffer.from(value, 'utf8').toString('latin1');
+    headers[header] = encodeHeader(value);
   }
   if (decision === 'not-modified') return { status: 304, headers, start: 0, end: 0 };
   const { start, end } = range ?? { start: 0, end: object.sizeBytes };
@@ -95,7 +98,11 @@ function requestedRange(call: S3Call, object: ObjectRecord): Range | undefined {
 }
 
 /** `?partNumber=N`; an object that was put whole has one part. */
-function partRange(call: S3Call, object: ObjectRecord): Range | undefined {
+function partRange(
+  call: S3Call,
+  object: ObjectRecord,
+  sizes: readonly number[],
+): Range | undefined {
   if (parameter(call, 'partNumber') === undefined) return undefined;
   if (call.request.headers.range !== undefined)
     throw new S3Error(
@@ -103,7 +110,6 @@ function partRange(call: S3Call, object: ObjectRecord): Range | undefined {
       'Cannot specify both Range header and partNumber query parameter',
     );
   const number = integerParameter(call, 'partNumber', { otherwise: 1, min: 1, max: PARTS_MAX });
-  const sizes = parseParts(object.attributes);
   const parts = sizes.length === 0 ? [object.sizeBytes] : sizes;
   const size = parts[number - 1];
   if (size === undefined)

@@ -2,61 +2,36 @@
 import type { ObjectView } from '@ebb/core';
 import { checksumOf, storageClassOf } from '../attributes.ts';
 import { integerParameter, parameter, type S3Call, sendXml } from '../call.ts';
-import { S3Error } from '../s3-error.ts';
+import { decodeToken, encodeToken, type NameEncoding, readEncoding } from '../listing.ts';
 import type { XmlElement } from '../xml.ts';
 import { ownerElement } from './owner.ts';
 
 const KEYS_MAX = 1000;
 
-interface Asked {
+interface Asked extends NameEncoding {
   readonly prefix: string;
   readonly delimiter: string;
   readonly maxKeys: number;
-  readonly encode: (name: string) => string;
-  readonly encodingType: string | undefined;
 }
 
 export function readAsked(call: S3Call): Asked {
-  const encodingType = parameter(call, 'encoding-type');
-  if (encodingType !== undefined && encodingType !== '' && encodingType.toLowerCase() !== 'url')
-    throw new S3Error('InvalidArgument', 'Invalid Encoding Method specified in Request', {
-      ArgumentName: 'encoding-type',
-      ArgumentValue: encodingType,
-    });
-  const isEncoded = encodingType !== undefined && encodingType !== '';
   return {
+    ...readEncoding(call),
     prefix: parameter(call, 'prefix') ?? '',
     delimiter: parameter(call, 'delimiter') ?? '',
     maxKeys: integerParameter(call, 'max-keys', { otherwise: KEYS_MAX, min: 0, max: KEYS_MAX }),
-    encode: isEncoded ? encodeName : (name) => name,
-    encodingType: isEncoded ? 'url' : undefined,
   };
-}
-
-/** As S3 does it: a form's encoding, with slashes left as they are. */
-function encodeName(name: string): string {
-  return encodeURIComponent(name)
-    .replaceAll('%2F', '/')
-    .replaceAll('%20', '+')
-    .replaceAll("'", '%27');
 }
 
 export async function listObjects(call: S3Call): Promise<void> {
   const asked = readAsked(call);
   const marker = parameter(call, 'marker') ?? '';
   const page = await list(call, asked, marker);
-  const { encode } = asked;
   sendXml(call, 'ListBucketResult', {
-    Name: call.bucket,
-    Prefix: encode(asked.prefix),
-    Marker: encode(marker),
-    ...(page.next === null ? {} : { NextMarker: encode(page.next) }),
-    MaxKeys: asked.maxKeys,
-    ...(asked.delimiter === '' ? {} : { Delimiter: encode(asked.delimiter) }),
-    ...(asked.encodingType === undefined ? {} : { EncodingType: asked.encodingType }),
-    IsTruncated: page.next !== null,
-    Contents: page.objects.map((view) => contents(call, view, encode, { owner: true })),
-    CommonPrefixes: page.prefixes.map((prefix) => ({ Prefix: encode(prefix) })),
+    ...commonElements(call, asked, page),
+    Marker: asked.encode(marker),
+    ...(page.next === null ? {} : { NextMarker: asked.encode(page.next) }),
+    Contents: page.objects.map((view) => contents(call, view, asked.encode, { owner: true })),
   });
 }
 
@@ -64,27 +39,38 @@ export async function listObjectsV2(call: S3Call): Promise<void> {
   const asked = readAsked(call);
   const token = parameter(call, 'continuation-token');
   const startAfter = parameter(call, 'start-after') ?? '';
+  const owner = parameter(call, 'fetch-owner') === 'true';
   const page = await list(call, asked, token === undefined ? startAfter : decodeToken(token));
-  const { encode } = asked;
   sendXml(call, 'ListBucketResult', {
-    Name: call.bucket,
-    Prefix: encode(asked.prefix),
+    ...commonElements(call, asked, page),
     ...(token === undefined ? {} : { ContinuationToken: token }),
     ...(page.next === null ? {} : { NextContinuationToken: encodeToken(page.next) }),
     KeyCount: page.objects.length + page.prefixes.length,
-    MaxKeys: asked.maxKeys,
-    ...(asked.delimiter === '' ? {} : { Delimiter: encode(asked.delimiter) }),
-    ...(asked.encodingType === undefined ? {} : { EncodingType: asked.encodingType }),
-    ...(startAfter === '' ? {} : { StartAfter: encode(startAfter) }),
-    IsTruncated: page.next !== null,
-    Contents: page.objects.map((view) =>
-      contents(call, view, encode, { owner: parameter(call, 'fetch-owner') === 'true' }),
-    ),
-    CommonPrefixes: page.prefixes.map((prefix) => ({ Prefix: encode(prefix) })),
+    ...(startAfter === '' ? {} : { StartAfter: asked.encode(startAfter) }),
+    Contents: page.objects.map((view) => contents(call, view, asked.encode, { owner })),
   });
 }
 
-async function list(call: S3Call, asked: Asked, startAfter: string) {
+type Page = Awaited<ReturnType<S3Call['context']['store']['list']>>;
+
+/** What all have. The order of elements has no meaning. */
+export function commonElements(
+  call: S3Call,
+  { prefix, delimiter, maxKeys, encode, encodingType }: Asked,
+  page: Pick<Page, 'prefixes'> & { readonly next: unknown },
+): XmlElement {
+  return {
+    Name: call.bucket,
+    Prefix: encode(prefix),
+    MaxKeys: maxKeys,
+    ...(delimiter === '' ? {} : { Delimiter: encode(delimiter) }),
+    ...(encodingType === undefined ? {} : { EncodingType: encodingType }),
+    IsTruncated: page.next !== null,
+    CommonPrefixes: page.prefixes.map((name) => ({ Prefix: encode(name) })),
+  };
+}
+
+async function list(call: S3Call, asked: Asked, startAfter: string): Promise<Page> {
   const { store } = call.context;
   await store.getBucket(call.bucket);
   const { prefix, delimiter, maxKeys } = asked;
@@ -109,17 +95,4 @@ export function contents(
     StorageClass: storageClassOf(object.attributes),
     ...(owner ? { Owner: ownerElement(call) } : {}),
   };
-}
-
-function encodeToken(name: string): string {
-  return Buffer.from(name, 'utf8').toString('base64url');
-}
-
-function decodeToken(token: string): string {
-  const name = Buffer.from(token, 'base64url').toString('utf8');
-  if (token === '' || encodeToken(name) !== token)
-    throw new S3Error('InvalidArgument', 'The continuation token provided is incorrect', {
-      ArgumentName: 'continuation-token',
-    });
-  return name;
 }

@@ -14,6 +14,7 @@ import { HEADERS } from '@ebb/protocol';
 import { parseWriteCondition } from '../../http/data/conditions.ts';
 import {
   checksumOf,
+  DEFAULT_CONTENT_TYPE,
   formatChecksum,
   formatParts,
   parseAttributes,
@@ -34,12 +35,12 @@ import {
   isCombinable,
   parseAlgorithm,
 } from '../checksums.ts';
-import { refuseUnoffered } from '../refused-headers.ts';
+import { readEncoding } from '../listing.ts';
 import { S3Error } from '../s3-error.ts';
-import { parseXml } from '../xml.ts';
+import { parseXml, type XmlElement } from '../xml.ts';
 import { checksumElement, copyResult, findCopySource } from './copy-object.ts';
 import { ownerElement } from './owner.ts';
-import { parseAck, storeBody } from './put-object.ts';
+import { assertTargetThere, parseAck, storeBody } from './put-object.ts';
 import { tellVersion } from './versions.ts';
 
 const PARTS_MAX = 10_000;
@@ -66,11 +67,9 @@ interface Part {
 export async function createMultipartUpload(call: S3Call): Promise<void> {
   const { request, context } = call;
   const { store, owner } = context;
-  refuseUnoffered(request.headers);
   await store.getBucket(call.bucket);
   const checksum = askedChecksum(call);
   const uploadId = randomBytes(18).toString('base64url');
-  const contentType = headerOf(call, 'content-type');
   const attributes = {
     ...parseAttributes(request.headers),
     'upload-key': call.key,
@@ -87,7 +86,7 @@ export async function createMultipartUpload(call: S3Call): Promise<void> {
     sizeBytes: 0,
     metadata: parseMetadata(request.headers),
     attributes,
-    ...(contentType === undefined || contentType === '' ? {} : { contentType }),
+    contentType: headerOf(call, 'content-type') || DEFAULT_CONTENT_TYPE,
   });
   if (checksum !== undefined) {
     call.response.setHeader('x-amz-checksum-algorithm', checksum.algorithm);
@@ -120,7 +119,6 @@ function askedChecksum(call: S3Call): Upload['checksum'] {
 export async function uploadPart(call: S3Call): Promise<void> {
   const upload = await findUpload(call);
   const number = partNumber(call);
-  refuseUnoffered(call.request.headers);
   const { store, owner } = call.context;
   const ref = { bucket: upload.bucket, key: partKey(upload, number) };
   const { committed, checksum } = await storeBody(call, ref, async (body) => {
@@ -226,6 +224,9 @@ export async function completeMultipartUpload(call: S3Call): Promise<void> {
       'InvalidRequest',
       `The provided 'x-amz-mp-object-size' header value ${announced} does not match what was computed: ${sizeBytes}`,
     );
+  assertChecksumType(call, upload);
+  const condition = parseWriteCondition(call.request.headers);
+  await assertTargetThere(call, condition);
   const checksum = await joinedChecksum(call, upload, parts);
   const ack = parseAck(headerOf(call, HEADERS.ack));
   const {
@@ -259,13 +260,23 @@ export async function completeMultipartUpload(call: S3Call): Promise<void> {
         ...(checksum === undefined ? {} : { checksum: formatChecksum(checksum) }),
       },
       ...(ack === undefined ? {} : { ack }),
-      ...parseWriteCondition(call.request.headers),
+      ...condition,
     },
   );
   // Parts that were uploaded and are not in the list.
   if (stored.size > parts.length) await store.deletePrefix(upload.bucket, `p/${uploadId}/`);
   call.response.setHeader(HEADERS.durability, durability);
   await sendCompleted(call, object);
+}
+
+/** @throws {S3Error} `InvalidRequest` when the completion says another type than the beginning */
+function assertChecksumType(call: S3Call, { checksum }: Upload): void {
+  const said = headerOf(call, 'x-amz-checksum-type')?.toUpperCase();
+  if (said === undefined || checksum === undefined || said === checksum.type) return;
+  throw new S3Error(
+    'InvalidRequest',
+    `The upload was created using the ${checksum.type} checksum mode. The complete request must use the same checksum mode.`,
+  );
 }
 
 /** A completion whose answer was lost is sent again: by then the upload is gone, and the object names it. */
@@ -394,9 +405,7 @@ export async function listParts(call: S3Call): Promise<void> {
     Initiator: ownerElement(call),
     Owner: ownerElement(call),
     StorageClass: storageClassOf(upload.record.attributes),
-    ...(upload.checksum === undefined
-      ? {}
-      : { ChecksumAlgorithm: upload.checksum.algorithm, ChecksumType: upload.checksum.type }),
+    ...checksumElements(upload),
     PartNumberMarker: marker,
     ...(last === undefined ? {} : { NextPartNumberMarker: last.number }),
     MaxParts: maxParts,
@@ -423,13 +432,15 @@ export async function listMultipartUploads(call: S3Call): Promise<void> {
   const delimiter = parameter(call, 'delimiter') ?? '';
   const keyMarker = parameter(call, 'key-marker') ?? '';
   const idMarker = parameter(call, 'upload-id-marker') ?? '';
+  const { encode, encodingType } = readEncoding(call);
   const maxUploads = integerParameter(call, 'max-uploads', { otherwise: PAGE, min: 0, max: PAGE });
-  const uploads = (await allUploads(call))
-    .filter(({ key }) => key.startsWith(prefix))
-    .filter(
-      ({ key, uploadId }) =>
-        key > keyMarker || (key === keyMarker && idMarker !== '' && uploadId > idMarker),
-    );
+  // A common prefix that ended the page before was shown whole.
+  const isRolledUp = delimiter !== '' && idMarker === '' && keyMarker.endsWith(delimiter);
+  const uploads = (await allUploads(call)).filter(({ key, uploadId }) => {
+    if (!key.startsWith(prefix) || (isRolledUp && key.startsWith(keyMarker))) return false;
+    const order = compareKeys(key, keyMarker);
+    return order > 0 || (order === 0 && idMarker !== '' && uploadId > idMarker);
+  });
   const entries: { readonly upload?: Upload; readonly rolledUp?: string }[] = [];
   for (const upload of uploads) {
     const at = delimiter === '' ? -1 : upload.key.indexOf(delimiter, prefix.length);
@@ -442,16 +453,17 @@ export async function listMultipartUploads(call: S3Call): Promise<void> {
   const isTruncated = entries.length > shown.length;
   sendXml(call, 'ListMultipartUploadsResult', {
     Bucket: call.bucket,
-    KeyMarker: keyMarker,
+    KeyMarker: encode(keyMarker),
     UploadIdMarker: idMarker,
+    ...(encodingType === undefined ? {} : { EncodingType: encodingType }),
     ...(isTruncated && last !== undefined
       ? {
-          NextKeyMarker: last.upload?.key ?? last.rolledUp ?? '',
+          NextKeyMarker: encode(last.upload?.key ?? last.rolledUp ?? ''),
           NextUploadIdMarker: last.upload?.uploadId ?? '',
         }
       : {}),
-    Prefix: prefix,
-    ...(delimiter === '' ? {} : { Delimiter: delimiter }),
+    Prefix: encode(prefix),
+    ...(delimiter === '' ? {} : { Delimiter: encode(delimiter) }),
     MaxUploads: maxUploads,
     IsTruncated: isTruncated,
     Upload: shown.flatMap(({ upload }) =>
@@ -459,19 +471,25 @@ export async function listMultipartUploads(call: S3Call): Promise<void> {
         ? []
         : [
             {
-              Key: upload.key,
+              Key: encode(upload.key),
               UploadId: upload.uploadId,
               Initiator: ownerElement(call),
               Owner: ownerElement(call),
               StorageClass: storageClassOf(upload.record.attributes),
               Initiated: new Date(upload.record.createdAtMs).toISOString(),
+              ...checksumElements(upload),
             },
           ],
     ),
     CommonPrefixes: shown.flatMap(({ rolledUp }) =>
-      rolledUp === undefined ? [] : [{ Prefix: rolledUp }],
+      rolledUp === undefined ? [] : [{ Prefix: encode(rolledUp) }],
     ),
   });
+}
+
+function checksumElements({ checksum }: Upload): XmlElement {
+  if (checksum === undefined) return {};
+  return { ChecksumAlgorithm: checksum.algorithm, ChecksumType: checksum.type };
 }
 
 /** @throws {S3Error} `NoSuchUpload` */
@@ -516,11 +534,12 @@ async function allUploads(call: S3Call): Promise<readonly Upload[]> {
   const records = await allRecords(call, bucket, 'u/', UPLOADS_LISTED_MAX);
   return records
     .map((record) => toUpload(bucket, record))
-    .sort(
-      (a, b) =>
-        Buffer.compare(Buffer.from(a.key), Buffer.from(b.key)) ||
-        (a.uploadId < b.uploadId ? -1 : 1),
-    );
+    .sort((a, b) => compareKeys(a.key, b.key) || (a.uploadId < b.uploadId ? -1 : 1));
+}
+
+/** As UTF-8, which is the order of every listing. */
+function compareKeys(a: string, b: string): number {
+  return Buffer.compare(Buffer.from(a), Buffer.from(b));
 }
 
 async function allRecords(

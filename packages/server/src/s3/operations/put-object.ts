@@ -1,28 +1,29 @@
 /** PutObject: stage, fill, check everything that was claimed, commit. */
-
 import type { ObjectRef, StagedWrite } from '@ebb/core';
 import { ACKS, type Ack, HEADERS } from '@ebb/protocol';
-import { parseWriteCondition } from '../../http/data/conditions.ts';
-import { receiveBody, receiveSmallBody } from '../../http/data/receive-body.ts';
-import { SMALL_BODY_BYTES, UNKNOWN_LENGTH_RESERVE_BYTES } from '../../limits.ts';
-import { formatChecksum, parseAttributes, parseMetadata } from '../attributes.ts';
-import { type BodyPlan, planBody } from '../body.ts';
+import { parseWriteCondition, type WriteCondition } from '../../http/data/conditions.ts';
+import { refuseEarly, stageBody } from '../../http/data/stage-body.ts';
+import {
+  DEFAULT_CONTENT_TYPE,
+  formatChecksum,
+  parseAttributes,
+  parseMetadata,
+} from '../attributes.ts';
+import { planBody } from '../body.ts';
 import { headerOf, type S3Call, sendEmpty } from '../call.ts';
 import { type Checksum, checksumHeader } from '../checksums.ts';
-import { refuseUnoffered } from '../refused-headers.ts';
 import { S3Error } from '../s3-error.ts';
 import { tellVersion } from './versions.ts';
 
 export async function putObject(call: S3Call): Promise<void> {
   const { request, context } = call;
-  refuseUnoffered(request.headers);
   const ref = { bucket: call.bucket, key: call.key };
   const condition = parseWriteCondition(request.headers);
-  if (condition.ifMatch !== undefined && (await context.store.find(ref)) === undefined)
-    throw new S3Error('NoSuchKey', undefined, { Key: call.key });
+  await assertTargetThere(call, condition);
+  await refuseEarly(ref, condition, context);
   const attributes = parseAttributes(request.headers);
   const metadata = parseMetadata(request.headers);
-  const contentType = headerOf(call, 'content-type');
+  const contentType = headerOf(call, 'content-type') || DEFAULT_CONTENT_TYPE;
   const ack = parseAck(headerOf(call, HEADERS.ack));
   const { committed, checksum } = await storeBody(call, ref, async (received) => {
     const found = received.checksum;
@@ -34,7 +35,7 @@ export async function putObject(call: S3Call): Promise<void> {
         found === undefined ? attributes : { ...attributes, checksum: formatChecksum(found) },
       ...condition,
       ...(ack === undefined ? {} : { ack }),
-      ...(contentType === undefined || contentType === '' ? {} : { contentType }),
+      contentType,
     });
   });
   await tellVersion(call, committed.object);
@@ -50,6 +51,15 @@ export async function putObject(call: S3Call): Promise<void> {
   });
 }
 
+/** If-Match names an object that must be there: S3 tells one that is missing from one that is another. */
+export async function assertTargetThere(
+  { context, bucket, key }: S3Call,
+  { ifMatch }: WriteCondition,
+): Promise<void> {
+  if (ifMatch !== undefined && (await context.store.find({ bucket, key })) === undefined)
+    throw new S3Error('NoSuchKey', undefined, { Key: key });
+}
+
 export interface StoredBody {
   readonly staged: StagedWrite;
   readonly sizeBytes: number;
@@ -63,39 +73,13 @@ export async function storeBody<T>(
   ref: ObjectRef,
   commit: (body: StoredBody) => Promise<T>,
 ): Promise<{ readonly committed: T; readonly checksum: Checksum | undefined }> {
-  const { request, response, context } = call;
-  const { store, owner } = context;
-  const plan = planBody(call);
-  const gone = new AbortController();
-  const onClose = (): void => gone.abort();
-  request.once('close', onClose);
-  const staged = await store.stage(owner, ref, {
-    reserveBytes: plan.dataBytes ?? UNKNOWN_LENGTH_RESERVE_BYTES,
-    signal: gone.signal,
-  });
-  try {
-    request.removeListener('close', onClose);
-    if (call.expectsContinue) response.writeContinue();
-    const received = await receive(call, plan, staged);
+  const { request, response, expectsContinue, context } = call;
+  const plan = planBody({ headers: request.headers, auth: call.auth });
+  const body = { request, response, expectsContinue, ...plan };
+  return await stageBody(ref, body, context, async (staged, received) => {
     const checksum = await plan.finish(received);
     return { committed: await commit({ ...received, staged, checksum }), checksum };
-  } catch (error) {
-    await store.abort(owner, staged.writeId);
-    throw error;
-  }
-}
-
-async function receive(
-  { request, context }: S3Call,
-  plan: BodyPlan,
-  { writeId }: StagedWrite,
-): ReturnType<typeof receiveBody> {
-  const { store, owner, pieces } = context;
-  const writeOut = (bytes: Buffer, position: number): Promise<void> =>
-    store.write(owner, writeId, bytes, position);
-  return plan.arrivingBytes !== undefined && plan.arrivingBytes <= SMALL_BODY_BYTES
-    ? await receiveSmallBody(request, plan.arrivingBytes, writeOut, plan.receive)
-    : await receiveBody(request, pieces, writeOut, plan.receive);
+  });
 }
 
 export function parseAck(text: string | undefined): Ack | undefined {

@@ -2,9 +2,8 @@
 import { checkTags, parseTags, type Tag, withTags } from '../attributes.ts';
 import { readBody } from '../body.ts';
 import { type S3Call, sendEmpty, sendXml } from '../call.ts';
-import { refuseUnoffered } from '../refused-headers.ts';
 import { S3Error } from '../s3-error.ts';
-import { parseXml, type XmlElement } from '../xml.ts';
+import { parseXml, type XmlElement, type XmlReader } from '../xml.ts';
 import { ownerElement } from './owner.ts';
 import { headNamed, tellVersion, withNamed } from './versions.ts';
 
@@ -19,14 +18,18 @@ export async function getObjectTagging(call: S3Call): Promise<void> {
 }
 
 export async function putObjectTagging(call: S3Call): Promise<void> {
-  const root = parseXml(await readBody(call, XML_BYTES_MAX), 'Tagging');
-  const tags = root
-    .child('TagSet')
-    .all('Tag')
-    .map((tag): Tag => [tag.child('Key').text(), tag.child('Value').text()]);
+  const tags = parseTagging(await readBody(call, XML_BYTES_MAX));
   checkTags(tags);
   await setTags(call, tags);
   sendEmpty(call, 200);
+}
+
+/** @throws {S3Error} `MalformedXML` */
+export function parseTagging(xml: string): readonly Tag[] {
+  return parseXml(xml, 'Tagging')
+    .child('TagSet')
+    .all('Tag')
+    .map((tag) => [tag.child('Key').text(), tag.child('Value').text()]);
 }
 
 export async function deleteObjectTagging(call: S3Call): Promise<void> {
@@ -55,10 +58,9 @@ export async function getObjectAcl(call: S3Call): Promise<void> {
 
 /** Takes the canned form `private` and the document that `getAcl` gives, and nothing else. */
 export async function putAcl(call: S3Call): Promise<void> {
-  refuseUnoffered(call.request.headers);
   const body = await readBody(call, XML_BYTES_MAX);
   if (body.trim() !== '') {
-    const grants = parseXml(body, 'AccessControlPolicy').child('AccessControlList').all('Grant');
+    const grants = parseAcl(body).child('AccessControlList').all('Grant');
     const isPrivate = grants.every(
       (grant) => grant.child('Grantee').textOf('ID') === call.context.ownerId,
     );
@@ -67,6 +69,15 @@ export async function putAcl(call: S3Call): Promise<void> {
   if (call.key === '') await call.context.store.getBucket(call.bucket);
   else await headNamed(call);
   sendEmpty(call, 200);
+}
+
+/** @throws {S3Error} `MalformedACLError` */
+function parseAcl(body: string): XmlReader {
+  try {
+    return parseXml(body, 'AccessControlPolicy');
+  } catch (error) {
+    throw new S3Error('MalformedACLError', undefined, {}, { cause: error });
+  }
 }
 
 function privateAcl(call: S3Call): XmlElement {

@@ -10,7 +10,7 @@ import { readBody } from '../body.ts';
 import { parameter, type S3Call, sendEmpty, sendXml, sendXmlText } from '../call.ts';
 import { S3Error } from '../s3-error.ts';
 import { buildXml, parseXml, type XmlElement } from '../xml.ts';
-import { contents, readAsked } from './lists.ts';
+import { commonElements, contents, readAsked } from './lists.ts';
 import { ownerElement } from './owner.ts';
 
 const XML_BYTES_MAX = 64 * 1024;
@@ -107,7 +107,7 @@ function absence(call: S3Call, { key, versionId }: ObjectRef, error: unknown): u
 
 export async function listObjectVersions(call: S3Call): Promise<void> {
   const asked = readAsked(call);
-  const { prefix, delimiter, maxKeys, encode, encodingType } = asked;
+  const { prefix, delimiter, maxKeys, encode } = asked;
   const keyMarker = parameter(call, 'key-marker') ?? '';
   const idMarker = parameter(call, 'version-id-marker') ?? '';
   if (idMarker !== '' && keyMarker === '')
@@ -121,17 +121,11 @@ export async function listObjectVersions(call: S3Call): Promise<void> {
     startAfter: idMarker === '' ? { key: keyMarker } : { key: keyMarker, versionId: idMarker },
   });
   const head: XmlElement = {
-    Name: call.bucket,
-    Prefix: encode(prefix),
+    ...commonElements(call, asked, { prefixes, next }),
     KeyMarker: encode(keyMarker),
     VersionIdMarker: idMarker,
     ...(next === null ? {} : { NextKeyMarker: encode(next.key) }),
     ...(next?.versionId === undefined ? {} : { NextVersionIdMarker: next.versionId }),
-    MaxKeys: maxKeys,
-    ...(delimiter === '' ? {} : { Delimiter: encode(delimiter) }),
-    ...(encodingType === undefined ? {} : { EncodingType: encodingType }),
-    IsTruncated: next !== null,
-    CommonPrefixes: prefixes.map((name) => ({ Prefix: encode(name) })),
   };
   // Versions and markers of a key come in their order, so not each kind by itself.
   const entries = versions.map((version) => versionEntry(call, version, encode));

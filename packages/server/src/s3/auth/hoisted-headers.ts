@@ -1,0 +1,29 @@
+/**
+ * Headers of a presigned request that its signer put into the query: SDKs do that with `x-amz-*` ones, so that whoever holds
+ * the link need not send them. They are signed there, and mean what they mean as headers.
+ */
+import type { IncomingHttpHeaders } from 'node:http';
+import { encodeHeader } from '../../http/header-text.ts';
+import type { Query } from './canonical.ts';
+
+/** Those that are the signature, or say how the body comes. */
+const OF_THE_SIGNATURE = new Set([
+  'x-amz-algorithm',
+  'x-amz-credential',
+  'x-amz-date',
+  'x-amz-expires',
+  'x-amz-signedheaders',
+  'x-amz-signature',
+  'x-amz-security-token',
+  'x-amz-content-sha256',
+]);
+
+/** Adds them to `headers`; one that came as a header too stays as it came. Only for a request whose query is signed. */
+export function takeHoistedHeaders(headers: IncomingHttpHeaders, query: Query): void {
+  if (!query.some(([name]) => name.toLowerCase() === 'x-amz-algorithm')) return;
+  for (const [name, value] of query) {
+    const header = name.toLowerCase();
+    if (header.startsWith('x-amz-') && !OF_THE_SIGNATURE.has(header))
+      headers[header] ??= encodeHeader(value);
+  }
+}
