@@ -14,6 +14,7 @@ import type {
   ListOptions,
   ObjectRecord,
 } from '../catalog/catalog.ts';
+import type { Files } from '../files/files.ts';
 
 export interface ObjectRef {
   readonly bucket: string;
@@ -131,6 +132,8 @@ export interface WhyEvent {
 
 export interface ObjectStore {
   readonly nodeId: string;
+  /** Objects opened by position, for reading and writing. */
+  readonly files: Files;
 
   createOwner(name: string): Owner;
   /** Aborts its staged writes and ends its leases. */

@@ -16,6 +16,7 @@ import type {
   ObjectRecord,
 } from '../catalog/catalog.ts';
 import { type Clock, systemClock } from '../clock.ts';
+import { FileTable } from '../files/file-table.ts';
 import { parseAnyBucketName, parseJobId, parseKey } from '../object-ref.ts';
 import { BlobPlacement, type MoveResult } from '../placement/blob-placement.ts';
 import { RecencyIndex } from '../placement/evictor.ts';
@@ -166,6 +167,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
 
 class CatalogObjectStore implements ObjectStore {
   readonly nodeId: string;
+  readonly files: FileTable;
   readonly #parts: StoreParts;
   readonly #writes: WritePath;
   readonly #reads: ReadPath;
@@ -188,6 +190,12 @@ class CatalogObjectStore implements ObjectStore {
     this.#owners = options.owners;
     this.#writes = new WritePath(parts);
     this.#reads = new ReadPath(parts);
+    this.files = new FileTable({
+      ...parts,
+      reads: this.#reads,
+      writes: this.#writes,
+      promise: async (object, ack) => (await this.#keepPromises(object, ack)).durability,
+    });
   }
 
   async start(): Promise<void> {
@@ -214,6 +222,7 @@ class CatalogObjectStore implements ObjectStore {
 
   async dropOwner(owner: Owner): Promise<void> {
     this.#owners.delete(owner.ownerId);
+    this.files.dropOwner(owner);
     this.#writes.dropOwner(owner);
     this.#reads.dropOwner(owner);
     this.#parts.leases.dropOwner(owner);
@@ -666,6 +675,7 @@ class CatalogObjectStore implements ObjectStore {
     const { clock, leases, diskLeases, jobs, observer } = this.#parts;
     let lastMs = clock.now();
     const steps: readonly (() => unknown)[] = [
+      () => this.files.sweep(),
       () => this.#writes.dropExpired(),
       () => this.#reads.dropExpired(),
       () => leases.sweep(),

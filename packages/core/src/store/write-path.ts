@@ -89,7 +89,7 @@ export class WritePath {
         throw error;
       }
       if (tier === 1 && tiers[0] === 0) void this.#parts.spiller.makeRoom(0, reserveBytes);
-      staging.add({
+      const write: Staging = {
         writeId: blobId,
         blobId,
         owner,
@@ -104,16 +104,9 @@ export class WritePath {
         isCommitting: false,
         commit: undefined,
         deadlineMs: clock.now() + settings.stagingTtlMs,
-      });
-      return {
-        writeId: blobId,
-        blobId,
-        tier,
-        path: file.path,
-        absolutePath: this.#tier(tier).absolutePath(blobId),
-        reservedBytes: reserveBytes,
-        slotId: file.slotId,
       };
+      staging.add(write);
+      return this.#stagedWrite(write, file);
     } catch (error) {
       if (quota !== undefined) quotas.release(quota);
       throw error;
@@ -156,6 +149,55 @@ export class WritePath {
     await settled;
     if (write.lastWrite === settled) write.lastWrite = undefined;
     await run;
+  }
+
+  /** Of what was written so far, for an open file that reads back its own bytes. */
+  async readStaged(
+    owner: Owner,
+    writeId: number,
+    target: Uint8Array,
+    position: number,
+  ): Promise<void> {
+    const write = this.#touch(owner, writeId);
+    if (write.lastWrite !== undefined) await write.lastWrite;
+    await this.#tier(write.tier).read(write.blobId, target, position);
+  }
+
+  /** Where a staged write is now: it may have moved to tier 1. */
+  where(owner: Owner, { writeId }: StagedWrite): StagedWrite {
+    return this.#stagedWrite(this.#touch(owner, writeId));
+  }
+
+  /** No effect on a write that has ended. */
+  keepAlive(owner: Owner, writeId: number): void {
+    const write = this.#parts.staging.find(owner, writeId);
+    if (write !== undefined)
+      write.deadlineMs = this.#parts.clock.now() + this.#parts.settings.stagingTtlMs;
+  }
+
+  /**
+   * Says how much of the file counts as written: less than before cuts its end off (what comes there later begins as
+   * zeros), more vouches for bytes that the writer brought through the file itself.
+   */
+  setWritten(owner: Owner, writeId: number, writtenBytes: number): void {
+    const write = this.#touch(owner, writeId);
+    write.writtenBytes = writtenBytes;
+    if (write.missing.length > MISSING_MAX) return;
+    const left = write.missing.filter((range) => range.from < writtenBytes);
+    write.missing.splice(0, write.missing.length, ...left);
+  }
+
+  /** Room for a writer that fills the file itself and has `writtenBytes` there. The write may move: see what it is afterwards. */
+  async makeRoom(
+    owner: Owner,
+    writeId: number,
+    { needBytes, writtenBytes }: { readonly needBytes: number; readonly writtenBytes: number },
+  ): Promise<StagedWrite> {
+    const write = this.#touch(owner, writeId);
+    assertSize(needBytes, write.ref);
+    write.writtenBytes = writtenBytes;
+    if (needBytes > write.reservedBytes) await this.#grow(write, needBytes);
+    return this.#stagedWrite(write);
   }
 
   async commit(owner: Owner, writeId: number, options: CommitOptions): Promise<Committed> {
@@ -308,6 +350,20 @@ export class WritePath {
       throw error;
     }
     await catalog.durable();
+  }
+
+  #stagedWrite(
+    { writeId, blobId, tier, reservedBytes }: Staging,
+    file = this.#tier(tier).find(blobId),
+  ): StagedWrite {
+    if (file === undefined)
+      throw new StoreError('data_lost', `the file of write ${writeId} is gone`, { writeId });
+    const absolutePath = this.#tier(tier).absolutePath(blobId);
+    return {
+      ...{ writeId, blobId, tier, absolutePath, reservedBytes },
+      path: file.path,
+      slotId: file.slotId,
+    };
   }
 
   #tryCreate(

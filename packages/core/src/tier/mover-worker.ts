@@ -21,6 +21,8 @@ export type MoverTask =
       readonly from: string;
       readonly to: string;
       readonly sizeBytes: number;
+      readonly fromOffset?: number;
+      readonly toOffset?: number;
       readonly sync: boolean;
     }
   | { readonly kind: 'checksum'; readonly file: string; readonly sizeBytes: number }
@@ -78,8 +80,10 @@ function copy(jobId: number, task: Extract<MoverTask, { kind: 'copy' }>): number
   return withSource(task.from, (from) =>
     withFile(task.to, constants.O_WRONLY, (to) => {
       let unsyncedBytes = 0;
-      const crc = readThrough(jobId, from, task.from, task.sizeBytes, (chunk, at) => {
-        writeAll(to, chunk, at);
+      const { fromOffset = 0, toOffset = 0 } = task;
+      const source = { fd: from, file: task.from, offset: fromOffset };
+      const crc = readThrough(jobId, source, task.sizeBytes, (chunk, at) => {
+        writeAll(to, chunk, toOffset + at);
         unsyncedBytes += chunk.length;
         if (!task.sync || unsyncedBytes < syncEveryBytes) return;
         fdatasyncSync(to);
@@ -92,7 +96,9 @@ function copy(jobId: number, task: Extract<MoverTask, { kind: 'copy' }>): number
 }
 
 function checksum(jobId: number, file: string, sizeBytes: number): number {
-  return withSource(file, (fd) => readThrough(jobId, fd, file, sizeBytes, () => undefined));
+  return withSource(file, (fd) =>
+    readThrough(jobId, { fd, file, offset: 0 }, sizeBytes, () => undefined),
+  );
 }
 
 function populate(jobId: number, file: string, sizeBytes: number): void {
@@ -105,11 +111,10 @@ function populate(jobId: number, file: string, sizeBytes: number): void {
   });
 }
 
-/** Returns the CRC32C of the first `sizeBytes`. */
+/** Returns the CRC32C of `sizeBytes` from the offset on. */
 function readThrough(
   jobId: number,
-  fd: number,
-  file: string,
+  { fd, file, offset }: { readonly fd: number; readonly file: string; readonly offset: number },
   sizeBytes: number,
   use: (chunk: Uint8Array, at: number) => void,
 ): number {
@@ -117,7 +122,7 @@ function readThrough(
   let at = 0;
   while (at < sizeBytes) {
     stopIfCancelled(jobId);
-    const got = readSync(fd, buffer, 0, Math.min(bufferBytes, sizeBytes - at), at);
+    const got = readSync(fd, buffer, 0, Math.min(bufferBytes, sizeBytes - at), offset + at);
     if (got === 0) throw new MoverFailure('short', `${file} ends at ${at} of ${sizeBytes} bytes`);
     const chunk = buffer.subarray(0, got);
     crc = crc32c(chunk, crc);

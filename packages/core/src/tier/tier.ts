@@ -123,12 +123,15 @@ export interface RemoteTier {
 export interface Mover {
   /**
    * Copies `sizeBytes` from one file into another (which exists), and resolves with their CRC32C. `sync`: fdatasync after.
+   * Offsets are 0 unless they are given.
    * @throws `data_lost` when the source is missing or shorter; `tier_full`, `io_failed`, `aborted`, `busy`
    */
   copy(options: {
     from: string;
     to: string;
     sizeBytes: number;
+    fromOffset?: number;
+    toOffset?: number;
     sync: boolean;
     signal?: AbortSignal;
   }): Promise<number>;
