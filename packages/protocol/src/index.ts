@@ -8,6 +8,7 @@ export {
   ACKS,
   type Ack,
   type ExtentLocation,
+  FILE_FLAGS,
   type MapOutputRow,
   OPS,
   PROTOCOL_VERSION,
