@@ -1,5 +1,6 @@
 export * from './control.ts';
 export * from './errors.ts';
+export * from './file-control.ts';
 export * from './frames.ts';
 export * from './headers.ts';
 export * from './index-block.ts';

@@ -3,7 +3,7 @@
  * The data routes (http/data) are described here too, and answered before hono sees them.
  */
 
-import { resolvePolicy } from '@ebb/core';
+import { type Owner, resolvePolicy } from '@ebb/core';
 import {
   affectedSchema,
   bucketInfoSchema,
@@ -30,6 +30,7 @@ import { HTTPException } from 'hono/http-exception';
 import type { Services } from '../services.ts';
 import { TIER_NAMES, tierName } from './data/object-headers.ts';
 import { errorAnswer, toStoreError } from './error-response.ts';
+import { addFileRoutes } from './files/file-routes.ts';
 import { describeDataRoutes, errorResponses, json, jsonBody } from './openapi.ts';
 import { bucketInfo, jobInfo, objectInfo, tierInfo } from './views.ts';
 import { explain } from './why.ts';
@@ -162,7 +163,8 @@ const routes = {
   }),
 } as const;
 
-export function createControlApp(services: Services): OpenAPIHono {
+/** @param fileOwner Of the files opened over HTTP; file-bytes.ts is given the same. */
+export function createControlApp(services: Services, fileOwner: Owner): OpenAPIHono {
   const { store, shuffles, node } = services;
   const app = new OpenAPIHono({
     defaultHook: (result) => {
@@ -308,6 +310,7 @@ export function createControlApp(services: Services): OpenAPIHono {
   });
   app.openapi(routes.gc, async (c) => c.json(await store.gc(), 200));
 
+  addFileRoutes(app, services, fileOwner);
   describeDataRoutes(app.openAPIRegistry);
   let document: unknown;
   app.get(PATHS.openapi, (c) => {

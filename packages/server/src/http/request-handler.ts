@@ -16,6 +16,7 @@ import { putObject } from './data/put-object.ts';
 import { findDataTarget } from './data/target.ts';
 import { sendError, toStoreError } from './error-response.ts';
 import { answerByFetch } from './fetch-bridge.ts';
+import { answerFileBytes, findFileBytesTarget } from './files/file-bytes.ts';
 import { watchRequest } from './watch-request.ts';
 
 export interface RequestHandler {
@@ -79,7 +80,7 @@ class Surfaces {
       owner: services.store.createOwner('http'),
       pieces,
     };
-    const app = createControlApp(services);
+    const app = createControlApp(services, this.#data.owner);
     this.#control = (request) => app.fetch(request);
   }
 
@@ -88,7 +89,14 @@ class Surfaces {
     response: ServerResponse,
     expectsContinue: boolean,
   ): Promise<void> {
-    const target = findDataTarget(request.url ?? '/');
+    const url = request.url ?? '/';
+    const fileBytes = findFileBytesTarget(url);
+    if (fileBytes !== undefined)
+      return await answerFileBytes(request, response, fileBytes, {
+        ...this.#data,
+        expectsContinue,
+      });
+    const target = findDataTarget(url);
     if (target === undefined) {
       if (expectsContinue) response.writeContinue();
       await answerByFetch(this.#control, request, response);
@@ -166,5 +174,9 @@ function routeLabel(url: string): string {
     return parts.length === 5 ? PATHS.objects : PATHS.object;
   }
   if (path.startsWith(`${PATHS.jobs}/`)) return parts.length === 4 ? PATHS.job : PATHS.jobHeartbeat;
+  if (path.startsWith(`${PATHS.files}/`)) {
+    const template = parts.length === 4 ? PATHS.file : `${PATHS.file}/${parts[4]}`;
+    return FIXED_ROUTES.has(template) ? template : 'unknown';
+  }
   return 'unknown';
 }
