@@ -51,6 +51,12 @@ export interface HttpClient {
   plain(method: Method, path: string, request?: JsonRequest): Promise<number>;
   /** One attempt. The answer's ETag, version and durability. */
   put(ref: ObjectRef, request: PutRequest): Promise<PutAnswer>;
+  /** Raw bytes there or back, whole. @throws also `too_large` for an answer beyond JSON_BYTES_MAX */
+  bytes(
+    method: 'GET' | 'PUT',
+    path: string,
+    request: Pick<JsonRequest, 'query' | 'idempotent' | 'signal'> & { readonly body?: Uint8Array },
+  ): Promise<Buffer>;
   headOpen(ref: ObjectRef, signal?: AbortSignal): Promise<OpenInfo>;
   /** Starts a GET; the body is read by the caller. */
   get(ref: ObjectRef, range: ByteRange | undefined, signal?: AbortSignal): Promise<HttpBody>;
@@ -142,6 +148,16 @@ class Client implements HttpClient {
       durability: headerText(response.headers[HEADERS.durability]),
       crc32c: headerText(response.headers[HEADERS.crc32c]),
     };
+  }
+
+  async bytes(
+    method: 'GET' | 'PUT',
+    path: string,
+    { query, body, idempotent = true, signal }: Parameters<HttpClient['bytes']>[2],
+  ): Promise<Buffer> {
+    return await withRetry({ policy: this.#retry, idempotent, signal }, async () =>
+      bytesOf(await this.#send(method, path, { query, body, signal })),
+    );
   }
 
   async headOpen(ref: ObjectRef, signal?: AbortSignal): Promise<OpenInfo> {
@@ -345,6 +361,10 @@ function destroy(response: Dispatcher.ResponseData): void {
 }
 
 async function textOf(response: Dispatcher.ResponseData): Promise<string> {
+  return (await bytesOf(response)).toString('utf8');
+}
+
+async function bytesOf(response: Dispatcher.ResponseData): Promise<Buffer> {
   const chunks: Uint8Array[] = [];
   let bytes = 0;
   for await (const chunk of response.body as AsyncIterable<Uint8Array>) {
@@ -353,7 +373,7 @@ async function textOf(response: Dispatcher.ResponseData): Promise<string> {
       throw new StoreError('too_large', `an answer of more than ${JSON_BYTES_MAX} bytes`);
     chunks.push(chunk);
   }
-  return Buffer.concat(chunks, bytes).toString('utf8');
+  return Buffer.concat(chunks, bytes);
 }
 
 function queryText(query: Query | undefined): string {

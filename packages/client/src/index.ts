@@ -10,6 +10,7 @@ export type {
   MoveOptions,
   TierName,
 } from './client.ts';
+export type { FileHandle, FileMode, FileStat, OpenFileOptions, Published } from './file-handle.ts';
 // For feature packages: the connection, staged files, retries
 export {
   type CallCodec,
