@@ -326,18 +326,23 @@ add('fileStage.response', OPS.fileStage, messages.fileStage.response, {
   slotId: 0,
 });
 for (const name of ['fileSync', 'fileClose'] as const) {
-  add(`${name}.request`, OPS[name], messages[name].request, {
-    fileId: 77,
-    sizeBytes: 6_442_455_039,
-    crc32c: 0xffff_ffff,
-    ack: 'disk',
-  });
-  add(`${name}.request`, OPS[name], messages[name].request, {
-    fileId: 78,
-    sizeBytes: 0,
-    crc32c: undefined,
-    ack: undefined,
-  });
+  for (const message of [
+    { fileId: 77, sizeBytes: 6_442_455_039, crc32c: 0xffff_ffff, ack: 'disk' },
+    { fileId: 78, sizeBytes: 0, crc32c: null, ack: null },
+  ] as const)
+    add(
+      `${name}.request`,
+      OPS[name],
+      {
+        encode: (m: typeof message) =>
+          messages[name].request.encode({
+            ...m,
+            crc32c: m.crc32c ?? undefined,
+            ack: m.ack ?? undefined,
+          }),
+      },
+      message,
+    );
   add(`${name}.response`, OPS[name], messages[name].response, {
     published: true,
     version: 4_294_967_299,
