@@ -14,6 +14,7 @@ import { ACKS, type Ack, isStoreError, StoreError } from '@ebb/protocol';
 import type { Condition, ObjectRecord } from '../catalog/catalog.ts';
 import { OPEN_FILES_MAX } from '../limits.ts';
 import { parseAnyBucketName, parseKey } from '../object-ref.ts';
+import { durabilityOf, meets } from '../placement/policy.ts';
 import type {
   Committed,
   ObjectRef,
@@ -293,11 +294,32 @@ export class FileTable implements Files {
   async #sync(file: OpenFile, options: FileSync): Promise<PublishedFile | undefined> {
     noteSize(file, options);
     if (file.isDirty) return await this.#publish(file, options);
-    const shown = file.base?.object ?? file.former;
-    if (shown === undefined) return undefined;
-    const { version, etag, sizeBytes } = shown;
-    const durability = await this.#parts.promise(shown, options.ack ?? 'memory');
+    const { reads } = this.#parts;
+    const view = await reads.find(file.ref);
+    // Replaced or deleted: it is nobody's concern any more how durable it was.
+    if (view === undefined || view.object.version !== file.version) return undefined;
+    const { version, etag, sizeBytes } = view.object;
+    const { ack } = options;
+    const durability =
+      ack === undefined ? view.durability : await this.#raiseDurability(view.object, ack);
     return { version, etag, sizeBytes, durability };
+  }
+
+  /** @throws `tier_full` when there is no room for the copy that this takes */
+  async #raiseDurability(object: ObjectRecord, ack: Ack): Promise<Ack> {
+    const { promise, catalog } = this.#parts;
+    const durability = await promise(object, ack);
+    for (const { blobId, length } of object.extents) {
+      const blob = await catalog.findBlob(blobId);
+      if (blob !== undefined && !meets(durabilityOf(blob), ack))
+        throw new StoreError(
+          'tier_full',
+          `no room for a copy of ${object.bucket}/${object.key} that is durable as ${ack}`,
+          { needBytes: length, ack },
+        );
+    }
+    // In a bucket that promises memory, a view does not count copies on disk; these were just synced.
+    return meets(durability, ack) ? durability : ack;
   }
 
   async #publish(file: OpenFile, { ack, crc32c, sizeBytes }: FileSync): Promise<PublishedFile> {

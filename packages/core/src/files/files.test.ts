@@ -369,6 +369,18 @@ describe('sync', () => {
     expect((await at.store.head({ bucket: 'mem', key: 'k' })).tiers).toContain(2);
   });
 
+  test('says so when there is no room for what it is to make durable, and that nothing is left to do for a version that was replaced', async () => {
+    const at = await open({ diskBytes: 64 * KiB });
+    await at.put('mem', 'k', bytes(100_000));
+    const file = await openFile(at, 'k', { read: true });
+    expect(await codeOf(file.sync({ ack: 'disk' }))).toBe('tier_full');
+    await at.put('mem', 'k', bytes(1000));
+    expect(await file.sync({ ack: 'disk' })).toBeUndefined();
+    const next = await openFile(at, 'k', { read: true });
+    expect(await next.sync({ ack: 'disk' })).toMatchObject({ durability: 'disk' });
+    expect((await at.store.head({ bucket: 'mem', key: 'k' })).tiers).toEqual([0, 1]);
+  });
+
   test('with a condition follows its own versions', async () => {
     const at = await open();
     const etag = await at.put('mem', 'k', Buffer.from('0'));

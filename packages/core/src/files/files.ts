@@ -81,7 +81,10 @@ export interface Files {
     fileId: number,
     options: { readonly reserveBytes: number; readonly keepBytes: number },
   ): Promise<StagedWrite>;
-  /** Publishes what was written so far as a version, and goes on. Without changes it sees to the durability alone. */
+  /**
+   * Publishes what was written so far as a version, and goes on. Without changes it sees to the durability alone, and is
+   * undefined when there is nothing, or the version is no longer the object's.
+   */
   sync(owner: Owner, fileId: number, options: FileSync): Promise<PublishedFile | undefined>;
   /** As `sync`, when there are changes; then the file is closed, whether that went well or not. */
   close(owner: Owner, fileId: number, options: FileSync): Promise<PublishedFile | undefined>;
