@@ -571,6 +571,141 @@ test('a file behaves as an array of bytes, whatever is done to it in whatever or
   expect(at.store.tiers()[0]?.stagedBytes).toBe(0);
 });
 
+/** Of the random test below: a file with the bytes it must show. */
+interface Shown {
+  readonly key: string;
+  readonly file: Awaited<ReturnType<typeof openFile>>;
+  bytes: Buffer;
+}
+
+test('many files on few names never see each other’s bytes, and a name has what was published last', async () => {
+  const at = await open({ memoryBytes: 3 * MiB });
+  const key = fc.constantFrom('a', 'b', 'c');
+  const which = fc.nat(5);
+  const size = fc.integer({ min: 1, max: 200 * KiB });
+  const step = fc.oneof(
+    fc.record({ do: fc.constantFrom('open' as const, 'put' as const), key, which, size }),
+    fc.record({ do: fc.constantFrom('write' as const, 'truncate' as const), key, which, size }),
+    fc.record({ do: fc.constantFrom('read' as const, 'sync' as const), key, which, size }),
+    fc.record({
+      do: fc.constantFrom('close' as const, 'abort' as const, 'delete' as const),
+      ...{ key, which, size },
+    }),
+  );
+  let seed = 0;
+  const runOne = async (
+    steps: readonly { do: string; key: string; which: number; size: number }[],
+  ) => {
+    const objects = new Map<string, Buffer>();
+    const files: (Shown | undefined)[] = [];
+    const publish = ({ key: name, file, bytes: now }: Shown): void => {
+      if (file.stat().isDirty) objects.set(name, now);
+    };
+    for (const now of steps) {
+      const shown = files[now.which];
+      if (now.do === 'put') {
+        objects.set(now.key, bytes(now.size, ++seed));
+        await at.put('mem', now.key, bytes(now.size, seed));
+      } else if (now.do === 'delete') {
+        objects.delete(now.key);
+        await at.store.delete({ bucket: 'mem', key: now.key });
+      } else if (now.do === 'open') {
+        await shown?.file.abort();
+        const file = await openFile(at, now.key, NEW);
+        files[now.which] = { key: now.key, file, bytes: objects.get(now.key) ?? Buffer.alloc(0) };
+      } else if (shown === undefined) continue;
+      else if (now.do === 'write') {
+        const source = bytes(now.size, ++seed);
+        const position = (now.size * 7919) % (200 * KiB);
+        const grown = Buffer.alloc(Math.max(shown.bytes.length, position + source.length));
+        shown.bytes.copy(grown);
+        source.copy(grown, position);
+        shown.bytes = grown;
+        await shown.file.write(source, position);
+      } else if (now.do === 'truncate') {
+        const cut = Buffer.alloc(now.size);
+        shown.bytes.copy(cut);
+        shown.bytes = cut;
+        await shown.file.truncate(now.size);
+      } else if (now.do === 'read') {
+        expect((await shown.file.read()).equals(shown.bytes)).toBe(true);
+      } else if (now.do === 'sync') {
+        publish(shown);
+        await shown.file.sync();
+      } else {
+        if (now.do === 'close') publish(shown);
+        await shown.file[now.do as 'close' | 'abort']();
+        files[now.which] = undefined;
+      }
+    }
+    for (const shown of files) {
+      if (shown === undefined) continue;
+      expect((await shown.file.read()).equals(shown.bytes)).toBe(true);
+      await shown.file.abort();
+    }
+    for (const [name, want] of objects) {
+      expect((await at.get('mem', name)).equals(want)).toBe(true);
+      await at.store.delete({ bucket: 'mem', key: name });
+    }
+    expect((await at.store.totals()).objects).toBe(0);
+  };
+  await fc.assert(fc.asyncProperty(fc.array(step, { minLength: 30, maxLength: 120 }), runOne), {
+    numRuns: 25,
+  });
+  expect(at.store.tiers().map((tier) => tier.stagedBytes)).toEqual([0, 0, 0]);
+  expect(at.failures).toEqual([]);
+});
+
+describe('what others do to the name', () => {
+  test('a writer whose object was deleted or renamed publishes under the name it opened', async () => {
+    const at = await open();
+    await at.put('mem', 'deleted', Buffer.from('old'));
+    await at.put('mem', 'renamed', Buffer.from('old'));
+    const files = [await openFile(at, 'deleted', RW), await openFile(at, 'renamed', RW)];
+    await at.store.delete({ bucket: 'mem', key: 'deleted' });
+    await at.store.rename({ bucket: 'mem', key: 'renamed' }, { bucket: 'mem', key: 'elsewhere' });
+    for (const file of files) {
+      await file.write(Buffer.from('new'));
+      await file.close();
+    }
+    expect((await at.get('mem', 'deleted')).toString()).toBe('new');
+    expect((await at.get('mem', 'renamed')).toString()).toBe('new');
+    expect((await at.get('mem', 'elsewhere')).toString()).toBe('old');
+  });
+
+  test('of two that append, the last close wins: they do not see each other', async () => {
+    const at = await open();
+    await at.put('mem', 'k', Buffer.from('0'));
+    const first = await openFile(at, 'k', { write: true, append: true });
+    const second = await openFile(at, 'k', { write: true, append: true });
+    await first.write(Buffer.from('1'));
+    await second.write(Buffer.from('2'));
+    await first.close();
+    await second.close();
+    expect((await at.get('mem', 'k')).toString()).toBe('02');
+  });
+
+  test('an owner that goes in the middle of a close leaves the whole object or none, and no staged bytes', async () => {
+    const at = await open();
+    for (let round = 0; round < 20; round++) {
+      const owner = at.store.createOwner('leaving');
+      const file = await openFile(at, 'k', { ...NEW, truncate: true }, owner);
+      await file.write(bytes(300_000, round));
+      const closing = codeOf(file.close({ ack: 'disk' }));
+      for (let turn = 0; turn < round; turn++) await Promise.resolve();
+      if (round % 2 === 0) await at.store.dropOwner(owner);
+      else await file.abort();
+      const code = await closing;
+      const found = await at.store.find({ bucket: 'mem', key: 'k' });
+      if (code === 'none') expect(await at.get('mem', 'k')).toEqual(bytes(300_000, round));
+      if (found !== undefined) expect((await at.get('mem', 'k')).length).toBe(300_000);
+      await at.store.dropOwner(owner);
+    }
+    await at.store.delete({ bucket: 'mem', key: 'k' });
+    await vi.waitFor(async () => expect((await use(at)).slice(0, 2)).toEqual([0, 0]));
+  });
+});
+
 describe('directories', () => {
   const list = async (at: TestStore, prefix: string): Promise<unknown> => {
     const page = await at.store.list('mem', { prefix, delimiter: '/', startAfter: '', limit: 100 });
