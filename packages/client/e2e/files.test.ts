@@ -1,8 +1,9 @@
 /** Objects opened as files, by the node's files and over HTTP, against a real daemon. */
 
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { type EbbClient, type FileHandle, openClient } from '@ebb/client';
@@ -200,6 +201,20 @@ describe.each(['local', 'http'])('a file by %s', (path) => {
     await local.delete('data', key('dir/x'));
     await client().removeDirectory('data', key('dir/'));
   });
+});
+
+test('the example of docs/files.md does what it says', async () => {
+  const page = readFileSync(join(import.meta.dirname, '../../../docs/files.md'), 'utf8');
+  const script = (/```sh\n([\s\S]*?)```/.exec(page) as RegExpExecArray)[1] as string;
+  await local.buckets.create('results');
+  const output = execFileSync('sh', [
+    '-ec',
+    script.replaceAll('localhost:9700', new URL(node.url).host),
+  ]);
+  expect(output.toString()).toContain('ell{"published":{"version":');
+  expect(Buffer.from(await (await local.get('results', 'log.txt')).bytes()).toString()).toBe(
+    'hello',
+  );
 });
 
 test('a process that is killed while it writes leaves nothing, and its room is free', async () => {
