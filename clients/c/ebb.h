@@ -19,6 +19,8 @@
  *
  * fork(2). A child must not use its parent's connection or files (calls say EBB_E_REQUEST_INVALID); it connects anew.
  *
+ * Calls wait for the node as long as the connection lives: there are no timeouts.
+ *
  * The connection is not made anew when the node goes away: files that are open for reading can be read on where their
  * bytes are local, everything else says EBB_E_NODE_UNREACHABLE. Disconnect, connect, open again.
  */

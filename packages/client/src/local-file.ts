@@ -14,10 +14,11 @@ import { type Ack, FILE_FLAGS, messages, OPS, StoreError } from '@ebb/protocol';
 import { crc32c } from '@node-rs/crc32';
 import { errorCode, unreachable } from './errors.ts';
 import type { FileFlags, FileHandle, FileStat, OpenFileOptions, Published } from './file-handle.ts';
-import type { FrameConnection, FrameSession } from './frame-connection.ts';
+import type { CallCodec, FrameConnection, FrameSession } from './frame-connection.ts';
 import { DIRECT_PIECE_BYTES, EAGER_EXTENTS_MAX, SYNC_BYTES } from './limits.ts';
 import type { ObjectRef } from './object-info.ts';
 import { afterPoll, closeFiles, type Lease, openExtent, readLease } from './object-reader.ts';
+import { abortedError } from './retry.ts';
 
 export async function openLocalFile(
   connection: FrameConnection,
@@ -35,8 +36,13 @@ export async function openLocalFile(
     undo: ({ fileId }) => session.send(OPS.fileAbort, messages.fileAbort, { fileId }),
   });
   const file = new LocalFile(session, ref, opened, { flags, signal });
-  await file.openExtents();
-  return file;
+  try {
+    await file.openExtents();
+    return file;
+  } catch (error) {
+    await file.abort();
+    throw error;
+  }
 }
 
 interface StagedFile {
@@ -113,7 +119,12 @@ class LocalFile implements FileHandle {
       const end = at + source.byteLength;
       const { file, tier } = await this.#stage(end);
       if (at > this.#sizeBytes) await this.#growTo(file, at);
-      await writeAll(file, source, at, tier === 0 && source.byteLength <= SYNC_BYTES);
+      try {
+        await writeAll(file, source, at, tier === 0 && source.byteLength <= SYNC_BYTES);
+      } catch (error) {
+        this.#crc.bytes = Number.POSITIVE_INFINITY; // some of it may be there
+        throw error;
+      }
       this.#noteCrc(source, at);
       this.#sizeBytes = Math.max(this.#sizeBytes, end);
       this.#isDirty = true;
@@ -200,14 +211,16 @@ class LocalFile implements FileHandle {
       reserveBytes: Math.max(needBytes, this.#sizeBytes),
       keepBytes: this.#sizeBytes,
     };
-    const options = { signal: this.#signal, timeoutMs: 0 }; // a large copy takes its time
-    const answer = await this.#session.call(OPS.fileStage, messages.fileStage, message, options);
+    const answer = await this.#call(OPS.fileStage, messages.fileStage, message);
     const { tier, path, reservedBytes } = answer;
     const isSame = former?.isWritable === true && former.tier === tier && former.path === path;
+    if (!isSame) {
+      this.#staged = undefined;
+      await former?.file.close();
+    }
+    await closeFiles(this.#base);
     const file = isSame ? former.file : await this.#openStaged(tier, path);
     this.#staged = { file, tier, path, reservedBytes, isWritable: true };
-    if (!isSame) await former?.file.close();
-    await closeFiles(this.#base);
     return this.#staged;
   }
 
@@ -247,13 +260,25 @@ class LocalFile implements FileHandle {
       ...{ fileId: this.#fileId, sizeBytes: this.#sizeBytes, ack },
       crc32c: isKnown && this.#isDirty ? this.#crc.value : undefined,
     };
-    const options = { signal: this.#signal, timeoutMs: 0 }; // tier 2 may take its time
-    const answer = await this.#session.call(op, messages.fileSync, message, options);
+    const answer = await this.#call(op, messages.fileSync, message);
     if (!answer.published) return null;
     const { version, etag, durability } = answer;
     this.#version = version;
     this.#etag = etag;
     return { version, etag, durability };
+  }
+
+  /**
+   * Waits for the answer, however long a large copy or tier 2 takes: who gave up would not know whether its files are
+   * still its own (I1, I3).
+   */
+  async #call<Request, Response>(
+    op: number,
+    codec: CallCodec<Request, Response>,
+    message: Request,
+  ): Promise<Response> {
+    if (this.#signal?.aborted === true) throw abortedError(this.#signal);
+    return await this.#session.call(op, codec, message, { timeoutMs: 0 });
   }
 
   /** After the writes before it and the reads that have begun (I3, I5). */

@@ -62,6 +62,8 @@ export interface PublishedFile {
 
 /** Calls on one file run one after the other. All throw `file_not_open` for a file that is not open for this owner. */
 export interface Files {
+  /** How many are open. */
+  readonly size: number;
   /** @throws `not_found`, `already_exists`, `precondition_failed`, `request_invalid`, `busy` when too many are open */
   open(owner: Owner, ref: ObjectRef, options: FileOpenOptions): Promise<OpenedFile>;
   stat(owner: Owner, fileId: number): FileView;

@@ -79,12 +79,19 @@ describe('an open file', () => {
   });
 
   test('that is aborted leaves the object, and no staged bytes', async () => {
+    const filesOpen = async (): Promise<number> => {
+      const text = (await at.http('GET', '/metrics')).body.toString();
+      return Number(/^ebb_files_open (\d+)$/m.exec(text)?.[1]);
+    };
     await at.http('PUT', '/v1/buckets/mem/objects/kept', { body: 'kept' });
+    const before = await filesOpen();
     const file = await openFile('kept', ['write', 'truncate']);
+    expect(await filesOpen()).toBe(before + 1);
     await write(file, Buffer.alloc(200_000));
     expect((await at.http('DELETE', `/v1/files/${file}`)).status).toBe(204);
     expect((await at.http('DELETE', `/v1/files/${file}`)).status).toBe(204);
     expect((await object('kept')).toString()).toBe('kept');
+    expect(await filesOpen()).toBe(before);
     const { value } = await at.json('GET', '/v1/status');
     expect(
       (value as { tiers: { stagedBytes: number }[] }).tiers.map((tier) => tier.stagedBytes),
