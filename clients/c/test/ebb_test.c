@@ -586,6 +586,30 @@ static void hold_writer(ebb *c, const char *key) {
   for (;;) pause();
 }
 
+/* Rewrites the object, or its second half, for ever: every version is of one byte. Ends when the node goes away. */
+static void rewrite(ebb *c, const char *key) {
+  enum { LENGTH = 1 << 20 };
+  uint8_t *bytes = malloc(LENGTH);
+  printf("begins\n");
+  fflush(stdout);
+  for (unsigned run = 1;; run++) {
+    ebb_file *file;
+    memset(bytes, (int)(run % 255) + 1, LENGTH);
+    int code = ebb_open(c, bucket, key, EBB_READ | EBB_WRITE | EBB_CREATE, NULL, &file);
+    if (code == EBB_E_NODE_UNREACHABLE) break;
+    OK(code);
+    int64_t written = ebb_pwrite(file, bytes, LENGTH / 2, 0);
+    if (written > 0) written = ebb_pwrite(file, bytes, LENGTH / 2, LENGTH / 2);
+    code = run % 2 == 0 ? ebb_fsync(file, EBB_DISK, NULL) : 0;
+    int closed = ebb_close(file);
+    if (written < 0 || code != 0 || closed != 0) {
+      CHECK(written == EBB_E_NODE_UNREACHABLE || code == EBB_E_NODE_UNREACHABLE || closed == EBB_E_NODE_UNREACHABLE);
+      break;
+    }
+  }
+  free(bytes);
+}
+
 /* Prints the object's length and CRC32C, read and mapped, and whether the map is a copy. Then waits for a line, and does it again. */
 static void hold_reader(ebb *c, const char *key) {
   ebb_file *file;
@@ -666,6 +690,11 @@ int main(int count, char **arguments) {
   CHECK(ebb_is_local(c));
   int is_known = 1;
   if (strcmp(what, "write-and-hold") == 0) hold_writer(c, arguments[4]);
+  else if (strcmp(what, "put-version") == 0) {
+    uint8_t *bytes = calloc(1, 1 << 20);
+    put(c, arguments[4], bytes, 1 << 20);
+    free(bytes);
+  } else if (strcmp(what, "rewrite") == 0) rewrite(c, arguments[4]);
   else if (strcmp(what, "read-and-hold") == 0) hold_reader(c, arguments[4]);
   else if (strcmp(what, "change-byte") == 0) change_byte(c, arguments[4], arguments[5]);
   else {

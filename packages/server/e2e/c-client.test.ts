@@ -173,6 +173,52 @@ describe.skipIf(missing.length > 0)('the C library', () => {
     );
 
     test.runIf(isHere)(
+      'writers that are killed at any moment leave one version, whole, and no staged bytes',
+      async () => {
+        await c('put-version', 'c/whole');
+        for (let round = 0; round < 12; round++) {
+          const writers = [1, 2].map(() =>
+            start(program, ['rewrite', node.socketPath, 'data', 'c/whole']),
+          );
+          await Promise.all(writers.map(nextLine));
+          const look = randomInt(0, 12);
+          for (let n = 0; n < look; n++) await expectOneVersion(client, 'c/whole');
+          for (const writer of writers) writer.child.kill('SIGKILL');
+          await Promise.all(writers.map(({ exited }) => exited));
+          await expectOneVersion(client, 'c/whole');
+        }
+        await vi.waitFor(async () => expect(await stagedBytes()).toBe(0), { timeout: 10_000 });
+      },
+    );
+
+    test.runIf(isHere)(
+      'a daemon that is killed under its writers comes back with one version, whole',
+      async () => {
+        await using own = await startNodeProcess({ memoryLimit: '64MiB' });
+        const direct = await openClient({ node: own.url });
+        await direct.buckets.create('data', { preset: 'ephemeral' });
+        for (let round = 0; round < 3; round++) {
+          await run(program, ['put-version', own.socketPath, 'data', 'c/whole']);
+          const writers = [1, 2, 3].map(() =>
+            start(program, ['rewrite', own.socketPath, 'data', 'c/whole']),
+          );
+          await Promise.all(writers.map(nextLine));
+          for (let n = randomInt(1, 8); n > 0; n--) await expectOneVersion(direct, 'c/whole');
+          await own.kill();
+          for (const { exited } of writers) {
+            const { code, errors } = await exited;
+            expect(code, errors).toBe(0);
+          }
+          await own.start();
+          await expectOneVersion(direct, 'c/whole');
+          expect((await direct.verify()).broken).toEqual([]);
+          expect((await direct.status()).tiers.map((tier) => tier.stagedBytes)).toEqual([0, 0, 0]);
+        }
+        await direct.close();
+      },
+    );
+
+    test.runIf(isHere)(
       'a reader keeps the version it opened while others rewrite the object and fill the node',
       async () => {
         const bytes = Buffer.from(Array.from({ length: 700_000 }, (__, at) => (at * 7) & 0xff));
@@ -299,6 +345,13 @@ describe.skipIf(missing.length > 0)('the C library', () => {
     ]);
   });
 });
+
+/** 1 MiB of one byte. */
+async function expectOneVersion(client: EbbClient, key: string): Promise<void> {
+  const bytes = Buffer.from(await (await client.get('data', key)).bytes());
+  expect(bytes.length).toBe(MiB);
+  expect(bytes.equals(Buffer.alloc(MiB, bytes[0]))).toBe(true);
+}
 
 async function nextLine({ lines, exited, errors }: Run): Promise<string> {
   const line = await Promise.race([once(lines, 'line'), exited.then(() => undefined)]);

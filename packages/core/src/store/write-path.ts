@@ -14,6 +14,7 @@
 
 import { ACKS, type Ack, StoreError } from '@ebb/protocol';
 import type { BucketRecord, ObjectRecord } from '../catalog/catalog.ts';
+import { SYNC_IO_BYTES_MAX } from '../limits.ts';
 import { parseAnyBucketName, parseKey } from '../object-ref.ts';
 import { durabilityOf, meets, stagingTiers } from '../placement/policy.ts';
 import type { LocalBlob, LocalTier } from '../tier/tier.ts';
@@ -35,7 +36,8 @@ const RETRY_AFTER_MS = 1000;
 /** Between two looks for room: the first, doubled up to the last. */
 const ROOM_PAUSE_MS = 20;
 const ROOM_PAUSE_MS_MAX = 400;
-const ZEROS = Buffer.alloc(64 * 1024);
+/** More than a tier writes at once on the main thread: a large gap is filled beside other work. */
+const ZEROS = Buffer.alloc(4 * SYNC_IO_BYTES_MAX);
 /** Failed ranges remembered of one write; with more, it can only be given up. */
 const MISSING_MAX = 16;
 
