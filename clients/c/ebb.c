@@ -51,10 +51,10 @@ static const char *const CODE_NAMES[] = {
     "node_unreachable",
     "aborted",
     "internal",
-    "other",
+    "directory_not_empty",
 };
 #define CODES ((int)(sizeof CODE_NAMES / sizeof CODE_NAMES[0]))
-_Static_assert(sizeof CODE_NAMES / sizeof CODE_NAMES[0] == -EBB_E_OTHER + 1, "a name for every code");
+_Static_assert(sizeof CODE_NAMES / sizeof CODE_NAMES[0] == -EBB_E_DIRECTORY_NOT_EMPTY + 1, "a name for every code");
 
 static _Thread_local char last_message[1024];
 
@@ -260,6 +260,8 @@ enum {
   OP_OBJECT_LIST = 51,
   OP_OBJECT_RENAME = 52,
   OP_OBJECT_REMOVE = 53,
+  OP_DIRECTORY_MAKE = 54,
+  OP_DIRECTORY_REMOVE = 55,
 };
 
 struct hello {
@@ -1178,4 +1180,19 @@ int ebb_unlink(ebb *connection, const char *bucket, const char *key) {
   put_text(&request, key);
   put_text(&request, "");
   return call_plain(connection, OP_OBJECT_REMOVE, &request);
+}
+
+static int call_directory(ebb *connection, unsigned op, const char *bucket, const char *path) {
+  struct writer request = {0};
+  put_text(&request, bucket);
+  put_text(&request, path);
+  return call_plain(connection, op, &request);
+}
+
+int ebb_mkdir(ebb *connection, const char *bucket, const char *path) {
+  return call_directory(connection, OP_DIRECTORY_MAKE, bucket, path);
+}
+
+int ebb_rmdir(ebb *connection, const char *bucket, const char *path) {
+  return call_directory(connection, OP_DIRECTORY_REMOVE, bucket, path);
 }

@@ -91,8 +91,9 @@ enum {
   EBB_E_NODE_UNREACHABLE = -25,
   EBB_E_ABORTED = -26,
   EBB_E_INTERNAL = -27,
+  EBB_E_DIRECTORY_NOT_EMPTY = -28,
   /* A code that this library does not know: see ebb_error_message. */
-  EBB_E_OTHER = -28
+  EBB_E_OTHER = -1000
 };
 
 #define EBB_ETAG_BYTES 128
@@ -173,6 +174,10 @@ int ebb_list(ebb *connection, const char *bucket, const char *prefix, const char
 int ebb_rename(ebb *connection, const char *from_bucket, const char *from_key, const char *to_bucket,
                const char *to_key, unsigned flags);
 int ebb_unlink(ebb *connection, const char *bucket, const char *key);
+/* A directory that is there while it is empty; its parents need not be. Rename it with EBB_PREFIX, both keys ending in "/". */
+int ebb_mkdir(ebb *connection, const char *bucket, const char *path);
+/* EBB_E_DIRECTORY_NOT_EMPTY while there are objects under it. */
+int ebb_rmdir(ebb *connection, const char *bucket, const char *path);
 
 /* The code's name, such as "not_found". */
 const char *ebb_strerror(int code);

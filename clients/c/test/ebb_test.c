@@ -112,7 +112,7 @@ static void test_vectors(void) {
       put_sync(&to, strtoull(field[1], NULL, 10), strtoull(field[2], NULL, 10), field[3][0] == '\0' ? NULL : &crc,
                (unsigned)atoi(field[4]));
     } else if (strcmp(name, "fileAbort.request") == 0) put_u64(&to, strtoull(field[1], NULL, 10));
-    else if (strcmp(name, "objectStat.request") == 0) {
+    else if (strcmp(name, "objectStat.request") == 0 || strncmp(name, "directory", 9) == 0) {
       put_text(&to, field[1]);
       put_text(&to, field[2]);
     } else if (strcmp(name, "objectList.request") == 0)
@@ -457,6 +457,14 @@ static void test_names(ebb *c) {
   OK(ebb_rename(c, bucket, "c/dir/", bucket, "c/moved/", EBB_PREFIX));
   expect_object(c, "c/moved/b/2", "x", 1);
   expect_object(c, "c/dirx", "x", 1);
+  OK(ebb_mkdir(c, bucket, "c/empty"));
+  CHECK_CODE(ebb_mkdir(c, bucket, "c/empty/"), EBB_E_ALREADY_EXISTS);
+  OK(ebb_rename(c, bucket, "c/empty/", bucket, "c/emptied/", EBB_PREFIX));
+  put(c, "c/emptied/x", "x", 1);
+  CHECK_CODE(ebb_rmdir(c, bucket, "c/emptied"), EBB_E_DIRECTORY_NOT_EMPTY);
+  OK(ebb_unlink(c, bucket, "c/emptied/x"));
+  OK(ebb_rmdir(c, bucket, "c/emptied"));
+  CHECK_CODE(ebb_rmdir(c, bucket, "c/emptied"), EBB_E_NOT_FOUND);
   OK(ebb_unlink(c, bucket, "c/to"));
   CHECK_CODE(ebb_unlink(c, bucket, "c/to"), EBB_E_NOT_FOUND);
 }

@@ -37,6 +37,8 @@ export const OPS = {
   objectList: 51,
   objectRename: 52,
   objectRemove: 53,
+  directoryMake: 54,
+  directoryRemove: 55,
   /** Server push (request id 0): stop using these blobs and answer with `blobsReleased`. */
   revoke: 90,
   blobsReleased: 91,
@@ -879,3 +881,12 @@ export const objectRemove = {
   ),
   response: empty,
 };
+
+const directory: Codec<{ bucket: string; path: string }> = codec<{ bucket: string; path: string }>(
+  (to, m) => to.str(m.bucket).str(m.path),
+  (from) => ({ bucket: from.str(), path: from.str() }),
+);
+/** @throws `already_exists` */
+export const directoryMake = { request: directory, response: empty };
+/** @throws `not_found`, `directory_not_empty` */
+export const directoryRemove = { request: directory, response: empty };

@@ -405,6 +405,10 @@ add('objectRemove.request', OPS.objectRemove, messages.objectRemove.request, {
   ifMatch: '12-ffffffff',
 });
 add('objectRemove.response', OPS.objectRemove, messages.objectRemove.response, undefined);
+for (const name of ['directoryMake', 'directoryRemove'] as const) {
+  add(`${name}.request`, OPS[name], messages[name].request, { bucket: 'results', path: 'a/ü/' });
+  add(`${name}.response`, OPS[name], messages[name].response, undefined);
+}
 add('revoke.push', OPS.revoke, messages.revoke, { blobIds: [17, 5_000_000_001] });
 add('blobsReleased.request', OPS.blobsReleased, messages.blobsReleased.request, {
   blobIds: [17, 5_000_000_001],

@@ -1,5 +1,5 @@
 /** Frames about files, and what a client of files needs of names: open, stage, sync, close; stat, list, rename, remove. */
-import type { ObjectView, PublishedFile } from '@ebb/core';
+import { makeDirectory, type ObjectView, type PublishedFile, removeDirectory } from '@ebb/core';
 import { FILE_FLAGS, messages, OPS, StoreError } from '@ebb/protocol';
 import { LIST_LIMIT_MAX } from '../limits.ts';
 import { type CallContext, EMPTY, type Handler } from './call.ts';
@@ -105,6 +105,16 @@ const remove: Handler = async ({ store }, payload) => {
   return EMPTY;
 };
 
+const mkdir: Handler = async ({ store, owner }, payload) => {
+  await makeDirectory(store, owner, messages.directoryMake.request.decode(payload));
+  return EMPTY;
+};
+
+const rmdir: Handler = async ({ store }, payload) => {
+  await removeDirectory(store, messages.directoryRemove.request.decode(payload));
+  return EMPTY;
+};
+
 function entryOf({ object, durability }: ObjectView): messages.ObjectEntry {
   const { key, sizeBytes, version, etag, createdAtMs } = object;
   return { key, sizeBytes, version, etag, createdAtMs, durability };
@@ -120,4 +130,6 @@ export const FILE_CALLS: readonly (readonly [op: number, handler: Handler])[] = 
   [OPS.objectList, list],
   [OPS.objectRename, rename],
   [OPS.objectRemove, remove],
+  [OPS.directoryMake, mkdir],
+  [OPS.directoryRemove, rmdir],
 ];

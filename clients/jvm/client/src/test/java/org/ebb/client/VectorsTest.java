@@ -29,7 +29,8 @@ class VectorsTest {
   private static final Set<String> NOT_SPOKEN = Set.of("stage.request", "commit.request", "commit.response", "open.request", "open.response",
       "release.request", "fileOpen.request", "fileOpen.response", "fileStage.request", "fileStage.response", "fileSync.request", "fileSync.response",
       "fileClose.request", "fileClose.response", "fileAbort.request", "objectStat.request", "objectStat.response", "objectList.request",
-      "objectList.response", "objectRename.request", "objectRename.response", "objectRemove.request");
+      "objectList.response", "objectRename.request", "objectRename.response", "objectRemove.request", "directoryMake.request",
+      "directoryRemove.request");
 
   private static JsonNode vectors(String name) throws IOException {
     Path at = Path.of("").toAbsolutePath();
