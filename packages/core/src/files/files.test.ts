@@ -164,6 +164,20 @@ describe('reading', () => {
     await vi.waitFor(async () => expect(await codeOf(file.read(0, 1000))).toBe('data_lost'));
   });
 
+  test('a version in tier 2 alone, with no room above, is read from there, and goes with its replacement', async () => {
+    const at = await open({ memoryBytes: 2 * MiB, diskBytes: 2 * MiB });
+    await at.put('mem', 'k', bytes(MiB));
+    await at.store.relocate({ bucket: 'mem', key: 'k' }, 2);
+    for (const tier of [0, 1] as const) {
+      const ref = { bucket: 'mem', key: 'filler' };
+      await at.store.stage(at.owner, ref, { reserveBytes: 2 * MiB - 64 * KiB, tier });
+    }
+    const file = await openFile(at, 'k', { read: true });
+    expect((await file.read(0, MiB)).equals(bytes(MiB))).toBe(true);
+    await at.put('mem', 'k', bytes(10));
+    expect(await codeOf(file.read(0, MiB))).toBe('data_lost');
+  });
+
   test('an open file shows the version it was opened at, whatever happens to the name', async () => {
     const at = await open();
     await at.put('mem', 'k', bytes(200_000, 1));
