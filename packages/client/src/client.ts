@@ -28,12 +28,20 @@ import {
 } from '@ebb/protocol';
 import type { PutBody } from './body.ts';
 import { type EventStream, type EventsOptions, followEvents } from './events.ts';
+import {
+  type FileHandle,
+  type FileMode,
+  type OpenFileOptions,
+  parseFileMode,
+} from './file-handle.ts';
 import type { FrameConnection } from './frame-connection.ts';
 import { type GetOptions, type GetResult, getObject } from './get.ts';
 import type { HttpClient } from './http-client.ts';
+import { openHttpFile } from './http-file.ts';
 import { createJobs, type Jobs } from './jobs.ts';
 import { LIST_PAGE_OBJECTS } from './limits.ts';
 import { listOf } from './lists.ts';
+import { openLocalFile } from './local-file.ts';
 import type { ObjectRef } from './object-info.ts';
 import { type ObjectHandle, openHttpObject, openLocalObject } from './object-reader.ts';
 import {
@@ -100,6 +108,13 @@ export interface EbbClient extends AsyncDisposable {
     key: string,
     options?: StagedWriterOptions & { readonly jobId?: string | undefined },
   ): Promise<StagedWriter>;
+
+  /** Opens an object as a file, to read and write it by position. @throws `not_found`, `already_exists`, `precondition_failed` */
+  openFile(ref: ObjectRef, mode: FileMode, options?: OpenFileOptions): Promise<FileHandle>;
+  /** A directory that is there while it is empty. @throws `already_exists` */
+  makeDirectory(bucket: string, path: string, options?: Abortable): Promise<void>;
+  /** @throws `not_found`, `directory_not_empty` */
+  removeDirectory(bucket: string, path: string, options?: Abortable): Promise<void>;
 
   head(bucket: string, key: string, options?: Abortable): Promise<ObjectInfo>;
   list(bucket: string, options?: ListOptions): Promise<ListResponse>;
@@ -205,6 +220,29 @@ class Client implements EbbClient {
   ): Promise<StagedWriter> {
     const jobId = options.jobId ?? this.#parts.jobId;
     return stageObject(this.connection, { bucket, key }, { ...this.#with(options), jobId });
+  }
+
+  async openFile(
+    ref: ObjectRef,
+    mode: FileMode,
+    options: OpenFileOptions = {},
+  ): Promise<FileHandle> {
+    const { connection, http, jobId } = this.#data();
+    const flags = parseFileMode(mode);
+    const withJob = { ...this.#with(options), jobId: options.jobId ?? jobId };
+    return connection === undefined
+      ? await openHttpFile(http, ref, flags, withJob)
+      : await openLocalFile(connection, ref, flags, withJob);
+  }
+
+  async makeDirectory(bucket: string, path: string, options: Abortable = {}): Promise<void> {
+    const { signal } = this.#with(options);
+    await this.#http.plain('POST', PATHS.directories, { body: { bucket, path }, signal });
+  }
+
+  async removeDirectory(bucket: string, path: string, options: Abortable = {}): Promise<void> {
+    const { signal } = this.#with(options);
+    await this.#http.plain('DELETE', PATHS.directories, { query: { bucket, path }, signal });
   }
 
   /** By a list of one: the headers of HEAD tell less, and the first key with this prefix is the key itself. */

@@ -62,6 +62,12 @@ export interface HttpClient {
     query: { readonly wait: Ack; readonly timeoutMs: number; readonly version: number },
     signal?: AbortSignal,
   ): Promise<{ readonly version: number; readonly durability: Ack }>;
+  /** Raw bytes there or back, whole. @throws also `too_large` for an answer beyond JSON_BYTES_MAX */
+  bytes(
+    method: 'GET' | 'PUT',
+    path: string,
+    request: Pick<JsonRequest, 'query' | 'idempotent' | 'signal'> & { readonly body?: Uint8Array },
+  ): Promise<Buffer>;
   headOpen(ref: ObjectRef, signal?: AbortSignal): Promise<OpenInfo>;
   /** Starts a GET; the body is read by the caller. */
   get(ref: ObjectRef, range: ByteRange | undefined, signal?: AbortSignal): Promise<HttpBody>;
@@ -155,6 +161,16 @@ class Client implements HttpClient {
       durability: headerText(response.headers[HEADERS.durability]),
       crc32c: headerText(response.headers[HEADERS.crc32c]),
     };
+  }
+
+  async bytes(
+    method: 'GET' | 'PUT',
+    path: string,
+    { query, body, idempotent = true, signal }: Parameters<HttpClient['bytes']>[2],
+  ): Promise<Buffer> {
+    return await withRetry({ policy: this.#retry, idempotent, signal }, async () =>
+      bytesOf(await this.#send(method, path, { query, body, signal })),
+    );
   }
 
   async stream(
@@ -419,6 +435,10 @@ function destroy(response: Dispatcher.ResponseData): void {
 }
 
 async function textOf(response: Dispatcher.ResponseData): Promise<string> {
+  return (await bytesOf(response)).toString('utf8');
+}
+
+async function bytesOf(response: Dispatcher.ResponseData): Promise<Buffer> {
   const chunks: Uint8Array[] = [];
   let bytes = 0;
   for await (const chunk of response.body as AsyncIterable<Uint8Array>) {
@@ -427,7 +447,7 @@ async function textOf(response: Dispatcher.ResponseData): Promise<string> {
       throw new StoreError('too_large', `an answer of more than ${JSON_BYTES_MAX} bytes`);
     chunks.push(chunk);
   }
-  return Buffer.concat(chunks, bytes).toString('utf8');
+  return Buffer.concat(chunks, bytes);
 }
 
 function queryText(query: Query | undefined): string {

@@ -12,6 +12,7 @@ export type {
   TierName,
 } from './client.ts';
 export type { EventStream, EventsOptions } from './events.ts';
+export type { FileHandle, FileMode, FileStat, OpenFileOptions, Published } from './file-handle.ts';
 // For feature packages: the connection, staged files, retries
 export {
   type CallCodec,

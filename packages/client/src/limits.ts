@@ -19,6 +19,9 @@ export const POOLED_PIECES_MAX = 16;
 /** Chunk of a body read from files; each is fresh memory, so it stays below the size where malloc maps anew. */
 export const BODY_CHUNK_BYTES = 256 * KiB;
 
+/** Of an open file, extents whose descriptors are opened at once: they keep its version. More are opened when they are read. */
+export const EAGER_EXTENTS_MAX = 16;
+
 /** First reservation of a writer that does not know its size; then it doubles, by at most RESERVE_STEP_BYTES_MAX. */
 export const RESERVE_FIRST_BYTES = 1 * MiB;
 export const RESERVE_STEP_BYTES_MAX = 64 * MiB;

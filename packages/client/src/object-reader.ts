@@ -50,18 +50,23 @@ export async function openLocalObject(
   return new LocalHandle(connection, ref, opened, options.retry);
 }
 
-interface Lease {
+/** What positional reads of a version need; file-handle.ts reads open files by it too. */
+export interface Lease {
   readonly session: FrameSession;
-  readonly opened: messages.OpenResponse;
+  readonly opened: Pick<messages.OpenResponse, 'extents'>;
   /** Open files by path; null: cannot be opened here. */
   readonly files: Map<string, Promise<FileHandle | null>>;
+}
+
+interface ObjectLease extends Lease {
+  readonly opened: messages.OpenResponse;
 }
 
 async function openLease(
   connection: FrameConnection,
   ref: ObjectRef,
   signal: AbortSignal | undefined,
-): Promise<Lease> {
+): Promise<ObjectLease> {
   const session = await connection.session(signal);
   const opened = await session.call(OPS.open, messages.open, ref, {
     signal,
@@ -77,12 +82,12 @@ class LocalHandle implements ObjectHandle {
   readonly #connection: FrameConnection;
   readonly #ref: ObjectRef;
   readonly #retry: RetryPolicy;
-  #lease: Lease;
+  #lease: ObjectLease;
   #reopening: Promise<void> | undefined;
   #closed = false;
   readonly #running = new Set<Promise<number>>();
 
-  constructor(connection: FrameConnection, ref: ObjectRef, lease: Lease, retry: RetryPolicy) {
+  constructor(connection: FrameConnection, ref: ObjectRef, lease: ObjectLease, retry: RetryPolicy) {
     this.#connection = connection;
     this.#ref = ref;
     this.#retry = retry;
@@ -155,7 +160,7 @@ class LocalHandle implements ObjectHandle {
     await closeFiles(lost);
   }
 
-  async #giveBack(lease: Lease): Promise<void> {
+  async #giveBack(lease: ObjectLease): Promise<void> {
     await closeFiles(lease);
     lease.session.send(OPS.release, messages.release, { leaseIds: [lease.opened.leaseId] });
   }
@@ -170,7 +175,7 @@ function readableBytes(wanted: number, position: number, sizeBytes: number): num
 }
 
 /** Fills the target, which lies within the object. */
-async function readLease(
+export async function readLease(
   lease: Lease,
   target: Uint8Array,
   position: number,
@@ -227,11 +232,11 @@ function nextTurn(): Promise<void> {
 }
 
 /** The first turn may still belong to the poll that is going on; before the second there was a whole one. */
-function afterPoll(): Promise<void> {
+export function afterPoll(): Promise<void> {
   return new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
 }
 
-async function openExtent(lease: Lease, extent: ExtentLocation): Promise<FileHandle | null> {
+export async function openExtent(lease: Lease, extent: ExtentLocation): Promise<FileHandle | null> {
   const { files } = lease.session;
   if (extent.path === '' || extent.tier === 2 || files === undefined) return null;
   let opening = lease.files.get(extent.path);
@@ -263,7 +268,7 @@ async function readThroughNode(
   }
 }
 
-async function closeFiles(lease: Lease): Promise<void> {
+export async function closeFiles(lease: Lease): Promise<void> {
   const opened = await Promise.allSettled(lease.files.values());
   lease.files.clear();
   for (const file of opened) {

@@ -7,6 +7,9 @@ export { openSqliteCatalog } from './catalog/sqlite-catalog.ts';
 // Ports and pure helpers.
 export * from './checksum.ts';
 export { type Clock, systemClock } from './clock.ts';
+// Open files and directories.
+export { makeDirectory, removeDirectory } from './files/directories.ts';
+export type * from './files/files.ts';
 export { KEY_BYTES_MAX, parseBucketName, parseJobId, parseKey } from './object-ref.ts';
 export { resolvePolicy } from './placement/policy.ts';
 export type * from './store/object-store.ts';

@@ -44,6 +44,12 @@ export const MOVER_QUEUE_MAX = 4096;
 /** Heap of a mover's worker: it holds one buffer outside the heap, and almost nothing in it. */
 export const MOVER_HEAP_MIB = 16;
 
+/** Files open for reading or writing by position. Each may hold a lease or a staged write, and costs about 1 KiB here. */
+export const OPEN_FILES_MAX = 65_536;
+
+/** Piece in which the start of a staged file is filled when the mover cannot do it; and up to this size it is not asked. */
+export const FILE_COPY_PIECE_BYTES = 256 * KiB;
+
 /** A name of tier 2: one segment, and the whole below the tier's root. Linux's NAME_MAX, and PATH_MAX less the root's own length. */
 export const REMOTE_SEGMENT_BYTES_MAX = 255;
 export const REMOTE_NAME_BYTES_MAX = 3 * KiB;

@@ -65,6 +65,17 @@ export const ERRORS = {
     means: 'No such lease: it was returned or has expired.',
     remedy: 'Open the object again.',
   },
+  file_not_open: {
+    retry: 'never',
+    means:
+      'No such open file: it was closed, given up when idle, or lost with its connection or a restart of the node.',
+    remedy: 'Open the file again; what was written since its last sync is gone.',
+  },
+  directory_not_empty: {
+    retry: 'never',
+    means: 'There are objects under this directory.',
+    remedy: 'Delete what is in it first, or all of it by its prefix.',
+  },
   already_committed: {
     retry: 'never',
     means: 'This staged write was committed before.',

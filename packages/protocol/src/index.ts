@@ -1,6 +1,7 @@
 export * from './control.ts';
 export * from './errors.ts';
 export * from './events.ts';
+export * from './file-control.ts';
 export * from './frames.ts';
 export * from './headers.ts';
 export * from './index-block.ts';
@@ -9,6 +10,7 @@ export {
   ACKS,
   type Ack,
   type ExtentLocation,
+  FILE_FLAGS,
   type MapOutputRow,
   OPS,
   PROTOCOL_VERSION,

@@ -28,6 +28,17 @@ export const OPS = {
   shuffleRelease: 34,
   shuffleRemove: 35,
   mapResolve: 36,
+  fileOpen: 40,
+  fileStage: 41,
+  fileSync: 42,
+  fileClose: 43,
+  fileAbort: 44,
+  objectStat: 50,
+  objectList: 51,
+  objectRename: 52,
+  objectRemove: 53,
+  directoryMake: 54,
+  directoryRemove: 55,
   /** Server push (request id 0): stop using these blobs and answer with `blobsReleased`. */
   revoke: 90,
   blobsReleased: 91,
@@ -623,3 +634,259 @@ export const goingAway: Codec<{ reason: string }> = codec<{ reason: string }>(
   (to, m) => to.str(m.reason),
   (from) => ({ reason: from.str() }),
 );
+
+/** Bits of `FileOpenRequest.flags`. */
+export const FILE_FLAGS = {
+  read: 1,
+  write: 2,
+  create: 4,
+  exclusive: 8,
+  truncate: 16,
+  append: 32,
+} as const;
+
+/** Opens an object as a file (docs/files.md). It lives as long as the connection. */
+export interface FileOpenRequest {
+  readonly bucket: string;
+  readonly key: string;
+  readonly flags: number;
+  /** ETag that the object must have now, and whenever this file is published; '' for no condition. */
+  readonly ifMatch: string;
+  /** The job that owns what is published; '' for the one of the object there is. */
+  readonly jobId: string;
+}
+/** With `exists` false, version is 0 and the ETag ''. The bytes are read from the extents until `fileStage` is called. */
+export interface FileOpenResponse {
+  readonly fileId: number;
+  readonly exists: boolean;
+  readonly version: number;
+  readonly etag: string;
+  readonly sizeBytes: number;
+  readonly extents: readonly ExtentLocation[];
+}
+export const fileOpen = {
+  request: codec<FileOpenRequest>(
+    (to, m) => to.str(m.bucket).str(m.key).u32(m.flags).str(m.ifMatch).str(m.jobId),
+    (from) => ({
+      bucket: from.str(),
+      key: from.str(),
+      flags: from.u32(),
+      ifMatch: from.str(),
+      jobId: from.str(),
+    }),
+  ),
+  response: codec<FileOpenResponse>(
+    (to, m) => {
+      to.u64(m.fileId).bool(m.exists).u64(m.version).str(m.etag).u64(m.sizeBytes);
+      list(to, m.extents, (extent) => writeExtent(to, extent));
+    },
+    (from) => ({
+      fileId: from.u64(),
+      exists: from.bool(),
+      version: from.u64(),
+      etag: from.str(),
+      sizeBytes: from.u64(),
+      extents: readList(from, () => readExtent(from)),
+    }),
+  ),
+};
+
+/**
+ * A staged file to write in, with room for `reserveBytes`, that begins with the first `keepBytes` of the open file. Again
+ * for more room: when tier or path differ from the answer before, it is another file, with what was written to the
+ * first one below `keepBytes`. From the answer on, the extents of `fileOpen` and the files of earlier answers must not be used.
+ */
+export interface FileStageRequest {
+  readonly fileId: number;
+  readonly reserveBytes: number;
+  readonly keepBytes: number;
+}
+export const fileStage = {
+  request: codec<FileStageRequest>(
+    (to, m) => to.u64(m.fileId).u64(m.reserveBytes).u64(m.keepBytes),
+    (from) => ({ fileId: from.u64(), reserveBytes: from.u64(), keepBytes: from.u64() }),
+  ),
+  response: staged,
+};
+
+/** Publishes the first `sizeBytes`. For `fileSync` the staged file may then be read on, and no longer written. */
+export interface FileSyncRequest {
+  readonly fileId: number;
+  readonly sizeBytes: number;
+  /** Of all bytes, or undefined: then the node computes it before it answers. */
+  readonly crc32c: number | undefined;
+  /** undefined: the bucket's. */
+  readonly ack: Ack | undefined;
+}
+/** Without `published` there was nothing to publish; the rest is then 0, '' and `memory`. */
+export interface FileSyncResponse {
+  readonly published: boolean;
+  readonly version: number;
+  readonly etag: string;
+  readonly durability: Ack;
+}
+const fileSyncRequest: Codec<FileSyncRequest> = codec<FileSyncRequest>(
+  (to, m) =>
+    to
+      .u64(m.fileId)
+      .u64(m.sizeBytes)
+      .bool(m.crc32c !== undefined)
+      .u32(m.crc32c ?? 0)
+      .u8(m.ack === undefined ? 255 : ACKS.indexOf(m.ack)),
+  (from) => {
+    const fileId = from.u64();
+    const sizeBytes = from.u64();
+    const hasCrc = from.bool();
+    const crc = from.u32();
+    const level = from.u8();
+    return {
+      ...{ fileId, sizeBytes },
+      crc32c: hasCrc ? crc : undefined,
+      ack: level === 255 ? undefined : ack(level),
+    };
+  },
+);
+const fileSyncResponse: Codec<FileSyncResponse> = codec<FileSyncResponse>(
+  (to, m) => to.bool(m.published).u64(m.version).str(m.etag).u8(ACKS.indexOf(m.durability)),
+  (from) => ({
+    published: from.bool(),
+    version: from.u64(),
+    etag: from.str(),
+    durability: ack(from.u8()),
+  }),
+);
+export const fileSync = { request: fileSyncRequest, response: fileSyncResponse };
+/** As `fileSync` when there are changes; the file is closed in any case. */
+export const fileClose = { request: fileSyncRequest, response: fileSyncResponse };
+/** Throws away what was not published. */
+export const fileAbort = {
+  request: codec<{ fileId: number }>(
+    (to, m) => to.u64(m.fileId),
+    (from) => ({ fileId: from.u64() }),
+  ),
+  response: empty,
+};
+
+export interface ObjectEntry {
+  readonly key: string;
+  readonly sizeBytes: number;
+  readonly version: number;
+  readonly etag: string;
+  readonly createdAtMs: number;
+  /** What holds now. */
+  readonly durability: Ack;
+}
+function writeEntry(to: PayloadWriter, entry: ObjectEntry): void {
+  to.str(entry.key).u64(entry.sizeBytes).u64(entry.version).str(entry.etag);
+  to.u64(entry.createdAtMs).u8(ACKS.indexOf(entry.durability));
+}
+function readEntry(from: PayloadReader): ObjectEntry {
+  return {
+    key: from.str(),
+    sizeBytes: from.u64(),
+    version: from.u64(),
+    etag: from.str(),
+    createdAtMs: from.u64(),
+    durability: ack(from.u8()),
+  };
+}
+export const objectStat = {
+  request: codec<OpenRequest>(
+    (to, m) => to.str(m.bucket).str(m.key),
+    (from) => ({ bucket: from.str(), key: from.str() }),
+  ),
+  response: codec<ObjectEntry>((to, m) => writeEntry(to, m), readEntry),
+};
+
+export interface ObjectListRequest {
+  readonly bucket: string;
+  readonly prefix: string;
+  /** '' for none. */
+  readonly delimiter: string;
+  /** The `next` of the page before; '' from the beginning. */
+  readonly startAfter: string;
+  readonly limit: number;
+}
+/** `next` is '' at the end. */
+export interface ObjectListResponse {
+  readonly entries: readonly ObjectEntry[];
+  readonly prefixes: readonly string[];
+  readonly next: string;
+}
+export const objectList = {
+  request: codec<ObjectListRequest>(
+    (to, m) => to.str(m.bucket).str(m.prefix).str(m.delimiter).str(m.startAfter).u32(m.limit),
+    (from) => ({
+      bucket: from.str(),
+      prefix: from.str(),
+      delimiter: from.str(),
+      startAfter: from.str(),
+      limit: from.u32(),
+    }),
+  ),
+  response: codec<ObjectListResponse>(
+    (to, m) => {
+      list(to, m.entries, (entry) => writeEntry(to, entry));
+      list(to, m.prefixes, (prefix) => to.str(prefix));
+      to.str(m.next);
+    },
+    (from) => ({
+      entries: readList(from, () => readEntry(from)),
+      prefixes: readList(from, () => from.str()),
+      next: from.str(),
+    }),
+  ),
+};
+
+/** Atomic. With `prefix`, of all objects whose key starts with `fromKey`. */
+export interface ObjectRenameRequest {
+  readonly fromBucket: string;
+  readonly fromKey: string;
+  readonly toBucket: string;
+  readonly toKey: string;
+  readonly prefix: boolean;
+  /** false: refuse with `already_exists` when there is an object of the new name. */
+  readonly overwrite: boolean;
+}
+export const objectRename = {
+  request: codec<ObjectRenameRequest>(
+    (to, m) =>
+      to
+        .str(m.fromBucket)
+        .str(m.fromKey)
+        .str(m.toBucket)
+        .str(m.toKey)
+        .bool(m.prefix)
+        .bool(m.overwrite),
+    (from) => ({
+      fromBucket: from.str(),
+      fromKey: from.str(),
+      toBucket: from.str(),
+      toKey: from.str(),
+      prefix: from.bool(),
+      overwrite: from.bool(),
+    }),
+  ),
+  response: codec<{ objects: number }>(
+    (to, m) => to.u64(m.objects),
+    (from) => ({ objects: from.u64() }),
+  ),
+};
+
+/** @throws `not_found`; `precondition_failed` when it is not at `ifMatch` ('' for no condition) */
+export const objectRemove = {
+  request: codec<{ bucket: string; key: string; ifMatch: string }>(
+    (to, m) => to.str(m.bucket).str(m.key).str(m.ifMatch),
+    (from) => ({ bucket: from.str(), key: from.str(), ifMatch: from.str() }),
+  ),
+  response: empty,
+};
+
+const directory: Codec<{ bucket: string; path: string }> = codec<{ bucket: string; path: string }>(
+  (to, m) => to.str(m.bucket).str(m.path),
+  (from) => ({ bucket: from.str(), path: from.str() }),
+);
+/** @throws `already_exists` */
+export const directoryMake = { request: directory, response: empty };
+/** @throws `not_found`, `directory_not_empty` */
+export const directoryRemove = { request: directory, response: empty };

@@ -21,6 +21,13 @@ export const PATHS = {
   job: '/v1/jobs/{job}',
   jobHeartbeat: '/v1/jobs/{job}/heartbeat',
   shuffles: '/v1/shuffles',
+  files: '/v1/files',
+  file: '/v1/files/{file}',
+  fileBytes: '/v1/files/{file}/bytes',
+  fileTruncate: '/v1/files/{file}/truncate',
+  fileSync: '/v1/files/{file}/sync',
+  fileClose: '/v1/files/{file}/close',
+  directories: '/v1/directories',
   verify: '/v1/verify',
   gc: '/v1/gc',
 } as const;

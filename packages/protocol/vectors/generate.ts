@@ -282,6 +282,133 @@ add('mapResolve.request', OPS.mapResolve, messages.mapResolve.request, {
   suspect: true,
 });
 add('mapResolve.response', OPS.mapResolve, messages.mapResolve.response, { rows: [rowInMemory] });
+add('fileOpen.request', OPS.fileOpen, messages.fileOpen.request, {
+  bucket: 'results',
+  key: 'a/b c/ü.bin',
+  flags: 1 + 2 + 4,
+  ifMatch: '',
+  jobId: 'app-20261122-0001',
+});
+add('fileOpen.request', OPS.fileOpen, messages.fileOpen.request, {
+  bucket: 'results',
+  key: 'log',
+  flags: 2 + 32,
+  ifMatch: '11-0badcafe',
+  jobId: '',
+});
+add('fileOpen.response', OPS.fileOpen, messages.fileOpen.response, {
+  fileId: 77,
+  exists: true,
+  version: BIG,
+  etag: '11-0badcafe',
+  sizeBytes: 6_442_455_039,
+  extents: [extentInMemory, extentOnDisk, extentRemote],
+});
+add('fileOpen.response', OPS.fileOpen, messages.fileOpen.response, {
+  fileId: BIG,
+  exists: false,
+  version: 0,
+  etag: '',
+  sizeBytes: 0,
+  extents: [],
+});
+add('fileStage.request', OPS.fileStage, messages.fileStage.request, {
+  fileId: 77,
+  reserveBytes: 6_442_455_040,
+  keepBytes: 4_294_967_297,
+});
+add('fileStage.response', OPS.fileStage, messages.fileStage.response, {
+  writeId: 4_294_967_298,
+  blobId: 4_294_967_298,
+  tier: 1,
+  path: 'ab/1000000ab',
+  reservedBytes: 6_442_455_040,
+  slotId: 0,
+});
+for (const name of ['fileSync', 'fileClose'] as const) {
+  for (const message of [
+    { fileId: 77, sizeBytes: 6_442_455_039, crc32c: 0xffff_ffff, ack: 'disk' },
+    { fileId: 78, sizeBytes: 0, crc32c: null, ack: null },
+  ] as const)
+    add(
+      `${name}.request`,
+      OPS[name],
+      {
+        encode: (m: typeof message) =>
+          messages[name].request.encode({
+            ...m,
+            crc32c: m.crc32c ?? undefined,
+            ack: m.ack ?? undefined,
+          }),
+      },
+      message,
+    );
+  add(`${name}.response`, OPS[name], messages[name].response, {
+    published: true,
+    version: 4_294_967_299,
+    etag: '12-ffffffff',
+    durability: 'disk',
+  });
+  add(`${name}.response`, OPS[name], messages[name].response, {
+    published: false,
+    version: 0,
+    etag: '',
+    durability: 'memory',
+  });
+}
+add('fileAbort.request', OPS.fileAbort, messages.fileAbort.request, { fileId: 77 });
+add('fileAbort.response', OPS.fileAbort, messages.fileAbort.response, undefined);
+const entry = {
+  key: 'a/b c/ü.bin',
+  sizeBytes: 6_442_455_039,
+  version: 4_294_967_299,
+  etag: '12-ffffffff',
+  createdAtMs: 1_795_000_000_123,
+  durability: 'remote',
+} as const;
+add('objectStat.request', OPS.objectStat, messages.objectStat.request, {
+  bucket: 'results',
+  key: 'a/b c/ü.bin',
+});
+add('objectStat.response', OPS.objectStat, messages.objectStat.response, entry);
+add('objectList.request', OPS.objectList, messages.objectList.request, {
+  bucket: 'results',
+  prefix: 'a/',
+  delimiter: '/',
+  startAfter: 'a/a',
+  limit: 1000,
+});
+add('objectList.response', OPS.objectList, messages.objectList.response, {
+  entries: [entry, { ...entry, key: '𝄞', sizeBytes: 0, durability: 'memory' }],
+  prefixes: ['a/c/', 'a/d/'],
+  next: 'a/d/',
+});
+add('objectList.response', OPS.objectList, messages.objectList.response, {
+  entries: [],
+  prefixes: [],
+  next: '',
+});
+add('objectRename.request', OPS.objectRename, messages.objectRename.request, {
+  fromBucket: 'results',
+  fromKey: 'a/',
+  toBucket: 'archive',
+  toKey: 'b/',
+  prefix: true,
+  overwrite: false,
+});
+add('objectRename.response', OPS.objectRename, messages.objectRename.response, {
+  objects: 4_294_967_296,
+});
+add('objectRemove.request', OPS.objectRemove, messages.objectRemove.request, {
+  bucket: 'results',
+  key: 'a',
+  ifMatch: '12-ffffffff',
+});
+add('objectRemove.response', OPS.objectRemove, messages.objectRemove.response, undefined);
+for (const name of ['directoryMake', 'directoryRemove'] as const) {
+  add(`${name}.request`, OPS[name], messages[name].request, { bucket: 'results', path: 'a/ü/' });
+  add(`${name}.response`, OPS[name], messages[name].response, undefined);
+}
 add('revoke.push', OPS.revoke, messages.revoke, { blobIds: [17, 5_000_000_001] });
 add('blobsReleased.request', OPS.blobsReleased, messages.blobsReleased.request, {
   blobIds: [17, 5_000_000_001],

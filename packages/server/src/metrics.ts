@@ -198,6 +198,7 @@ function attachGauges(registry: Registry, { store, shuffles, connections }: Metr
   gauge('ebb_buckets', 'Buckets.', async () => (await store.totals()).buckets);
   gauge('ebb_jobs', 'Jobs alive.', async () => (await store.listJobs()).length);
   gauge('ebb_shuffles', 'Shuffles registered.', async () => (await shuffles.list()).length);
+  gauge('ebb_files_open', 'Objects open as files.', () => store.files.size);
   gauge('ebb_connections', 'Frame connections open.', connections);
   const spoolGauge = (
     name: string,

@@ -16,6 +16,7 @@ import type {
   VersionListOptions,
   VersionRecord,
 } from '../catalog/catalog.ts';
+import type { Files } from '../files/files.ts';
 import type { EventBatch, FollowOptions } from './events.ts';
 import type { Waited, WaitOptions } from './wait.ts';
 
@@ -193,6 +194,8 @@ export interface BucketTotals {
 
 export interface ObjectStore {
   readonly nodeId: string;
+  /** Objects opened by position, for reading and writing. */
+  readonly files: Files;
 
   createOwner(name: string): Owner;
   /** Aborts its staged writes and ends its leases. */

@@ -13,7 +13,14 @@ import { durabilityOfObject, shouldPromote } from '../placement/policy.ts';
 import { isPrivateName } from '../placement/remote-names.ts';
 import type { LocalBlob } from '../tier/tier.ts';
 import type { FileLease, LeaseTable } from './lease-table.ts';
-import type { ObjectRef, ObjectView, OpenedObject, OpenOptions, Owner } from './object-store.ts';
+import type {
+  ObjectRef,
+  ObjectView,
+  OpenedObject,
+  OpenOptions,
+  Owner,
+  StagedWrite,
+} from './object-store.ts';
 import type { StoreParts } from './parts.ts';
 import { RecentMap } from './recent-map.ts';
 import { verifyBlob } from './verify.ts';
@@ -119,7 +126,7 @@ export class ReadPath {
 
   async open(owner: Owner, ref: ObjectRef, options: OpenOptions = {}): Promise<OpenedObject> {
     parseAnyBucketName(ref.bucket);
-    const { catalog, clock, settings, importer } = this.#parts;
+    const { catalog, importer } = this.#parts;
     let object = await this.#findCurrent(ref);
     if (object === undefined) throw await this.notFound(ref);
     let files: { extents: readonly ExtentLocation[]; held: readonly HeldFile[] };
@@ -138,7 +145,45 @@ export class ReadPath {
         object = now;
       }
     }
-    const { extents, held } = files;
+    return this.#lease(owner, object, files);
+  }
+
+  /**
+   * Holds the file of a write that is about to be committed, so that its writer can go on reading whatever happens to the
+   * name: `keep` makes it a lease on the version that came of it, `giveBack` ends it.
+   */
+  holdStaged({ tier, blobId, path }: StagedWrite): {
+    keep(owner: Owner, object: ObjectRecord): OpenedObject;
+    giveBack(): void;
+  } {
+    const { leases, diskLeases } = this.#parts;
+    const table = tier === 0 ? leases : diskLeases;
+    const held = [{ table, lease: table.lease(blobId) }];
+    return {
+      keep: (owner, object) => {
+        const extents = object.extents.map((extent) => ({ tier, path, ...extent }));
+        return this.#lease(owner, object, { extents, held });
+      },
+      giveBack: () => this.#endHolds(held, { returned: true }),
+    };
+  }
+
+  /** The lease lives on, though nobody read. */
+  keepAlive(leaseId: number): void {
+    const lease = this.#leases.get(leaseId);
+    if (lease !== undefined)
+      lease.deadlineMs = this.#parts.clock.now() + this.#parts.settings.leaseTtlMs;
+  }
+
+  #lease(
+    owner: Owner,
+    object: ObjectRecord,
+    {
+      extents,
+      held,
+    }: { readonly extents: readonly ExtentLocation[]; readonly held: readonly HeldFile[] },
+  ): OpenedObject {
+    const { clock, settings } = this.#parts;
     if (!this.#parts.owners.has(owner.ownerId)) {
       this.#endHolds(held, { returned: true });
       throw new StoreError('aborted', `${owner.name} is gone: nobody would return this lease`);

@@ -18,6 +18,7 @@ import type {
 } from '../catalog/catalog.ts';
 import { escapeKey, parseVersionId, parseVersionKey } from '../catalog/version-keys.ts';
 import { type Clock, systemClock } from '../clock.ts';
+import { FileTable } from '../files/file-table.ts';
 import {
   bucketOfVersions,
   parseAnyBucketName,
@@ -213,6 +214,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
 
 class CatalogObjectStore implements ObjectStore {
   readonly nodeId: string;
+  readonly files: FileTable;
   readonly #parts: StoreParts;
   readonly #writes: WritePath;
   readonly #reads: ReadPath;
@@ -244,6 +246,12 @@ class CatalogObjectStore implements ObjectStore {
     this.#reads = new ReadPath(parts);
     this.#waits = options.waits;
     this.#feed = new EventFeed(parts.catalog);
+    this.files = new FileTable({
+      ...parts,
+      reads: this.#reads,
+      writes: this.#writes,
+      promise: async (object, ack) => (await this.#keepPromises(object, ack)).durability,
+    });
   }
 
   async start(): Promise<void> {
@@ -269,6 +277,7 @@ class CatalogObjectStore implements ObjectStore {
 
   async dropOwner(owner: Owner): Promise<void> {
     this.#owners.delete(owner.ownerId);
+    this.files.dropOwner(owner);
     this.#writes.dropOwner(owner);
     this.#reads.dropOwner(owner);
     this.#parts.leases.dropOwner(owner);
@@ -829,6 +838,7 @@ class CatalogObjectStore implements ObjectStore {
     const { clock, leases, diskLeases, jobs, observer } = this.#parts;
     let lastMs = clock.now();
     const steps: readonly (() => unknown)[] = [
+      () => this.files.sweep(),
       () => this.#writes.dropExpired(),
       () => this.#reads.dropExpired(),
       () => leases.sweep(),

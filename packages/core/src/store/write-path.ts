@@ -14,6 +14,7 @@
 
 import { ACKS, type Ack, StoreError } from '@ebb/protocol';
 import type { ObjectRecord } from '../catalog/catalog.ts';
+import { SYNC_IO_BYTES_MAX } from '../limits.ts';
 import { parseAnyBucketName, parseKey } from '../object-ref.ts';
 import { durabilityOf, isMirrored, meets, stagingTiers } from '../placement/policy.ts';
 import type { LocalBlob, LocalTier } from '../tier/tier.ts';
@@ -35,7 +36,8 @@ const RETRY_AFTER_MS = 1000;
 /** Between two looks for room: the first, doubled up to the last. */
 const ROOM_PAUSE_MS = 20;
 const ROOM_PAUSE_MS_MAX = 400;
-const ZEROS = Buffer.alloc(64 * 1024);
+/** More than a tier writes at once on the main thread: a large gap is filled beside other work. */
+const ZEROS = Buffer.alloc(4 * SYNC_IO_BYTES_MAX);
 /** Failed ranges remembered of one write; with more, it can only be given up. */
 const MISSING_MAX = 16;
 
@@ -90,7 +92,7 @@ export class WritePath {
         throw error;
       }
       if (tier === 1 && tiers[0] === 0) void this.#parts.spiller.makeRoom(0, reserveBytes);
-      staging.add({
+      const write: Staging = {
         writeId: blobId,
         blobId,
         owner,
@@ -105,16 +107,9 @@ export class WritePath {
         isCommitting: false,
         commit: undefined,
         deadlineMs: clock.now() + settings.stagingTtlMs,
-      });
-      return {
-        writeId: blobId,
-        blobId,
-        tier,
-        path: file.path,
-        absolutePath: this.#tier(tier).absolutePath(blobId),
-        reservedBytes: reserveBytes,
-        slotId: file.slotId,
       };
+      staging.add(write);
+      return this.#stagedWrite(write, file);
     } catch (error) {
       if (quota !== undefined) quotas.release(quota);
       throw error;
@@ -157,6 +152,55 @@ export class WritePath {
     await settled;
     if (write.lastWrite === settled) write.lastWrite = undefined;
     await run;
+  }
+
+  /** Of what was written so far, for an open file that reads back its own bytes. */
+  async readStaged(
+    owner: Owner,
+    writeId: number,
+    target: Uint8Array,
+    position: number,
+  ): Promise<void> {
+    const write = this.#touch(owner, writeId);
+    if (write.lastWrite !== undefined) await write.lastWrite;
+    await this.#tier(write.tier).read(write.blobId, target, position);
+  }
+
+  /** Where a staged write is now: it may have moved to tier 1. */
+  where(owner: Owner, { writeId }: StagedWrite): StagedWrite {
+    return this.#stagedWrite(this.#touch(owner, writeId));
+  }
+
+  /** No effect on a write that has ended. */
+  keepAlive(owner: Owner, writeId: number): void {
+    const write = this.#parts.staging.find(owner, writeId);
+    if (write !== undefined)
+      write.deadlineMs = this.#parts.clock.now() + this.#parts.settings.stagingTtlMs;
+  }
+
+  /**
+   * Says how much of the file counts as written: less than before cuts its end off (what comes there later begins as
+   * zeros), more vouches for bytes that the writer brought through the file itself.
+   */
+  setWritten(owner: Owner, writeId: number, writtenBytes: number): void {
+    const write = this.#touch(owner, writeId);
+    write.writtenBytes = writtenBytes;
+    if (write.missing.length > MISSING_MAX) return;
+    const left = write.missing.filter((range) => range.from < writtenBytes);
+    write.missing.splice(0, write.missing.length, ...left);
+  }
+
+  /** Room for a writer that fills the file itself and has `writtenBytes` there. The write may move: see what it is afterwards. */
+  async makeRoom(
+    owner: Owner,
+    writeId: number,
+    { needBytes, writtenBytes }: { readonly needBytes: number; readonly writtenBytes: number },
+  ): Promise<StagedWrite> {
+    const write = this.#touch(owner, writeId);
+    assertSize(needBytes, write.ref);
+    write.writtenBytes = writtenBytes;
+    if (needBytes > write.reservedBytes) await this.#grow(write, needBytes);
+    return this.#stagedWrite(write);
   }
 
   async commit(owner: Owner, writeId: number, options: CommitOptions): Promise<Committed> {
@@ -301,6 +345,20 @@ export class WritePath {
     if (!isEmpty && ack === 'disk' && !meets(durabilityOf(blob), ack))
       throw new StoreError('internal', `acknowledged ${durability} without a copy there`);
     return { object: stored, blobId: write.blobId, durability };
+  }
+
+  #stagedWrite(
+    { writeId, blobId, tier, reservedBytes }: Staging,
+    file = this.#tier(tier).find(blobId),
+  ): StagedWrite {
+    if (file === undefined)
+      throw new StoreError('data_lost', `the file of write ${writeId} is gone`, { writeId });
+    const absolutePath = this.#tier(tier).absolutePath(blobId);
+    return {
+      ...{ writeId, blobId, tier, absolutePath, reservedBytes },
+      path: file.path,
+      slotId: file.slotId,
+    };
   }
 
   #tryCreate(

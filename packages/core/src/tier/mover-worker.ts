@@ -21,9 +21,9 @@ export type MoverTask =
       readonly from: string;
       readonly to: string;
       readonly sizeBytes: number;
-      readonly sync: boolean;
       readonly fromOffset?: number;
       readonly toOffset?: number;
+      readonly sync: boolean;
     }
   | { readonly kind: 'checksum'; readonly file: string; readonly sizeBytes: number }
   | { readonly kind: 'populate'; readonly file: string; readonly sizeBytes: number };

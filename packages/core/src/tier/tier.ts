@@ -177,9 +177,9 @@ export interface Mover {
     from: string;
     to: string;
     sizeBytes: number;
-    sync: boolean;
     fromOffset?: number;
     toOffset?: number;
+    sync: boolean;
     signal?: AbortSignal;
   }): Promise<number>;
   /** CRC32C of the first `sizeBytes`. @throws `data_lost` when the file is missing or shorter. */

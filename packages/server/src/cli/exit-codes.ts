@@ -25,6 +25,8 @@ export const EXIT_OF_CODE = {
   shuffle_not_found: EXIT.notFound,
   write_not_found: EXIT.notFound,
   lease_not_found: EXIT.notFound,
+  file_not_open: EXIT.notFound,
+  directory_not_empty: EXIT.condition,
   already_committed: EXIT.condition,
   already_exists: EXIT.condition,
   precondition_failed: EXIT.condition,

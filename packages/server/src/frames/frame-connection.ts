@@ -30,6 +30,7 @@ import type { FrameMetrics } from '../metrics.ts';
 import type { Services } from '../services.ts';
 import type { ByteGate } from './byte-gate.ts';
 import type { CallContext, Handler } from './call.ts';
+import { FILE_CALLS } from './file-calls.ts';
 import { JOB_CALLS } from './job-calls.ts';
 import { OBJECT_CALLS } from './object-calls.ts';
 import { Outbox } from './outbox.ts';
@@ -37,7 +38,7 @@ import { SHUFFLE_CALLS } from './shuffle-calls.ts';
 
 const HANDLERS: readonly (Handler | undefined)[] = (() => {
   const table: (Handler | undefined)[] = [];
-  for (const [op, handler] of [...JOB_CALLS, ...OBJECT_CALLS, ...SHUFFLE_CALLS])
+  for (const [op, handler] of [...JOB_CALLS, ...OBJECT_CALLS, ...FILE_CALLS, ...SHUFFLE_CALLS])
     table[op] = handler;
   return table;
 })();

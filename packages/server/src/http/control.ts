@@ -3,7 +3,7 @@
  * The data routes (http/data) are described here too, and answered before hono sees them.
  */
 
-import { resolvePolicy } from '@ebb/core';
+import { type Owner, resolvePolicy } from '@ebb/core';
 import {
   affectedSchema,
   bucketChangeSchema,
@@ -34,6 +34,7 @@ import type { Services } from '../services.ts';
 import { TIER_NAMES, tierName } from './data/object-headers.ts';
 import { errorAnswer, toStoreError } from './error-response.ts';
 import { describeEventsRoute } from './events.ts';
+import { addFileRoutes } from './files/file-routes.ts';
 import { describeDataRoutes, errorResponses, json, jsonBody } from './openapi.ts';
 import { bucketInfo, jobInfo, objectInfo, tierInfo } from './views.ts';
 import { explain } from './why.ts';
@@ -180,7 +181,8 @@ const routes = {
   }),
 } as const;
 
-export function createControlApp(services: Services): OpenAPIHono {
+/** @param fileOwner Of the files opened over HTTP; file-bytes.ts is given the same. */
+export function createControlApp(services: Services, fileOwner: Owner): OpenAPIHono {
   const { store, shuffles, node, remotes } = services;
   const app = new OpenAPIHono({
     defaultHook: (result) => {
@@ -344,6 +346,7 @@ export function createControlApp(services: Services): OpenAPIHono {
   });
   app.openapi(routes.gc, async (c) => c.json(await store.gc(), 200));
 
+  addFileRoutes(app, services, fileOwner);
   describeDataRoutes(app.openAPIRegistry);
   describeEventsRoute(app.openAPIRegistry);
   let document: unknown;

@@ -20,6 +20,8 @@ export const HTTP_ERRORS = {
   shuffle_not_found: { status: 404 },
   write_not_found: { status: 404 },
   lease_not_found: { status: 404 },
+  file_not_open: { status: 404 },
+  directory_not_empty: { status: 409 },
   already_committed: { status: 409 },
   already_exists: { status: 412 },
   precondition_failed: { status: 412 },

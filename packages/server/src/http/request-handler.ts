@@ -18,6 +18,7 @@ import { waitAsAsked } from './data/wait-request.ts';
 import { sendError, toStoreError } from './error-response.ts';
 import { EventStreams } from './events.ts';
 import { answerByFetch } from './fetch-bridge.ts';
+import { answerFileBytes, findFileBytesTarget } from './files/file-bytes.ts';
 import { watchRequest } from './watch-request.ts';
 
 export interface RequestHandler {
@@ -83,7 +84,7 @@ class Surfaces {
       pieces,
     };
     this.#events = new EventStreams(services.store);
-    const app = createControlApp(services);
+    const app = createControlApp(services, this.#data.owner);
     this.#control = (request) => app.fetch(request);
   }
 
@@ -92,8 +93,15 @@ class Surfaces {
     response: ServerResponse,
     expectsContinue: boolean,
   ): Promise<void> {
-    const target = findDataTarget(request.url ?? '/');
-    if (target === undefined && isEvents(request.url ?? '/')) {
+    const url = request.url ?? '/';
+    const fileBytes = findFileBytesTarget(url);
+    if (fileBytes !== undefined)
+      return await answerFileBytes(request, response, fileBytes, {
+        ...this.#data,
+        expectsContinue,
+      });
+    const target = findDataTarget(url);
+    if (target === undefined && isEvents(url)) {
       await this.#events.answer(request, response);
     } else if (target === undefined) {
       if (expectsContinue) response.writeContinue();
@@ -178,5 +186,9 @@ function routeLabel(url: string): string {
     return parts.length === 5 ? PATHS.objects : PATHS.object;
   }
   if (path.startsWith(`${PATHS.jobs}/`)) return parts.length === 4 ? PATHS.job : PATHS.jobHeartbeat;
+  if (path.startsWith(`${PATHS.files}/`)) {
+    const template = parts.length === 4 ? PATHS.file : `${PATHS.file}/${parts[4]}`;
+    return FIXED_ROUTES.has(template) ? template : 'unknown';
+  }
   return 'unknown';
 }

@@ -189,7 +189,9 @@ interface OpenApiDocument {
 /** The description needs no running node: no handler but that of the document is called. */
 async function openApiDocument(): Promise<OpenApiDocument> {
   const services = { node: { version: '' } } as unknown as Services;
-  const answer = await createControlApp(services).request(PATHS.openapi);
+  const answer = await createControlApp(services, { ownerId: 0, name: 'reference' }).request(
+    PATHS.openapi,
+  );
   return (await answer.json()) as OpenApiDocument;
 }
 

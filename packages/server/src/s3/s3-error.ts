@@ -227,6 +227,8 @@ const BY_STORE_CODE = {
   shuffle_not_found: 'InternalError',
   write_not_found: 'InternalError',
   lease_not_found: 'InternalError',
+  file_not_open: 'InternalError',
+  directory_not_empty: 'InternalError',
   already_committed: 'InternalError',
   already_exists: 'PreconditionFailed',
   precondition_failed: 'PreconditionFailed',

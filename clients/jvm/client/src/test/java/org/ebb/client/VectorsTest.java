@@ -25,9 +25,12 @@ import org.junit.jupiter.api.Test;
 /** The golden vectors of packages/protocol: every message this client speaks, both ways; index blocks; chunks. */
 class VectorsTest {
   private static final HexFormat HEX = HexFormat.of();
-  /** Calls of the object surface, which this client does not make. */
+  /** Calls of the object and file surfaces, which this client does not make. */
   private static final Set<String> NOT_SPOKEN = Set.of("stage.request", "commit.request", "commit.response", "open.request", "open.response",
-      "release.request");
+      "release.request", "fileOpen.request", "fileOpen.response", "fileStage.request", "fileStage.response", "fileSync.request", "fileSync.response",
+      "fileClose.request", "fileClose.response", "fileAbort.request", "objectStat.request", "objectStat.response", "objectList.request",
+      "objectList.response", "objectRename.request", "objectRename.response", "objectRemove.request", "directoryMake.request",
+      "directoryRemove.request");
 
   private static JsonNode vectors(String name) throws IOException {
     Path at = Path.of("").toAbsolutePath();
