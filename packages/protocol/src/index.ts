@@ -8,6 +8,7 @@ export {
   ACKS,
   type Ack,
   type ExtentLocation,
+  LIST_FRAME_LIMIT_MAX,
   type MapOutputRow,
   OPS,
   PROTOCOL_VERSION,

@@ -31,13 +31,14 @@ import type { Services } from '../services.ts';
 import type { ByteGate } from './byte-gate.ts';
 import type { CallContext, Handler } from './call.ts';
 import { JOB_CALLS } from './job-calls.ts';
+import { NAME_CALLS } from './name-calls.ts';
 import { OBJECT_CALLS } from './object-calls.ts';
 import { Outbox } from './outbox.ts';
 import { SHUFFLE_CALLS } from './shuffle-calls.ts';
 
 const HANDLERS: readonly (Handler | undefined)[] = (() => {
   const table: (Handler | undefined)[] = [];
-  for (const [op, handler] of [...JOB_CALLS, ...OBJECT_CALLS, ...SHUFFLE_CALLS])
+  for (const [op, handler] of [...JOB_CALLS, ...OBJECT_CALLS, ...NAME_CALLS, ...SHUFFLE_CALLS])
     table[op] = handler;
   return table;
 })();
