@@ -149,6 +149,11 @@ public final class Session {
     return call(Messages.Op.EXTEND, new Messages.ExtendRequest(writeId, reserveBytes).encode()).u64();
   }
 
+  /** Says that a staged write goes on: its deadline moves. */
+  public void touchQuietly(long writeId) {
+    sendQuietly(Messages.Op.EXTEND, new Messages.ExtendRequest(writeId, 0).encode());
+  }
+
   /** `data` must stay untouched until this returns. */
   public void write(long writeId, long offset, ByteBuffer data) throws EbbException {
     PayloadWriter head = new PayloadWriter().u64(writeId).u64(offset).u32(data.remaining());
