@@ -106,7 +106,8 @@ public final class EbbFileSystem extends FileSystem {
 
   private String keyOf(Path path) {
     checkPath(path);
-    return makeQualified(path).toUri().getPath().substring(1);
+    String name = makeQualified(path).toUri().getPath();
+    return name.isEmpty() ? "" : name.substring(1); // ebb://bucket has no slash
   }
 
   /** A name may have a colon, which the constructor from one string would take for a scheme. */

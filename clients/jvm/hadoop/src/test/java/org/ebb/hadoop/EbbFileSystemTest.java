@@ -328,6 +328,17 @@ class EbbFileSystemTest {
   }
 
   @Test
+  void aBucketIsItsRootDirectoryWithASlashAndWithout() throws Exception {
+    write(fs, "/file", new byte[1]);
+    for (String root : List.of("ebb://" + bucket, "ebb://" + bucket + "/")) {
+      assertTrue(fs.getFileStatus(new Path(root)).isDirectory());
+      assertEquals(1, fs.listStatus(new Path(root)).length);
+      assertTrue(fs.mkdirs(new Path(root)));
+      assertTrue(fs.exists(new Path(root, "file")));
+    }
+  }
+
+  @Test
   void listingsOfManyPagesAreComplete() throws Exception {
     try (EbbFileSystem small = SharedNode.fileSystem(node, bucket, "fs.ebb.list.page", "3")) {
       fs.mkdirs(new Path("/many/empty"));
