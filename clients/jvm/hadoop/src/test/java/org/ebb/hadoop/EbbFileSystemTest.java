@@ -30,10 +30,12 @@ import org.apache.hadoop.fs.FileChecksum;
 import org.apache.hadoop.fs.FileContext;
 import org.apache.hadoop.fs.FileStatus;
 import org.apache.hadoop.fs.FileSystem;
+import org.apache.hadoop.fs.FsShell;
 import org.apache.hadoop.fs.LocatedFileStatus;
 import org.apache.hadoop.fs.Options;
 import org.apache.hadoop.fs.Path;
 import org.apache.hadoop.fs.RemoteIterator;
+import org.apache.hadoop.util.ToolRunner;
 import org.ebb.client.RealNode;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.AfterEach;
@@ -396,6 +398,51 @@ class EbbFileSystemTest {
     read(fs, "/counted");
     assertEquals(123_456, counted.getBytesWritten() - written);
     assertEquals(123_456, counted.getBytesRead() - read);
+  }
+
+  /** Runs `hadoop fs` with these words; returns what it printed. */
+  private String shell(String... words) throws Exception {
+    java.io.PrintStream console = System.out;
+    var said = new java.io.ByteArrayOutputStream();
+    System.setOut(new java.io.PrintStream(said, true, StandardCharsets.UTF_8));
+    try {
+      assertEquals(0, ToolRunner.run(SharedNode.conf(node), new FsShell(), words), () -> String.join(" ", words));
+    } finally {
+      System.setOut(console);
+    }
+    return said.toString(StandardCharsets.UTF_8);
+  }
+
+  @Test
+  void theHadoopShellWorks(@TempDir java.nio.file.Path temp) throws Exception {
+    String root = "ebb://" + bucket;
+    java.nio.file.Path local = java.nio.file.Files.write(temp.resolve("local"), random(7, 3_000_000));
+    shell("-mkdir", "-p", root + "/a/b");
+    shell("-put", local.toString(), root + "/a/b/file");
+    assertTrue(shell("-ls", "-R", root + "/").contains("3000000"));
+    shell("-cp", root + "/a/b/file", root + "/a/copy");
+    shell("-mv", root + "/a/b", root + "/c");
+    assertTrue(shell("-count", root + "/").trim().startsWith("3"), "root, a, c");
+    assertTrue(shell("-checksum", root + "/c/file").contains("COMPOSITE-CRC32C"));
+    shell("-get", root + "/c/file", temp.resolve("back").toString());
+    assertEquals(-1, java.nio.file.Files.mismatch(local, temp.resolve("back")));
+    shell("-rm", "-r", "-skipTrash", root + "/a", root + "/c");
+    assertEquals("", shell("-ls", root + "/"));
+  }
+
+  @Test
+  void theDocumentedSettingsAreThoseThatAreRead() throws Exception {
+    java.nio.file.Path repository = RealNode.repository();
+    String code = java.nio.file.Files.readString(repository.resolve("clients/jvm/hadoop/src/main/java/org/ebb/hadoop/EbbOptions.java"));
+    String page = java.nio.file.Files.readString(repository.resolve("docs/hadoop.md"));
+    assertTrue(found("`fs\\.ebb\\.([a-z.]+)`", page).size() > 10);
+    assertEquals(found("(?:bytes\\(|timeMs\\(|PREFIX \\+ )\"([a-z.]+)\"", code), found("\n\\| `fs\\.ebb\\.([a-z.]+)` \\|", page));
+  }
+
+  private static java.util.Set<String> found(String pattern, String text) {
+    var names = new java.util.TreeSet<String>();
+    java.util.regex.Pattern.compile(pattern).matcher(text).results().forEach(match -> names.add(match.group(1)));
+    return names;
   }
 
   @Test
