@@ -28,6 +28,7 @@ public final class ObjectWriter implements Closeable {
 
   private static final long EXTEND_BYTES_MAX = 256L << 20;
   private static final long FULL_RETRY_MS = 200;
+  private static final int COMMIT_TRIES = 3;
 
   private final EbbNode node;
   private final Messages.ObjectRef object;
@@ -70,19 +71,54 @@ public final class ObjectWriter implements Closeable {
   }
 
   /**
-   * Makes the object visible.
+   * Makes the object visible. Where the connection breaks, what fits the buffer is sent again. When the answer to the commit
+   * itself is lost and there was no condition, an object with these very bytes is what was asked for.
    *
-   * @throws EbbException those of the condition; `node_unreachable` when the answer was lost: then look whether it is there.
+   * @throws EbbException those of the condition; `node_unreachable` when nobody can tell whether the object is there.
    */
-  public Messages.Committed commit(Messages.Condition condition) throws IOException {
+  public void commit(Messages.Condition condition) throws IOException {
     check();
-    drain();
-    if (file == null) file = stage(0, 0, Messages.TIER_BY_POLICY);
     ended = true;
     KeepAlive.forget(this);
-    file.close();
-    return file.session().commit(new Messages.CommitRequest(
-        file.writeId(), written, (int) crc.getValue(), condition, options.ack, options.contentType, Map.of()));
+    boolean isAllHere = file == null;
+    int last = buffer.position();
+    try {
+      for (int left = isAllHere ? COMMIT_TRIES : 1; ; left--) {
+        boolean isAsked = false;
+        try {
+          pour();
+          if (file == null) file = stage(0, 0, Messages.TIER_BY_POLICY);
+          file.close();
+          isAsked = true;
+          file.session().commit(new Messages.CommitRequest(
+              file.writeId(), written, (int) crc.getValue(), condition, options.ack, options.contentType, Map.of()));
+          return;
+        } catch (EbbException e) {
+          if (!EbbNode.isNodeGone(e)) throw e;
+          if (isAsked && !condition.equals(Messages.Condition.NONE)) throw e;
+          if (isAsked && isThere()) return;
+          if (left == 1) throw e;
+          if (file != null) file.abort();
+          file = null;
+          written = 0;
+          crc.reset();
+          buffer.clear().position(last);
+        }
+      }
+    } catch (IOException | RuntimeException e) {
+      if (file != null) file.abort();
+      throw e;
+    }
+  }
+
+  private boolean isThere() throws EbbException {
+    try {
+      Messages.ObjectRow there = node.retrying(session -> session.head(object));
+      return there.sizeBytes() == written && there.crc32c() != null && there.crc32c() == (int) crc.getValue();
+    } catch (EbbException e) {
+      if (e.is("not_found")) return false;
+      throw e;
+    }
   }
 
   /** Throws all away, unless it was committed. */
@@ -100,28 +136,32 @@ public final class ObjectWriter implements Closeable {
   }
 
   private void drain() throws IOException {
-    if (buffer.position() == 0) return;
-    buffer.flip();
     try {
-      crc.update(buffer.duplicate());
-      reserve(written + buffer.remaining());
-      long start = written;
-      Patience patience = new Patience();
-      while (buffer.hasRemaining()) {
-        try {
-          file.write(buffer, start + buffer.position());
-        } catch (EbbException e) {
-          if (!isFull(e)) throw e;
-          patience.wait(e);
-        }
-      }
-      written += buffer.limit();
-      buffer.clear();
+      pour();
     } catch (IOException | RuntimeException e) {
       failure = e instanceof IOException known ? known : new IOException(e);
       close();
       throw e;
     }
+  }
+
+  /** From the buffer to the staged file, which is made when it is needed. */
+  private void pour() throws IOException {
+    if (buffer.position() == 0) return;
+    buffer.flip();
+    crc.update(buffer.duplicate());
+    reserve(written + buffer.remaining());
+    Patience patience = new Patience();
+    while (buffer.hasRemaining()) {
+      try {
+        file.write(buffer, written + buffer.position());
+      } catch (EbbException e) {
+        if (!isFull(e)) throw e;
+        patience.wait(e);
+      }
+    }
+    written += buffer.limit();
+    buffer.clear();
   }
 
   private void reserve(long need) throws IOException {
@@ -130,7 +170,7 @@ public final class ObjectWriter implements Closeable {
     long wanted = goesOn ? need + Math.min(need, EXTEND_BYTES_MAX) : need;
     if (file == null) {
       file = stage(wanted, need, Messages.TIER_BY_POLICY);
-      KeepAlive.remember(this);
+      if (!ended) KeepAlive.remember(this);
       return;
     }
     // The node makes room by itself for what comes through the connection.

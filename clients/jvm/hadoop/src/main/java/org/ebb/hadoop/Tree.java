@@ -111,11 +111,10 @@ final class Tree {
   long mark(String key) throws IOException {
     while (true) {
       try (ObjectWriter empty = new ObjectWriter(node, ref(dir(key)), markerOptions)) {
-        return empty.commit(Messages.Condition.ABSENT).version();
+        empty.commit(Messages.Condition.ABSENT);
       } catch (EbbException e) {
-        // A lost answer: the next try finds the marker that the lost one made, or makes it.
-        if (EbbNode.isNodeGone(e)) node.retrying(Session::hello);
-        else if (!e.is("already_exists")) throw e;
+        // After a lost answer there is the marker that the lost call made, or the next try makes it.
+        if (!EbbNode.isNodeGone(e) && !e.is("already_exists")) throw e;
       }
       ObjectRow there = look(List.of(), List.of(dir(key))).objects.get(0);
       if (there != null) return there.version();
@@ -132,9 +131,9 @@ final class Tree {
     markIfMissing(above, above.isEmpty() || look(List.of(), List.of(dir(above))).objects.get(0) != null);
     boolean[] isRepeated = {false};
     return node.retrying(session -> {
-      boolean deleted = session.delete(ref(key)) || isRepeated[0];
-      isRepeated[0] = true; // what is missing then may be what the lost call deleted
-      return deleted;
+      boolean mayBeGone = isRepeated[0]; // by a call whose answer was lost
+      isRepeated[0] = true;
+      return session.delete(ref(key)) || mayBeGone;
     });
   }
 
