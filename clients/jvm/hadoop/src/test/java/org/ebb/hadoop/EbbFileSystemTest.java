@@ -37,6 +37,7 @@ import org.apache.hadoop.fs.Path;
 import org.apache.hadoop.fs.RemoteIterator;
 import org.apache.hadoop.util.ToolRunner;
 import org.ebb.client.RealNode;
+import org.ebb.client.RealNodeExtension;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeAll;
@@ -56,7 +57,7 @@ class EbbFileSystemTest {
 
   @BeforeAll
   static void startThreads() {
-    SharedNode.assumeThere();
+    RealNodeExtension.assumeThere();
     threads = Executors.newCachedThreadPool();
   }
 

@@ -18,6 +18,7 @@ import org.apache.hadoop.fs.FSDataInputStream;
 import org.apache.hadoop.fs.FileRange;
 import org.apache.hadoop.fs.Path;
 import org.ebb.client.RealNode;
+import org.ebb.client.RealNodeExtension;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
@@ -57,7 +58,7 @@ class JoinedObjectTest {
 
   @Test
   void isReadAsOneFile() throws Exception {
-    SharedNode.assumeThere();
+    RealNodeExtension.assumeThere();
     int port;
     try (ServerSocket free = new ServerSocket(0)) {
       port = free.getLocalPort();

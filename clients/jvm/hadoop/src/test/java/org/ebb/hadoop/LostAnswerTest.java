@@ -15,6 +15,7 @@ import org.apache.hadoop.fs.FileSystem;
 import org.apache.hadoop.fs.Path;
 import org.ebb.client.Messages.Op;
 import org.ebb.client.RealNode;
+import org.ebb.client.RealNodeExtension;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -30,7 +31,7 @@ class LostAnswerTest {
 
   @BeforeEach
   void start() throws Exception {
-    SharedNode.assumeThere();
+    RealNodeExtension.assumeThere();
     RealNode node = SharedNode.get();
     String bucket = "lost-" + ++buckets;
     assertEquals(201, node.http("PUT", "/v1/buckets/" + bucket).statusCode());

@@ -15,6 +15,7 @@ import org.apache.hadoop.fs.FSDataInputStream;
 import org.apache.hadoop.fs.FSDataOutputStream;
 import org.apache.hadoop.fs.Path;
 import org.ebb.client.RealNode;
+import org.ebb.client.RealNodeExtension;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -28,7 +29,7 @@ class NodeLossTest {
 
   @BeforeEach
   void assumeThere() {
-    SharedNode.assumeThere();
+    RealNodeExtension.assumeThere();
   }
 
   @AfterEach

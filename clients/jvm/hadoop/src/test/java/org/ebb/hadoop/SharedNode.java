@@ -4,7 +4,6 @@ import java.net.URI;
 import org.apache.hadoop.conf.Configuration;
 import org.apache.hadoop.fs.FileSystem;
 import org.ebb.client.RealNode;
-import org.junit.jupiter.api.Assumptions;
 
 /** One real daemon for the tests of this process that leave it as it is. It ends with the process. */
 final class SharedNode {
@@ -15,10 +14,6 @@ final class SharedNode {
   static synchronized RealNode get() throws Exception {
     if (node == null) node = RealNode.start("256MiB");
     return node;
-  }
-
-  static void assumeThere() {
-    Assumptions.assumeTrue(RealNode.repository() != null, "the daemon cannot be run from here: npm packages are missing, or no checkout");
   }
 
   /** Settings with the node's address; `more` are names and values. */

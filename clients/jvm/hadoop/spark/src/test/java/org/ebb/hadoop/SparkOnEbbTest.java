@@ -4,7 +4,6 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
-import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
@@ -26,12 +25,13 @@ import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SaveMode;
 import org.apache.spark.sql.SparkSession;
 import org.apache.spark.sql.streaming.Trigger;
-import org.ebb.client.RealNode;
+import org.ebb.client.RealNodeExtension;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.extension.RegisterExtension;
 import org.junit.jupiter.api.io.TempDir;
 
 /** Input, output, event logs and checkpoints of real Spark jobs on ebb://, with Spark's default committer. */
@@ -40,7 +40,8 @@ class SparkOnEbbTest {
   private static final int ROWS = 20_000;
   @TempDir
   static java.nio.file.Path temp;
-  static RealNode node;
+  @RegisterExtension
+  static final RealNodeExtension NODE = new RealNodeExtension("256MiB");
   static SparkSession spark;
   static int roots;
   String root;
@@ -48,10 +49,7 @@ class SparkOnEbbTest {
 
   @BeforeAll
   static void start() throws Exception {
-    assumeTrue(RealNode.repository() != null, "the daemon cannot be run from here: npm packages are missing, or no checkout");
-    node = RealNode.start("256MiB");
-    node.http("PUT", "/v1/buckets/spark");
-    node.http("PUT", "/v1/buckets/logs");
+    for (String bucket : List.of("spark", "logs")) assertEquals(201, NODE.node().http("PUT", "/v1/buckets/" + bucket).statusCode());
     spark = session("ebb://logs/");
   }
 
@@ -60,13 +58,12 @@ class SparkOnEbbTest {
         .config("spark.sql.shuffle.partitions", 2).config("spark.sql.warehouse.dir", temp.resolve("warehouse").toString())
         .config("spark.local.dir", temp.resolve("local").toString()).config("spark.driver.host", "127.0.0.1")
         .config("spark.eventLog.enabled", true).config("spark.eventLog.dir", logs)
-        .config("spark.hadoop.fs.ebb.url", node.url()).config("spark.hadoop.fs.AbstractFileSystem.ebb.impl", "org.ebb.hadoop.EbbFs").getOrCreate();
+        .config("spark.hadoop.fs.ebb.url", NODE.node().url()).config("spark.hadoop.fs.AbstractFileSystem.ebb.impl", "org.ebb.hadoop.EbbFs").getOrCreate();
   }
 
   @AfterAll
-  static void stop() throws Exception {
+  static void stop() {
     if (spark != null) spark.stop();
-    if (node != null) node.close();
   }
 
   @BeforeEach
