@@ -26,7 +26,7 @@ final class EbbOptions {
     blockBytes = bytes("block.size", 128L << 20, 1 << 20, 1L << 40);
     readBufferBytes = (int) bytes("read.buffer.size", 64 << 10, 1, 64 << 20);
     readAheadBytes = (int) bytes("read.ahead.size", 1 << 20, 1, 64 << 20);
-    listPage = (int) bytes("list.page", 5000, 1, 10_000);
+    listPage = (int) bytes("list.page", 1000, 1, 10_000);
   }
 
   EbbNode node() {

@@ -47,7 +47,7 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
 /** What docs/hadoop.md promises beyond Hadoop's contract: nothing half, nothing mixed, whoever runs beside. */
-@Timeout(60)
+@Timeout(120)
 class EbbFileSystemTest {
   static ExecutorService threads;
   static int buckets;

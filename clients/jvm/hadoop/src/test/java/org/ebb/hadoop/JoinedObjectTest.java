@@ -23,7 +23,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
 /** Objects of many extents, as multipart uploads make them: 20 times the same 5 MiB, and a short end. */
-@Timeout(60)
+@Timeout(120)
 class JoinedObjectTest {
   private static final HttpClient HTTP = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
   private static final int PART_BYTES = 5 << 20;

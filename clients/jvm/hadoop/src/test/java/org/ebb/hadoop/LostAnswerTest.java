@@ -22,7 +22,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
 /** The connection breaks before a call has arrived, and after it was done but before its answer came. */
-@Timeout(60)
+@Timeout(120)
 class LostAnswerTest {
   static int buckets;
   CuttingProxy proxy;
