@@ -121,14 +121,14 @@ final class Tree {
     }
   }
 
-  private void markIfMissing(String key, boolean hasMarker) throws IOException {
-    if (!key.isEmpty() && !hasMarker) mark(key);
+  private void keep(String directory) throws IOException {
+    if (directory.isEmpty() || look(List.of(), List.of(dir(directory))).objects.get(0) != null) return;
+    mark(directory);
   }
 
   /** False when it was gone already. Its directory stays. */
   boolean deleteFile(String key) throws IOException {
-    String above = parent(key);
-    markIfMissing(above, above.isEmpty() || look(List.of(), List.of(dir(above))).objects.get(0) != null);
+    keep(parent(key));
     boolean[] isRepeated = {false};
     return node.retrying(session -> {
       boolean mayBeGone = isRepeated[0]; // by a call whose answer was lost
@@ -139,8 +139,7 @@ final class Tree {
 
   /** With all that is in it, or, when it is empty, its marker alone: a file that comes meanwhile stays. */
   void deleteDirectory(String key, boolean recursive) throws IOException {
-    String above = parent(key);
-    markIfMissing(above, above.isEmpty() || look(List.of(), List.of(dir(above))).objects.get(0) != null);
+    keep(parent(key));
     node.retrying(session -> {
       if (recursive) session.deletePrefix(new Messages.PrefixRef(bucket, dir(key)));
       else session.delete(ref(dir(key)));
@@ -170,9 +169,7 @@ final class Tree {
   }
 
   private void keepParent(String from, String to) throws IOException {
-    String above = parent(from);
-    if (above.equals(parent(to)) || above.isEmpty()) return; // the new name keeps it
-    markIfMissing(above, look(List.of(), List.of(dir(above))).objects.get(0) != null);
+    if (!parent(from).equals(parent(to))) keep(parent(from)); // else the new name keeps it
   }
 
   /** When the answer is lost, what has the version under the new name tells whether it was done. */
