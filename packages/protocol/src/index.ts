@@ -11,6 +11,7 @@ export {
   type Ack,
   type ExtentLocation,
   FILE_FLAGS,
+  LIST_FRAME_LIMIT_MAX,
   type MapOutputRow,
   OPS,
   PROTOCOL_VERSION,

@@ -39,6 +39,12 @@ export const OPS = {
   objectRemove: 53,
   directoryMake: 54,
   directoryRemove: 55,
+  head: 60,
+  listObjects: 61,
+  deleteObject: 62,
+  deletePrefix: 63,
+  rename: 64,
+  renamePrefix: 65,
   /** Server push (request id 0): stop using these blobs and answer with `blobsReleased`. */
   revoke: 90,
   blobsReleased: 91,
@@ -405,6 +411,129 @@ export const read = {
     (from) => ({ data: from.bytes() }),
   ),
 };
+
+/** An object as listings and `head` give it: what a file system asks for. All else is in the JSON of the control surface. */
+export interface ObjectRow {
+  readonly key: string;
+  readonly version: number;
+  readonly sizeBytes: number;
+  readonly etag: string;
+  /** Of the whole object, where it is known. */
+  readonly crc32c: number | undefined;
+  readonly createdAtMs: number;
+}
+const objectRow: Codec<ObjectRow> = codec<ObjectRow>(writeObjectRow, readObjectRow);
+function writeObjectRow(to: PayloadWriter, row: ObjectRow): void {
+  to.str(row.key)
+    .u64(row.version)
+    .u64(row.sizeBytes)
+    .str(row.etag)
+    .bool(row.crc32c !== undefined)
+    .u32(row.crc32c ?? 0)
+    .u64(row.createdAtMs);
+}
+function readObjectRow(from: PayloadReader): ObjectRow {
+  const key = from.str();
+  const version = from.u64();
+  const sizeBytes = from.u64();
+  const etag = from.str();
+  const hasCrc = from.bool();
+  const crc = from.u32();
+  const crc32c = hasCrc ? crc : undefined;
+  return { key, version, sizeBytes, etag, crc32c, createdAtMs: from.u64() };
+}
+export const head = { request: open.request, response: objectRow };
+
+export interface ListRequest {
+  readonly bucket: string;
+  readonly prefix: string;
+  /** '' for none. */
+  readonly delimiter: string;
+  /** Only names after this one; '' from the beginning. */
+  readonly startAfter: string;
+  /** Objects and prefixes together, 1 to LIST_FRAME_LIMIT_MAX. */
+  readonly limit: number;
+}
+/** A page is the bucket at one moment; `next` is the `startAfter` of the following one, undefined at the end. */
+export interface ListedResponse {
+  readonly objects: readonly ObjectRow[];
+  readonly prefixes: readonly string[];
+  readonly next: string | undefined;
+}
+/** So many keys of 1024 bytes fit a frame. */
+export const LIST_FRAME_LIMIT_MAX = 10_000;
+export const listObjects = {
+  request: codec<ListRequest>(
+    (to, m) => to.str(m.bucket).str(m.prefix).str(m.delimiter).str(m.startAfter).u32(m.limit),
+    (from) => ({
+      bucket: from.str(),
+      prefix: from.str(),
+      delimiter: from.str(),
+      startAfter: from.str(),
+      limit: from.u32(),
+    }),
+  ),
+  response: codec<ListedResponse>(
+    (to, m) => {
+      list(to, m.objects, (row) => writeObjectRow(to, row));
+      list(to, m.prefixes, (prefix) => to.str(prefix));
+      to.bool(m.next !== undefined).str(m.next ?? '');
+    },
+    (from) => {
+      const objects = readList(from, () => readObjectRow(from));
+      const prefixes = readList(from, () => from.str());
+      const hasNext = from.bool();
+      const next = from.str();
+      return { objects, prefixes, next: hasNext ? next : undefined };
+    },
+  ),
+};
+
+/** `deleted` is false when there was none. */
+export const deleteObject = {
+  request: open.request,
+  response: codec<{ deleted: boolean }>(
+    (to, m) => to.bool(m.deleted),
+    (from) => ({ deleted: from.bool() }),
+  ),
+};
+
+const affected: Codec<{ objects: number; sizeBytes: number }> = codec<{
+  objects: number;
+  sizeBytes: number;
+}>(
+  (to, m) => to.u64(m.objects).u64(m.sizeBytes),
+  (from) => ({ objects: from.u64(), sizeBytes: from.u64() }),
+);
+export const deletePrefix = {
+  request: codec<{ bucket: string; prefix: string }>(
+    (to, m) => to.str(m.bucket).str(m.prefix),
+    (from) => ({ bucket: from.str(), prefix: from.str() }),
+  ),
+  response: affected,
+};
+
+/** `renamePrefix`: the keys are prefixes, and all names change in one step or none does. */
+export interface RenameRequest {
+  readonly bucket: string;
+  readonly from: string;
+  readonly toBucket: string;
+  readonly to: string;
+  /** Otherwise a name that is taken is `already_exists`, and nothing changes. */
+  readonly overwrite: boolean;
+}
+const renameRequest: Codec<RenameRequest> = codec<RenameRequest>(
+  (to, m) => to.str(m.bucket).str(m.from).str(m.toBucket).str(m.to).bool(m.overwrite),
+  (from) => ({
+    bucket: from.str(),
+    from: from.str(),
+    toBucket: from.str(),
+    to: from.str(),
+    overwrite: from.bool(),
+  }),
+);
+export const rename = { request: renameRequest, response: objectRow };
+export const renamePrefix = { request: renameRequest, response: affected };
 
 export interface JobOpenRequest {
   readonly jobId: string;

@@ -200,9 +200,16 @@ function revive(vector: MessageVector): Record<string, unknown> {
   const entries = Object.entries(vector.message).map(([name, value]) => {
     if (vector.hexFields?.includes(name) === true)
       return [name, Buffer.from(value as string, 'hex')];
-    return [name, value ?? undefined];
+    return [name, withoutNulls(value)];
   });
   return Object.fromEntries(entries) as Record<string, unknown>;
+}
+
+function withoutNulls(value: unknown): unknown {
+  if (value === null) return undefined;
+  if (Array.isArray(value)) return value.map(withoutNulls);
+  if (typeof value !== 'object') return value;
+  return Object.fromEntries(Object.entries(value).map(([name, at]) => [name, withoutNulls(at)]));
 }
 
 /** CRC32C, bit by bit: slow, and independent of the library the product uses. */

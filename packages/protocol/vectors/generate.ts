@@ -203,6 +203,80 @@ add(
   { data: '010203fffe' },
   ['data'],
 );
+const objectRow = {
+  key: 'a/b c/ü.bin',
+  version: 41,
+  sizeBytes: 6_442_455_041,
+  etag: '29-e3069283',
+  crc32c: 0xe3069283,
+  createdAtMs: 1_795_000_000_123,
+};
+const rowWithoutCrc = { ...objectRow, key: 'joined', sizeBytes: 0, crc32c: null };
+const absentAsUndefined = <T extends { readonly crc32c: number | null }>(row: T) => ({
+  ...row,
+  crc32c: row.crc32c ?? undefined,
+});
+const rowEncoder = {
+  encode: (row: typeof objectRow | typeof rowWithoutCrc) =>
+    messages.head.response.encode(absentAsUndefined(row)),
+};
+const renamed = {
+  bucket: 'results',
+  from: 'a/_temporary/1',
+  toBucket: 'results',
+  to: 'a/part-00000',
+  overwrite: false,
+};
+add('head.request', OPS.head, messages.head.request, { bucket: 'results', key: 'ü' });
+add('head.response', OPS.head, rowEncoder, objectRow);
+add('head.response', OPS.head, rowEncoder, rowWithoutCrc);
+add('listObjects.request', OPS.listObjects, messages.listObjects.request, {
+  bucket: 'results',
+  prefix: 'a/',
+  delimiter: '/',
+  startAfter: 'a/b c/',
+  limit: 1000,
+});
+for (const next of ['a/z', null])
+  add(
+    'listObjects.response',
+    OPS.listObjects,
+    {
+      encode: (m: {
+        objects: readonly (typeof objectRow | typeof rowWithoutCrc)[];
+        prefixes: readonly string[];
+        next: string | null;
+      }) =>
+        messages.listObjects.response.encode({
+          ...m,
+          objects: m.objects.map(absentAsUndefined),
+          next: m.next ?? undefined,
+        }),
+    },
+    {
+      objects: next === null ? [] : [objectRow, rowWithoutCrc],
+      prefixes: ['a/_temporary/', 'a/ü/'],
+      next,
+    },
+  );
+add('deleteObject.request', OPS.deleteObject, messages.deleteObject.request, {
+  bucket: 'results',
+  key: 'a/',
+});
+add('deleteObject.response', OPS.deleteObject, messages.deleteObject.response, { deleted: true });
+add('deletePrefix.request', OPS.deletePrefix, messages.deletePrefix.request, {
+  bucket: 'results',
+  prefix: 'a/',
+});
+const affected = { objects: 3, sizeBytes: 6_442_455_041 };
+add('deletePrefix.response', OPS.deletePrefix, messages.deletePrefix.response, affected);
+add('rename.request', OPS.rename, messages.rename.request, renamed);
+add('rename.response', OPS.rename, rowEncoder, objectRow);
+add('renamePrefix.request', OPS.renamePrefix, messages.renamePrefix.request, {
+  ...renamed,
+  overwrite: true,
+});
+add('renamePrefix.response', OPS.renamePrefix, messages.renamePrefix.response, affected);
 add('jobOpen.request', OPS.jobOpen, messages.jobOpen.request, {
   jobId: 'app-20261122-0001',
   heartbeatTtlMs: 120_000,

@@ -32,13 +32,20 @@ import type { ByteGate } from './byte-gate.ts';
 import type { CallContext, Handler } from './call.ts';
 import { FILE_CALLS } from './file-calls.ts';
 import { JOB_CALLS } from './job-calls.ts';
+import { NAME_CALLS } from './name-calls.ts';
 import { OBJECT_CALLS } from './object-calls.ts';
 import { Outbox } from './outbox.ts';
 import { SHUFFLE_CALLS } from './shuffle-calls.ts';
 
 const HANDLERS: readonly (Handler | undefined)[] = (() => {
   const table: (Handler | undefined)[] = [];
-  for (const [op, handler] of [...JOB_CALLS, ...OBJECT_CALLS, ...FILE_CALLS, ...SHUFFLE_CALLS])
+  for (const [op, handler] of [
+    ...JOB_CALLS,
+    ...OBJECT_CALLS,
+    ...FILE_CALLS,
+    ...NAME_CALLS,
+    ...SHUFFLE_CALLS,
+  ])
     table[op] = handler;
   return table;
 })();

@@ -116,7 +116,7 @@ public final class EbbNode implements Closeable {
         long nodeDeadline = gone == 0 ? deadline : gone + TimeUnit.MILLISECONDS.toNanos(reconnectTimeoutMs);
         long next = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(backoffMs);
         if (next - deadline > 0 || next - nodeDeadline > 0) {
-          throw new EbbException(e.code, "no Ebb node at " + url + " for " + reconnectTimeoutMs + " ms (spark.shuffle.ebb.reconnect.timeout)", e);
+          throw new EbbException(e.code, "no Ebb node at " + url + " for " + reconnectTimeoutMs + " ms (the reconnect timeout)", e);
         }
         sleep(backoffMs);
         backoffMs = Math.min(BACKOFF_MAX_MS, backoffMs * 2);

@@ -1,7 +1,9 @@
 package org.ebb.client;
 
 import java.util.ArrayList;
+import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Map;
 
 /** The calls this client speaks: packages/protocol/src/messages.ts in Java, encode and decode side by side. */
 public final class Messages {
@@ -15,9 +17,13 @@ public final class Messages {
   public static final class Op {
     public static final int HELLO = 1;
     public static final int PING = 2;
+    public static final int STAGE = 10;
     public static final int EXTEND = 11;
     public static final int WRITE = 12;
+    public static final int COMMIT = 13;
     public static final int ABORT = 14;
+    public static final int OPEN = 15;
+    public static final int RELEASE = 16;
     public static final int READ = 17;
     public static final int JOB_OPEN = 20;
     public static final int JOB_HEARTBEAT = 21;
@@ -29,6 +35,12 @@ public final class Messages {
     public static final int SHUFFLE_RELEASE = 34;
     public static final int SHUFFLE_REMOVE = 35;
     public static final int MAP_RESOLVE = 36;
+    public static final int HEAD = 60;
+    public static final int LIST_OBJECTS = 61;
+    public static final int DELETE_OBJECT = 62;
+    public static final int DELETE_PREFIX = 63;
+    public static final int RENAME = 64;
+    public static final int RENAME_PREFIX = 65;
     public static final int REVOKE = 90;
     public static final int BLOBS_RELEASED = 91;
     public static final int GOING_AWAY = 92;
@@ -63,6 +75,16 @@ public final class Messages {
     }
   }
 
+  public record StageRequest(String bucket, String key, long reserveBytes, int tier, String jobId) {
+    public PayloadWriter encode() {
+      return new PayloadWriter().str(bucket).str(key).u64(reserveBytes).u8(tier).str(jobId);
+    }
+
+    public static StageRequest decode(PayloadReader from) throws EbbException {
+      return new StageRequest(from.str(), from.str(), from.u64(), from.u8(), from.str());
+    }
+  }
+
   /** The file exists; write it from offset 0, within `reservedBytes`. `path` is relative to the tier's directory. */
   public record Staged(long writeId, long blobId, int tier, String path, long reservedBytes, long slotId) {
     public PayloadWriter encode() {
@@ -81,6 +103,178 @@ public final class Messages {
 
     public static ExtendRequest decode(PayloadReader from) throws EbbException {
       return new ExtendRequest(from.u64(), from.u64());
+    }
+  }
+
+  /** When a commit is acknowledged. */
+  public enum Ack {
+    MEMORY, DISK, REMOTE, BY_BUCKET;
+
+    int code() {
+      return this == BY_BUCKET ? 255 : ordinal();
+    }
+
+    static Ack of(int code) throws EbbException {
+      if (code == 255) return BY_BUCKET;
+      if (code >= BY_BUCKET.ordinal()) throw new EbbException("request_invalid", "no acknowledgement level " + code);
+      return values()[code];
+    }
+  }
+
+  /** What must hold of the object that the commit replaces: `ifMatch` its ETag ('' for no condition), `ifNoneMatch` that there is none. */
+  public record Condition(String ifMatch, boolean ifNoneMatch) {
+    public static final Condition NONE = new Condition("", false);
+    public static final Condition ABSENT = new Condition("", true);
+  }
+
+  /** `crc32c` null: the node computes it. */
+  public record CommitRequest(
+      long writeId, long sizeBytes, Integer crc32c, Condition condition, Ack ack, String contentType, Map<String, String> metadata) {
+    public PayloadWriter encode() {
+      PayloadWriter to = new PayloadWriter().u64(writeId).u64(sizeBytes).bool(crc32c != null).u32(crc32c == null ? 0 : crc32c);
+      to.str(condition.ifMatch).bool(condition.ifNoneMatch).u8(ack.code()).str(contentType).u32(metadata.size());
+      metadata.forEach((name, value) -> to.str(name).str(value));
+      return to;
+    }
+
+    public static CommitRequest decode(PayloadReader from) throws EbbException {
+      long writeId = from.u64();
+      long sizeBytes = from.u64();
+      boolean hasCrc = from.bool();
+      int crc = (int) from.u32();
+      Condition condition = new Condition(from.str(), from.bool());
+      Ack ack = Ack.of(from.u8());
+      String contentType = from.str();
+      int count = from.count();
+      Map<String, String> metadata = new LinkedHashMap<>();
+      for (int i = 0; i < count; i++) metadata.put(from.str(), from.str());
+      return new CommitRequest(writeId, sizeBytes, hasCrc ? crc : null, condition, ack, contentType, metadata);
+    }
+  }
+
+  /** `durability` is what holds now. */
+  public record Committed(long version, String etag, Ack durability) {
+    public PayloadWriter encode() {
+      return new PayloadWriter().u64(version).str(etag).u8(durability.code());
+    }
+
+    public static Committed decode(PayloadReader from) throws EbbException {
+      return new Committed(from.u64(), from.str(), Ack.of(from.u8()));
+    }
+  }
+
+  /** Names an object: the request of `open`, `head` and `deleteObject`. */
+  public record ObjectRef(String bucket, String key) {
+    public PayloadWriter encode() {
+      return new PayloadWriter().str(bucket).str(key);
+    }
+
+    public static ObjectRef decode(PayloadReader from) throws EbbException {
+      return new ObjectRef(from.str(), from.str());
+    }
+  }
+
+  public record Opened(long leaseId, long version, String etag, long sizeBytes, List<Extent> extents) {
+    public PayloadWriter encode() {
+      PayloadWriter to = new PayloadWriter().u64(leaseId).u64(version).str(etag).u64(sizeBytes).u32(extents.size());
+      for (Extent extent : extents) extent.encode(to);
+      return to;
+    }
+
+    public static Opened decode(PayloadReader from) throws EbbException {
+      long leaseId = from.u64();
+      long version = from.u64();
+      String etag = from.str();
+      long sizeBytes = from.u64();
+      int count = from.count();
+      List<Extent> extents = new ArrayList<>();
+      for (int i = 0; i < count; i++) extents.add(Extent.decode(from));
+      return new Opened(leaseId, version, etag, sizeBytes, extents);
+    }
+  }
+
+  /** An object as `head` and listings give it; `crc32c` is null where it is not known. */
+  public record ObjectRow(String key, long version, long sizeBytes, String etag, Integer crc32c, long createdAtMs) {
+    public PayloadWriter encode() {
+      PayloadWriter to = new PayloadWriter();
+      encode(to);
+      return to;
+    }
+
+    void encode(PayloadWriter to) {
+      to.str(key).u64(version).u64(sizeBytes).str(etag).bool(crc32c != null).u32(crc32c == null ? 0 : crc32c).u64(createdAtMs);
+    }
+
+    public static ObjectRow decode(PayloadReader from) throws EbbException {
+      String key = from.str();
+      long version = from.u64();
+      long sizeBytes = from.u64();
+      String etag = from.str();
+      boolean hasCrc = from.bool();
+      int crc = (int) from.u32();
+      return new ObjectRow(key, version, sizeBytes, etag, hasCrc ? crc : null, from.u64());
+    }
+  }
+
+  public record ListRequest(String bucket, String prefix, String delimiter, String startAfter, int limit) {
+    public PayloadWriter encode() {
+      return new PayloadWriter().str(bucket).str(prefix).str(delimiter).str(startAfter).u32(limit);
+    }
+
+    public static ListRequest decode(PayloadReader from) throws EbbException {
+      return new ListRequest(from.str(), from.str(), from.str(), from.str(), from.count());
+    }
+  }
+
+  /** A page; `next` is the `startAfter` of the following one, null at the end. */
+  public record Listed(List<ObjectRow> objects, List<String> prefixes, String next) {
+    public PayloadWriter encode() {
+      PayloadWriter to = new PayloadWriter().u32(objects.size());
+      for (ObjectRow row : objects) row.encode(to);
+      to.u32(prefixes.size());
+      for (String prefix : prefixes) to.str(prefix);
+      return to.bool(next != null).str(next == null ? "" : next);
+    }
+
+    public static Listed decode(PayloadReader from) throws EbbException {
+      List<ObjectRow> objects = new ArrayList<>();
+      for (int left = from.count(); left > 0; left--) objects.add(ObjectRow.decode(from));
+      List<String> prefixes = new ArrayList<>();
+      for (int left = from.count(); left > 0; left--) prefixes.add(from.str());
+      boolean hasNext = from.bool();
+      String next = from.str();
+      return new Listed(objects, prefixes, hasNext ? next : null);
+    }
+  }
+
+  public record PrefixRef(String bucket, String prefix) {
+    public PayloadWriter encode() {
+      return new PayloadWriter().str(bucket).str(prefix);
+    }
+
+    public static PrefixRef decode(PayloadReader from) throws EbbException {
+      return new PrefixRef(from.str(), from.str());
+    }
+  }
+
+  public record Affected(long objects, long sizeBytes) {
+    public PayloadWriter encode() {
+      return new PayloadWriter().u64(objects).u64(sizeBytes);
+    }
+
+    public static Affected decode(PayloadReader from) throws EbbException {
+      return new Affected(from.u64(), from.u64());
+    }
+  }
+
+  /** Of one object, or of all keys with a prefix. */
+  public record RenameRequest(String bucket, String from, String toBucket, String to, boolean overwrite) {
+    public PayloadWriter encode() {
+      return new PayloadWriter().str(bucket).str(from).str(toBucket).str(to).bool(overwrite);
+    }
+
+    public static RenameRequest decode(PayloadReader from) throws EbbException {
+      return new RenameRequest(from.str(), from.str(), from.str(), from.str(), from.bool());
     }
   }
 

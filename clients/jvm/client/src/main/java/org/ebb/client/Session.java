@@ -81,12 +81,77 @@ public final class Session {
     call(Messages.Op.SHUFFLE_REGISTER, new Messages.ShuffleRegisterRequest(jobId, shuffleId, maps, partitions).encode()).end();
   }
 
+  public Messages.Staged stage(Messages.StageRequest request) throws EbbException {
+    return Messages.Staged.decode(call(Messages.Op.STAGE, request.encode()));
+  }
+
+  /** After an error other than `node_unreachable` nothing of the write is left. */
+  public Messages.Committed commit(Messages.CommitRequest request) throws EbbException {
+    return Messages.Committed.decode(call(Messages.Op.COMMIT, request.encode()));
+  }
+
+  public Messages.Opened open(Messages.ObjectRef object) throws EbbException {
+    return Messages.Opened.decode(call(Messages.Op.OPEN, object.encode()));
+  }
+
+  public void releaseQuietly(long leaseId) {
+    sendQuietly(Messages.Op.RELEASE, new PayloadWriter().u32(1).u64(leaseId));
+  }
+
+  /** @throws EbbException `not_found` */
+  public Messages.ObjectRow head(Messages.ObjectRef object) throws EbbException {
+    return awaitHead(headAsync(object));
+  }
+
+  public CompletableFuture<ByteBuffer> headAsync(Messages.ObjectRef object) throws EbbException {
+    return connection.send(Messages.Op.HEAD, object.encode(), null);
+  }
+
+  public Messages.ObjectRow awaitHead(CompletableFuture<ByteBuffer> answer) throws EbbException {
+    return Messages.ObjectRow.decode(connection.await(answer, Messages.Op.HEAD, timeoutMs));
+  }
+
+  public Messages.Listed list(Messages.ListRequest request) throws EbbException {
+    return awaitList(listAsync(request));
+  }
+
+  public CompletableFuture<ByteBuffer> listAsync(Messages.ListRequest request) throws EbbException {
+    return connection.send(Messages.Op.LIST_OBJECTS, request.encode(), null);
+  }
+
+  public Messages.Listed awaitList(CompletableFuture<ByteBuffer> answer) throws EbbException {
+    return Messages.Listed.decode(connection.await(answer, Messages.Op.LIST_OBJECTS, timeoutMs));
+  }
+
+  /** Returns whether there was one. */
+  public boolean delete(Messages.ObjectRef object) throws EbbException {
+    return call(Messages.Op.DELETE_OBJECT, object.encode()).bool();
+  }
+
+  public Messages.Affected deletePrefix(Messages.PrefixRef prefix) throws EbbException {
+    return Messages.Affected.decode(call(Messages.Op.DELETE_PREFIX, prefix.encode()));
+  }
+
+  public Messages.ObjectRow rename(Messages.RenameRequest request) throws EbbException {
+    return Messages.ObjectRow.decode(call(Messages.Op.RENAME, request.encode()));
+  }
+
+  /** All keys with the prefix, in one step. */
+  public Messages.Affected renamePrefix(Messages.RenameRequest request) throws EbbException {
+    return Messages.Affected.decode(call(Messages.Op.RENAME_PREFIX, request.encode()));
+  }
+
   public Messages.Staged mapStage(Messages.MapStageRequest request) throws EbbException {
     return Messages.Staged.decode(call(Messages.Op.MAP_STAGE, request.encode()));
   }
 
   public long extend(long writeId, long reserveBytes) throws EbbException {
     return call(Messages.Op.EXTEND, new Messages.ExtendRequest(writeId, reserveBytes).encode()).u64();
+  }
+
+  /** Says that a staged write goes on: its deadline moves. */
+  public void touchQuietly(long writeId) {
+    sendQuietly(Messages.Op.EXTEND, new Messages.ExtendRequest(writeId, 0).encode());
   }
 
   /** `data` must stay untouched until this returns. */

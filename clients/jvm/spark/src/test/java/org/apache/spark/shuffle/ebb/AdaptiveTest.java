@@ -7,39 +7,20 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-import java.nio.file.Path;
 import java.util.List;
 import org.apache.spark.SparkConf;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
-import org.ebb.client.FakeNode;
-import org.junit.jupiter.api.AfterEach;
-import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
-import org.junit.jupiter.api.io.TempDir;
 
 /** Adaptive execution chooses each of its ways to read a shuffle on Ebb's map statuses too, and the rows are vanilla's. */
 @Timeout(120)
 @Tag("every-line")
 @Tag("newest")
-class AdaptiveTest {
-  @TempDir
-  Path temp;
-  FakeNode node;
-
-  @BeforeEach
-  void startNode() throws Exception {
-    node = FakeNode.start();
-  }
-
-  @AfterEach
-  void stopNode() throws Exception {
-    node.close();
-  }
-
+class AdaptiveTest extends WithFakeNode {
   record Outcome(List<String> rows, String plan) {}
 
   interface Query {
@@ -49,7 +30,7 @@ class AdaptiveTest {
   /** Runs on vanilla and on Ebb; the rows must be equal. Returns what Ebb's final plan says. */
   String planOf(Query query, String... settings) throws Exception {
     Outcome vanilla = with(SparkJobs.vanillaConf(LOCAL, temp, settings), spark -> run(spark, query));
-    SparkConf conf = SparkJobs.ebbConf(LOCAL, temp, node.url(), settings);
+    SparkConf conf = conf(settings);
     Outcome ebb = with(conf, spark -> run(spark, query));
     assertFalse(vanilla.rows.isEmpty());
     SparkJobs.assertSame(vanilla.rows, ebb.rows);

@@ -10,7 +10,6 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.Iterator;
@@ -23,38 +22,16 @@ import org.apache.spark.SparkConf;
 import org.apache.spark.SparkEnv;
 import org.apache.spark.api.java.JavaSparkContext;
 import org.apache.spark.shuffle.ebb.SparkJobs.Work;
-import org.ebb.client.FakeNode;
-import org.junit.jupiter.api.AfterEach;
-import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
-import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 import scala.Tuple2;
 
 /** Whole Spark jobs in local mode against the fake node: right results under every setting, and under faults. */
 @Timeout(180)
-class EbbShuffleTest {
-  @TempDir
-  Path temp;
-  FakeNode node;
-
-  @BeforeEach
-  void startNode() throws Exception {
-    node = FakeNode.start();
-  }
-
-  @AfterEach
-  void stopNode() throws Exception {
-    node.close();
-  }
-
-  SparkConf conf(String... settings) {
-    return SparkJobs.ebbConf(LOCAL, temp, node.url(), settings);
-  }
-
+class EbbShuffleTest extends WithFakeNode {
   void checkSql(SparkConf conf) throws Exception {
     assertSame(SparkJobs.vanillaSql(temp), with(conf, SparkJobs::sqlResults));
     assertTrue(node.callsByOp.containsKey(32), "map outputs were committed");

@@ -12,6 +12,7 @@ import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
 import org.ebb.client.RealNode;
+import org.ebb.client.RealNodeExtension;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
@@ -40,7 +41,7 @@ class LargeOutputTest {
   @Test
   @Timeout(300)
   void aMapOutputOfMoreThanTwoGiBIsReadBackWhole() throws Exception {
-    assumeTrue(RealNode.repository() != null, "no daemon to run in this checkout");
+    RealNodeExtension.assumeThere();
     for (Path dir : List.of(Path.of("/dev/shm"), temp)) {
       assumeTrue(Files.getFileStore(dir).getUsableSpace() > 2 * OUTPUT_BYTES, "too little room in " + dir);
     }

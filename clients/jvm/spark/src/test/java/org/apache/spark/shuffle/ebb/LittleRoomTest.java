@@ -5,7 +5,6 @@ import static org.apache.spark.shuffle.ebb.SparkJobs.lines;
 import static org.apache.spark.shuffle.ebb.SparkJobs.with;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
-import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.nio.file.Path;
 import java.util.List;
@@ -13,6 +12,7 @@ import org.apache.spark.HashPartitioner;
 import org.apache.spark.api.java.JavaSparkContext;
 import org.apache.spark.sql.SparkSession;
 import org.ebb.client.RealNode;
+import org.ebb.client.RealNodeExtension;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
@@ -30,7 +30,7 @@ class LittleRoomTest {
 
   @BeforeEach
   void needsADaemon() {
-    assumeTrue(RealNode.repository() != null, "no daemon to run in this checkout");
+    RealNodeExtension.assumeThere();
   }
 
   /** About 40 MB that do not compress, from 4 maps. */

@@ -4,7 +4,6 @@ import static org.apache.spark.shuffle.ebb.SparkJobs.LOCAL;
 import static org.apache.spark.shuffle.ebb.SparkJobs.lines;
 import static org.apache.spark.shuffle.ebb.SparkJobs.with;
 import static org.junit.jupiter.api.Assertions.assertEquals;
-import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.nio.ByteBuffer;
 import java.nio.channels.FileChannel;
@@ -17,31 +16,22 @@ import org.apache.spark.sql.SparkSession;
 import org.ebb.client.EbbNode;
 import org.ebb.client.Messages;
 import org.ebb.client.RealNode;
+import org.ebb.client.RealNodeExtension;
 import org.ebb.client.Session;
-import org.junit.jupiter.api.AfterAll;
-import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.extension.RegisterExtension;
 import org.junit.jupiter.api.io.TempDir;
 
 /** What the real node has lost is computed again: that, and nothing else. */
 @Timeout(120)
 class LossTest {
-  static RealNode node;
+  @RegisterExtension
+  static final RealNodeExtension NODE = new RealNodeExtension("64MiB");
   @TempDir
   Path temp;
-
-  @BeforeAll
-  static void start() throws Exception {
-    assumeTrue(RealNode.repository() != null, "no daemon to run in this checkout");
-    node = RealNode.start("64MiB");
-  }
-
-  @AfterAll
-  static void stop() throws Exception {
-    if (node != null) node.close();
-  }
+  final RealNode node = NODE.node();
 
   SparkConf conf(String... settings) {
     return SparkJobs.ebbConf(LOCAL, temp, node.url(), settings);
@@ -133,7 +123,7 @@ class LossTest {
   }
 
   static void forgetJob(SparkSession spark) throws Exception {
-    int status = node.http("DELETE", "/v1/jobs/" + spark.sparkContext().applicationId()).statusCode();
+    int status = NODE.node().http("DELETE", "/v1/jobs/" + spark.sparkContext().applicationId()).statusCode();
     assertEquals(2, status / 100, "status " + status);
   }
 }

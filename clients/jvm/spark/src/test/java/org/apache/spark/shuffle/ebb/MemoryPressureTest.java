@@ -7,7 +7,6 @@ import static org.apache.spark.shuffle.ebb.SparkJobs.with;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-import java.nio.file.Path;
 import java.util.List;
 import org.apache.spark.HashPartitioner;
 import org.apache.spark.SparkConf;
@@ -15,41 +14,23 @@ import org.apache.spark.api.java.JavaPairRDD;
 import org.apache.spark.api.java.JavaSparkContext;
 import org.apache.spark.shuffle.ebb.SparkJobs.Work;
 import org.apache.spark.sql.SparkSession;
-import org.ebb.client.FakeNode;
-import org.junit.jupiter.api.AfterEach;
-import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
-import org.junit.jupiter.api.io.TempDir;
 import scala.Tuple2;
 
 /** Writers spill when Spark's memory manager gives them less than they ask for, and lose nothing by it. */
 @Timeout(120)
-class MemoryPressureTest {
+class MemoryPressureTest extends WithFakeNode {
   private static final int ROWS = 300_000;
   private static final String KRYO = "org.apache.spark.serializer.KryoSerializer";
   /** Together about 5 MB for the execution of two tasks. */
   private static final String[] LITTLE_HEAP = {"spark.testing.memory", "9000000", "spark.testing.reservedMemory", "1"};
   private static final String[] LITTLE_OFF_HEAP = {"spark.memory.offHeap.enabled", "true", "spark.memory.offHeap.size", "6m"};
-  @TempDir
-  Path temp;
-  FakeNode node;
-
-  @BeforeEach
-  void startNode() throws Exception {
-    node = FakeNode.start();
-  }
-
-  @AfterEach
-  void stopNode() throws Exception {
-    node.close();
-  }
-
   /** Vanilla with all the memory it wants, Ebb with little. */
   void check(Work<List<String>> work, String[] memory, String... settings) throws Exception {
     List<String> vanilla = with(SparkJobs.vanillaConf(LOCAL, temp, settings), work);
-    SparkConf little = SparkJobs.ebbConf(LOCAL, temp, node.url(), settings);
+    SparkConf little = conf(settings);
     for (int i = 0; i < memory.length; i += 2) little.set(memory[i], memory[i + 1]);
     with(little, spark -> {
       TaskLog log = TaskLog.of(spark);

@@ -6,38 +6,28 @@ import static org.apache.spark.shuffle.ebb.SparkJobs.lines;
 import static org.apache.spark.shuffle.ebb.SparkJobs.with;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
-import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.nio.file.Path;
 import java.util.List;
 import org.apache.spark.SparkConf;
 import org.apache.spark.api.java.JavaSparkContext;
 import org.ebb.client.RealNode;
-import org.junit.jupiter.api.AfterAll;
-import org.junit.jupiter.api.BeforeAll;
+import org.ebb.client.RealNodeExtension;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.extension.RegisterExtension;
 import org.junit.jupiter.api.io.TempDir;
 import scala.Tuple2;
 
 /** The same jobs against the real daemon, in local mode and with real executors; a killed executor, a killed daemon. */
 @Timeout(240)
 class RealNodeTest {
-  static RealNode node;
+  @RegisterExtension
+  static final RealNodeExtension NODE = new RealNodeExtension("256MiB");
   @TempDir
   Path temp;
-
-  @BeforeAll
-  static void start() throws Exception {
-    assumeTrue(RealNode.repository() != null, "no daemon to run in this checkout");
-    node = RealNode.start("256MiB");
-  }
-
-  @AfterAll
-  static void stop() throws Exception {
-    if (node != null) node.close();
-  }
+  final RealNode node = NODE.node();
 
   SparkConf conf(String... settings) {
     return SparkJobs.ebbConf(LOCAL, temp, node.url(), settings);

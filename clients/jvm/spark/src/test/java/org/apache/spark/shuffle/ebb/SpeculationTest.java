@@ -4,7 +4,6 @@ import static org.apache.spark.shuffle.ebb.SparkJobs.lines;
 import static org.apache.spark.shuffle.ebb.SparkJobs.with;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
-import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.io.IOException;
 import java.io.ObjectOutputStream;
@@ -25,11 +24,11 @@ import org.apache.spark.sql.SparkSession;
 import org.apache.spark.util.TaskCompletionListener;
 import org.ebb.client.Messages;
 import org.ebb.client.RealNode;
-import org.junit.jupiter.api.AfterEach;
-import org.junit.jupiter.api.BeforeEach;
+import org.ebb.client.RealNodeExtension;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.extension.RegisterExtension;
 import org.junit.jupiter.api.io.TempDir;
 import scala.Tuple2;
 
@@ -38,20 +37,10 @@ import scala.Tuple2;
 class SpeculationTest {
   private static final int MAPS = 6;
   private static final int SLOW_MAP = 2;
-  RealNode node;
+  @RegisterExtension
+  final RealNodeExtension own = new RealNodeExtension("64MiB");
   @TempDir
   Path temp;
-
-  @BeforeEach
-  void start() throws Exception {
-    assumeTrue(RealNode.repository() != null, "no daemon to run in this checkout");
-    node = RealNode.start("64MiB");
-  }
-
-  @AfterEach
-  void stop() throws Exception {
-    if (node != null) node.close();
-  }
 
   /** A second attempt is begun as soon as any other task is done. */
   SparkConf eager(SparkConf conf) {
@@ -164,19 +153,19 @@ class SpeculationTest {
     List<String> vanilla = with(SparkJobs.vanillaConf(SparkJobs.LOCAL, temp), spark -> lines(sums(spark, Meeting.NONE, temp).collect()));
     try (SparkCluster cluster = new SparkCluster(temp, 2)) {
       // So small a buffer that a map stages long before its end.
-      SparkConf conf = SparkJobs.ebbConf(cluster.url(), temp, node.url(), "spark.shuffle.ebb.writer.bufferSize", "256k", "spark.shuffle.compress", "false");
+      SparkConf conf = SparkJobs.ebbConf(cluster.url(), temp, own.node().url(), "spark.shuffle.ebb.writer.bufferSize", "256k", "spark.shuffle.compress", "false");
       with(eager(cluster.configure(conf)), spark -> {
         TaskLog log = TaskLog.of(spark);
         var sums = sums(spark, meeting, temp);
         assertEquals(vanilla, lines(sums.collect()));
         assertTrue(log.sum("speculative") > 0, "a second attempt was made");
         assertEquals(0, log.fetchFailures());
-        for (var call : calls.entrySet()) assertEquals(call.getValue(), (int) node.metric("ebb_frames_total{op=\"" + call.getKey() + "\"}"), call.getKey());
+        for (var call : calls.entrySet()) assertEquals(call.getValue(), (int) own.node().metric("ebb_frames_total{op=\"" + call.getKey() + "\"}"), call.getKey());
         assertOneOutputForEachMap(SparkJobs.shuffleOf(sums).shuffleId());
         return null;
       });
     }
-    assertEquals(RealNode.NOTHING_HELD, node.awaitNothingHeld());
+    assertEquals(RealNode.NOTHING_HELD, own.node().awaitNothingHeld());
   }
 
   static void assertOneOutputForEachMap(int shuffleId) throws Exception {

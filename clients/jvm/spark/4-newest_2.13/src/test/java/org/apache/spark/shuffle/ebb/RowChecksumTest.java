@@ -5,38 +5,19 @@ import static org.apache.spark.shuffle.ebb.SparkJobs.with;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-import java.nio.file.Path;
 import java.util.Arrays;
 import org.apache.spark.MapOutputTrackerMaster;
 import org.apache.spark.SparkEnv;
 import org.apache.spark.scheduler.MapStatus;
 import org.apache.spark.sql.SparkSession;
-import org.ebb.client.FakeNode;
-import org.junit.jupiter.api.AfterEach;
-import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
-import org.junit.jupiter.api.io.TempDir;
 
 /** Spark 4.1 and later learn from a checksum over a map's rows whether a second attempt gave the same ones (SPARK-51756). */
 @Timeout(60)
 @Tag("newest")
-class RowChecksumTest {
-  @TempDir
-  Path temp;
-  FakeNode node;
-
-  @BeforeEach
-  void startNode() throws Exception {
-    node = FakeNode.start();
-  }
-
-  @AfterEach
-  void stopNode() throws Exception {
-    node.close();
-  }
-
+class RowChecksumTest extends WithFakeNode {
   /** Of the only shuffle, map by map. */
   static long[] checksums(SparkSession spark) {
     var rows = spark.range(0, 10000, 1, 6).selectExpr("id % 100 as k", "concat('name-', id) as name").repartition(5, org.apache.spark.sql.functions.col("k"));
@@ -52,13 +33,13 @@ class RowChecksumTest {
   void mapStatusesCarryTheChecksumsThatVanillasCarry() throws Exception {
     long[] vanilla = with(SparkJobs.vanillaConf(LOCAL, temp), RowChecksumTest::checksums);
     assertTrue(Arrays.stream(vanilla).allMatch(checksum -> checksum != 0));
-    assertArrayEquals(vanilla, with(SparkJobs.ebbConf(LOCAL, temp, node.url()), RowChecksumTest::checksums));
-    assertArrayEquals(vanilla, with(SparkJobs.ebbConf(LOCAL, temp, node.url(), "spark.io.encryption.enabled", "true"), RowChecksumTest::checksums));
+    assertArrayEquals(vanilla, with(conf(), RowChecksumTest::checksums));
+    assertArrayEquals(vanilla, with(conf("spark.io.encryption.enabled", "true"), RowChecksumTest::checksums));
   }
 
   @Test
   void anAttemptThatLostVouchesForNoRows() throws Exception {
     node.rivals = true;
-    assertArrayEquals(new long[6], with(SparkJobs.ebbConf(LOCAL, temp, node.url()), RowChecksumTest::checksums));
+    assertArrayEquals(new long[6], with(conf(), RowChecksumTest::checksums));
   }
 }

@@ -20,7 +20,7 @@ public final class RealNode implements AutoCloseable {
   private final Path repository;
   private final int port;
   private final List<String> flags;
-  private final Thread atExit = new Thread(() -> process().destroyForcibly());
+  private final Thread atExit = new Thread(this::destroy);
   private volatile Process process;
 
   private RealNode(Path repository, Path base, int port, List<String> flags) {
@@ -78,10 +78,6 @@ public final class RealNode implements AutoCloseable {
     }
   }
 
-  private Process process() {
-    return process;
-  }
-
   public HttpResponse<String> http(String method, String path) throws Exception {
     HttpRequest request = HttpRequest.newBuilder(URI.create(httpUrl() + path)).method(method, HttpRequest.BodyPublishers.noBody()).build();
     return HTTP.send(request, HttpResponse.BodyHandlers.ofString());
@@ -133,10 +129,21 @@ public final class RealNode implements AutoCloseable {
 
   @Override
   public void close() throws Exception {
-    kill();
+    destroy();
     Runtime.getRuntime().removeShutdownHook(atExit);
-    try (var files = Files.walk(base)) {
-      for (Path path : (Iterable<Path>) files.sorted(java.util.Comparator.reverseOrder())::iterator) Files.deleteIfExists(path);
+  }
+
+  /** Also at the end of a process that did not close it. */
+  private void destroy() {
+    try {
+      if (process != null) kill();
+      try (var files = Files.walk(base)) {
+        for (Path path : (Iterable<Path>) files.sorted(java.util.Comparator.reverseOrder())::iterator) Files.deleteIfExists(path);
+      }
+    } catch (IOException e) {
+      throw new java.io.UncheckedIOException(e);
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
     }
   }
 }
