@@ -371,6 +371,8 @@ export interface Catalog {
       readonly copies: readonly { readonly blobId: number; readonly remote: RemoteCopy }[];
     },
   ): Promise<boolean>;
+  /** This version is to be stored in tier 2, although nothing changed. No effect when it is there, or is not this version. */
+  askMirrored(object: Pick<ObjectRecord, 'bucket' | 'key' | 'version'>): Promise<void>;
   /** What tier 2 has under the name turned out not to be this object: it is to be stored again. */
   unsetMirrored(name: { readonly bucket: string; readonly key: string }): Promise<void>;
   /** The entry goes, if nothing happened to its name since. */

@@ -33,7 +33,12 @@ import { EVENTS_MAX } from './sqlite-events.ts';
 import { type CatalogFile, openCatalogFile } from './sqlite-file.ts';
 import { IdAllocator } from './sqlite-ids.ts';
 import { listExpired, listPage } from './sqlite-listing.ts';
-import { setBucketPolicy, setMirrored, unsetMirrored } from './sqlite-mirror-changes.ts';
+import {
+  askMirrored,
+  setBucketPolicy,
+  setMirrored,
+  unsetMirrored,
+} from './sqlite-mirror-changes.ts';
 import {
   commitObject,
   copyObject,
@@ -174,6 +179,7 @@ function createCatalog(parts: {
     listSpool: (options) => tx.read(() => spool.list(options)),
     findSpooled: (bucket, key) => tx.read(() => spool.find(bucket, key)),
     setMirrored: (entry, made) => tx.change(() => setMirrored(tables, entry, made)),
+    askMirrored: (object) => tx.change(() => askMirrored(tables, object)),
     unsetMirrored: (name) => tx.change(() => unsetMirrored(tables, name)),
     dropSpooled: (entry) => tx.change(() => spool.drop(entry)),
     spoolTotals: () => tx.read(() => spool.totals()),

@@ -3,7 +3,7 @@
  * Each runs inside one change of sqlite-transactions.ts.
  */
 import { isMirrored } from '../placement/policy.ts';
-import type { BucketPolicy, RemoteCopy, SpoolEntry } from './catalog.ts';
+import type { BucketPolicy, ObjectRecord, RemoteCopy, SpoolEntry } from './catalog.ts';
 import { recordPlace } from './sqlite-copy-changes.ts';
 import { fromRow, type ObjectRow, type Seek } from './sqlite-objects.ts';
 import type { Tables } from './sqlite-tables.ts';
@@ -32,6 +32,16 @@ export function setMirrored(
   recordPlace(tables, { bucket, stored: { ...stored, remoteEtag: made.etag } });
   spool.drop(entry);
   return true;
+}
+
+export function askMirrored(
+  { buckets, objects, spool }: Tables,
+  { bucket: name, key, version }: Pick<ObjectRecord, 'bucket' | 'key' | 'version'>,
+): void {
+  const bucket = buckets.find(name);
+  const stored = bucket === undefined ? undefined : objects.find(bucket, key);
+  if (bucket === undefined || stored?.version !== version || stored.remoteEtag !== null) return;
+  spool.note(bucket, stored);
 }
 
 /** What tier 2 has under the name is not this object: it is to be stored again. */

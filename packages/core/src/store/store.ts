@@ -793,7 +793,10 @@ class CatalogObjectStore implements ObjectStore {
     const policy = (await catalog.findBucket(object.bucket))?.policy;
     const ack = asked ?? policy?.ack ?? 'memory';
     mirror.wake();
-    if (ack === 'remote') await mirror.ensureStored(object);
+    if (ack === 'remote') {
+      await catalog.askMirrored(object);
+      await mirror.ensureStored(object);
+    }
     for (const { blobId } of ack === 'disk' ? object.extents : []) {
       const blob = await catalog.findBlob(blobId);
       if (blob === undefined || meets(durabilityOf(blob), 'remote')) continue;

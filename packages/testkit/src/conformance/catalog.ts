@@ -918,6 +918,19 @@ export function catalogConformance(name: string, factory: CatalogFactory): void 
         expect(await get('a')).toMatchObject({ target: null });
       });
 
+      test('an object of a bucket that is not mirrored is entered when somebody asks, once and as it is', async () => {
+        await catalog.setBucketPolicy('one', { ...POLICY, mirror: false });
+        const { object } = await put('a');
+        await catalog.askMirrored({ ...object, version: object.version - 1 });
+        await catalog.askMirrored({ bucket: 'one', key: 'none', version: 1 });
+        expect(await spooled()).toEqual([]);
+        await catalog.askMirrored(object);
+        expect(await spooled()).toEqual(['a stored']);
+        await store('a');
+        await catalog.askMirrored(object);
+        expect(await spooled()).toEqual([]);
+      });
+
       test('what tier 2 lost is to be stored again', async () => {
         await put('a');
         await catalog.unsetMirrored({ bucket: 'one', key: 'a' });
