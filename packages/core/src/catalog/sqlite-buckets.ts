@@ -98,7 +98,8 @@ export class BucketTable {
     const hiddenPolicy: BucketPolicy = {
       ...policy,
       ack: policy.ack === 'remote' ? 'disk' : policy.ack,
-      ...{ mirror: false, revalidateMs: null, versioning: 'off' },
+      // Never where a bucket's objects lie for others to read: there are no names of ours between theirs.
+      ...{ remote: null, mirror: false, revalidateMs: null, versioning: 'off' },
     };
     if (this.#byName.has(hidden)) this.setPolicy(hidden, hiddenPolicy);
     else this.create({ name: hidden, createdAtMs, policy: hiddenPolicy });

@@ -298,6 +298,19 @@ export function versionConformance(factory: CatalogFactory): void {
       ]);
     });
 
+    test('an old version is not sent where the objects of its bucket lie for others to read', async () => {
+      await set('enabled', { remote: 's3://theirs/prefix' });
+      await put('a');
+      await put('a');
+      const spool = await catalog.listSpool({ after: 0, limit: 100 });
+      expect(new Map(spool.map(({ bucket, target }) => [bucket, target]))).toEqual(
+        new Map([
+          ['kept', 's3://theirs/prefix'],
+          ['kept!versions', null],
+        ]),
+      );
+    });
+
     test('the end of a job takes all its versions for good, and what was there before comes back', async () => {
       const mine = await put('a');
       for (let i = 0; i < 3; i++) await put('a', { jobId: 'j' });
