@@ -102,6 +102,9 @@ export const S3_SERVER_WORK_MS = 600_000;
 /** Taking a failed upload back: what does not succeed now is done with the next put. */
 export const S3_CLEANUP_MS = 10_000;
 
+/** Closing waits so long for calls that it aborted: what the store does not answer by then, the next start cleans up. */
+export const S3_CLOSE_MS = 10_000;
+
 /** Directories of tier 2 remembered as durable; forgetting them costs one fsync each. */
 export const DURABLE_DIRECTORIES_MAX = 4096;
 

@@ -2,13 +2,15 @@
  * The main thread's half of the S3 worker: one worker thread for all S3 targets of the process, so that neither the network
  * nor a checksum stalls the main one. It starts with the first call and ends with the last target.
  *
- * I1  A call settles after the worker has let go of files and connections, also when it was aborted.
+ * I1  A call settles after the worker has let go of files and connections, also when it was aborted; only closing waits no
+ *     longer than `closeMs`.
  * I2  A worker that dies fails the calls that it had with `io_failed`; the next call starts another.
  * I3  Credentials go to the worker and nowhere else.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
-import { assert, StoreError } from '@ebb/protocol';
-import { S3_CALLS_MAX, S3_WORKER_HEAP_MIB } from '../../limits.ts';
+import { StoreError } from '@ebb/protocol';
+import { S3_CALLS_MAX, S3_CLOSE_MS, S3_WORKER_HEAP_MIB } from '../../limits.ts';
 import type {
   S3CallKind,
   S3CallOf,
@@ -27,12 +29,17 @@ export interface S3Thread {
     call: S3CallOf<K>,
     signal?: AbortSignal,
   ): Promise<S3Calls[K]['result']>;
-  /** Aborts the calls of a target, awaits their ends, and stops the worker with the last target. */
+  /** Aborts the calls of a target, awaits their ends for a while, and stops the worker with the last target. */
   forget(targetId: number): Promise<void>;
 }
 
-export function createS3Thread(startWorker: () => Worker = startS3Worker): S3Thread {
-  return new WorkerThread(startWorker);
+interface S3ThreadOptions {
+  readonly startWorker?: () => Worker;
+  readonly closeMs?: number;
+}
+
+export function createS3Thread(options: S3ThreadOptions = {}): S3Thread {
+  return new WorkerThread(options);
 }
 
 interface PendingCall {
@@ -52,14 +59,16 @@ interface RunningWorker {
 
 class WorkerThread implements S3Thread {
   readonly #startWorker: () => Worker;
+  readonly #closeMs: number;
   readonly #configs = new Map<number, S3TargetConfig>();
   readonly #pending = new Map<number, PendingCall>();
   #running: RunningWorker | undefined;
   #lastTargetId = 0;
   #lastCallId = 0;
 
-  constructor(startWorker: () => Worker) {
+  constructor({ startWorker = startS3Worker, closeMs = S3_CLOSE_MS }: S3ThreadOptions) {
     this.#startWorker = startWorker;
+    this.#closeMs = closeMs;
   }
 
   register(config: Omit<S3TargetConfig, 'targetId'>): number {
@@ -100,7 +109,8 @@ class WorkerThread implements S3Thread {
     this.#configs.delete(targetId);
     const calls = [...this.#pending].filter(([, pending]) => pending.targetId === targetId);
     for (const [callId] of calls) this.#post({ kind: 'abort', callId });
-    await Promise.allSettled(calls.map(([, { settled }]) => settled));
+    await waitAtMost(Promise.allSettled(calls.map(([, { settled }]) => settled)), this.#closeMs);
+    for (const [callId] of calls) this.#take(callId)?.reject(closedMeanwhile());
     if (this.#running?.targets.delete(targetId) === true) this.#post({ kind: 'forget', targetId });
     const { worker } = this.#running ?? {};
     if (worker === undefined || this.#configs.size > 0) return;
@@ -125,8 +135,9 @@ class WorkerThread implements S3Thread {
 
   #onReply(reply: S3Reply): void {
     const pending = this.#take(reply.callId);
-    assert(pending !== undefined, 'the worker answers a call once');
     if (this.#pending.size === 0) this.#running?.worker.unref();
+    // Of a tier that was closed meanwhile.
+    if (pending === undefined) return;
     if ('result' in reply) {
       pending.resolve(reply.result);
       return;
@@ -160,6 +171,17 @@ export const sharedS3Thread: S3Thread = createS3Thread();
 
 function post(worker: Worker, request: S3Request): void {
   worker.postMessage(request);
+}
+
+function closedMeanwhile(): StoreError {
+  return new StoreError('aborted', 'the tier was closed before the store answered');
+}
+
+async function waitAtMost(work: Promise<unknown>, ms: number): Promise<void> {
+  const done = new AbortController();
+  const timeout = sleep(ms, undefined, { signal: done.signal }).catch(() => undefined);
+  await Promise.race([work, timeout]);
+  done.abort();
 }
 
 function abortedBy(signal: AbortSignal): StoreError {

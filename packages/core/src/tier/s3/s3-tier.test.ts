@@ -21,10 +21,11 @@ async function setUp(
 ): Promise<{ tier: S3Tier; workers: Worker[]; thread: S3Thread; location: string }> {
   const server = await startAnsweringServer(answer);
   const workers: Worker[] = [];
-  const thread = createS3Thread(() => {
+  const startWorker = (): Worker => {
     workers.push(startS3Worker());
     return workers.at(-1) as Worker;
-  });
+  };
+  const thread = createS3Thread({ startWorker, closeMs: 500 });
   const location = `s3://bucket/prefix?endpoint=${encodeURIComponent(server.url)}`;
   const tier = openS3Tier({
     target: parseS3Location(location, { allowsEndpoint: true }),
@@ -101,6 +102,20 @@ test('closing ends a call that hangs', async () => {
   await asked.promise;
   await tier.close();
   expect(await call).toMatchObject({ code: 'aborted' });
+});
+
+test('closing waits a while for what it cannot abort, and no longer', async () => {
+  const asked = Promise.withResolvers<void>();
+  const { tier, workers } = await setUp((request) => {
+    // All of it came: the object may be there from here on.
+    request.resume().once('end', () => asked.resolve());
+  });
+  const call = tier.put('b/k', await source(5)).catch((error: unknown) => error);
+  await asked.promise;
+  const ended = once(workers[0] as Worker, 'exit');
+  await tier.close();
+  expect(await call).toMatchObject({ code: 'aborted' });
+  await ended;
 });
 
 test('refusals say what to check, are not tried again, and repeat no credentials', async () => {
