@@ -284,10 +284,10 @@ export class BlobPlacement {
     if (made.memoryBytes != null) recency.add(blob.blobId, made.memoryBytes);
     const from: Place =
       blob.memoryBytes !== null ? 'memory' : blob.diskBytes !== null ? 'disk' : 'remote';
-    for (const place of ['memory', 'disk'] as const) {
-      const isDropped = copyIn(blob, place) && options.drop.includes(place);
-      if (isDropped) this.#giveUpQuietly(place, blob.blobId);
-    }
+    if (blob.memoryBytes !== null && options.drop.includes('memory'))
+      this.#giveUpQuietly('memory', blob.blobId);
+    if (blob.diskBytes !== null && options.drop.includes('disk'))
+      await this.#dropFromDisk(blob.blobId);
     this.#parts.onMoved({ from, to, bytes: blob.sizeBytes });
     log.add(blob.blobId, `copied to ${to}`, {
       from,
@@ -295,6 +295,17 @@ export class BlobPlacement {
       dropped: options.drop.join('+') || 'nothing',
     });
     return 'done';
+  }
+
+  /** A power cut that took the change back would find the file gone, and where its bytes are forgotten: so it goes after. */
+  async #dropFromDisk(blobId: number): Promise<void> {
+    try {
+      await this.#parts.catalog.durable();
+    } catch (error) {
+      this.#parts.onError(error); // the file is found as an orphan later
+      return;
+    }
+    this.#giveUpQuietly('disk', blobId);
   }
 
   /** What was published stands: a file that cannot be unlinked is found as an orphan later. */

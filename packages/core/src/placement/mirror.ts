@@ -8,7 +8,9 @@
  *     count as stored there.
  * I3  Before a name is overwritten or deleted in tier 2, blobs that live on elsewhere and lie there are copied to a
  *     private name, or found in another object: no byte that somebody still needs goes with a name.
- * I4  What fails is tried again, after a growing pause, in which others get their turn; a target that does not answer is
+ * I4  Nothing is done to a name in tier 2 before the change that asks for it is durable: a power cut that takes the change back
+ *     finds what was there before.
+ * I5  What fails is tried again, after a growing pause, in which others get their turn; a target that does not answer is
  *     asked by one at a time. An object that has no good copy left cannot be stored, ever: it is given up, and
  *     `ebb verify` names it.
  */
@@ -210,6 +212,7 @@ export class Mirror {
     const { catalog } = this.#parts;
     const now = await catalog.findSpooled(entry.bucket, entry.key);
     if (now === undefined) return;
+    await catalog.durable(); // I4
     if (now.version === null) await this.#delete(now);
     else await this.#store(now);
   }
