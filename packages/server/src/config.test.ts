@@ -178,7 +178,11 @@ describe('the S3 surface', () => {
       listen: { host: '127.0.0.1', port: 9701 },
       domain: 'localhost',
       keys: [],
+      fileRedirect: null,
     });
+    const redirected = loadConfig({ flags: { s3FileRedirect: '/ebb-files' } }, host());
+    expect(redirected.s3?.fileRedirect).toBe('/ebb-files');
+    expect(complaintsOf({ s3FileRedirect: 'files/' }).join()).toContain('such as /ebb-files');
     expect(loadConfig({ flags: { listen: '127.0.0.1:0' } }, host()).s3?.listen.port).toBe(0);
     expect(loadConfig({ flags: { listen: 'off' } }, host()).s3).toBeNull();
     expect(loadConfig({ flags: { s3Listen: 'off' } }, host()).s3).toBeNull();

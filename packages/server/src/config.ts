@@ -117,6 +117,16 @@ export const configSchema = z.object({
       'access keys with grants, as JSON; EBB_ACCESS_KEY_ID and EBB_SECRET_ACCESS_KEY add one that may do everything. Without any, the S3 surface asks for no signature',
     default: 'none',
   }),
+  s3FileRedirect: z
+    .string()
+    .regex(/^(\/[\w.-]+)+$/, 'a path such as /ebb-files')
+    .optional()
+    .meta({
+      value: 'PATH',
+      means:
+        "a proxy on this host that sends `X-Sendfile-Type: X-Accel-Redirect` serves the tiers' directories below this path, as PATH/memory and PATH/disk, to nobody but us: large objects then go from file to socket without passing this process",
+      default: 'none: this process sends every byte',
+    }),
   memoryHigh: fraction.default(0.9).meta({
     value: 'FRACTION',
     means: 'above this share of its limit the memory tier spills',
@@ -215,6 +225,7 @@ export interface NodeConfig {
     readonly listen: { readonly host: string; readonly port: number };
     readonly domain: string;
     readonly keys: readonly AccessKey[];
+    readonly fileRedirect: string | null;
   } | null;
   readonly memoryMarks: { readonly high: number; readonly low: number };
   readonly diskMarks: { readonly high: number; readonly low: number };
@@ -499,7 +510,8 @@ function resolveS3({
       'listen on 127.0.0.1, or give --s3-keys, or EBB_ACCESS_KEY_ID and EBB_SECRET_ACCESS_KEY',
     );
   if (listen === null) return null;
-  return { listen, domain: (settings.s3Domain ?? 'localhost').toLowerCase(), keys };
+  const domain = (settings.s3Domain ?? 'localhost').toLowerCase();
+  return { listen, domain, keys, fileRedirect: settings.s3FileRedirect ?? null };
 }
 
 /** Complaints name fields, never values. */

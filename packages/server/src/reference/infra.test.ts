@@ -157,6 +157,9 @@ describe('what must be equal in several files', () => {
   const listen = SETTINGS.find(({ name }) => name === 'listen')?.default ?? '';
   const port = listen.split(':')[1];
 
+  /** Of the S3 surface, and of the proxy in front of it. */
+  const PROXY_PORTS = ['9701', '9801'];
+
   test('the port is the default one everywhere', () => {
     for (const start of Object.values(nodes()))
       expect(String(start().config.listen?.port)).toBe(port);
@@ -167,7 +170,7 @@ describe('what must be equal in several files', () => {
     expect(namesIn(dockerfile, /EXPOSE (\d+)|127\.0\.0\.1:(\d+)/g)).toEqual([port, port]);
     for (const file of files)
       for (const found of namesIn(read(file), /\b127\.0\.0\.1:(\d+)/g))
-        expect([port, '9090', '3000'], file).toContain(found);
+        expect([port, '9090', '3000', ...PROXY_PORTS], file).toContain(found);
   });
 
   test('Grafana asks the Prometheus that runs beside it, at the pace it scrapes', () => {

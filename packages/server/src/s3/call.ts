@@ -1,6 +1,7 @@
 /** One S3 request on its way through: what it asks for, who asks, and the parts of the node that answer. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { DataContext } from '../http/data/data-context.ts';
+import type { FileRedirects } from '../http/file-redirects.ts';
 import { decodeHeader } from '../http/header-text.ts';
 import type { Query } from './auth/canonical.ts';
 import type { KeyRing } from './auth/key-ring.ts';
@@ -14,6 +15,8 @@ export interface S3Context extends DataContext {
   readonly verifier: Sigv4Verifier;
   readonly settings: BucketSettingsTable;
   readonly now: () => number;
+  /** Undefined: every byte goes through this process. */
+  readonly redirects: FileRedirects | undefined;
   /** What ListBuckets and ACLs call the owner. */
   readonly ownerId: string;
 }

@@ -11,6 +11,7 @@ import { isStoreError } from '@ebb/protocol';
 import type { Logger } from 'pino';
 import { isLoopback } from '../config.ts';
 import type { BufferPool } from '../http/buffer-pool.ts';
+import { FileRedirects } from '../http/file-redirects.ts';
 import { foreignness } from '../http/foreign-request.ts';
 import { watchRequest } from '../http/watch-request.ts';
 import type { Metrics } from '../metrics.ts';
@@ -30,6 +31,8 @@ export interface S3SurfaceParts {
   readonly config: {
     readonly domain: string;
     readonly keys: readonly AccessKey[];
+    /** The path under which a proxy serves the node's files; null: none does. */
+    readonly fileRedirect: string | null;
   };
   readonly metrics: Pick<Metrics, 'observeHttp' | 'httpErrors'>;
   readonly log: Logger;
@@ -69,10 +72,16 @@ class Surface {
   }
 
   attach(store: ObjectStore, records: SettingRecords): void {
+    const { fileRedirect: prefix } = this.#parts.config;
+    const [memory = '', disk = ''] = store.tiers().map(({ location }) => location);
     this.#context = {
       ...{ store, owner: store.createOwner('s3'), pieces: this.#parts.pieces },
       ...{ keys: this.#keys, verifier: this.#verifier, now: () => this.#clock.now() },
       settings: new BucketSettingsTable(store, records),
+      redirects:
+        prefix === null
+          ? undefined
+          : new FileRedirects({ prefix, roots: [memory, disk], clock: this.#clock }),
       ownerId: createHash('sha256').update(store.nodeId).digest('hex'),
     };
   }

@@ -1,9 +1,10 @@
 /** GetObject and HeadObject: ranges, parts, conditions, and headers that the request overrides. */
 import type { OutgoingHttpHeaders } from 'node:http';
-import type { ObjectRecord } from '@ebb/core';
+import type { ObjectRecord, OpenedObject } from '@ebb/core';
 import { checkReadConditions, rangeApplies } from '../../http/data/conditions.ts';
 import { parseRange } from '../../http/data/range.ts';
 import { sendRange } from '../../http/data/send-range.ts';
+import type { FileRedirect } from '../../http/file-redirects.ts';
 import { encodeHeader } from '../../http/header-text.ts';
 import { objectHeaders, parseParts } from '../attributes.ts';
 import { headerOf, integerParameter, parameter, type S3Call } from '../call.ts';
@@ -25,14 +26,37 @@ const OVERRIDES: Readonly<Record<string, string>> = {
 export async function getObject(call: S3Call): Promise<void> {
   const { store, owner } = call.context;
   const opened = await withNamed(call, (ref) => store.open(owner, ref, { ranges: true }));
+  let keepsLease = false;
   try {
     await tellVersion(call, opened.object);
     const answer = planAnswer(call, opened.object);
-    if (answer.status === 304) sendHead(call, answer);
+    const redirect = findRedirect(call, opened, answer);
+    if (redirect !== undefined) {
+      keepsLease = redirect.keepsLease;
+      // The proxy cuts ranges out of the whole, and says how long what it sends is.
+      const { 'content-length': _, 'content-range': __, ...headers } = answer.headers;
+      sendHead(call, {
+        status: 200,
+        headers: { ...headers, 'x-accel-redirect': redirect.location },
+      });
+    } else if (answer.status === 304) sendHead(call, answer);
     else await sendRange(call.response, { ...answer, opened }, call.context);
   } finally {
-    store.release(owner, [opened.leaseId]);
+    if (!keepsLease) store.release(owner, [opened.leaseId]);
   }
+}
+
+/** Headers of unknown names would get lost on the way through a proxy. */
+function findRedirect(
+  call: S3Call,
+  opened: OpenedObject,
+  { status }: Answer,
+): FileRedirect | undefined {
+  const { redirects } = call.context;
+  if (redirects === undefined || status === 304) return undefined;
+  const isPart = parameter(call, 'partNumber') !== undefined;
+  if (isPart || Object.keys(opened.object.metadata).length > 0) return undefined;
+  return redirects.offer(call.request.headers, opened);
 }
 
 export async function headObject(call: S3Call): Promise<void> {
@@ -47,7 +71,10 @@ interface Answer {
   readonly end: number;
 }
 
-function sendHead({ response }: S3Call, { status, headers }: Answer): void {
+function sendHead(
+  { response }: S3Call,
+  { status, headers }: Pick<Answer, 'status' | 'headers'>,
+): void {
   response.writeHead(status, headers);
   response.end();
 }
