@@ -256,12 +256,13 @@ enum {
   OP_FILE_SYNC = 42,
   OP_FILE_CLOSE = 43,
   OP_FILE_ABORT = 44,
-  OP_OBJECT_STAT = 50,
-  OP_OBJECT_LIST = 51,
-  OP_OBJECT_RENAME = 52,
-  OP_OBJECT_REMOVE = 53,
   OP_DIRECTORY_MAKE = 54,
   OP_DIRECTORY_REMOVE = 55,
+  OP_HEAD = 60,
+  OP_LIST_OBJECTS = 61,
+  OP_DELETE_OBJECT = 62,
+  OP_RENAME = 64,
+  OP_RENAME_PREFIX = 65,
 };
 
 struct hello {
@@ -394,11 +395,12 @@ static void put_read(struct writer *to, uint64_t blob_id, uint64_t offset, uint3
   put_u32(to, length);
 }
 
-static void get_entry(struct reader *from, char *name, size_t room, ebb_info *m) {
-  get_text(from, name, room);
-  m->size = get_u64(from);
+static void get_row(struct reader *from, char *key, size_t room, ebb_info *m) {
+  get_text(from, key, room);
   m->version = get_u64(from);
+  m->size = get_u64(from);
   get_text(from, m->etag, sizeof m->etag);
+  take(from, 1 + 4); /* whether there is a CRC32C, and it */
   m->created_ms = get_u64(from);
   m->durability = get_durability(from);
 }
@@ -410,9 +412,22 @@ static void put_list(struct writer *to, const char *bucket, const char *prefix, 
   put_text(to, start_after);
   put_u32(to, limit);
 }
-static void put_rename(struct writer *to, const char *const names[4], int is_prefix, int overwrite) {
+/* Where to go on: '' at the end. */
+static void get_next(struct reader *from, char *next, size_t room) {
+  int has_next = get_u8(from) != 0;
+  get_text(from, next, room);
+  if (!has_next) next[0] = '\0';
+}
+static void put_delete(struct writer *to, const char *bucket, const char *key, const char *if_match) {
+  put_text(to, bucket);
+  put_text(to, key);
+  put_text(to, if_match);
+}
+static int get_deleted(struct reader *from) {
+  return get_u8(from) != 0;
+}
+static void put_rename(struct writer *to, const char *const names[4], int overwrite) {
   for (int i = 0; i < 4; i++) put_text(to, names[i]);
-  put_u8(to, is_prefix != 0);
   put_u8(to, overwrite != 0);
 }
 
@@ -553,7 +568,7 @@ static int call(ebb *connection, unsigned op, struct writer *request, struct rep
   return code;
 }
 
-/* For calls with an empty answer. */
+/* For calls of which only the outcome counts: what more the answer says is not read. */
 static int call_plain(ebb *connection, unsigned op, struct writer *request) {
   struct reply reply;
   int code = call(connection, op, request, &reply);
@@ -1111,11 +1126,11 @@ int ebb_stat(ebb *connection, const char *bucket, const char *key, ebb_info *inf
   put_text(&request, bucket);
   put_text(&request, key);
   struct reply reply;
-  int code = call(connection, OP_OBJECT_STAT, &request, &reply);
+  int code = call(connection, OP_HEAD, &request, &reply);
   if (code != 0) return code;
   char name[NAME_BYTES];
   struct reader from = read_reply(&reply);
-  get_entry(&from, name, sizeof name, info);
+  get_row(&from, name, sizeof name, info);
   free(reply.bytes);
   return is_read(&from) ? 0 : bad_answer();
 }
@@ -1127,15 +1142,15 @@ static int list_page(struct reader from, char *next, int (*each)(void *, const e
   char name[NAME_BYTES];
   char prefix[NAME_BYTES];
   ebb_entry entry = {.name = name};
-  for (uint32_t i = 0; i < objects && !prefixes.failed; i++) get_entry(&prefixes, name, sizeof name, &entry.info);
+  for (uint32_t i = 0; i < objects && !prefixes.failed; i++) get_row(&prefixes, name, sizeof name, &entry.info);
   uint32_t prefixes_left = get_u32(&prefixes);
   struct reader end = prefixes;
   for (uint32_t i = 0; i < prefixes_left && !end.failed; i++) get_text(&end, prefix, sizeof prefix);
-  get_text(&end, next, NAME_BYTES);
+  get_next(&end, next, NAME_BYTES);
   if (!is_read(&end)) return bad_answer();
 
   uint32_t objects_left = objects;
-  if (objects_left > 0) get_entry(&from, name, sizeof name, &entry.info);
+  if (objects_left > 0) get_row(&from, name, sizeof name, &entry.info);
   if (prefixes_left > 0) get_text(&prefixes, prefix, sizeof prefix);
   while (objects_left > 0 || prefixes_left > 0) {
     int is_prefix = objects_left == 0 || (prefixes_left > 0 && strcmp(prefix, name) < 0);
@@ -1145,7 +1160,7 @@ static int list_page(struct reader from, char *next, int (*each)(void *, const e
     if (is_prefix) {
       if (--prefixes_left > 0) get_text(&prefixes, prefix, sizeof prefix);
     } else if (--objects_left > 0)
-      get_entry(&from, name, sizeof name, &entry.info);
+      get_row(&from, name, sizeof name, &entry.info);
   }
   return 0;
 }
@@ -1157,7 +1172,7 @@ int ebb_list(ebb *connection, const char *bucket, const char *prefix, const char
     struct writer request = {0};
     put_list(&request, bucket, prefix, delimiter, next, LIST_PAGE);
     struct reply reply;
-    int code = call(connection, OP_OBJECT_LIST, &request, &reply);
+    int code = call(connection, OP_LIST_OBJECTS, &request, &reply);
     if (code != 0) return code;
     code = list_page(read_reply(&reply), next, each, context);
     free(reply.bytes);
@@ -1170,16 +1185,21 @@ int ebb_rename(ebb *connection, const char *from_bucket, const char *from_key, c
                const char *to_key, unsigned flags) {
   const char *const names[4] = {from_bucket, from_key, to_bucket, to_key};
   struct writer request = {0};
-  put_rename(&request, names, (flags & EBB_PREFIX) != 0, (flags & EBB_NO_REPLACE) == 0);
-  return call_plain(connection, OP_OBJECT_RENAME, &request);
+  put_rename(&request, names, (flags & EBB_NO_REPLACE) == 0);
+  return call_plain(connection, (flags & EBB_PREFIX) != 0 ? OP_RENAME_PREFIX : OP_RENAME, &request);
 }
 
 int ebb_unlink(ebb *connection, const char *bucket, const char *key) {
   struct writer request = {0};
-  put_text(&request, bucket);
-  put_text(&request, key);
-  put_text(&request, "");
-  return call_plain(connection, OP_OBJECT_REMOVE, &request);
+  put_delete(&request, bucket, key, "");
+  struct reply reply;
+  int code = call(connection, OP_DELETE_OBJECT, &request, &reply);
+  if (code != 0) return code;
+  struct reader from = read_reply(&reply);
+  int is_deleted = get_deleted(&from);
+  free(reply.bytes);
+  if (!is_read(&from)) return bad_answer();
+  return is_deleted ? 0 : fail(EBB_E_NOT_FOUND, "not_found: no object %s/%s", bucket, key);
 }
 
 static int call_directory(ebb *connection, unsigned op, const char *bucket, const char *path) {

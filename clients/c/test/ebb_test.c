@@ -112,19 +112,17 @@ static void test_vectors(void) {
       put_sync(&to, strtoull(field[1], NULL, 10), strtoull(field[2], NULL, 10), field[3][0] == '\0' ? NULL : &crc,
                (unsigned)atoi(field[4]));
     } else if (strcmp(name, "fileAbort.request") == 0) put_u64(&to, strtoull(field[1], NULL, 10));
-    else if (strcmp(name, "objectStat.request") == 0 || strncmp(name, "directory", 9) == 0) {
+    else if (strcmp(name, "head.request") == 0 || strncmp(name, "directory", 9) == 0) {
       put_text(&to, field[1]);
       put_text(&to, field[2]);
-    } else if (strcmp(name, "objectList.request") == 0)
+    } else if (strcmp(name, "listObjects.request") == 0)
       put_list(&to, field[1], field[2], field[3], field[4], (uint32_t)atol(field[5]));
-    else if (strcmp(name, "objectRename.request") == 0) {
+    else if (strcmp(name, "rename.request") == 0 || strcmp(name, "renamePrefix.request") == 0) {
       const char *const names[4] = {field[1], field[2], field[3], field[4]};
-      put_rename(&to, names, atoi(field[5]), atoi(field[6]));
-    } else if (strcmp(name, "objectRemove.request") == 0) {
-      put_text(&to, field[1]);
-      put_text(&to, field[2]);
-      put_text(&to, field[3]);
-    } else {
+      put_rename(&to, names, atoi(field[5]));
+    } else if (strcmp(name, "deleteObject.request") == 0)
+      put_delete(&to, field[1], field[2], field[3]);
+    else {
       size_t length = strlen(field[1]) / 2;
       uint8_t *raw = malloc(length + 1); /* of just this size, so that a sanitizer sees a read beyond it */
       for (size_t i = 0; i < length; i++) {
@@ -165,13 +163,16 @@ static void test_vectors(void) {
           ebb_published m;
           get_published(&from, &m);
           if (last) printf("%llu\t%s\t%d", (unsigned long long)m.version, m.etag, (int)m.durability);
-        } else if (strcmp(name, "objectStat.response") == 0) {
+        } else if (strcmp(name, "head.response") == 0) {
           ebb_info m;
-          get_entry(&from, text, sizeof text, &m);
+          get_row(&from, text, sizeof text, &m);
           if (last)
-            printf("%s\t%llu\t%llu\t%s\t%llu\t%d", text, (unsigned long long)m.size, (unsigned long long)m.version,
+            printf("%s\t%llu\t%llu\t%s\t%llu\t%d", text, (unsigned long long)m.version, (unsigned long long)m.size,
                    m.etag, (unsigned long long)m.created_ms, (int)m.durability);
-        } else if (strcmp(name, "objectList.response") == 0) {
+        } else if (strcmp(name, "deleteObject.response") == 0) {
+          int is_deleted = get_deleted(&from);
+          if (last) printf("%d", is_deleted);
+        } else if (strcmp(name, "listObjects.response") == 0) {
           int code = list_page(from, text, print_entry, &last);
           CHECK(code == (last ? 0 : EBB_E_VERSION_UNSUPPORTED));
           if (last) printf("%s", text);

@@ -33,10 +33,6 @@ export const OPS = {
   fileSync: 42,
   fileClose: 43,
   fileAbort: 44,
-  objectStat: 50,
-  objectList: 51,
-  objectRename: 52,
-  objectRemove: 53,
   directoryMake: 54,
   directoryRemove: 55,
   head: 60,
@@ -421,6 +417,8 @@ export interface ObjectRow {
   /** Of the whole object, where it is known. */
   readonly crc32c: number | undefined;
   readonly createdAtMs: number;
+  /** What holds now. */
+  readonly durability: Ack;
 }
 const objectRow: Codec<ObjectRow> = codec<ObjectRow>(writeObjectRow, readObjectRow);
 function writeObjectRow(to: PayloadWriter, row: ObjectRow): void {
@@ -430,7 +428,8 @@ function writeObjectRow(to: PayloadWriter, row: ObjectRow): void {
     .str(row.etag)
     .bool(row.crc32c !== undefined)
     .u32(row.crc32c ?? 0)
-    .u64(row.createdAtMs);
+    .u64(row.createdAtMs)
+    .u8(ACKS.indexOf(row.durability));
 }
 function readObjectRow(from: PayloadReader): ObjectRow {
   const key = from.str();
@@ -440,7 +439,8 @@ function readObjectRow(from: PayloadReader): ObjectRow {
   const hasCrc = from.bool();
   const crc = from.u32();
   const crc32c = hasCrc ? crc : undefined;
-  return { key, version, sizeBytes, etag, crc32c, createdAtMs: from.u64() };
+  const createdAtMs = from.u64();
+  return { key, version, sizeBytes, etag, crc32c, createdAtMs, durability: ack(from.u8()) };
 }
 export const head = { request: open.request, response: objectRow };
 
@@ -489,9 +489,18 @@ export const listObjects = {
   ),
 };
 
-/** `deleted` is false when there was none. */
+export interface DeleteRequest {
+  readonly bucket: string;
+  readonly key: string;
+  /** ETag the object must have now; '' for no condition. */
+  readonly ifMatch: string;
+}
+/** `deleted` is false when there was none. @throws `precondition_failed` when it is not at `ifMatch` */
 export const deleteObject = {
-  request: open.request,
+  request: codec<DeleteRequest>(
+    (to, m) => to.str(m.bucket).str(m.key).str(m.ifMatch),
+    (from) => ({ bucket: from.str(), key: from.str(), ifMatch: from.str() }),
+  ),
   response: codec<{ deleted: boolean }>(
     (to, m) => to.bool(m.deleted),
     (from) => ({ deleted: from.bool() }),
@@ -892,121 +901,6 @@ export const fileAbort = {
   request: codec<{ fileId: number }>(
     (to, m) => to.u64(m.fileId),
     (from) => ({ fileId: from.u64() }),
-  ),
-  response: empty,
-};
-
-export interface ObjectEntry {
-  readonly key: string;
-  readonly sizeBytes: number;
-  readonly version: number;
-  readonly etag: string;
-  readonly createdAtMs: number;
-  /** What holds now. */
-  readonly durability: Ack;
-}
-function writeEntry(to: PayloadWriter, entry: ObjectEntry): void {
-  to.str(entry.key).u64(entry.sizeBytes).u64(entry.version).str(entry.etag);
-  to.u64(entry.createdAtMs).u8(ACKS.indexOf(entry.durability));
-}
-function readEntry(from: PayloadReader): ObjectEntry {
-  return {
-    key: from.str(),
-    sizeBytes: from.u64(),
-    version: from.u64(),
-    etag: from.str(),
-    createdAtMs: from.u64(),
-    durability: ack(from.u8()),
-  };
-}
-export const objectStat = {
-  request: codec<OpenRequest>(
-    (to, m) => to.str(m.bucket).str(m.key),
-    (from) => ({ bucket: from.str(), key: from.str() }),
-  ),
-  response: codec<ObjectEntry>((to, m) => writeEntry(to, m), readEntry),
-};
-
-export interface ObjectListRequest {
-  readonly bucket: string;
-  readonly prefix: string;
-  /** '' for none. */
-  readonly delimiter: string;
-  /** The `next` of the page before; '' from the beginning. */
-  readonly startAfter: string;
-  readonly limit: number;
-}
-/** `next` is '' at the end. */
-export interface ObjectListResponse {
-  readonly entries: readonly ObjectEntry[];
-  readonly prefixes: readonly string[];
-  readonly next: string;
-}
-export const objectList = {
-  request: codec<ObjectListRequest>(
-    (to, m) => to.str(m.bucket).str(m.prefix).str(m.delimiter).str(m.startAfter).u32(m.limit),
-    (from) => ({
-      bucket: from.str(),
-      prefix: from.str(),
-      delimiter: from.str(),
-      startAfter: from.str(),
-      limit: from.u32(),
-    }),
-  ),
-  response: codec<ObjectListResponse>(
-    (to, m) => {
-      list(to, m.entries, (entry) => writeEntry(to, entry));
-      list(to, m.prefixes, (prefix) => to.str(prefix));
-      to.str(m.next);
-    },
-    (from) => ({
-      entries: readList(from, () => readEntry(from)),
-      prefixes: readList(from, () => from.str()),
-      next: from.str(),
-    }),
-  ),
-};
-
-/** Atomic. With `prefix`, of all objects whose key starts with `fromKey`. */
-export interface ObjectRenameRequest {
-  readonly fromBucket: string;
-  readonly fromKey: string;
-  readonly toBucket: string;
-  readonly toKey: string;
-  readonly prefix: boolean;
-  /** false: refuse with `already_exists` when there is an object of the new name. */
-  readonly overwrite: boolean;
-}
-export const objectRename = {
-  request: codec<ObjectRenameRequest>(
-    (to, m) =>
-      to
-        .str(m.fromBucket)
-        .str(m.fromKey)
-        .str(m.toBucket)
-        .str(m.toKey)
-        .bool(m.prefix)
-        .bool(m.overwrite),
-    (from) => ({
-      fromBucket: from.str(),
-      fromKey: from.str(),
-      toBucket: from.str(),
-      toKey: from.str(),
-      prefix: from.bool(),
-      overwrite: from.bool(),
-    }),
-  ),
-  response: codec<{ objects: number }>(
-    (to, m) => to.u64(m.objects),
-    (from) => ({ objects: from.u64() }),
-  ),
-};
-
-/** @throws `not_found`; `precondition_failed` when it is not at `ifMatch` ('' for no condition) */
-export const objectRemove = {
-  request: codec<{ bucket: string; key: string; ifMatch: string }>(
-    (to, m) => to.str(m.bucket).str(m.key).str(m.ifMatch),
-    (from) => ({ bucket: from.str(), key: from.str(), ifMatch: from.str() }),
   ),
   response: empty,
 };

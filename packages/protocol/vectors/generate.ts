@@ -210,8 +210,15 @@ const objectRow = {
   etag: '29-e3069283',
   crc32c: 0xe3069283,
   createdAtMs: 1_795_000_000_123,
-};
-const rowWithoutCrc = { ...objectRow, key: 'joined', sizeBytes: 0, crc32c: null };
+  durability: 'remote',
+} as const;
+const rowWithoutCrc = {
+  ...objectRow,
+  key: 'joined/𝄞',
+  sizeBytes: 0,
+  crc32c: null,
+  durability: 'memory',
+} as const;
 const absentAsUndefined = <T extends { readonly crc32c: number | null }>(row: T) => ({
   ...row,
   crc32c: row.crc32c ?? undefined,
@@ -259,11 +266,14 @@ for (const next of ['a/z', null])
       next,
     },
   );
-add('deleteObject.request', OPS.deleteObject, messages.deleteObject.request, {
-  bucket: 'results',
-  key: 'a/',
-});
-add('deleteObject.response', OPS.deleteObject, messages.deleteObject.response, { deleted: true });
+for (const ifMatch of ['', '29-e3069283'])
+  add('deleteObject.request', OPS.deleteObject, messages.deleteObject.request, {
+    bucket: 'results',
+    key: 'a/',
+    ifMatch,
+  });
+for (const deleted of [true, false])
+  add('deleteObject.response', OPS.deleteObject, messages.deleteObject.response, { deleted });
 add('deletePrefix.request', OPS.deletePrefix, messages.deletePrefix.request, {
   bucket: 'results',
   prefix: 'a/',
@@ -432,53 +442,6 @@ for (const name of ['fileSync', 'fileClose'] as const) {
 }
 add('fileAbort.request', OPS.fileAbort, messages.fileAbort.request, { fileId: 77 });
 add('fileAbort.response', OPS.fileAbort, messages.fileAbort.response, undefined);
-const entry = {
-  key: 'a/b c/ü.bin',
-  sizeBytes: 6_442_455_039,
-  version: 4_294_967_299,
-  etag: '12-ffffffff',
-  createdAtMs: 1_795_000_000_123,
-  durability: 'remote',
-} as const;
-add('objectStat.request', OPS.objectStat, messages.objectStat.request, {
-  bucket: 'results',
-  key: 'a/b c/ü.bin',
-});
-add('objectStat.response', OPS.objectStat, messages.objectStat.response, entry);
-add('objectList.request', OPS.objectList, messages.objectList.request, {
-  bucket: 'results',
-  prefix: 'a/',
-  delimiter: '/',
-  startAfter: 'a/a',
-  limit: 1000,
-});
-add('objectList.response', OPS.objectList, messages.objectList.response, {
-  entries: [entry, { ...entry, key: '𝄞', sizeBytes: 0, durability: 'memory' }],
-  prefixes: ['a/c/', 'a/d/'],
-  next: 'a/d/',
-});
-add('objectList.response', OPS.objectList, messages.objectList.response, {
-  entries: [],
-  prefixes: [],
-  next: '',
-});
-add('objectRename.request', OPS.objectRename, messages.objectRename.request, {
-  fromBucket: 'results',
-  fromKey: 'a/',
-  toBucket: 'archive',
-  toKey: 'b/',
-  prefix: true,
-  overwrite: false,
-});
-add('objectRename.response', OPS.objectRename, messages.objectRename.response, {
-  objects: 4_294_967_296,
-});
-add('objectRemove.request', OPS.objectRemove, messages.objectRemove.request, {
-  bucket: 'results',
-  key: 'a',
-  ifMatch: '12-ffffffff',
-});
-add('objectRemove.response', OPS.objectRemove, messages.objectRemove.response, undefined);
 for (const name of ['directoryMake', 'directoryRemove'] as const) {
   add(`${name}.request`, OPS[name], messages[name].request, { bucket: 'results', path: 'a/ü/' });
   add(`${name}.response`, OPS[name], messages[name].response, undefined);

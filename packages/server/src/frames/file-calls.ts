@@ -1,7 +1,6 @@
-/** Frames about files, and what a client of files needs of names: open, stage, sync, close; stat, list, rename, remove. */
-import { makeDirectory, type ObjectView, type PublishedFile, removeDirectory } from '@ebb/core';
+/** Frames about files and directories: open, stage, sync, close; make and remove. Their names are in name-calls.ts. */
+import { makeDirectory, type PublishedFile, removeDirectory } from '@ebb/core';
 import { FILE_FLAGS, messages, OPS, StoreError } from '@ebb/protocol';
-import { LIST_LIMIT_MAX } from '../limits.ts';
 import { type CallContext, EMPTY, type Handler } from './call.ts';
 import { encodeStaged } from './object-calls.ts';
 
@@ -68,43 +67,6 @@ const abort: Handler = async ({ store, owner }, payload) => {
   return EMPTY;
 };
 
-const stat: Handler = async ({ store }, payload) =>
-  messages.objectStat.response.encode(
-    entryOf(await store.head(messages.objectStat.request.decode(payload))),
-  );
-
-const list: Handler = async ({ store }, payload) => {
-  const { bucket, limit, ...where } = messages.objectList.request.decode(payload);
-  if (limit < 1 || limit > LIST_LIMIT_MAX)
-    throw new StoreError('request_invalid', `a page has 1 to ${LIST_LIMIT_MAX} names`);
-  const { objects, prefixes, next } = await store.list(bucket, { ...where, limit });
-  const entries = objects.map(entryOf);
-  return messages.objectList.response.encode({ entries, prefixes, next: next ?? '' });
-};
-
-const rename: Handler = async ({ store }, payload) => {
-  const m = messages.objectRename.request.decode(payload);
-  const from = { bucket: m.fromBucket, key: m.fromKey };
-  const to = { bucket: m.toBucket, key: m.toKey };
-  if (!m.prefix) {
-    await store.rename(from, to, { ifNoneMatch: !m.overwrite });
-    return messages.objectRename.response.encode({ objects: 1 });
-  }
-  const { objects } = await store.renamePrefix(
-    { bucket: from.bucket, prefix: from.key },
-    { bucket: to.bucket, prefix: to.key },
-    { overwrite: m.overwrite },
-  );
-  return messages.objectRename.response.encode({ objects });
-};
-
-const remove: Handler = async ({ store }, payload) => {
-  const { bucket, key, ifMatch } = messages.objectRemove.request.decode(payload);
-  const { deleted } = await store.delete({ bucket, key }, ifMatch === '' ? {} : { ifMatch });
-  if (!deleted) throw new StoreError('not_found', `no object ${bucket}/${key}`, { bucket, key });
-  return EMPTY;
-};
-
 const mkdir: Handler = async ({ store, owner }, payload) => {
   await makeDirectory(store, owner, messages.directoryMake.request.decode(payload));
   return EMPTY;
@@ -115,21 +77,12 @@ const rmdir: Handler = async ({ store }, payload) => {
   return EMPTY;
 };
 
-function entryOf({ object, durability }: ObjectView): messages.ObjectEntry {
-  const { key, sizeBytes, version, etag, createdAtMs } = object;
-  return { key, sizeBytes, version, etag, createdAtMs, durability };
-}
-
 export const FILE_CALLS: readonly (readonly [op: number, handler: Handler])[] = [
   [OPS.fileOpen, open],
   [OPS.fileStage, stage],
   [OPS.fileSync, sync],
   [OPS.fileClose, close],
   [OPS.fileAbort, abort],
-  [OPS.objectStat, stat],
-  [OPS.objectList, list],
-  [OPS.objectRename, rename],
-  [OPS.objectRemove, remove],
   [OPS.directoryMake, mkdir],
   [OPS.directoryRemove, rmdir],
 ];

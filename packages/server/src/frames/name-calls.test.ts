@@ -55,7 +55,9 @@ test('head tells what a listing tells', async () => {
   const row = messages.head.response.decode(
     await frames.call(OPS.head, messages.head.request.encode({ bucket, key: 'a/1' })),
   );
-  expect(row).toMatchObject({ key: 'a/1', sizeBytes: body.length, crc32c: crc32c(body) });
+  expect(row).toMatchObject({
+    ...{ key: 'a/1', sizeBytes: body.length, crc32c: crc32c(body), durability: 'memory' },
+  });
   expect((await list({ prefix: 'a/1' })).objects).toEqual([row]);
   const missing = messages.head.request.encode({ bucket, key: 'a/none' });
   expect(await codeOf(frames.call(OPS.head, missing))).toBe('not_found');
@@ -90,7 +92,7 @@ test('a prefix is renamed whole or not at all', async () => {
 });
 
 test('a deletion says whether there was anything', async () => {
-  const one = messages.deleteObject.request.encode({ bucket, key: 'a/' });
+  const one = messages.deleteObject.request.encode({ bucket, key: 'a/', ifMatch: '' });
   for (const deleted of [true, false])
     expect(messages.deleteObject.response.decode(await frames.call(OPS.deleteObject, one))).toEqual(
       { deleted },
@@ -103,4 +105,21 @@ test('a deletion says whether there was anything', async () => {
   expect(await keys()).toEqual(['a', 'ab/4']);
   const elsewhere = messages.deletePrefix.request.encode({ bucket: 'no-bucket', prefix: '' });
   expect(await codeOf(frames.call(OPS.deletePrefix, elsewhere))).toBe('bucket_not_found');
+});
+
+test('a deletion under an ETag takes that object and no other', async () => {
+  const remove = async (key: string, ifMatch: string) =>
+    messages.deleteObject.response.decode(
+      await frames.call(
+        OPS.deleteObject,
+        messages.deleteObject.request.encode({ bucket, key, ifMatch }),
+      ),
+    );
+  const old = (await list({ prefix: 'a/1' })).objects[0]?.etag as string;
+  await node.http('PUT', `/v1/buckets/${bucket}/objects/a/1`, { body: 'newer' });
+  const newer = (await list({ prefix: 'a/1' })).objects[0]?.etag as string;
+  expect(await codeOf(remove('a/1', old))).toBe('precondition_failed');
+  expect(await keys('a/1')).toEqual(['a/1']);
+  expect(await remove('a/1', newer)).toEqual({ deleted: true });
+  expect(await keys('a/1')).toEqual([]);
 });

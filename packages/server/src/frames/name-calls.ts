@@ -1,11 +1,11 @@
 /** Frames about names: what is there, what goes, what is called otherwise. One step of the catalog each, as over HTTP. */
-import type { ObjectRecord } from '@ebb/core';
+import type { ObjectView } from '@ebb/core';
 import { LIST_FRAME_LIMIT_MAX, messages, OPS, StoreError } from '@ebb/protocol';
 import type { Handler } from './call.ts';
 
 const head: Handler = async ({ store }, payload) => {
-  const { object } = await store.head(messages.head.request.decode(payload));
-  return messages.head.response.encode(objectRow(object));
+  const found = await store.head(messages.head.request.decode(payload));
+  return messages.head.response.encode(objectRow(found));
 };
 
 const list: Handler = async ({ store }, payload) => {
@@ -17,15 +17,15 @@ const list: Handler = async ({ store }, payload) => {
     );
   const page = await store.list(bucket, options);
   return messages.listObjects.response.encode({
-    objects: page.objects.map(({ object }) => objectRow(object)),
+    objects: page.objects.map(objectRow),
     prefixes: page.prefixes,
     next: page.next ?? undefined,
   });
 };
 
 const deleteObject: Handler = async ({ store }, payload) => {
-  const ref = messages.deleteObject.request.decode(payload);
-  const { deleted } = await store.delete(ref);
+  const { bucket, key, ifMatch } = messages.deleteObject.request.decode(payload);
+  const { deleted } = await store.delete({ bucket, key }, ifMatch === '' ? {} : { ifMatch });
   return messages.deleteObject.response.encode({ deleted });
 };
 
@@ -37,12 +37,12 @@ const deletePrefix: Handler = async ({ store }, payload) => {
 
 const rename: Handler = async ({ store }, payload) => {
   const m = messages.rename.request.decode(payload);
-  const { object } = await store.rename(
+  const renamed = await store.rename(
     { bucket: m.bucket, key: m.from },
     { bucket: m.toBucket, key: m.to },
     m.overwrite ? {} : { ifNoneMatch: true },
   );
-  return messages.rename.response.encode(objectRow(object));
+  return messages.rename.response.encode(objectRow(renamed));
 };
 
 const renamePrefix: Handler = async ({ store }, payload) => {
@@ -55,9 +55,9 @@ const renamePrefix: Handler = async ({ store }, payload) => {
   return messages.renamePrefix.response.encode(affected);
 };
 
-function objectRow(object: ObjectRecord): messages.ObjectRow {
-  const { key, version, sizeBytes, etag, createdAtMs } = object;
-  return { key, version, sizeBytes, etag, createdAtMs, crc32c: object.crc32c ?? undefined };
+function objectRow({ object, durability }: ObjectView): messages.ObjectRow {
+  const { key, version, sizeBytes, etag, crc32c, createdAtMs } = object;
+  return { key, version, sizeBytes, etag, crc32c: crc32c ?? undefined, createdAtMs, durability };
 }
 
 export const NAME_CALLS: readonly (readonly [op: number, handler: Handler])[] = [

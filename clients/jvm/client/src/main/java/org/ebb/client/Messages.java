@@ -163,7 +163,7 @@ public final class Messages {
     }
   }
 
-  /** Names an object: the request of `open`, `head` and `deleteObject`. */
+  /** Names an object: the request of `open` and `head`. */
   public record ObjectRef(String bucket, String key) {
     public PayloadWriter encode() {
       return new PayloadWriter().str(bucket).str(key);
@@ -193,8 +193,8 @@ public final class Messages {
     }
   }
 
-  /** An object as `head` and listings give it; `crc32c` is null where it is not known. */
-  public record ObjectRow(String key, long version, long sizeBytes, String etag, Integer crc32c, long createdAtMs) {
+  /** An object as `head` and listings give it; `crc32c` is null where it is not known, `durability` is what holds now. */
+  public record ObjectRow(String key, long version, long sizeBytes, String etag, Integer crc32c, long createdAtMs, Ack durability) {
     public PayloadWriter encode() {
       PayloadWriter to = new PayloadWriter();
       encode(to);
@@ -202,7 +202,7 @@ public final class Messages {
     }
 
     void encode(PayloadWriter to) {
-      to.str(key).u64(version).u64(sizeBytes).str(etag).bool(crc32c != null).u32(crc32c == null ? 0 : crc32c).u64(createdAtMs);
+      to.str(key).u64(version).u64(sizeBytes).str(etag).bool(crc32c != null).u32(crc32c == null ? 0 : crc32c).u64(createdAtMs).u8(durability.code());
     }
 
     public static ObjectRow decode(PayloadReader from) throws EbbException {
@@ -212,7 +212,7 @@ public final class Messages {
       String etag = from.str();
       boolean hasCrc = from.bool();
       int crc = (int) from.u32();
-      return new ObjectRow(key, version, sizeBytes, etag, hasCrc ? crc : null, from.u64());
+      return new ObjectRow(key, version, sizeBytes, etag, hasCrc ? crc : null, from.u64(), Ack.of(from.u8()));
     }
   }
 
@@ -244,6 +244,17 @@ public final class Messages {
       boolean hasNext = from.bool();
       String next = from.str();
       return new Listed(objects, prefixes, hasNext ? next : null);
+    }
+  }
+
+  /** `ifMatch`: the ETag that the object must have now, '' for no condition. */
+  public record DeleteRequest(String bucket, String key, String ifMatch) {
+    public PayloadWriter encode() {
+      return new PayloadWriter().str(bucket).str(key).str(ifMatch);
+    }
+
+    public static DeleteRequest decode(PayloadReader from) throws EbbException {
+      return new DeleteRequest(from.str(), from.str(), from.str());
     }
   }
 

@@ -125,7 +125,7 @@ public final class Session {
 
   /** Returns whether there was one. */
   public boolean delete(Messages.ObjectRef object) throws EbbException {
-    return call(Messages.Op.DELETE_OBJECT, object.encode()).bool();
+    return call(Messages.Op.DELETE_OBJECT, new Messages.DeleteRequest(object.bucket(), object.key(), "").encode()).bool();
   }
 
   public Messages.Affected deletePrefix(Messages.PrefixRef prefix) throws EbbException {
