@@ -35,6 +35,10 @@ const PAGE = 256;
 const SKIPPED_MAX = 1024;
 const PAUSE_MS_MIN = 250;
 const PAUSE_MS_MAX = 30_000;
+/** While a target does not answer, it is asked at least so often. */
+const TARGET_PAUSE_MS_MAX = 10_000;
+/** A pause of this length comes after some failures in a row with no success between them: not one name is the cause. */
+const OUTAGE_PAUSE_MS = 1000;
 const TIMER_SLACK_MS = 5;
 
 export interface MirrorParts {
@@ -50,6 +54,7 @@ export interface MirrorParts {
 }
 
 interface Pause {
+  readonly target: string;
   readonly untilMs: number;
   readonly lengthMs: number;
 }
@@ -197,7 +202,7 @@ export class Mirror {
     try {
       await run;
       this.#pauses.delete(name);
-      this.#targetPauses.delete(entry.target ?? '');
+      this.#answered(entry.target ?? '');
     } catch (error) {
       this.#failed(entry, error);
       throw error;
@@ -217,17 +222,35 @@ export class Mirror {
     else await this.#store(now);
   }
 
+  /** After an outage nobody waits for a pause that the outage had brought about. */
+  #answered(target: string): void {
+    const pause = this.#targetPauses.get(target);
+    if (pause === undefined) return;
+    this.#targetPauses.delete(target);
+    if (pause.lengthMs < OUTAGE_PAUSE_MS) return;
+    for (const [name, { target: of }] of this.#pauses) if (of === target) this.#pauses.delete(name);
+    this.#skipUntilMs = 0;
+  }
+
   #failed(entry: SpoolEntry, error: unknown): void {
     if (this.#stop.signal.aborted) return;
     const name = nameOf(entry);
     this.#parts.onError(error, `${entry.bucket}/${entry.key}`);
-    if (isStoreError(error, 'io_failed')) this.#pause(this.#targetPauses, entry.target ?? '');
-    this.#wakeLater(this.#pause(this.#pauses, name));
+    const target = entry.target ?? '';
+    if (isStoreError(error, 'io_failed'))
+      this.#wakeLater(
+        this.#pause(this.#targetPauses, target, { target, maxMs: TARGET_PAUSE_MS_MAX }),
+      );
+    this.#wakeLater(this.#pause(this.#pauses, name, { target, maxMs: PAUSE_MS_MAX }));
   }
 
-  #pause(pauses: Map<string, Pause>, name: string): number {
-    const lengthMs = Math.min((pauses.get(name)?.lengthMs ?? PAUSE_MS_MIN / 2) * 2, PAUSE_MS_MAX);
-    pauses.set(name, { lengthMs, untilMs: this.#parts.clock.now() + lengthMs });
+  #pause(
+    pauses: Map<string, Pause>,
+    name: string,
+    { target, maxMs }: { readonly target: string; readonly maxMs: number },
+  ): number {
+    const lengthMs = Math.min((pauses.get(name)?.lengthMs ?? PAUSE_MS_MIN / 2) * 2, maxMs);
+    pauses.set(name, { target, lengthMs, untilMs: this.#parts.clock.now() + lengthMs });
     return lengthMs;
   }
 

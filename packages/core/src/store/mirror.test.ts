@@ -204,6 +204,35 @@ describe('an outage of tier 2', () => {
     await at.put('buf', 'd', Buffer.from('x'));
   });
 
+  test('after a long outage all goes on within seconds of the first answer', async () => {
+    let isAway = true;
+    const clock = createTestClock();
+    const at = await open({
+      clock,
+      faults: {
+        remote: (remote) =>
+          override(remote, {
+            put: (...args) =>
+              isAway ? Promise.reject(new StoreError('io_failed', 'away')) : remote.put(...args),
+          }),
+      },
+    });
+    for (let i = 0; i < 40; i++) await at.put('buf', `k${i}`, Buffer.from(`${i}`));
+    for (let minute = 0; minute < 10; minute++) await clock.advance(60_000);
+    isAway = false;
+    let seconds = 0;
+    await vi.waitFor(
+      async () => {
+        if ((await at.store.spool()).entries === 0) return;
+        await clock.advance(1000);
+        seconds++;
+        expect((await at.store.spool()).entries).toBe(0);
+      },
+      { timeout: 20_000, interval: 20 },
+    );
+    expect(seconds).toBeLessThan(25);
+  });
+
   test('what waits is sent after a crash', async () => {
     let isAway = true;
     const faults: Options['faults'] = {
