@@ -1,6 +1,7 @@
 /**
  * Builds S3 programs of others to test against, under `.ebb/tools`: MinIO, which the conformance suite runs against too;
- * rclone; and a small program that uses MinIO's Go client. Needs Go and the network, and nothing else needs it.
+ * versitygw, which the S3 benchmark measures beside it; rclone; and a small program that uses MinIO's Go client. Needs Go and
+ * the network, and nothing else needs it.
  *
  *   npm run setup:peers                       all
  *   npm run setup:peers -- --only rclone      some
@@ -16,6 +17,7 @@ const MINIO_GO = path.join(ROOT, 'packages', 'server', 'e2e', 'minio-go');
 const MODULES = {
   minio: 'github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c',
   rclone: 'github.com/rclone/rclone@v1.70.3',
+  versitygw: 'github.com/versity/versitygw/cmd/versitygw@v1.8.0',
 };
 const PEERS = [...Object.keys(MODULES), 'minio-go'];
 
