@@ -5,16 +5,17 @@
  * workload by workload, so that a ratio compares neighbours in time. CPU is that of the server's process tree alone. What
  * is not measured: a network, a disk, TLS, and a client's own cost.
  *
- *   --servers ebb,minio,versitygw   those that are there, unless given
+ *   --servers ebb,ebb-buffered,minio,versitygw   those that are there, unless given
  *   --quick                         few requests in one round: it shows that everything works, and times nothing
  *   --json FILE                     the figures of every round
- *   --node-flags '--cpu-prof …'     for Ebb's process
+ *   --node-flags='--cpu-prof …'     for Ebb's process
  *
  * Ends with 1 when an answer was wrong; a target that does not hold is told, and ends with 0.
  */
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { KiB, MiB } from '@ebb/protocol';
+import { inFlight } from './support/figures.ts';
 import { cpuSecondsOf } from './support/process-usage.ts';
 import {
   createS3Client,
@@ -25,6 +26,7 @@ import {
   unsignedPayload,
 } from './support/s3-client.ts';
 import {
+  isEbb,
   type S3Server,
   SERVER_NAMES,
   type ServerName,
@@ -134,7 +136,7 @@ const figures: Figures[] = [];
 const servers: S3Server[] = [];
 try {
   for (const name of chosenServers()) {
-    const flags = name === 'ebb' ? options['node-flags'].split(' ').filter(Boolean) : [];
+    const flags = isEbb(name) ? options['node-flags'].split(' ').filter(Boolean) : [];
     servers.push(await startServer(name, flags));
   }
   for (const server of servers) await prepare(server);
@@ -155,11 +157,12 @@ function chosenServers(): readonly ServerName[] {
   });
 }
 
-async function prepare({ port }: S3Server): Promise<void> {
+async function prepare({ port, createBucket }: S3Server): Promise<void> {
   const client = createS3Client(port, CONNECTIONS);
   await untilReady(client);
   for (const bucket of [BUCKET, LIST_BUCKET])
-    expectIs('bucket made', (await client.send('PUT', bucket)).status, 200);
+    if (createBucket !== undefined) await createBucket(bucket.slice(1));
+    else expectIs('bucket made', (await client.send('PUT', bucket)).status, 200);
   for (const bytes of [8 * MiB, 64 * KiB]) {
     const payload = unsignedPayload(dataOf(bytes));
     for (let n = 0; n < OBJECTS; n++) await client.send('PUT', keyOf(bytes, n), { payload });
@@ -233,18 +236,6 @@ async function listAll(client: S3Client): Promise<number> {
     token = /<NextContinuationToken>([^<]+)</.exec(text)?.[1];
   } while (token !== undefined);
   return keys;
-}
-
-async function inFlight(
-  lanes: number,
-  operations: number,
-  run: (n: number) => Promise<void>,
-): Promise<void> {
-  let started = 0;
-  const lane = async (): Promise<void> => {
-    while (started < operations) await run(started++);
-  };
-  await Promise.all(Array.from({ length: lanes }, lane));
 }
 
 function report(): void {
