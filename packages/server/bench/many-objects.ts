@@ -10,7 +10,10 @@ import { HEAP_FLAGS, inFlight, quantile, timed, verdict } from './support/figure
 import { anonymousMiBOf } from './support/process-usage.ts';
 
 const { values: options } = parseArgs({
-  options: { objects: { type: 'string', default: '1000000' } },
+  options: {
+    objects: { type: 'string', default: '1000000' },
+    'node-flags': { type: 'string', default: '' },
+  },
 });
 const OBJECTS = Number(options.objects);
 /** Shares of the objects at which it is measured. */
@@ -22,7 +25,7 @@ const BODY = Buffer.alloc(1024, 'a small object ');
 await using node = await startNodeProcess({
   // Each takes a page of tmpfs.
   memoryLimit: `${Math.ceil((OBJECTS * 4096 * 1.5) / 2 ** 20) + 256}MiB`,
-  nodeFlags: HEAP_FLAGS,
+  nodeFlags: [...HEAP_FLAGS, ...options['node-flags'].split(' ').filter(Boolean)],
   args: ['--log-level=info'],
 });
 let written = 0;
@@ -43,6 +46,7 @@ let written = 0;
 }
 await restart('clean stop', () => node.stop());
 await restart('kill -9', () => node.kill());
+await node.stop();
 
 async function tell(client: EbbClient, putsPerSecond: number): Promise<void> {
   const [pages, looks]: [number[], number[]] = [[], []];
