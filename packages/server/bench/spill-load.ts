@@ -1,7 +1,8 @@
 /**
  * Writes of twice the size of tier 0 at full speed, while others read, into a bucket that is mirrored to an object store
  * (another node): `npm run bench -- spill-load [--memory-mib 512] [--times 2]`. What fails, what is lost, how long the
- * foreground waits, and how long the daemon's event loop is held up.
+ * foreground waits, and how long the daemon's event loop is held up; beside it that of a node with nothing to do, which is
+ * what the machine itself does to a loop.
  *
  * Ends with 1 when a request failed or an object is not there with its bytes, here or in the object store.
  */
@@ -21,6 +22,7 @@ const { values: options } = parseArgs({
   options: {
     'memory-mib': { type: 'string', default: '512' },
     times: { type: 'string', default: '2' },
+    'node-flags': { type: 'string', default: '' },
   },
 });
 const MEMORY_MIB = Number(options['memory-mib']);
@@ -47,21 +49,24 @@ try {
   await using node = await startNodeProcess({
     memoryLimit: `${MEMORY_MIB}MiB`,
     diskLimit: `${(TOTAL_BYTES / MiB) * 2}MiB`,
-    nodeFlags: HEAP_FLAGS,
+    nodeFlags: [...HEAP_FLAGS, ...options['node-flags'].split(' ').filter(Boolean)],
     args: ['--remote=store', `--remotes=${remotes}`],
   });
-  await measure(node, store);
+  await using idle = await startNodeProcess({ nodeFlags: HEAP_FLAGS });
+  await measure(node, store, idle);
+  await node.stop();
 } finally {
   rmSync(directory, { recursive: true, force: true });
 }
 
-async function measure(node: NodeProcess, store: NodeProcess): Promise<void> {
-  await using client = await openClient({ node: node.url }); // over HTTP: bytes go through the daemon
+async function measure(node: NodeProcess, store: NodeProcess, idle: NodeProcess): Promise<void> {
+  // Over HTTP all bytes go through the daemon, as those of S3 clients do.
+  await using client = await openClient({ node: node.url, path: 'http' });
   await client.buckets.create('load', { preset: 'ephemeral', mirror: true });
   const sizes = sizesOf(TOTAL_BYTES);
   const [writeMs, readMs]: [number[], number[]] = [[], []];
   const errors = new Map<string, number>();
-  const watch = watchNode(node);
+  const [watch, idleWatch] = [watchNode(node), watchNode(idle)];
   const cpuBefore = cpuSecondsOf(node.pid);
 
   const done: number[] = [];
@@ -96,6 +101,7 @@ async function measure(node: NodeProcess, store: NodeProcess): Promise<void> {
       await new Promise((resolve) => setTimeout(resolve, 100));
   });
   const { loopDelaysMs, rssMiB } = await watch.end();
+  const { loopDelaysMs: idleDelaysMs } = await idleWatch.end();
 
   let lost = 0;
   for (const [n, sizeBytes] of sizes.entries())
@@ -117,6 +123,7 @@ async function measure(node: NodeProcess, store: NodeProcess): Promise<void> {
       `write p50 ${quantile(writeMs, 0.5).toFixed(1)} p99 ${quantile(writeMs, 0.99).toFixed(1)} ms; ${readMs.length} reads p50 ${quantile(readMs, 0.5).toFixed(1)} p99 ${quantile(readMs, 0.99).toFixed(1)} ms`,
       `all mirrored ${(mirrorMs / 1000).toFixed(1)} s after the last write`,
       `event loop delay, p99 of each second: median ${quantile(loopDelaysMs, 0.5).toFixed(1)}, worst ${worstMs.toFixed(1)} ms; median ${verdict(quantile(loopDelaysMs, 0.5), LOOP_DELAY_MS_MOST)}, worst ${verdict(worstMs, LOOP_DELAY_MS_MOST)}`,
+      `  of a node with nothing to do: median ${quantile(idleDelaysMs, 0.5).toFixed(1)}, worst ${Math.max(...idleDelaysMs).toFixed(1)} ms`,
       `RSS ${rssMiB} MiB at most`,
     ].join('\n'),
   );
