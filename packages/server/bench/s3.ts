@@ -240,7 +240,7 @@ async function listAll(client: S3Client): Promise<number> {
 
 function report(): void {
   console.log(
-    `${'workload'.padEnd(25)}${'server'.padEnd(11)}${'CPU of the server'.padEnd(34)}${'p50 ms'.padStart(8)}${'p99 ms'.padStart(9)}   Ebb by it (CPU)`,
+    `${'workload'.padEnd(25)}${'server'.padEnd(14)}${'CPU of the server'.padEnd(34)}${'p50 ms'.padStart(8)}${'p99 ms'.padStart(9)}   Ebb by it (CPU)`,
   );
   for (const workload of WORKLOADS) {
     const of = (server: ServerName): Figures[] =>
@@ -254,7 +254,7 @@ function report(): void {
         name === 'ebb' ? [] : own.map((one, n) => one.cpuSeconds / (found[n]?.cpuSeconds ?? 0));
       const cost = `${format(median(costs))} ${unitOf(workload)} (${spread(costs)})`;
       console.log(
-        `${workload.name.padEnd(25)}${name.padEnd(11)}${cost.padEnd(34)}` +
+        `${workload.name.padEnd(25)}${name.padEnd(14)}${cost.padEnd(34)}` +
           `${median(found.map((one) => one.p50Ms))
             .toFixed(2)
             .padStart(8)}${median(found.map((one) => one.p99Ms))

@@ -51,7 +51,7 @@ export function trailerPayload(data: Buffer): Payload {
   };
 }
 
-export interface S3Answer {
+interface S3Answer {
   readonly status: number;
   readonly sizeBytes: number;
   /** Of answers that are kept. */
