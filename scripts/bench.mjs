@@ -5,6 +5,7 @@
  *   npm run bench -- tpcds --scale 1       as `npm start --`
  *   npm run bench -- grid --cells 50x50    the synthetic shuffle
  *   npm run bench -- client/local-path     packages/client/bench/local-path.ts
+ *   npm run bench -- s3                    packages/server/bench/s3.ts; the package may be left out
  */
 import path from 'node:path';
 import { runOwnNode } from './lib/own-node.mjs';
@@ -17,7 +18,7 @@ const TPCDS = path.join(ROOT, 'tpcds-bench', 'src', 'main.ts');
 
 const benches = findBenches();
 const [name, ...args] = process.argv.slice(2);
-const bench = benches[name];
+const bench = benches[name] ?? findByShortName(name);
 
 if (bench === undefined) {
   say(name === undefined ? 'Benchmarks:' : `There is no benchmark ${name}. There are:`);
@@ -32,6 +33,12 @@ if (bench === undefined) {
     sayFailure(error);
     process.exitCode = 1;
   }
+}
+
+/** `s3` for `server/s3`, where no other package has one of that name. */
+function findByShortName(short) {
+  const named = Object.keys(benches).filter((known) => known.split('/')[1] === short);
+  return named.length === 1 ? benches[named[0]] : undefined;
 }
 
 /** By name: the two that need Spark, and every `packages/PACKAGE/bench/FILE.ts`, which needs npm packages only. */

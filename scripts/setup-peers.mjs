@@ -1,6 +1,7 @@
 /**
  * Builds S3 programs of others to test against, under `.ebb/tools`: MinIO, which the conformance suite runs against too;
- * rclone; Caddy, as a proxy in front; and a small program that uses MinIO's Go client. Needs Go and the network, and nothing else needs it.
+ * versitygw, which the S3 benchmark measures beside it; rclone; Caddy, as a proxy in front; and a small program that uses
+ * MinIO's Go client. Needs Go and the network, and nothing else needs it.
  *
  *   npm run setup:peers                       all
  *   npm run setup:peers -- --only rclone      some
@@ -17,6 +18,7 @@ const MODULES = {
   minio: 'github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c',
   rclone: 'github.com/rclone/rclone@v1.70.3',
   caddy: 'github.com/caddyserver/caddy/v2/cmd/caddy@v2.10.2',
+  versitygw: 'github.com/versity/versitygw/cmd/versitygw@v1.8.0',
 };
 const PEERS = [...Object.keys(MODULES), 'minio-go'];
 

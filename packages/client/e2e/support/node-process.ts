@@ -34,10 +34,14 @@ export interface NodeProcessOptions {
   readonly diskLimit?: string;
   readonly args?: readonly string[];
   readonly env?: Readonly<Record<string, string>>;
+  /** The data directory is made in here; the system's own place for temporary files unless given. */
+  readonly dataParent?: string;
+  /** Of Node itself. */
+  readonly nodeFlags?: readonly string[];
 }
 
 export async function startNodeProcess(options: NodeProcessOptions = {}): Promise<NodeProcess> {
-  const dataDir = await mkdtemp(join(tmpdir(), 'ebb-e2e-'));
+  const dataDir = await mkdtemp(join(options.dataParent ?? tmpdir(), 'ebb-e2e-'));
   const memoryDir = await mkdtemp('/dev/shm/ebb-e2e-');
   const socketPath = join(dataDir, 'ebb.sock');
   let listen = '127.0.0.1:0';
@@ -51,6 +55,7 @@ export async function startNodeProcess(options: NodeProcessOptions = {}): Promis
     const started = spawn(
       OWN_NODE,
       [
+        ...(options.nodeFlags ?? []),
         '--conditions=source',
         EBB_MAIN,
         'node',

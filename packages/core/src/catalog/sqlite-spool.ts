@@ -89,6 +89,7 @@ export class SpoolTable {
   }
 
   list({ after, limit }: { readonly after: number; readonly limit: number }): SpoolEntry[] {
+    if (this.#counters.spool.count === 0) return []; // asked after each commit that replaces something
     return (this.#sql.list.all(after, limit) as unknown as SpoolRow[]).map(toEntry);
   }
 

@@ -26,7 +26,8 @@ export function pickVictims(
 
 /** Exact least-recently-used order of the blobs in tier 0; bounded by what tier 0 holds. */
 export class RecencyIndex implements Iterable<Candidate> {
-  readonly #order = new Map<number, Candidate>();
+  /** Bytes by blob: one entry for each file of tier 0, and no object beside it. */
+  readonly #order = new Map<number, number>();
 
   get size(): number {
     return this.#order.size;
@@ -36,18 +37,16 @@ export class RecencyIndex implements Iterable<Candidate> {
   }
   add(blobId: number, allocatedBytes: number): void {
     this.#order.delete(blobId);
-    this.#order.set(blobId, { blobId, allocatedBytes });
+    this.#order.set(blobId, allocatedBytes);
   }
   touch(blobId: number): void {
-    const found = this.#order.get(blobId);
-    if (found === undefined) return;
-    this.#order.delete(blobId);
-    this.#order.set(blobId, found);
+    const allocatedBytes = this.#order.get(blobId);
+    if (allocatedBytes !== undefined) this.add(blobId, allocatedBytes);
   }
   remove(blobId: number): void {
     this.#order.delete(blobId);
   }
-  [Symbol.iterator](): Iterator<Candidate> {
-    return this.#order.values();
+  *[Symbol.iterator](): Generator<Candidate> {
+    for (const [blobId, allocatedBytes] of this.#order) yield { blobId, allocatedBytes };
   }
 }

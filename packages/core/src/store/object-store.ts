@@ -12,6 +12,7 @@ import type {
   Condition,
   JobRecord,
   ListOptions,
+  ListPage,
   ObjectRecord,
   VersionListOptions,
   VersionRecord,
@@ -242,6 +243,8 @@ export interface ObjectStore {
     bucket: string,
     options: ListOptions,
   ): Promise<{ objects: readonly ObjectView[]; prefixes: readonly string[]; next: string | null }>;
+  /** As `list`, without a look at where each object's bytes are: what a listing of names costs least. */
+  listRecords(bucket: string, options: ListOptions): Promise<ListPage>;
   /** Local file ranges and a lease on them. Counts as use. Extents in tier 2 only are brought up first when there is room, else come with path ''. */
   open(owner: Owner, ref: ObjectRef, options?: OpenOptions): Promise<OpenedObject>;
   release(owner: Owner, leaseIds: readonly number[]): void;

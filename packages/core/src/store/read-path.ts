@@ -7,7 +7,13 @@
  * I3  A read inside this process holds the file by a lease too: a file is not recycled under it.
  */
 import { type ExtentLocation, isStoreError, MiB, StoreError, type TierIndex } from '@ebb/protocol';
-import type { BlobRecord, ListOptions, ObjectRecord, RemoteCopy } from '../catalog/catalog.ts';
+import type {
+  BlobRecord,
+  ListOptions,
+  ListPage,
+  ObjectRecord,
+  RemoteCopy,
+} from '../catalog/catalog.ts';
 import { parseAnyBucketName } from '../object-ref.ts';
 import { durabilityOfObject, shouldPromote } from '../placement/policy.ts';
 import { isPrivateName } from '../placement/remote-names.ts';
@@ -94,6 +100,13 @@ export class ReadPath {
     bucket: string,
     options: ListOptions,
   ): Promise<{ objects: readonly ObjectView[]; prefixes: readonly string[]; next: string | null }> {
+    const { objects: found, ...page } = await this.listRecords(bucket, options);
+    const objects: ObjectView[] = [];
+    for (const object of found) objects.push(await this.view(object));
+    return { objects, ...page };
+  }
+
+  async listRecords(bucket: string, options: ListOptions): Promise<ListPage> {
     parseAnyBucketName(bucket);
     const page = await this.#parts.catalog.listObjects(bucket, options);
     if (
@@ -103,9 +116,7 @@ export class ReadPath {
     ) {
       throw new StoreError('bucket_not_found', `no bucket "${bucket}"`, { bucket });
     }
-    const objects: ObjectView[] = [];
-    for (const object of page.objects) objects.push(await this.view(object));
-    return { objects, prefixes: page.prefixes, next: page.next };
+    return page;
   }
 
   async view(object: ObjectRecord): Promise<ObjectView> {

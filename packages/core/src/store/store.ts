@@ -13,6 +13,7 @@ import type {
   Condition,
   JobRecord,
   ListOptions,
+  ListPage,
   ObjectRecord,
   VersionRecord,
 } from '../catalog/catalog.ts';
@@ -343,6 +344,9 @@ class CatalogObjectStore implements ObjectStore {
   }
   list(bucket: string, options: ListOptions): ReturnType<ObjectStore['list']> {
     return this.#reads.list(bucket, options);
+  }
+  listRecords(bucket: string, options: ListOptions): Promise<ListPage> {
+    return this.#reads.listRecords(bucket, options);
   }
   open(owner: Owner, ref: ObjectRef, options?: OpenOptions): Promise<OpenedObject> {
     return this.#reads.open(owner, ref, options);

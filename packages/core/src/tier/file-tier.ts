@@ -95,14 +95,29 @@ interface FileSlot {
   presentBytes: number;
 }
 
-interface FileBlob extends LocalBlob {
-  allocatedBytes: number;
+/** There is one for each file, a million perhaps: paths are told when somebody asks. */
+class FileBlob implements LocalBlob {
+  readonly blobId: number;
   readonly slot: FileSlot;
-  readonly absolutePath: string;
+  readonly slotId: number;
+  allocatedBytes: number;
   /** Undefined until `seal`. */
   sizeBytes: number | undefined;
   /** Charged and not known to be present: counted against what the file system has. 0 once sealed. */
   promisedBytes: number;
+
+  constructor(blob: Omit<FileBlob, 'path'>) {
+    this.blobId = blob.blobId;
+    this.slot = blob.slot;
+    this.slotId = blob.slotId;
+    this.allocatedBytes = blob.allocatedBytes;
+    this.sizeBytes = blob.sizeBytes;
+    this.promisedBytes = blob.promisedBytes;
+  }
+
+  get path(): string {
+    return blobPath(this.blobId);
+  }
 }
 
 class FileTier implements LocalTier {
@@ -152,22 +167,19 @@ class FileTier implements LocalTier {
   create(blobId: number, reserveBytes: number): LocalBlob | undefined {
     assert(!this.#blobs.has(blobId), `blob ${blobId} is created once`);
     const reserved = roundUpToBlocks(reserveBytes);
-    const path = blobPath(blobId);
-    const absolutePath = `${this.root}/${path}`;
+    const absolutePath = this.absolutePath(blobId);
     const slot =
       this.#takePooled(reserved, absolutePath) ?? this.#createFile(reserved, absolutePath);
     if (slot === undefined) return undefined;
     const allocatedBytes = Math.max(reserved, slot.presentBytes);
-    const blob: FileBlob = {
+    const blob = new FileBlob({
       blobId,
-      path,
-      absolutePath,
       slot,
       slotId: this.#recycle ? slot.inode : 0,
       allocatedBytes,
       sizeBytes: undefined,
       promisedBytes: allocatedBytes - slot.presentBytes,
-    };
+    });
     this.#promisedBytes += blob.promisedBytes;
     this.#blobs.set(blobId, blob);
     this.#unsealed.add(blob);
@@ -187,7 +199,7 @@ class FileTier implements LocalTier {
   seal(blobId: number, sizeBytes: number): number {
     const blob = this.#get(blobId);
     assert(blob.sizeBytes === undefined, `blob ${blobId} is sealed once`);
-    const stats = this.#findStats(blob.absolutePath);
+    const stats = this.#findStats(this.absolutePath(blob.blobId));
     if (stats === undefined) throw this.#lost(blob);
     if (stats.size < sizeBytes) {
       const message = `blob ${blobId} has ${stats.size} bytes, announced were ${sizeBytes}`;
@@ -219,24 +231,20 @@ class FileTier implements LocalTier {
   adopt(blobId: number, sizeBytes: number): LocalBlob | undefined {
     const known = this.#blobs.get(blobId);
     if (known !== undefined) return known;
-    const path = blobPath(blobId);
-    const absolutePath = `${this.root}/${path}`;
-    const stats = this.#findStats(absolutePath);
+    const stats = this.#findStats(this.absolutePath(blobId));
     if (stats === undefined || !stats.isFile() || stats.size < sizeBytes) return undefined;
     const slot = { inode: stats.ino, presentBytes: this.#presentBytes(stats) };
     const allocatedBytes = Math.max(roundUpToBlocks(sizeBytes), slot.presentBytes);
     if (!this.#takeBudget(allocatedBytes)) this.#budget.chargeFound(allocatedBytes);
     const slotId = this.#recycle ? slot.inode : 0;
-    const blob = {
+    const blob = new FileBlob({
       blobId,
-      path,
-      absolutePath,
       slot,
       slotId,
       allocatedBytes,
       sizeBytes,
       promisedBytes: 0,
-    };
+    });
     this.#blobs.set(blobId, blob);
     return blob;
   }
@@ -306,16 +314,17 @@ class FileTier implements LocalTier {
     const blob = this.#blobs.get(blobId);
     if (blob === undefined) return;
     if (blob.sizeBytes === undefined) {
-      const stats = this.#findStats(blob.absolutePath);
+      const stats = this.#findStats(this.absolutePath(blob.blobId));
       blob.slot.presentBytes = stats === undefined ? 0 : this.#presentBytes(stats);
     }
     this.#blobs.delete(blobId);
     this.#unsealed.delete(blob);
     this.#promisedBytes -= blob.promisedBytes;
     this.#budget.release(blob.allocatedBytes);
-    if (!recycle || !this.#addToPool(blob.slot, blob.absolutePath)) {
+    const absolutePath = this.absolutePath(blobId);
+    if (!recycle || !this.#addToPool(blob.slot, absolutePath)) {
       this.#handles.drop(blob.slot);
-      this.#trash.discard(blob.absolutePath, blob.slot.presentBytes);
+      this.#trash.discard(absolutePath, blob.slot.presentBytes);
     }
   }
 
@@ -461,7 +470,7 @@ class FileTier implements LocalTier {
   /** Clients write without telling: pages that have come since are no longer a promise. Only asked for when it matters. */
   #recountPromised(): void {
     for (const blob of this.#unsealed) {
-      const stats = this.#findStats(blob.absolutePath);
+      const stats = this.#findStats(this.absolutePath(blob.blobId));
       const presentBytes = stats === undefined ? 0 : this.#presentBytes(stats);
       this.#charge(blob, blob.allocatedBytes, Math.max(0, blob.allocatedBytes - presentBytes));
     }
@@ -581,7 +590,7 @@ class FileTier implements LocalTier {
 
   #open(blob: FileBlob): { readonly fd: number } {
     try {
-      return this.#handles.acquire(blob.slot, blob.absolutePath);
+      return this.#handles.acquire(blob.slot, this.absolutePath(blob.blobId));
     } catch (error) {
       if (!isMissing(error)) throw toStoreError(error, `opening blob ${blob.blobId}`);
       throw this.#lost(blob, error);

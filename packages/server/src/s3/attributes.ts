@@ -137,6 +137,14 @@ export function checksumOf(
   return { algorithm: 'CRC32C', type: 'FULL_OBJECT', value: crc };
 }
 
+/** `checksumOf` without its value, for listings: no bytes are formatted. */
+export function checksumKindOf(
+  object: Pick<ObjectRecord, 'attributes' | 'crc32c'>,
+): Omit<Checksum, 'value'> | undefined {
+  if (object.attributes['checksum'] !== undefined) return checksumOf(object);
+  return object.crc32c === null ? undefined : { algorithm: 'CRC32C', type: 'FULL_OBJECT' };
+}
+
 function checksumHeaders(object: ObjectRecord): Record<string, string> {
   const checksum = checksumOf(object);
   if (checksum === undefined) return {};

@@ -43,3 +43,20 @@ test('elements where text belongs, and one twice where one belongs, are malforme
   expect(() => root.textOf('L')).toThrow('XML');
   expect(root.all('L')).toHaveLength(2);
 });
+
+test('attributes stand in their element, and elements without content are there', () => {
+  const grantee = { '@xmlns:xsi': 'http://x', '@xsi:type': 'A"&B', ID: 'me' };
+  const xml = buildPlainXml('G', { Grantee: grantee, Empty: '', None: {} });
+  expect(xml.split('\n')[1]).toBe(
+    '<G><Grantee xmlns:xsi="http://x" xsi:type="A&quot;&amp;B"><ID>me</ID></Grantee><Empty></Empty><None></None></G>',
+  );
+});
+
+test('entries of several names come in their own order, after the rest', () => {
+  const xml = buildXml('R', { N: 1 }, [
+    ['A', { K: 'x' }],
+    ['B', { K: 'y' }],
+    ['A', { K: 'z' }],
+  ]);
+  expect(xml).toContain('<N>1</N><A><K>x</K></A><B><K>y</K></B><A><K>z</K></A></R>');
+});

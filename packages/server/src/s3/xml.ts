@@ -1,8 +1,12 @@
-/** XML in and out, by fast-xml-parser. Names are S3's; arrays become repeated elements. */
-import { XMLBuilder, XMLParser } from 'fast-xml-parser';
+/**
+ * XML in and out. It is read by fast-xml-parser, and written here: a page of a listing is some ten thousand elements.
+ * Names are S3's; arrays become repeated elements.
+ */
+import { XMLParser } from 'fast-xml-parser';
 import { S3Error } from './s3-error.ts';
 
 const XMLNS = 'http://s3.amazonaws.com/doc/2006-03-01/';
+const ATTRIBUTE = '@';
 const HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n';
 
 type XmlValue =
@@ -17,29 +21,66 @@ export interface XmlElement {
   readonly [name: string]: XmlValue;
 }
 
-const builder = new XMLBuilder({
-  ignoreAttributes: false,
-  attributeNamePrefix: '@',
-  // Characters that XML 1.0 cannot carry in any form would make the whole answer unreadable.
-  tagValueProcessor: (_name, value) =>
-    String(value).replaceAll(/[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]/g, '\ufffd'),
-});
-
 /** `entries` come after the rest, in their own order: what a list of mixed elements needs. */
 export function buildXml(
   root: string,
   element: XmlElement,
   entries: readonly (readonly [name: string, element: XmlElement])[] = [],
 ): string {
-  const document: string = builder.build({ [root]: { '@xmlns': XMLNS, ...element } });
-  const end = document.length - `</${root}>`.length;
-  const mixed = entries.map(([name, entry]) => builder.build({ [name]: entry }));
-  return HEAD + document.slice(0, end) + mixed.join('') + document.slice(end);
+  let inner = innerXml(element);
+  for (const [name, entry] of entries) inner += elementXml(name, entry);
+  return `${HEAD}<${root} xmlns="${XMLNS}">${inner}</${root}>`;
 }
 
 /** Errors, and answers to forms, have no namespace. */
 export function buildPlainXml(root: string, element: XmlElement): string {
-  return HEAD + builder.build({ [root]: element });
+  return HEAD + elementXml(root, element);
+}
+
+function elementXml(name: string, value: XmlValue): string {
+  if (value === undefined) return '';
+  if (typeof value !== 'object') return `<${name}>${escapeText(String(value))}</${name}>`;
+  if (isList(value)) return value.map((one) => elementXml(name, one)).join('');
+  return `<${name}${attributesXml(value)}>${innerXml(value)}</${name}>`;
+}
+
+function innerXml(element: XmlElement): string {
+  let text = '';
+  for (const name in element)
+    if (!name.startsWith(ATTRIBUTE)) text += elementXml(name, element[name]);
+  return text;
+}
+
+function attributesXml(element: XmlElement): string {
+  let text = '';
+  for (const name in element)
+    if (name.startsWith(ATTRIBUTE))
+      text += ` ${name.slice(ATTRIBUTE.length)}="${escapeText(String(element[name]))}"`;
+  return text;
+}
+
+function isList(
+  value: XmlElement | readonly (XmlElement | string)[],
+): value is readonly (XmlElement | string)[] {
+  return Array.isArray(value);
+}
+
+/** Characters that XML 1.0 cannot carry in any form would make the whole answer unreadable. */
+const NO_CHARACTERS = /[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]/;
+const SPECIAL = new RegExp(`[&<>"']|${NO_CHARACTERS.source}`);
+const ESCAPES: Readonly<Record<string, string>> = {
+  '&': '&amp;',
+  '<': '&lt;',
+  '>': '&gt;',
+  '"': '&quot;',
+  "'": '&apos;',
+};
+const ALL_SPECIAL = new RegExp(SPECIAL.source, 'g');
+
+/** Most texts have nothing to escape. */
+function escapeText(text: string): string {
+  if (!SPECIAL.test(text)) return text;
+  return text.replaceAll(ALL_SPECIAL, (character) => ESCAPES[character] ?? '\ufffd');
 }
 
 const parser = new XMLParser({

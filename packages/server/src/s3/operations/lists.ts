@@ -1,6 +1,6 @@
 /** ListObjects, version 1 and 2. All versions are listed by versions.ts. */
-import type { ObjectView } from '@ebb/core';
-import { checksumOf, storageClassOf } from '../attributes.ts';
+import type { ObjectRecord } from '@ebb/core';
+import { checksumKindOf, storageClassOf } from '../attributes.ts';
 import { integerParameter, parameter, type S3Call, sendXml } from '../call.ts';
 import { decodeToken, encodeToken, type NameEncoding, readEncoding } from '../listing.ts';
 import type { XmlElement } from '../xml.ts';
@@ -31,7 +31,7 @@ export async function listObjects(call: S3Call): Promise<void> {
     ...commonElements(call, asked, page),
     Marker: asked.encode(marker),
     ...(page.next === null ? {} : { NextMarker: asked.encode(page.next) }),
-    Contents: page.objects.map((view) => contents(call, view, asked.encode, { owner: true })),
+    Contents: page.objects.map((object) => contents(call, object, asked.encode, { owner: true })),
   });
 }
 
@@ -47,11 +47,11 @@ export async function listObjectsV2(call: S3Call): Promise<void> {
     ...(page.next === null ? {} : { NextContinuationToken: encodeToken(page.next) }),
     KeyCount: page.objects.length + page.prefixes.length,
     ...(startAfter === '' ? {} : { StartAfter: asked.encode(startAfter) }),
-    Contents: page.objects.map((view) => contents(call, view, asked.encode, { owner })),
+    Contents: page.objects.map((object) => contents(call, object, asked.encode, { owner })),
   });
 }
 
-type Page = Awaited<ReturnType<S3Call['context']['store']['list']>>;
+type Page = Awaited<ReturnType<S3Call['context']['store']['listRecords']>>;
 
 /** What all have. The order of elements has no meaning. */
 export function commonElements(
@@ -74,16 +74,16 @@ async function list(call: S3Call, asked: Asked, startAfter: string): Promise<Pag
   const { store } = call.context;
   await store.getBucket(call.bucket);
   const { prefix, delimiter, maxKeys } = asked;
-  return await store.list(call.bucket, { prefix, delimiter, startAfter, limit: maxKeys });
+  return await store.listRecords(call.bucket, { prefix, delimiter, startAfter, limit: maxKeys });
 }
 
 export function contents(
   call: S3Call,
-  { object }: Pick<ObjectView, 'object'>,
+  object: ObjectRecord,
   encode: (name: string) => string,
   { owner }: { readonly owner: boolean },
 ): XmlElement {
-  const checksum = checksumOf(object);
+  const checksum = checksumKindOf(object);
   return {
     Key: encode(object.key),
     LastModified: new Date(object.createdAtMs).toISOString(),

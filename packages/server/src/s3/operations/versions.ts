@@ -139,7 +139,7 @@ function versionEntry(
 ): readonly [name: string, element: XmlElement] {
   const id = { VersionId: versionIdOf(object), IsLatest: isLatest };
   if (!isDeleteMarker)
-    return ['Version', { ...contents(call, { object }, encode, { owner: true }), ...id }];
+    return ['Version', { ...contents(call, object, encode, { owner: true }), ...id }];
   return [
     'DeleteMarker',
     {
