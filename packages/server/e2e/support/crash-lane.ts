@@ -132,7 +132,9 @@ export class CrashLane {
     ] as const;
     // A large object or multipart upload takes as long as many small ones.
     const isLarge = this.#below(80) === 0;
-    const kind = isLarge ? 'putLarge' : (kinds[this.#below(kinds.length)] as (typeof kinds)[number]);
+    const kind = isLarge
+      ? 'putLarge'
+      : (kinds[this.#below(kinds.length)] as (typeof kinds)[number]);
     if ((kind === 'multipart' || kind === 'compose') && this.#below(4) > 0) return;
     this.#kind = kind;
     await this[`_${kind}`](access);
@@ -204,7 +206,8 @@ export class CrashLane {
     const tail = this.#settled.get(from) as string;
     const head = this.#content(PART_BYTES);
     const bytes = (): Buffer => Buffer.concat([this.#recipe(head), this.#recipe(tail)]);
-    if (this.#recipe(tail).length === 0) return;
+    const tailBytes = this.#recipe(tail).length;
+    if (tailBytes === 0 || tailBytes >= PART_BYTES) return;
     const { bucket, key, name } = this.#place('mirrored');
     const after = new Map([[name, this.#learn(bytes)]]);
     const parts = [{ Body: this.#recipe(head) }, { CopySource: from }];
@@ -225,7 +228,8 @@ export class CrashLane {
         const ETag =
           'Body' in part
             ? (await s3.send(new UploadPartCommand({ ...place, ...part }))).ETag
-            : (await s3.send(new UploadPartCopyCommand({ ...place, ...part }))).CopyPartResult?.ETag;
+            : (await s3.send(new UploadPartCopyCommand({ ...place, ...part }))).CopyPartResult
+                ?.ETag;
         Parts.push({ ETag, PartNumber: index + 1 });
       }
       const complete = { ...ref, UploadId, MultipartUpload: { Parts } };
@@ -358,7 +362,8 @@ export class CrashLane {
 
   #learn(recipe: () => Buffer): string {
     const hash = hashOf(recipe());
-    this.#recipes.set(hash, recipe);
+    // What is made of another content and an empty one has the hash of that other.
+    if (!this.#recipes.has(hash)) this.#recipes.set(hash, recipe);
     return hash;
   }
 
