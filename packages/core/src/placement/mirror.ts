@@ -81,7 +81,7 @@ export class Mirror {
   /** The spool may have grown: begins to send, if that is not under way. */
   wake(): void {
     this.#isDirty = true;
-    if (this.#stop.signal.aborted || this.#parts.clock.now() < this.#skipUntilMs) return;
+    if (this.#stop.signal.aborted || this.#parts.clock.monotonic() < this.#skipUntilMs) return;
     this.#pumping ??= this.#pump().finally(() => {
       this.#pumping = undefined;
       if (this.#isDirty) this.wake();
@@ -156,7 +156,7 @@ export class Mirror {
         }
         if (skipped > SKIPPED_MAX) {
           const ends = [...this.#targetPauses.values()].map(({ untilMs }) => untilMs);
-          this.#skipUntilMs = Math.min(...ends, clock.now() + PAUSE_MS_MAX);
+          this.#skipUntilMs = Math.min(...ends, clock.monotonic() + PAUSE_MS_MAX);
         }
         if ((await catalog.spoolTotals()).entries === 0)
           for (const resolve of this.#idle) resolve();
@@ -171,7 +171,7 @@ export class Mirror {
   #mayBeSent(entry: SpoolEntry): boolean {
     const name = nameOf(entry);
     if (this.#sending.has(name)) return false;
-    const now = this.#parts.clock.now();
+    const now = this.#parts.clock.monotonic();
     const pauses = [this.#pauses.get(name), this.#targetPauses.get(entry.target ?? '')];
     return pauses.every((pause) => pause === undefined || pause.untilMs <= now);
   }
@@ -224,7 +224,7 @@ export class Mirror {
 
   #pause(pauses: Map<string, Pause>, name: string): number {
     const lengthMs = Math.min((pauses.get(name)?.lengthMs ?? PAUSE_MS_MIN / 2) * 2, PAUSE_MS_MAX);
-    pauses.set(name, { lengthMs, untilMs: this.#parts.clock.now() + lengthMs });
+    pauses.set(name, { lengthMs, untilMs: this.#parts.clock.monotonic() + lengthMs });
     return lengthMs;
   }
 

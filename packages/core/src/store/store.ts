@@ -30,9 +30,10 @@ import {
 import { BlobPlacement, type MoveResult } from '../placement/blob-placement.ts';
 import { RecencyIndex } from '../placement/evictor.ts';
 import { Mirror } from '../placement/mirror.ts';
-import { durabilityOf, meets } from '../placement/policy.ts';
+import { durabilityOf, isMirrored, meets } from '../placement/policy.ts';
 import { Spiller } from '../placement/spiller.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
+import { AwakeTime } from './awake-time.ts';
 import { Buckets } from './buckets.ts';
 import { composeObject } from './compose.ts';
 import { type EventBatch, EventFeed, type FollowOptions } from './events.ts';
@@ -102,13 +103,14 @@ export interface OpenedStore {
 
 const DELETE_BATCH = 512;
 const SWEEP_MS = 1000;
-/** A sweep this late means that the process was stopped, or the clock set: heartbeats may wait in sockets, unread. */
+/** A sweep this late means that the process was stopped: what clients sent may wait in sockets, unread. */
 const SWEEP_LATE_MS = 5000;
 const RETRY_FREED_MS = 10_000;
 
 /** Recovers what an earlier run left, then starts. The store closes the parts it was given. */
 export async function openObjectStore(options: StoreOptions): Promise<OpenedStore> {
   const clock = options.clock ?? systemClock;
+  const awake = new AwakeTime(clock);
   const settings = { ...DEFAULT_SETTINGS, ...options.settings };
   const observer: StoreObserver = {
     committed: () => undefined,
@@ -121,12 +123,12 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
   const log = new LifeLog({ subjectsMax: 20_000, eventsMax: 32, now: () => clock.now() });
   const leases = new LeaseTable({
     limboMs: settings.limboMs,
-    now: () => clock.now(),
+    now: () => awake.now(),
     remove: (blobId, how) => placement.removeFile('memory', blobId, how),
   });
   const diskLeases = new LeaseTable({
     limboMs: settings.limboMs,
-    now: () => clock.now(),
+    now: () => awake.now(),
     remove: (blobId) => placement.removeFile('disk', blobId, { recycle: false }),
   });
   const placement: BlobPlacement = new BlobPlacement({
@@ -168,6 +170,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
       remote,
       mover,
       clock,
+      awake,
       settings,
       observer,
       leases,
@@ -255,8 +258,8 @@ class CatalogObjectStore implements ObjectStore {
   }
 
   async start(): Promise<void> {
-    const { catalog, clock, jobs, mirror, spiller, spoolGate } = this.#parts;
-    for (const job of await catalog.listJobs()) jobs.open(job, clock.now());
+    const { catalog, clock, awake, jobs, mirror, spiller, spoolGate } = this.#parts;
+    for (const job of await catalog.listJobs()) jobs.open(job, awake.now());
     spoolGate.look(await catalog.spoolTotals(), clock.now());
     mirror.wake();
     void spiller.makeRoom(0);
@@ -564,7 +567,7 @@ class CatalogObjectStore implements ObjectStore {
 
   async openJob(job: Omit<JobRecord, 'createdAtMs'>): Promise<JobView> {
     parseJobId(job.jobId);
-    const { catalog, clock, jobs } = this.#parts;
+    const { catalog, clock, awake, jobs } = this.#parts;
     const existing = jobs.find(job.jobId);
     if (existing?.isEnding === true)
       throw new StoreError('job_not_found', `job "${job.jobId}" is ending; take another id`, {
@@ -572,28 +575,34 @@ class CatalogObjectStore implements ObjectStore {
       });
     const record = { ...job, createdAtMs: existing?.record.createdAtMs ?? clock.now() };
     await catalog.putJob(record);
-    jobs.open(record, clock.now());
+    jobs.open(record, awake.now());
     return await this.getJob(job.jobId);
   }
 
   heartbeat(jobId: string): void {
-    this.#parts.jobs.beat(jobId, this.#parts.clock.now());
+    this.#parts.jobs.beat(jobId, this.#parts.awake.now());
   }
 
   async getJob(jobId: string): Promise<JobView> {
     const job = this.#parts.jobs.get(jobId);
     return {
       job: job.record,
-      lastHeartbeatMs: job.lastHeartbeatMs,
+      lastHeartbeatMs: this.#heardAtMs(job),
       ...(await this.#parts.catalog.jobTotals(jobId)),
     };
+  }
+
+  /** As a time of day, for people. */
+  #heardAtMs({ lastHeartbeatMs }: { readonly lastHeartbeatMs: number }): number {
+    const { clock, awake } = this.#parts;
+    return Math.round(clock.now() - (awake.now() - lastHeartbeatMs));
   }
 
   async listJobs(): Promise<readonly JobView[]> {
     const views: JobView[] = [];
     for (const job of this.#parts.jobs) {
       const totals = await this.#parts.catalog.jobTotals(job.record.jobId);
-      views.push({ job: job.record, lastHeartbeatMs: job.lastHeartbeatMs, ...totals });
+      views.push({ job: job.record, lastHeartbeatMs: this.#heardAtMs(job), ...totals });
     }
     return views;
   }
@@ -720,9 +729,9 @@ class CatalogObjectStore implements ObjectStore {
     const { clock, staging, mirror, catalog } = this.#parts;
     this.#writes.refuseNewWrites();
     this.#feed.close();
-    const until = clock.now() + options.deadlineMs;
-    while (staging.size > 0 && clock.now() < until) await clock.sleep(20);
-    await mirror.idle(AbortSignal.timeout(Math.max(1, until - clock.now())));
+    const until = clock.monotonic() + options.deadlineMs;
+    while (staging.size > 0 && clock.monotonic() < until) await clock.sleep(20);
+    await mirror.idle(AbortSignal.timeout(Math.max(1, until - clock.monotonic())));
     if (options.persist) await this.#persist(until);
     this.#waits.close();
     await catalog.durable();
@@ -771,7 +780,7 @@ class CatalogObjectStore implements ObjectStore {
     const { clock, placement, observer } = this.#parts;
     const left = { blobs: 0, bytes: 0 };
     for await (const blob of this.#allBlobs('unmirrored')) {
-      if (clock.now() < until) {
+      if (clock.monotonic() < until) {
         try {
           await placement.move(blob.blobId, 'remote', { drop: [], why: 'persisted at shutdown' });
         } catch (error) {
@@ -793,7 +802,7 @@ class CatalogObjectStore implements ObjectStore {
     const policy = (await catalog.findBucket(object.bucket))?.policy;
     const ack = asked ?? policy?.ack ?? 'memory';
     mirror.wake();
-    if (ack === 'remote') await mirror.ensureStored(object);
+    if (ack === 'remote') await this.#storeRemotely(object, policy);
     for (const { blobId } of ack === 'disk' ? object.extents : []) {
       const blob = await catalog.findBlob(blobId);
       if (blob === undefined || meets(durabilityOf(blob), 'remote')) continue;
@@ -805,6 +814,15 @@ class CatalogObjectStore implements ObjectStore {
     if (ack !== 'memory') await catalog.durable();
     const now = await catalog.findObject(object.bucket, object.key);
     return await this.#reads.view(now?.version === object.version ? now : object);
+  }
+
+  /** Where nothing mirrors the bucket, its bytes go to tier 2 under private names. */
+  async #storeRemotely(object: ObjectRecord, policy: BucketPolicy | undefined): Promise<void> {
+    const { placement, mirror } = this.#parts;
+    if (policy === undefined || isMirrored(policy)) return await mirror.ensureStored(object);
+    await mirror.flush(object); // it may have been written with ack=remote
+    for (const { blobId } of object.extents)
+      await placement.move(blobId, 'remote', { drop: [], why: 'asked to be durable' });
   }
 
   #isGivenUp(tier: TierIndex, blobId: number): boolean {
@@ -835,28 +853,28 @@ class CatalogObjectStore implements ObjectStore {
   }
 
   async #sweepUntilStopped(): Promise<void> {
-    const { clock, leases, diskLeases, jobs, observer } = this.#parts;
-    let lastMs = clock.now();
+    const { clock, awake, leases, diskLeases, jobs, observer } = this.#parts;
+    let lastMs = clock.monotonic();
     const steps: readonly (() => unknown)[] = [
       () => this.files.sweep(),
       () => this.#writes.dropExpired(),
       () => this.#reads.dropExpired(),
       () => leases.sweep(),
       () => diskLeases.sweep(),
-      () => Promise.all(jobs.expired(clock.now()).map((jobId) => this.endJob(jobId))),
+      () => Promise.all(jobs.expired(awake.now()).map((jobId) => this.endJob(jobId))),
       () => this.#deleteExpiredObjects(),
       () => this.#retryRetirements(),
-      () => this.#diskGrowth.note(this.#parts.disk.usage().usedBytes, clock.now()),
+      () => this.#diskGrowth.note(this.#parts.disk.usage().usedBytes, clock.monotonic()),
       async () => this.#parts.spoolGate.look(await this.#parts.catalog.spoolTotals(), clock.now()),
       () => this.#waits.wakeAll(),
       () => this.totals(),
     ];
     while (!this.#stop.signal.aborted) {
       await clock.sleep(SWEEP_MS, this.#stop.signal).catch(() => undefined);
-      const now = clock.now();
+      const now = clock.monotonic();
       const lateMs = now - lastMs - SWEEP_MS;
       lastMs = now;
-      if (lateMs > SWEEP_LATE_MS) jobs.forgive(lateMs);
+      if (lateMs > SWEEP_LATE_MS) awake.forgive(lateMs);
       for (const step of steps) {
         if (this.#stop.signal.aborted) return;
         try {
@@ -870,8 +888,8 @@ class CatalogObjectStore implements ObjectStore {
 
   async #retryRetirements(): Promise<void> {
     const { clock } = this.#parts;
-    if (!this.#hasFreed || clock.now() < this.#retryFreedAtMs) return;
-    this.#retryFreedAtMs = clock.now() + RETRY_FREED_MS;
+    if (!this.#hasFreed || clock.monotonic() < this.#retryFreedAtMs) return;
+    this.#retryFreedAtMs = clock.monotonic() + RETRY_FREED_MS;
     this.#hasFreed = (await retireFreed(this.#parts)).failed > 0;
   }
 
