@@ -218,8 +218,11 @@ export class Mirror {
     if (this.#stop.signal.aborted) return;
     const name = nameOf(entry);
     this.#parts.onError(error, `${entry.bucket}/${entry.key}`);
-    if (isStoreError(error, 'io_failed')) this.#pause(this.#targetPauses, entry.target ?? '');
-    this.#wakeLater(this.#pause(this.#pauses, name));
+    const ownMs = this.#pause(this.#pauses, name);
+    const isSilent = isStoreError(error, 'io_failed');
+    const targetMs = isSilent ? this.#pause(this.#targetPauses, entry.target ?? '') : 0;
+    // Of several that fail together each makes the target's pause longer: an earlier look would find nothing to send.
+    this.#wakeLater(Math.max(ownMs, targetMs));
   }
 
   #pause(pauses: Map<string, Pause>, name: string): number {
