@@ -182,6 +182,27 @@ test(`a random schedule of ${STEPS} faults between node and object store: writes
   expect(node.log()).not.toContain('uncaught');
 });
 
+test('an object that is deleted while it is uploaded, and the node killed: no part of it stays in the store', async () => {
+  const store = await openStore();
+  await using proxy = await startFaultyProxy(store.node.s3Url);
+  const { node, client } = await openNode(store, { url: proxy.url });
+  await client.buckets.create('data', { preset: 'buffered' });
+  proxy.harm('hang', { when: ({ path }) => path.includes('partNumber=3&') });
+  const harmed = proxy.harmed();
+  await client.put('data', 'k', content(40 * MiB, 1));
+  await harmed;
+  await vi.waitFor(async () => expect(await store.openParts()).toBeGreaterThan(0));
+  await client.delete('data', 'k');
+  await node.kill();
+  proxy.heal();
+  await node.start();
+  await drained(client, 60_000);
+  await vi.waitFor(async () => expect(await store.openParts()).toBe(0), {
+    ...{ timeout: 20_000, interval: 250 },
+  });
+  expect(await store.names()).toEqual([]);
+});
+
 describe('the object store is away', () => {
   test('and the disk fills: writers are told 429 or 507 with the time to wait, reads and deletes go on, and all drains when it is back', async ({
     skip,
