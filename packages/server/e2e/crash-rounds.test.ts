@@ -5,7 +5,7 @@ import { describeCounts, runCrashRounds } from './support/crash-rounds.ts';
 
 const ROUNDS = 15;
 
-test(`kill -9 in the middle of puts, multipart uploads, copies, renames, deletes, versions and files, ${ROUNDS} times: what was acknowledged is there, here and in the object store, nothing is there by half, and no byte or upload is left over`, async () => {
+test(`kill -9 in the middle of puts, multipart uploads, copies, renames, deletes, versions and files, ${ROUNDS} times: what was acknowledged is there, here and in the object store, nothing is there by half, no byte is left on the node, and no name or part of an upload in the store`, async () => {
   const seed = randomInt(2 ** 31);
   const counts = await runCrashRounds({ rounds: ROUNDS, seed });
   process.stdout.write(`${describeCounts(counts)}; seed ${seed}\n`);
