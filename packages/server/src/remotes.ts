@@ -7,6 +7,7 @@
  *     credentials reach; never the host to which signed requests go.
  */
 import { createHash } from 'node:crypto';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
   createRoutedTier,
@@ -17,6 +18,8 @@ import {
   type RemoteTier,
   type S3Credentials,
   type S3Target,
+  type S3Tier,
+  type S3TierOptions,
 } from '@ebb/core';
 import { StoreError } from '@ebb/protocol';
 import { z } from 'zod';
@@ -179,7 +182,7 @@ export async function openRemote(
   const fallback =
     'directory' in own
       ? await openDirectoryTier({ root: own.directory, nodeId: node.nodeId, mover: node.mover })
-      : openS3Tier({
+      : await openCleaned({
           ...{ target: own.target, credentials: own.credentials, names: 'bucket/key' },
           uploadJournal: journal(''),
         });
@@ -188,9 +191,21 @@ export async function openRemote(
     open: async (remote, bucket) => {
       const { target, layout, credentials } = choice.find(remote);
       const names = layout === 'key' ? { names: layout, bucket } : { names: layout };
-      return openS3Tier({ target, credentials, ...names, uploadJournal: journal(remote) });
+      return await openCleaned({ target, credentials, ...names, uploadJournal: journal(remote) });
     },
   });
+}
+
+/**
+ * Uploads of a killed process end now, behind whoever opens the tier: a put to the same place may never come. Where there
+ * are none nothing is asked, and the store's answer is not waited for: the next put tries again.
+ */
+async function openCleaned(options: S3TierOptions & { uploadJournal: string }): Promise<S3Tier> {
+  const tier = openS3Tier(options);
+  const noted = await readdir(options.uploadJournal, { recursive: true }).catch(() => []);
+  if (noted.some((name) => name.endsWith('.json')))
+    void tier.abortLeftoverUploads().catch(() => undefined);
+  return tier;
 }
 
 function invalid(message: string): StoreError {

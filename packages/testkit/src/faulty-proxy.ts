@@ -57,6 +57,8 @@ export interface FaultyProxy extends AsyncDisposable {
   readonly url: string;
   /** What came so far. */
   readonly requests: readonly ProxiedRequest[];
+  /** How many requests each fault has harmed. */
+  readonly harmedBy: ReadonlyMap<ProxyFault, number>;
   /** Of several that fit a request, the first that is not used up. */
   harm(fault: ProxyFault, options: HarmOptions): void;
   /** No faults from here on. */
@@ -82,6 +84,7 @@ interface Rule {
 
 class HarmingProxy implements FaultyProxy {
   readonly requests: ProxiedRequest[] = [];
+  readonly harmedBy = new Map<ProxyFault, number>();
   readonly #upstream: URL;
   readonly #agent = new Agent({ keepAlive: true });
   readonly #server = createServer((incoming, answer) => void this.#serve(incoming, answer));
@@ -147,8 +150,10 @@ class HarmingProxy implements FaultyProxy {
 
   #take(seen: ProxiedRequest): ProxyFault | undefined {
     const rule = this.#rules.find(({ left, when }) => left > 0 && when(seen));
-    if (rule !== undefined) rule.left--;
-    return rule?.fault;
+    if (rule === undefined) return undefined;
+    rule.left--;
+    this.harmedBy.set(rule.fault, (this.harmedBy.get(rule.fault) ?? 0) + 1);
+    return rule.fault;
   }
 
   async #forward({ incoming, answer, fault }: Exchange): Promise<void> {

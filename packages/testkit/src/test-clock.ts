@@ -4,6 +4,8 @@ import type { Clock } from '@ebb/core';
 export interface TestClock extends Clock {
   /** Moves on to `ms` later, and lets what wakes on the way run. What that begins with real I/O may end later. */
   advance(ms: number): Promise<void>;
+  /** Sets the time of day that much later, or earlier: nobody sleeps shorter or longer for it. */
+  jump(ms: number): void;
 }
 
 interface Sleeper {
@@ -17,6 +19,7 @@ const TURNS = 20;
 export function createTestClock(startMs = 1_700_000_000_000): TestClock {
   const sleepers = new Set<Sleeper>();
   let nowMs = startMs;
+  let jumpedMs = 0;
   const next = (untilMs: number): Sleeper | undefined => {
     let first: Sleeper | undefined;
     for (const sleeper of sleepers)
@@ -25,7 +28,11 @@ export function createTestClock(startMs = 1_700_000_000_000): TestClock {
     return first;
   };
   return {
-    now: () => nowMs,
+    now: () => nowMs + jumpedMs,
+    monotonic: () => nowMs,
+    jump: (ms) => {
+      jumpedMs += ms;
+    },
     sleep: (ms, signal) =>
       new Promise((resolve, reject) => {
         if (signal?.aborted === true) {

@@ -88,7 +88,7 @@ export class FileTable implements Files {
       });
     parseAnyBucketName(ref.bucket);
     parseKey(ref.key);
-    const { reads, clock } = this.#parts;
+    const { reads, awake } = this.#parts;
     const { former, base } = await this.#openBase(owner, ref, options);
     try {
       assertMayOpen(ref, former, options);
@@ -106,7 +106,7 @@ export class FileTable implements Files {
         last: Promise.resolve(),
         calls: 0,
         failure: undefined,
-        deadlineMs: clock.now() + (options.idleMs ?? 0),
+        deadlineMs: awake.now() + (options.idleMs ?? 0),
       };
       this.#files.set(fileId, file);
       const owned = this.#byOwner.get(owner.ownerId);
@@ -230,8 +230,8 @@ export class FileTable implements Files {
 
   /** Gives up idle files, and keeps alive what the others hold (I5). */
   sweep(): void {
-    const { clock, writes, reads } = this.#parts;
-    const now = clock.now();
+    const { awake, writes, reads } = this.#parts;
+    const now = awake.now();
     for (const file of this.#files.values()) {
       const isIdle = file.options.idleMs !== undefined && file.deadlineMs <= now;
       if (isIdle && file.calls === 0) this.#end(file);
@@ -373,7 +373,7 @@ export class FileTable implements Files {
       return await run;
     } finally {
       file.calls--;
-      file.deadlineMs = this.#parts.clock.now() + (file.options.idleMs ?? 0);
+      file.deadlineMs = this.#parts.awake.now() + (file.options.idleMs ?? 0);
     }
   }
 

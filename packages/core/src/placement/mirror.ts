@@ -88,7 +88,7 @@ export class Mirror {
   /** The spool may have grown: begins to send, if that is not under way. */
   wake(): void {
     this.#isDirty = true;
-    if (this.#stop.signal.aborted || this.#parts.clock.now() < this.#skipUntilMs) return;
+    if (this.#stop.signal.aborted || this.#parts.clock.monotonic() < this.#skipUntilMs) return;
     this.#pumping ??= this.#pump().finally(() => {
       this.#pumping = undefined;
       if (this.#isDirty) this.wake();
@@ -163,7 +163,7 @@ export class Mirror {
         }
         if (skipped > SKIPPED_MAX) {
           const ends = [...this.#targetPauses.values()].map(({ untilMs }) => untilMs);
-          this.#skipUntilMs = Math.min(...ends, clock.now() + PAUSE_MS_MAX);
+          this.#skipUntilMs = Math.min(...ends, clock.monotonic() + PAUSE_MS_MAX);
         }
         if ((await catalog.spoolTotals()).entries === 0)
           for (const resolve of this.#idle) resolve();
@@ -178,7 +178,7 @@ export class Mirror {
   #mayBeSent(entry: SpoolEntry): boolean {
     const name = nameOf(entry);
     if (this.#sending.has(name)) return false;
-    const now = this.#parts.clock.now();
+    const now = this.#parts.clock.monotonic();
     const pauses = [this.#pauses.get(name), this.#targetPauses.get(entry.target ?? '')];
     return pauses.every((pause) => pause === undefined || pause.untilMs <= now);
   }
@@ -237,11 +237,12 @@ export class Mirror {
     const name = nameOf(entry);
     this.#parts.onError(error, `${entry.bucket}/${entry.key}`);
     const target = entry.target ?? '';
+    this.#wakeLater(this.#pause(this.#pauses, name, { target, maxMs: PAUSE_MS_MAX }));
+    // Of several that fail together each makes the target's pause longer: so each looks again at its end.
     if (isStoreError(error, 'io_failed'))
       this.#wakeLater(
         this.#pause(this.#targetPauses, target, { target, maxMs: TARGET_PAUSE_MS_MAX }),
       );
-    this.#wakeLater(this.#pause(this.#pauses, name, { target, maxMs: PAUSE_MS_MAX }));
   }
 
   #pause(
@@ -250,7 +251,7 @@ export class Mirror {
     { target, maxMs }: { readonly target: string; readonly maxMs: number },
   ): number {
     const lengthMs = Math.min((pauses.get(name)?.lengthMs ?? PAUSE_MS_MIN / 2) * 2, maxMs);
-    pauses.set(name, { target, lengthMs, untilMs: this.#parts.clock.now() + lengthMs });
+    pauses.set(name, { target, lengthMs, untilMs: this.#parts.clock.monotonic() + lengthMs });
     return lengthMs;
   }
 

@@ -104,7 +104,9 @@ export class Importer {
     if (object.remoteEtag === null) return object;
     const now = this.#parts.clock.now();
     const checkedAtMs = this.#checkedAtMs.get(object.version) ?? object.createdAtMs;
-    if (now - checkedAtMs < maxAgeMs) return object;
+    const ageMs = now - checkedAtMs;
+    // A clock that was set back says nothing about how long ago the look was.
+    if (ageMs >= 0 && ageMs < maxAgeMs) return object;
     this.#checkedAtMs.set(object.version, now);
     return await this.refresh(object);
   }

@@ -4,6 +4,7 @@ import type { JobRecord } from '../catalog/catalog.ts';
 
 interface LiveJob {
   readonly record: JobRecord;
+  /** By AwakeTime. */
   lastHeartbeatMs: number;
   isEnding: boolean;
 }
@@ -42,11 +43,6 @@ export class JobTable {
       if (!job.isEnding && nowMs - job.lastHeartbeatMs > job.record.heartbeatTtlMs) ids.push(jobId);
     }
     return ids;
-  }
-
-  /** We were not running (a stopped process, a clock that was set): nobody could have been heard, so nobody was late. */
-  forgive(ms: number): void {
-    for (const job of this.#jobs.values()) job.lastHeartbeatMs += ms;
   }
 
   remove(jobId: string): void {

@@ -233,6 +233,33 @@ describe('an outage of tier 2', () => {
     expect(seconds).toBeLessThan(25);
   });
 
+  test('what failed together is sent when tier 2 is back, though nobody writes any more', async () => {
+    const clock = createTestClock();
+    const together = Promise.withResolvers<void>();
+    let isAway = true;
+    let asked = 0;
+    const at = await open({
+      clock,
+      faults: {
+        remote: (remote) =>
+          override(remote, {
+            put: async (...args) => {
+              if (!isAway) return await remote.put(...args);
+              if (++asked === 4) together.resolve();
+              await together.promise;
+              throw new StoreError('io_failed', 'away');
+            },
+          }),
+      },
+    });
+    for (let i = 0; i < 8; i++) await at.put('buf', `k${i}`, Buffer.from(`${i}`));
+    await vi.waitFor(() => expect(at.failures.length).toBeGreaterThanOrEqual(4));
+    isAway = false;
+    await clock.advance(60_000);
+    await mirrored(at);
+    expect((await plain(at)).size).toBe(8);
+  });
+
   test('what waits is sent after a crash', async () => {
     let isAway = true;
     const faults: Options['faults'] = {

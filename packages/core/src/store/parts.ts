@@ -7,6 +7,7 @@ import type { Mirror } from '../placement/mirror.ts';
 import type { WaterMarks } from '../placement/policy.ts';
 import type { Spiller } from '../placement/spiller.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
+import type { AwakeTime } from './awake-time.ts';
 import type { Buckets } from './buckets.ts';
 import type { Importer } from './importer.ts';
 import type { JobTable } from './job-table.ts';
@@ -71,6 +72,7 @@ export interface StoreParts {
   readonly remote: RemoteTier;
   readonly mover: Mover;
   readonly clock: Clock;
+  readonly awake: AwakeTime;
   readonly settings: StoreSettings;
   readonly observer: StoreObserver;
   /** Of tier 0. */

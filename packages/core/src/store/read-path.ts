@@ -183,7 +183,7 @@ export class ReadPath {
   keepAlive(leaseId: number): void {
     const lease = this.#leases.get(leaseId);
     if (lease !== undefined)
-      lease.deadlineMs = this.#parts.clock.now() + this.#parts.settings.leaseTtlMs;
+      lease.deadlineMs = this.#parts.awake.now() + this.#parts.settings.leaseTtlMs;
   }
 
   #lease(
@@ -194,7 +194,7 @@ export class ReadPath {
       held,
     }: { readonly extents: readonly ExtentLocation[]; readonly held: readonly HeldFile[] },
   ): OpenedObject {
-    const { clock, settings } = this.#parts;
+    const { awake, settings } = this.#parts;
     if (!this.#parts.owners.has(owner.ownerId)) {
       this.#endHolds(held, { returned: true });
       throw new StoreError('aborted', `${owner.name} is gone: nobody would return this lease`);
@@ -205,7 +205,7 @@ export class ReadPath {
       owner,
       object,
       held,
-      deadlineMs: clock.now() + settings.leaseTtlMs,
+      deadlineMs: awake.now() + settings.leaseTtlMs,
     });
     let owned = this.#leasesOf.get(owner.ownerId);
     if (owned === undefined) {
@@ -236,7 +236,7 @@ export class ReadPath {
   }
 
   dropExpired(): void {
-    const now = this.#parts.clock.now();
+    const now = this.#parts.awake.now();
     for (const lease of this.#leases.values())
       if (lease.deadlineMs <= now) this.#end(lease, { returned: false });
   }
@@ -247,7 +247,7 @@ export class ReadPath {
       throw new StoreError('lease_not_found', `lease ${leaseId} was returned or has expired`, {
         leaseId,
       });
-    lease.deadlineMs = this.#parts.clock.now() + this.#parts.settings.leaseTtlMs;
+    lease.deadlineMs = this.#parts.awake.now() + this.#parts.settings.leaseTtlMs;
     const end = position + target.byteLength;
     if (!Number.isSafeInteger(position) || position < 0 || end > lease.object.sizeBytes) {
       throw new StoreError(

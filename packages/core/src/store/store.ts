@@ -34,6 +34,7 @@ import { Mirror } from '../placement/mirror.ts';
 import { durabilityOf, meets } from '../placement/policy.ts';
 import { Spiller } from '../placement/spiller.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
+import { AwakeTime } from './awake-time.ts';
 import { Buckets } from './buckets.ts';
 import { composeObject } from './compose.ts';
 import { type EventBatch, EventFeed, type FollowOptions } from './events.ts';
@@ -103,13 +104,14 @@ export interface OpenedStore {
 
 const DELETE_BATCH = 512;
 const SWEEP_MS = 1000;
-/** A sweep this late means that the process was stopped, or the clock set: heartbeats may wait in sockets, unread. */
+/** A sweep this late means that the process was stopped: what clients sent may wait in sockets, unread. */
 const SWEEP_LATE_MS = 5000;
 const RETRY_FREED_MS = 10_000;
 
 /** Recovers what an earlier run left, then starts. The store closes the parts it was given. */
 export async function openObjectStore(options: StoreOptions): Promise<OpenedStore> {
   const clock = options.clock ?? systemClock;
+  const awake = new AwakeTime(clock);
   const settings = { ...DEFAULT_SETTINGS, ...options.settings };
   const observer: StoreObserver = {
     committed: () => undefined,
@@ -122,12 +124,12 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
   const log = new LifeLog({ subjectsMax: 20_000, eventsMax: 32, now: () => clock.now() });
   const leases = new LeaseTable({
     limboMs: settings.limboMs,
-    now: () => clock.now(),
+    now: () => awake.now(),
     remove: (blobId, how) => placement.removeFile('memory', blobId, how),
   });
   const diskLeases = new LeaseTable({
     limboMs: settings.limboMs,
-    now: () => clock.now(),
+    now: () => awake.now(),
     remove: (blobId) => placement.removeFile('disk', blobId, { recycle: false }),
   });
   const placement: BlobPlacement = new BlobPlacement({
@@ -169,6 +171,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
       remote,
       mover,
       clock,
+      awake,
       settings,
       observer,
       leases,
@@ -256,8 +259,8 @@ class CatalogObjectStore implements ObjectStore {
   }
 
   async start(): Promise<void> {
-    const { catalog, clock, jobs, mirror, spiller, spoolGate } = this.#parts;
-    for (const job of await catalog.listJobs()) jobs.open(job, clock.now());
+    const { catalog, clock, awake, jobs, mirror, spiller, spoolGate } = this.#parts;
+    for (const job of await catalog.listJobs()) jobs.open(job, awake.now());
     spoolGate.look(await catalog.spoolTotals(), clock.now());
     mirror.wake();
     void spiller.makeRoom(0);
@@ -568,7 +571,7 @@ class CatalogObjectStore implements ObjectStore {
 
   async openJob(job: Omit<JobRecord, 'createdAtMs'>): Promise<JobView> {
     parseJobId(job.jobId);
-    const { catalog, clock, jobs } = this.#parts;
+    const { catalog, clock, awake, jobs } = this.#parts;
     const existing = jobs.find(job.jobId);
     if (existing?.isEnding === true)
       throw new StoreError('job_not_found', `job "${job.jobId}" is ending; take another id`, {
@@ -576,28 +579,34 @@ class CatalogObjectStore implements ObjectStore {
       });
     const record = { ...job, createdAtMs: existing?.record.createdAtMs ?? clock.now() };
     await catalog.putJob(record);
-    jobs.open(record, clock.now());
+    jobs.open(record, awake.now());
     return await this.getJob(job.jobId);
   }
 
   heartbeat(jobId: string): void {
-    this.#parts.jobs.beat(jobId, this.#parts.clock.now());
+    this.#parts.jobs.beat(jobId, this.#parts.awake.now());
   }
 
   async getJob(jobId: string): Promise<JobView> {
     const job = this.#parts.jobs.get(jobId);
     return {
       job: job.record,
-      lastHeartbeatMs: job.lastHeartbeatMs,
+      lastHeartbeatMs: this.#heardAtMs(job),
       ...(await this.#parts.catalog.jobTotals(jobId)),
     };
+  }
+
+  /** As a time of day, for people. */
+  #heardAtMs({ lastHeartbeatMs }: { readonly lastHeartbeatMs: number }): number {
+    const { clock, awake } = this.#parts;
+    return Math.round(clock.now() - (awake.now() - lastHeartbeatMs));
   }
 
   async listJobs(): Promise<readonly JobView[]> {
     const views: JobView[] = [];
     for (const job of this.#parts.jobs) {
       const totals = await this.#parts.catalog.jobTotals(job.record.jobId);
-      views.push({ job: job.record, lastHeartbeatMs: job.lastHeartbeatMs, ...totals });
+      views.push({ job: job.record, lastHeartbeatMs: this.#heardAtMs(job), ...totals });
     }
     return views;
   }
@@ -724,9 +733,9 @@ class CatalogObjectStore implements ObjectStore {
     const { clock, staging, mirror, catalog } = this.#parts;
     this.#writes.refuseNewWrites();
     this.#feed.close();
-    const until = clock.now() + options.deadlineMs;
-    while (staging.size > 0 && clock.now() < until) await clock.sleep(20);
-    await mirror.idle(AbortSignal.timeout(Math.max(1, until - clock.now())));
+    const until = clock.monotonic() + options.deadlineMs;
+    while (staging.size > 0 && clock.monotonic() < until) await clock.sleep(20);
+    await mirror.idle(AbortSignal.timeout(Math.max(1, until - clock.monotonic())));
     if (options.persist) await this.#persist(until);
     this.#waits.close();
     await catalog.durable();
@@ -775,7 +784,7 @@ class CatalogObjectStore implements ObjectStore {
     const { clock, placement, observer } = this.#parts;
     const left = { blobs: 0, bytes: 0 };
     for await (const blob of this.#allBlobs('unmirrored')) {
-      if (clock.now() < until) {
+      if (clock.monotonic() < until) {
         try {
           await placement.move(blob.blobId, 'remote', { drop: [], why: 'persisted at shutdown' });
         } catch (error) {
@@ -842,28 +851,28 @@ class CatalogObjectStore implements ObjectStore {
   }
 
   async #sweepUntilStopped(): Promise<void> {
-    const { clock, leases, diskLeases, jobs, observer } = this.#parts;
-    let lastMs = clock.now();
+    const { clock, awake, leases, diskLeases, jobs, observer } = this.#parts;
+    let lastMs = clock.monotonic();
     const steps: readonly (() => unknown)[] = [
       () => this.files.sweep(),
       () => this.#writes.dropExpired(),
       () => this.#reads.dropExpired(),
       () => leases.sweep(),
       () => diskLeases.sweep(),
-      () => Promise.all(jobs.expired(clock.now()).map((jobId) => this.endJob(jobId))),
+      () => Promise.all(jobs.expired(awake.now()).map((jobId) => this.endJob(jobId))),
       () => this.#deleteExpiredObjects(),
       () => this.#retryRetirements(),
-      () => this.#diskGrowth.note(this.#parts.disk.usage().usedBytes, clock.now()),
+      () => this.#diskGrowth.note(this.#parts.disk.usage().usedBytes, clock.monotonic()),
       async () => this.#parts.spoolGate.look(await this.#parts.catalog.spoolTotals(), clock.now()),
       () => this.#waits.wakeAll(),
       () => this.totals(),
     ];
     while (!this.#stop.signal.aborted) {
       await clock.sleep(SWEEP_MS, this.#stop.signal).catch(() => undefined);
-      const now = clock.now();
+      const now = clock.monotonic();
       const lateMs = now - lastMs - SWEEP_MS;
       lastMs = now;
-      if (lateMs > SWEEP_LATE_MS) jobs.forgive(lateMs);
+      if (lateMs > SWEEP_LATE_MS) awake.forgive(lateMs);
       for (const step of steps) {
         if (this.#stop.signal.aborted) return;
         try {
@@ -877,8 +886,8 @@ class CatalogObjectStore implements ObjectStore {
 
   async #retryRetirements(): Promise<void> {
     const { clock } = this.#parts;
-    if (!this.#hasFreed || clock.now() < this.#retryFreedAtMs) return;
-    this.#retryFreedAtMs = clock.now() + RETRY_FREED_MS;
+    if (!this.#hasFreed || clock.monotonic() < this.#retryFreedAtMs) return;
+    this.#retryFreedAtMs = clock.monotonic() + RETRY_FREED_MS;
     this.#hasFreed = (await retireFreed(this.#parts)).failed > 0;
   }
 

@@ -60,7 +60,7 @@ export class WritePath {
   }
 
   async stage(owner: Owner, ref: ObjectRef, options: StageOptions): Promise<StagedWrite> {
-    const { staging, clock, settings, jobs, buckets, quotas } = this.#parts;
+    const { staging, awake, settings, jobs, buckets, quotas } = this.#parts;
     const { reserveBytes } = options;
     this.#assertTakesWrites(owner);
     parseAnyBucketName(ref.bucket);
@@ -69,7 +69,7 @@ export class WritePath {
     const bucket = buckets.find(ref.bucket) ?? (await buckets.get(ref.bucket));
     if (isMirrored(bucket.policy)) this.#parts.spoolGate.assertOpen(ref.bucket);
     const jobId = options.jobId === undefined || options.jobId === '' ? null : options.jobId;
-    if (jobId !== null) jobs.beat(jobId, clock.now());
+    if (jobId !== null) jobs.beat(jobId, awake.now());
     const job = jobId === null ? undefined : jobs.get(jobId).record;
     const quota = isLimited(bucket, job) ? await quotas.take(bucket, job, reserveBytes) : undefined;
     try {
@@ -106,7 +106,7 @@ export class WritePath {
         missing: [],
         isCommitting: false,
         commit: undefined,
-        deadlineMs: clock.now() + settings.stagingTtlMs,
+        deadlineMs: awake.now() + settings.stagingTtlMs,
       };
       staging.add(write);
       return this.#stagedWrite(write, file);
@@ -175,7 +175,7 @@ export class WritePath {
   keepAlive(owner: Owner, writeId: number): void {
     const write = this.#parts.staging.find(owner, writeId);
     if (write !== undefined)
-      write.deadlineMs = this.#parts.clock.now() + this.#parts.settings.stagingTtlMs;
+      write.deadlineMs = this.#parts.awake.now() + this.#parts.settings.stagingTtlMs;
   }
 
   /**
@@ -236,7 +236,7 @@ export class WritePath {
   }
 
   dropExpired(): number {
-    const writes = this.#parts.staging.expired(this.#parts.clock.now());
+    const writes = this.#parts.staging.expired(this.#parts.awake.now());
     for (const write of writes) this.drop(write);
     return writes.length;
   }
@@ -397,13 +397,13 @@ export class WritePath {
       );
     }
     const usedBefore = this.#usedBytes(tiers);
-    const deadlineMs = clock.now() + settings.roomWaitMs;
+    const deadlineMs = clock.monotonic() + settings.roomWaitMs;
     for (let pauseMs = ROOM_PAUSE_MS; ; pauseMs = Math.min(pauseMs * 2, ROOM_PAUSE_MS_MAX)) {
       const made = Promise.all(tiers.map((tier) => spiller.makeRoom(tier, needBytes)));
-      await this.#atMost(deadlineMs - clock.now(), made, signal);
+      await this.#atMost(deadlineMs - clock.monotonic(), made, signal);
       const found = tryOnce();
       if (found !== undefined) return found;
-      const leftMs = deadlineMs - clock.now();
+      const leftMs = deadlineMs - clock.monotonic();
       if (leftMs <= 0) break;
       await this.#atMost(Math.min(pauseMs, leftMs), undefined, signal);
       const late = tryOnce();
@@ -522,7 +522,7 @@ export class WritePath {
 
   #touch(owner: Owner, writeId: number): Staging {
     const write = this.#parts.staging.get(owner, writeId);
-    write.deadlineMs = this.#parts.clock.now() + this.#parts.settings.stagingTtlMs;
+    write.deadlineMs = this.#parts.awake.now() + this.#parts.settings.stagingTtlMs;
     return write;
   }
 

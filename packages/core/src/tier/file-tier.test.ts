@@ -216,7 +216,8 @@ test('a file system out of inodes has no room for a blob', async () => {
 /** Each look at it is a second later, so that what statfs said is never trusted for long. */
 function impatientClock(): Clock {
   let nowMs = 0;
-  return { now: () => (nowMs += 1000), sleep: async () => undefined };
+  const later = (): number => (nowMs += 1000);
+  return { now: later, monotonic: later, sleep: async () => undefined };
 }
 
 async function fill(tier: LocalTier, blobId: number, sizeBytes: number): Promise<void> {

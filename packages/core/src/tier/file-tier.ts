@@ -442,7 +442,7 @@ class FileTier implements LocalTier {
 
   /** Whether the file system has these bytes beside all that was promised already. The caller adds them to what was. */
   #promise(bytes: number): boolean {
-    const ageMs = this.#clock.now() - this.#headroomAtMs;
+    const ageMs = this.#clock.monotonic() - this.#headroomAtMs;
     if (ageMs < 0 || ageMs >= STATFS_CACHE_MS || bytes > this.#headroomBytes)
       this.#measureHeadroom();
     if (bytes > this.#headroomBytes) {
@@ -464,7 +464,7 @@ class FileTier implements LocalTier {
     // A tmpfs mounted with size=0 has no limit and reports no blocks.
     const availableBytes = blocks === 0 ? Number.POSITIVE_INFINITY : bavail * bsize;
     this.#headroomBytes = availableBytes - this.#promisedBytes;
-    this.#headroomAtMs = this.#clock.now();
+    this.#headroomAtMs = this.#clock.monotonic();
   }
 
   /** Clients write without telling: pages that have come since are no longer a promise. Only asked for when it matters. */

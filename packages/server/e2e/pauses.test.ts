@@ -1,0 +1,51 @@
+/** A daemon that is stopped for longer than its times to live, and goes on (SIGSTOP, SIGCONT): nobody was late meanwhile. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { openClient } from '@ebb/client';
+import { expect, test, vi } from 'vitest';
+import { startNodeProcess } from '../../client/e2e/support/node-process.ts';
+import { startTier2Store } from './support/tier2-store.ts';
+
+const TTL_MS = 2000;
+/** Longer than the times to live, and than what the node takes for a sweep that is merely late. */
+const PAUSE_MS = 9000;
+
+test('SIGSTOP for longer than every time to live: staged writes, jobs and readers go on, what waited is mirrored, and the times end as before', async () => {
+  await using store = await startTier2Store();
+  const { args, env } = store.options();
+  const times = [`--staging-ttl=${TTL_MS}ms`, `--job-heartbeat-ttl=${TTL_MS}ms`];
+  await using node = await startNodeProcess({ args: [...args, ...times], env });
+  await using client = await openClient({ node: node.unixUrl });
+  await client.buckets.create('data', { preset: 'buffered' });
+  await using job = await client.jobs.open('job', { heartbeatTtlMs: TTL_MS });
+  await client.put('data', 'read', Buffer.from('read'));
+  await using opened = await client.open('data', 'read');
+  await using staged = await client.stage('data', 'staged', { reserveBytes: 6 });
+  await staged.write(Buffer.from('staged'));
+  await client.put('data', 'owned', Buffer.from('owned'), { jobId: 'job' });
+
+  process.kill(node.pid, 'SIGSTOP');
+  // The fault itself, not a wait for something.
+  await sleep(PAUSE_MS);
+  process.kill(node.pid, 'SIGCONT');
+
+  await staged.commit();
+  const text = async (key: string): Promise<string> =>
+    Buffer.from(await (await client.get('data', key)).bytes()).toString();
+  expect(await text('staged')).toBe('staged');
+  expect(await text('owned')).toBe('owned');
+  const target = Buffer.alloc(4);
+  await opened.read(target, 0);
+  expect(target.toString()).toBe('read');
+  await vi.waitFor(async () => expect((await client.status()).mirrorBacklogObjects).toBe(0), {
+    ...{ timeout: 20_000, interval: 100 },
+  });
+  expect((await store.names()).toSorted()).toEqual(['data/owned', 'data/read', 'data/staged']);
+  // The job's time to live still counts.
+  job.detach();
+  await vi.waitFor(
+    async () =>
+      await expect(client.jobs.get('job')).rejects.toMatchObject({ code: 'job_not_found' }),
+    { timeout: 20_000, interval: 250 },
+  );
+  await expect(client.head('data', 'owned')).rejects.toMatchObject({ code: 'not_found' });
+});
