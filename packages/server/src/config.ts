@@ -15,6 +15,7 @@ import { formatBytes, KiB, MiB, parseBytes, parseDuration, StoreError } from '@e
 import { z } from 'zod';
 import { type OwnRemote, parseRemotesFile, type RemotesConfig, type S3Remote } from './remotes.ts';
 import { type AccessKey, keyFileSchema } from './s3/auth/key-ring.ts';
+import { readTlsIdentity, type TlsFiles } from './tls/identity.ts';
 
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 
@@ -99,6 +100,23 @@ export const configSchema = z.object({
     means:
       'listen on an address other hosts can reach: there are no credentials yet, so whoever reaches the port can read, write and delete everything',
     default: 'false',
+  }),
+  tlsCert: z.string().min(1, 'a file').optional().meta({
+    value: 'FILE',
+    means:
+      'PEM file with the certificate of this node and its chain: both TCP addresses then speak TLS, and nothing else. Taken anew when it changes, and on SIGHUP',
+    default: 'none: plain HTTP',
+  }),
+  tlsKey: z.string().min(1, 'a file').optional().meta({
+    value: 'FILE',
+    means: 'PEM file with the private key of the certificate, without a passphrase',
+    default: 'none',
+  }),
+  tlsClientCa: z.string().min(1, 'a file').optional().meta({
+    value: 'FILE',
+    means:
+      'PEM file with the CA whose certificates clients of --listen must show; clients of the S3 surface have access keys',
+    default: 'none: clients need no certificate',
   }),
   s3Listen: z.string().optional().meta({
     value: 'HOST:PORT',
@@ -216,6 +234,8 @@ export interface NodeConfig {
     readonly domain: string;
     readonly keys: readonly AccessKey[];
   } | null;
+  /** Of both TCP addresses; null: plain HTTP. */
+  readonly tls: TlsFiles | null;
   readonly memoryMarks: { readonly high: number; readonly low: number };
   readonly diskMarks: { readonly high: number; readonly low: number };
   readonly poolBytesMax: number;
@@ -252,6 +272,9 @@ const SOCKET_PATH_BYTES_MAX = 107;
 const OTHER_ENV = new Set([
   'EBB_CONFIG',
   'EBB_NODE',
+  'EBB_CA_FILE',
+  'EBB_CERT_FILE',
+  'EBB_KEY_FILE',
   'EBB_JOB',
   'EBB_URL',
   'EBB_HOME',
@@ -404,7 +427,8 @@ function resolveConfig(input: {
       'other hosts could reach this address, and no credentials are set',
       'listen on 127.0.0.1, or say --allow-remote if the network is trusted',
     );
-  if (listen !== null && !isLoopback(listen.host) && allowRemote)
+  const tls = resolveTls({ settings, host, complain, absolute, warnings });
+  if (listen !== null && !isLoopback(listen.host) && allowRemote && !tls?.clientCaFile)
     warnings.push(
       `listening on ${listen.host} without credentials: whoever reaches the port can read and write everything`,
     );
@@ -438,6 +462,7 @@ function resolveConfig(input: {
     allowRemote,
     socketPath,
     s3: resolveS3({ settings, host, complain, absolute }),
+    tls,
     memoryMarks: { high: settings.memoryHigh ?? 1, low: settings.memoryLow ?? 0 },
     diskMarks: { high: settings.diskHigh ?? 1, low: settings.diskLow ?? 0 },
     poolBytesMax,
@@ -449,6 +474,46 @@ function resolveConfig(input: {
     warnings,
   };
 }
+
+/** The files are read here so that what is wrong with them is told with the rest; the node reads them again. */
+function resolveTls({
+  settings,
+  host,
+  complain,
+  absolute,
+  warnings,
+}: {
+  readonly settings: Partial<z.output<typeof configSchema>>;
+  readonly host: ConfigHost;
+  readonly complain: Complain;
+  readonly absolute: (path: string) => string;
+  readonly warnings: string[];
+}): TlsFiles | null {
+  const { tlsCert, tlsKey, tlsClientCa } = settings;
+  if (tlsCert === undefined && tlsKey === undefined) {
+    if (tlsClientCa !== undefined)
+      complain('tlsClientCa', tlsClientCa, NO_TLS_PAIR, 'give --tls-cert and --tls-key');
+    return null;
+  }
+  if (tlsCert === undefined || tlsKey === undefined) {
+    const [given, missing] =
+      tlsCert === undefined
+        ? (['tlsKey', '--tls-cert'] as const)
+        : (['tlsCert', '--tls-key'] as const);
+    complain(given, settings[given], NO_TLS_PAIR, `give ${missing}`);
+    return null;
+  }
+  const files: TlsFiles = {
+    certFile: absolute(tlsCert),
+    keyFile: absolute(tlsKey),
+    clientCaFile: tlsClientCa === undefined ? null : absolute(tlsClientCa),
+  };
+  const identity = readTlsIdentity(files, { readFile: host.readFile, nowMs: Date.now() }, complain);
+  warnings.push(...(identity?.warnings ?? []));
+  return files;
+}
+
+const NO_TLS_PAIR = 'TLS needs a certificate and its key';
 
 type Complain = (name: ConfigName, value: unknown, rule: string, fix: string) => void;
 
@@ -547,7 +612,7 @@ function resolveRemotes({
     const path = absolute(settings.remotes);
     try {
       named = parseRemotesFile(host.readFile(path), host, (rule) =>
-        complain('remotes', path, rule, 'docs/tier2.md shows the form of the file'),
+        complain('remotes', path, rule, 'docs/object-store.md shows the form of the file'),
       );
     } catch {
       complain('remotes', path, 'cannot be read', 'name a file that this user may read');
@@ -573,7 +638,7 @@ function parseRemote(text: string, complain: Complain): OwnRemote {
   if (scheme === 's3:') {
     try {
       const target = parseS3Location(text, { allowsEndpoint: true });
-      return { target, layout: 'bucket/key', credentials: undefined };
+      return { target, layout: 'bucket/key', credentials: undefined, ca: undefined };
     } catch (error) {
       return refuse((error as Error).message);
     }

@@ -28,6 +28,8 @@ export interface S3TargetConfig {
   readonly target: S3Target;
   /** Undefined: the SDK's own chain (environment, files, mounted tokens, the metadata service of the machine). */
   readonly credentials: S3Credentials | undefined;
+  /** As PEM: the CA of the endpoint's certificate. Undefined: those that Node trusts. */
+  readonly ca: string | undefined;
   /** A directory; undefined: multipart uploads of a killed process stay until the store's lifecycle rule takes them. */
   readonly uploadJournal: string | undefined;
   readonly settings: S3Settings;

@@ -37,6 +37,8 @@ export interface S3TierOptions {
   readonly target: S3Target;
   /** Undefined: the SDK's own chain finds them (environment, files, mounted tokens, the metadata service of the machine). */
   readonly credentials?: S3Credentials | undefined;
+  /** As PEM: the CA of the endpoint's certificate, in place of those that Node trusts. */
+  readonly ca?: string | undefined;
   readonly names: S3Layout;
   /** With `names: 'key'`: the bucket that the tier serves. Names of others are not accepted and not found. */
   readonly bucket?: string;
@@ -80,7 +82,7 @@ class ObjectStoreTier implements S3Tier {
   readonly #targetId: number;
 
   constructor(options: S3TierOptions) {
-    const { target, names: layout, bucket, credentials, uploadJournal } = options;
+    const { target, names: layout, bucket, credentials, uploadJournal, ca } = options;
     this.location = formatS3Location(target);
     this.#names = createS3Names({
       ...{ prefix: target.prefix, layout },
@@ -88,7 +90,7 @@ class ObjectStoreTier implements S3Tier {
     });
     this.#thread = options.thread ?? sharedS3Thread;
     this.#targetId = this.#thread.register({
-      ...{ target, credentials, uploadJournal },
+      ...{ target, credentials, uploadJournal, ca },
       settings: { ...DEFAULT_SETTINGS, ...options.settings },
     });
   }
