@@ -244,6 +244,8 @@ export interface NodeConfig {
   readonly drainDeadlineMs: number;
   readonly persistOnDrain: boolean;
   readonly logLevel: (typeof LOG_LEVELS)[number];
+  /** Files that hold secrets, by the flag that names them. */
+  readonly secretFiles: readonly { readonly setting: string; readonly path: string }[];
   /** For the log at start. */
   readonly warnings: readonly string[];
 }
@@ -471,6 +473,13 @@ function resolveConfig(input: {
     drainDeadlineMs: settings.drainDeadline ?? 0,
     persistOnDrain: settings.persistOnDrain ?? false,
     logLevel: settings.logLevel ?? 'info',
+    secretFiles: (
+      [
+        ['--tls-key', settings.tlsKey],
+        ['--s3-keys', settings.s3Keys],
+        ['--remotes', settings.remotes],
+      ] as const
+    ).flatMap(([setting, path]) => (path === undefined ? [] : [{ setting, path: absolute(path) }])),
     warnings,
   };
 }
@@ -773,19 +782,22 @@ function systemHost(): ConfigHost {
         }
       }
     },
-    usedBytes: (directory) => {
-      let used = 0;
-      try {
-        for (const entry of readdirSync(directory, { withFileTypes: true, recursive: true })) {
-          if (entry.isFile())
-            used +=
-              (statSync(join(entry.parentPath, entry.name), { throwIfNoEntry: false })?.blocks ??
-                0) * 512;
-        }
-      } catch {
-        return used; // not there yet
-      }
-      return used;
-    },
+    usedBytes: allocatedBytes,
   };
+}
+
+/** Of the files below; 0 when there is no such directory. */
+export function allocatedBytes(directory: string): number {
+  let used = 0;
+  try {
+    for (const entry of readdirSync(directory, { withFileTypes: true, recursive: true })) {
+      if (entry.isFile())
+        used +=
+          (statSync(join(entry.parentPath, entry.name), { throwIfNoEntry: false })?.blocks ?? 0) *
+          512;
+    }
+  } catch {
+    return used; // not there yet
+  }
+  return used;
 }

@@ -41,6 +41,13 @@ interface KeyRun {
   readonly etag?: string;
 }
 
+/** What an examination of a store found; `says` is a sentence that says what to do. */
+export interface S3Observation {
+  readonly check: string;
+  readonly level: 'ok' | 'warn' | 'fail';
+  readonly says: string;
+}
+
 /** Argument and result of each call. Keys are those of the S3 bucket. */
 export interface S3Calls {
   put: {
@@ -63,6 +70,7 @@ export interface S3Calls {
     argument: { keyPrefix: string; after?: string };
     result: { entries: readonly (RemoteObject & { key: string })[]; next: string | undefined };
   };
+  examine: { argument: { keyPrefix: string }; result: readonly S3Observation[] };
   abortLeftoverUploads: { argument: Record<never, never>; result: number };
 }
 

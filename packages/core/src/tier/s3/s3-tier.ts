@@ -8,6 +8,7 @@
  *
  * Opening asks nothing of the store, so that a node starts while it is away.
  */
+import { randomBytes } from 'node:crypto';
 import { assert, StoreError } from '@ebb/protocol';
 import {
   S3_ATTEMPTS,
@@ -30,7 +31,14 @@ import type {
 } from '../tier.ts';
 import { formatS3Location, type S3Target } from './s3-location.ts';
 import { createS3Names, type S3Layout, type S3Names } from './s3-names.ts';
-import type { S3CallKind, S3CallOf, S3Calls, S3Credentials, S3Settings } from './s3-protocol.ts';
+import type {
+  S3CallKind,
+  S3CallOf,
+  S3Calls,
+  S3Credentials,
+  S3Observation,
+  S3Settings,
+} from './s3-protocol.ts';
 import { type S3Thread, sharedS3Thread } from './s3-thread.ts';
 
 export interface S3TierOptions {
@@ -59,6 +67,11 @@ export interface S3Tier extends RemoteTier {
    * Returns how many. Nobody else's is ever touched.
    */
   abortLeftoverUploads(): Promise<number>;
+  /**
+   * Tries out what the tier needs of the store, under `PREFIX/.ebb/doctor-…/`, and removes that again, also when it is aborted.
+   * @throws `aborted`
+   */
+  examine(signal?: AbortSignal): Promise<readonly S3Observation[]>;
 }
 
 const DEFAULT_SETTINGS: S3Settings = {
@@ -78,12 +91,14 @@ export function openS3Tier(options: S3TierOptions): S3Tier {
 class ObjectStoreTier implements S3Tier {
   readonly location: string;
   readonly #names: S3Names;
+  readonly #root: string;
   readonly #thread: S3Thread;
   readonly #targetId: number;
 
   constructor(options: S3TierOptions) {
     const { target, names: layout, bucket, credentials, uploadJournal, ca } = options;
     this.location = formatS3Location(target);
+    this.#root = target.prefix === '' ? '' : `${target.prefix}/`;
     this.#names = createS3Names({
       ...{ prefix: target.prefix, layout },
       ...(bucket === undefined ? {} : { bucket }),
@@ -178,6 +193,11 @@ class ObjectStoreTier implements S3Tier {
 
   async abortLeftoverUploads(): Promise<number> {
     return await this.#call({ kind: 'abortLeftoverUploads' });
+  }
+
+  async examine(signal?: AbortSignal): Promise<readonly S3Observation[]> {
+    const keyPrefix = `${this.#root}.ebb/doctor-${randomBytes(6).toString('hex')}/`;
+    return await this.#call({ kind: 'examine', keyPrefix }, signal);
   }
 
   async close(): Promise<void> {
