@@ -12,7 +12,7 @@ export function create(): AnyCommand {
     'after',
     `
 Takes the settings of \`ebb node\`, and looks at what a node with them depends on: directories, limits, clock, addresses, certificate,
-a node that runs already, and what each remote can do. A few small objects are put below PREFIX/.ebb/ of object stores, and removed.
+a node that runs already, and what each remote can do. A few small objects are put below PREFIX/.ebb/ or .ebb-doctor-… of object stores, and removed.
 Nothing is changed or left behind. Exit codes: 0 all is well, 1 there are warnings, 2 something will not work.
 ${examples(
   'ebb doctor --data /var/lib/ebb --memory-limit 4GiB',

@@ -232,6 +232,7 @@ class Examination {
     });
     if (listed.Parts?.length !== Parts.length)
       throw wrong('listing parts: not those that were put');
+    this.#made(upload.key);
     const { VersionId } = await this.#request(
       'completing an upload',
       async ({ signal: abortSignal }) => {
@@ -417,7 +418,6 @@ class Examination {
   async #begin(name: string): Promise<Made> {
     stopIfAborted(this.#signal);
     const key = this.#key(name);
-    this.#made(key);
     const { bucket, client } = this.#connection;
     const { UploadId = '' } = await this.#connection.request(
       { doing: `beginning the upload of ${key}`, signal: NEVER, attempts: 1 },

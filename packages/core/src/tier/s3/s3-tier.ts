@@ -68,7 +68,7 @@ export interface S3Tier extends RemoteTier {
    */
   abortLeftoverUploads(): Promise<number>;
   /**
-   * Tries out what the tier needs of the store, under `PREFIX/.ebb/doctor-…/`, and removes that again, also when it is aborted.
+   * Tries out what the tier needs of the store, under `PREFIX/.ebb/doctor-…/`, without a prefix `.ebb-doctor-…/`, and removes that again, also when it is aborted.
    * @throws `aborted`
    */
   examine(signal?: AbortSignal): Promise<readonly S3Observation[]>;
@@ -196,7 +196,9 @@ class ObjectStoreTier implements S3Tier {
   }
 
   async examine(signal?: AbortSignal): Promise<readonly S3Observation[]> {
-    const keyPrefix = `${this.#root}.ebb/doctor-${randomBytes(6).toString('hex')}/`;
+    // An Ebb node as the store keeps `.ebb/` at the root of a bucket for itself.
+    const place = this.#root === '' ? '.ebb-doctor-' : `${this.#root}.ebb/doctor-`;
+    const keyPrefix = `${place}${randomBytes(6).toString('hex')}/`;
     return await this.#call({ kind: 'examine', keyPrefix }, signal);
   }
 
