@@ -368,5 +368,18 @@ test('tier 2 on a store whose certificate is of a private CA: by caFile of the r
     expect(await Body?.transformToString()).toBe(name);
   }
   await expect(store('bare')).rejects.toThrow();
+  const found = await ebb([
+    ...['doctor', `--data=${join(dir, 'nowhere')}`, '--memory-limit=64MiB', '--listen=127.0.0.1:0'],
+    ...['--remote=bare', `--remotes=${remotes}`, '--json'],
+  ]);
+  const { findings } = JSON.parse(found.stdout) as {
+    findings: { subject: string; check: string; level: string; says: string }[];
+  };
+  const reachable = findings.filter(({ check }) => check === 'reachable');
+  expect(reachable.map(({ subject, level }) => [subject, level])).toEqual([
+    ['remote named', 'ok'],
+    ['remote bare', 'fail'],
+  ]);
+  expect(reachable[1]?.says).toContain('name its CA (caFile of the remote');
   s3.destroy();
 });

@@ -26,7 +26,7 @@ export interface TlsIdentity {
   readonly warnings: readonly string[];
 }
 
-export type TlsSetting = 'tlsCert' | 'tlsKey' | 'tlsClientCa';
+type TlsSetting = 'tlsCert' | 'tlsKey' | 'tlsClientCa';
 type Complain = (setting: TlsSetting, file: string, rule: string, fix: string) => void;
 
 const EXPIRES_SOON_MS = 14 * 24 * 3_600_000;
