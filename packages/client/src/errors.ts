@@ -9,6 +9,7 @@ import {
   StoreError,
   type StoreErrorCode,
 } from '@ebb/protocol';
+import { findTlsProblem, tlsCodeOf } from './tls.ts';
 
 /** Connection refused, reset, name not found: the node is not there, or went away. */
 const UNREACHABLE = new Set([
@@ -54,6 +55,10 @@ export function toStoreError(thrown: unknown, signal?: AbortSignal): StoreError 
     return toStoreError(thrown.errors[0], signal);
   }
   const code = errorCode(thrown);
+  const tlsCode = tlsCodeOf(code, (thrown as Error).message);
+  const tlsProblem = findTlsProblem(tlsCode);
+  if (tlsProblem !== undefined)
+    return new StoreError('config_invalid', `${tlsProblem} (${tlsCode})`, { tlsCode }, thrown);
   if (code === 'EACCES' && isConnect(thrown)) {
     return unreachable(
       'not allowed to use the socket of the node: be a member of its group',

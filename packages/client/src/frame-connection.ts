@@ -12,6 +12,7 @@
  * A lost connection is sought again when the next call needs it, for at most `reconnectMs`.
  */
 import { request as httpRequest } from 'node:http';
+import { request as httpsRequest } from 'node:https';
 import type { Socket } from 'node:net';
 import {
   FRAME_FLAG_ERROR,
@@ -40,6 +41,7 @@ import {
 import { type LocalFiles, probeLocalFiles } from './local-files.ts';
 import type { NodeAddress } from './node-address.ts';
 import { abortedError, backoffMs, DEFAULT_RETRY, orAborted, sleep } from './retry.ts';
+import { hangUpHint } from './tls.ts';
 
 /** The pair of codecs of a call, as `messages.stage`, `messages.mapCommit` … have it. */
 export interface CallCodec<Request, Response> {
@@ -520,11 +522,13 @@ function upgrade(
   const { address } = options;
   const url = new URL(PATHS.frames, address.origin);
   return new Promise((resolve, reject) => {
-    const request = httpRequest({
+    const open = address.tls === undefined ? httpRequest : httpsRequest;
+    const request = open({
+      ...address.tls,
       ...(address.socketPath === undefined
         ? {
             host: url.hostname.replace(/^\[|\]$/g, ''),
-            port: url.port === '' ? 80 : Number(url.port),
+            port: url.port === '' ? (address.tls === undefined ? 80 : 443) : Number(url.port),
           }
         : { socketPath: address.socketPath }),
       path: url.pathname,
@@ -562,7 +566,7 @@ function upgrade(
         else
           reject(
             unreachable(
-              `no Ebb node answers at ${address.text}: ${cause.message}`,
+              `no Ebb node answers at ${address.text}: ${cause.message}${hangUpHint(address, cause.message)}`,
               { ...cause.details, notSent: true },
               thrown,
             ),

@@ -14,6 +14,7 @@ import { HTTP_CONNECTIONS, JSON_BYTES_MAX, STREAM_SILENCE_MS } from './limits.ts
 import type { NodeAddress } from './node-address.ts';
 import { changedWhileRead, type ObjectRef, type OpenInfo } from './object-info.ts';
 import { abortedError, type RetryPolicy, withRetry } from './retry.ts';
+import { type ClientTls, hangUpHint } from './tls.ts';
 
 type Method = 'GET' | 'HEAD' | 'PUT' | 'POST' | 'DELETE';
 type Query = Readonly<Record<string, string | number | boolean | undefined>>;
@@ -108,8 +109,11 @@ export function createHttpClient(
   return new Client(pool, address, options.retry);
 }
 
-function connectOptions({ socketPath }: NodeAddress): { timeout: number; socketPath?: string } {
-  return { timeout: 5_000, ...(socketPath === undefined ? {} : { socketPath }) };
+function connectOptions({
+  socketPath,
+  tls,
+}: NodeAddress): { timeout: number; socketPath?: string } & ClientTls {
+  return { timeout: 5_000, ...(socketPath === undefined ? {} : { socketPath }), ...tls };
 }
 
 class Client implements HttpClient {
@@ -390,7 +394,7 @@ class Client implements HttpClient {
       const error = toStoreError(thrown, signal);
       if (error.code !== 'node_unreachable') throw error;
       throw unreachable(
-        `no Ebb node answers at ${this.#address.text}: ${error.message}`,
+        `no Ebb node answers at ${this.#address.text}: ${error.message}${hangUpHint(this.#address, error.message)}`,
         error.details,
         thrown,
       );

@@ -49,4 +49,5 @@ export {
   type StagedFile,
   type StagedWriterOptions,
 } from './staged-writer.ts';
+export type { TlsOptions } from './tls.ts';
 export type { Waited, WaitOptions } from './wait.ts';

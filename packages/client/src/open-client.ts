@@ -12,9 +12,10 @@ import { type FrameConnection, openFrameConnection } from './frame-connection.ts
 import { createHttpClient } from './http-client.ts';
 import { type NodeAddress, parseNodeAddress } from './node-address.ts';
 import { DEFAULT_RETRY, NO_RETRY, type RetryPolicy } from './retry.ts';
+import { readClientTls, type TlsOptions } from './tls.ts';
 
-export interface OpenClientOptions {
-  /** `http://127.0.0.1:9700` or `unix:///path/ebb.sock`. */
+export interface OpenClientOptions extends TlsOptions {
+  /** `http://127.0.0.1:9700`, `https://node.example:9700` or `unix:///path/ebb.sock`. */
   readonly node: string;
   /** The open job that this client works for: it owns what is put, and lives while the client is connected. */
   readonly job?: string | undefined;
@@ -28,9 +29,10 @@ export interface OpenClientOptions {
   readonly connectTimeoutMs?: number | undefined;
 }
 
-/** @throws {StoreError} `node_unreachable` at once when no node answers; `request_invalid` for a bad address */
+/** @throws {StoreError} `node_unreachable` at once when no node answers; `request_invalid` for a bad address;
+ * `config_invalid` for a certificate that is not trusted, or files that cannot be read */
 export async function openClient(options: OpenClientOptions): Promise<EbbClient> {
-  const given = parseNodeAddress(options.node);
+  const given = parseNodeAddress(options.node, await readClientTls(options));
   const retry = { ...DEFAULT_RETRY, ...options.retry };
   const address = await nearestAddress(given, options.signal);
   const connection = await openFrames(address, options, retry);

@@ -27,6 +27,7 @@ import { openProbeFile } from './probe-file.ts';
 import { openRemote, RemoteChoice } from './remotes.ts';
 import { createS3Surface, type S3Surface } from './s3/surface.ts';
 import type { NodeFacts, NodeState, Services } from './services.ts';
+import { loadTlsIdentity } from './tls/reload.ts';
 
 export const VERSION = (
   JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as {
@@ -75,7 +76,9 @@ export async function openNodeFrame(
     const handler = createRequestHandler({ state, metrics, log, admit, pieces });
     const s3 =
       config.s3 === null ? null : createS3Surface({ config: config.s3, metrics, log, pieces });
+    const tls = config.tls === null ? null : loadTlsIdentity(config.tls);
     const listeners = await openListeners({
+      tls,
       listen: config.listen,
       socketPath: config.socketPath,
       onRequest: handler.onRequest,

@@ -1,4 +1,6 @@
+import { readFileSync } from 'node:fs';
 import { isStoreError, MiB, StoreError } from '@ebb/protocol';
+import { createTestCa, tempDir } from '@ebb/testkit';
 import { describe, expect, test } from 'vitest';
 import { type ConfigHost, loadConfig, type RawConfig, SETTINGS } from './config.ts';
 
@@ -257,5 +259,33 @@ describe('the remote tier', () => {
     expect(complaints).toContain('remotes');
     expect(complaints).toContain(rule);
     expect(complaints).not.toContain('SECRET');
+  });
+});
+
+describe('TLS', () => {
+  test('a certificate without its key, a key without its certificate and a CA without both are refused', () => {
+    expect(complaintsOf({ tlsCert: 'a.crt' })).toEqual([
+      'tlsCert = "a.crt" (--tls-cert): TLS needs a certificate and its key; give --tls-key',
+    ]);
+    expect(complaintsOf({ tlsKey: 'a.key' })[0]).toContain('give --tls-cert');
+    expect(complaintsOf({ tlsClientCa: 'a.crt' })[0]).toContain('give --tls-cert and --tls-key');
+  });
+
+  test('files that hold nothing of use are complaints of the configuration', () => {
+    expect(complaintsOf({ tlsCert: 'a.crt', tlsKey: 'a.key' })).toHaveLength(2);
+  });
+
+  test('what is refused beyond loopback without keys is refused with TLS as well', async () => {
+    const ca = await createTestCa(await tempDir());
+    const { certFile, keyFile } = await ca.issue('node');
+    const readFile = (path: string): string => readFileSync(path, 'utf8');
+    const flags = { tlsCert: certFile, tlsKey: keyFile };
+    expect(complaintsOf(flags, { readFile })).toEqual([]);
+    expect(complaintsOf({ ...flags, listen: '0.0.0.0:9700' }, { readFile })[0]).toContain(
+      '--allow-remote',
+    );
+    expect(complaintsOf({ ...flags, s3Listen: '0.0.0.0:9701' }, { readFile })[0]).toContain(
+      'no access keys',
+    );
   });
 });

@@ -15,6 +15,7 @@ import { formatBytes, KiB, MiB, parseBytes, parseDuration, StoreError } from '@e
 import { z } from 'zod';
 import { type OwnRemote, parseRemotesFile, type RemotesConfig, type S3Remote } from './remotes.ts';
 import { type AccessKey, keyFileSchema } from './s3/auth/key-ring.ts';
+import { readTlsIdentity, type TlsFiles } from './tls/identity.ts';
 
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 
@@ -99,6 +100,23 @@ export const configSchema = z.object({
     means:
       'listen on an address other hosts can reach: there are no credentials yet, so whoever reaches the port can read, write and delete everything',
     default: 'false',
+  }),
+  tlsCert: z.string().min(1, 'a file').optional().meta({
+    value: 'FILE',
+    means:
+      'PEM file with the certificate of this node and its chain: both TCP addresses then speak TLS, and nothing else. Taken anew when it changes, and on SIGHUP',
+    default: 'none: plain HTTP',
+  }),
+  tlsKey: z.string().min(1, 'a file').optional().meta({
+    value: 'FILE',
+    means: 'PEM file with the private key of the certificate, without a passphrase',
+    default: 'none',
+  }),
+  tlsClientCa: z.string().min(1, 'a file').optional().meta({
+    value: 'FILE',
+    means:
+      'PEM file with the CA whose certificates clients of --listen must show; clients of the S3 surface have access keys',
+    default: 'none: clients need no certificate',
   }),
   s3Listen: z.string().optional().meta({
     value: 'HOST:PORT',
@@ -227,6 +245,8 @@ export interface NodeConfig {
     readonly keys: readonly AccessKey[];
     readonly fileRedirect: string | null;
   } | null;
+  /** Of both TCP addresses; null: plain HTTP. */
+  readonly tls: TlsFiles | null;
   readonly memoryMarks: { readonly high: number; readonly low: number };
   readonly diskMarks: { readonly high: number; readonly low: number };
   readonly poolBytesMax: number;
@@ -235,6 +255,8 @@ export interface NodeConfig {
   readonly drainDeadlineMs: number;
   readonly persistOnDrain: boolean;
   readonly logLevel: (typeof LOG_LEVELS)[number];
+  /** Files that hold secrets, by the flag that names them. */
+  readonly secretFiles: readonly { readonly setting: string; readonly path: string }[];
   /** For the log at start. */
   readonly warnings: readonly string[];
 }
@@ -263,6 +285,9 @@ const SOCKET_PATH_BYTES_MAX = 107;
 const OTHER_ENV = new Set([
   'EBB_CONFIG',
   'EBB_NODE',
+  'EBB_CA_FILE',
+  'EBB_CERT_FILE',
+  'EBB_KEY_FILE',
   'EBB_JOB',
   'EBB_URL',
   'EBB_HOME',
@@ -415,7 +440,8 @@ function resolveConfig(input: {
       'other hosts could reach this address, and no credentials are set',
       'listen on 127.0.0.1, or say --allow-remote if the network is trusted',
     );
-  if (listen !== null && !isLoopback(listen.host) && allowRemote)
+  const tls = resolveTls({ settings, host, complain, absolute, warnings });
+  if (listen !== null && !isLoopback(listen.host) && allowRemote && !tls?.clientCaFile)
     warnings.push(
       `listening on ${listen.host} without credentials: whoever reaches the port can read and write everything`,
     );
@@ -449,6 +475,7 @@ function resolveConfig(input: {
     allowRemote,
     socketPath,
     s3: resolveS3({ settings, host, complain, absolute }),
+    tls,
     memoryMarks: { high: settings.memoryHigh ?? 1, low: settings.memoryLow ?? 0 },
     diskMarks: { high: settings.diskHigh ?? 1, low: settings.diskLow ?? 0 },
     poolBytesMax,
@@ -457,9 +484,56 @@ function resolveConfig(input: {
     drainDeadlineMs: settings.drainDeadline ?? 0,
     persistOnDrain: settings.persistOnDrain ?? false,
     logLevel: settings.logLevel ?? 'info',
+    secretFiles: (
+      [
+        ['--tls-key', settings.tlsKey],
+        ['--s3-keys', settings.s3Keys],
+        ['--remotes', settings.remotes],
+      ] as const
+    ).flatMap(([setting, path]) => (path === undefined ? [] : [{ setting, path: absolute(path) }])),
     warnings,
   };
 }
+
+/** The files are read here so that what is wrong with them is told with the rest; the node reads them again. */
+function resolveTls({
+  settings,
+  host,
+  complain,
+  absolute,
+  warnings,
+}: {
+  readonly settings: Partial<z.output<typeof configSchema>>;
+  readonly host: ConfigHost;
+  readonly complain: Complain;
+  readonly absolute: (path: string) => string;
+  readonly warnings: string[];
+}): TlsFiles | null {
+  const { tlsCert, tlsKey, tlsClientCa } = settings;
+  if (tlsCert === undefined && tlsKey === undefined) {
+    if (tlsClientCa !== undefined)
+      complain('tlsClientCa', tlsClientCa, NO_TLS_PAIR, 'give --tls-cert and --tls-key');
+    return null;
+  }
+  if (tlsCert === undefined || tlsKey === undefined) {
+    const [given, missing] =
+      tlsCert === undefined
+        ? (['tlsKey', '--tls-cert'] as const)
+        : (['tlsCert', '--tls-key'] as const);
+    complain(given, settings[given], NO_TLS_PAIR, `give ${missing}`);
+    return null;
+  }
+  const files: TlsFiles = {
+    certFile: absolute(tlsCert),
+    keyFile: absolute(tlsKey),
+    clientCaFile: tlsClientCa === undefined ? null : absolute(tlsClientCa),
+  };
+  const identity = readTlsIdentity(files, { readFile: host.readFile, nowMs: Date.now() }, complain);
+  warnings.push(...(identity?.warnings ?? []));
+  return files;
+}
+
+const NO_TLS_PAIR = 'TLS needs a certificate and its key';
 
 type Complain = (name: ConfigName, value: unknown, rule: string, fix: string) => void;
 
@@ -585,7 +659,7 @@ function parseRemote(text: string, complain: Complain): OwnRemote {
   if (scheme === 's3:') {
     try {
       const target = parseS3Location(text, { allowsEndpoint: true });
-      return { target, layout: 'bucket/key', credentials: undefined };
+      return { target, layout: 'bucket/key', credentials: undefined, ca: undefined };
     } catch (error) {
       return refuse((error as Error).message);
     }
@@ -720,19 +794,22 @@ function systemHost(): ConfigHost {
         }
       }
     },
-    usedBytes: (directory) => {
-      let used = 0;
-      try {
-        for (const entry of readdirSync(directory, { withFileTypes: true, recursive: true })) {
-          if (entry.isFile())
-            used +=
-              (statSync(join(entry.parentPath, entry.name), { throwIfNoEntry: false })?.blocks ??
-                0) * 512;
-        }
-      } catch {
-        return used; // not there yet
-      }
-      return used;
-    },
+    usedBytes: allocatedBytes,
   };
+}
+
+/** Of the files below; 0 when there is no such directory. */
+export function allocatedBytes(directory: string): number {
+  let used = 0;
+  try {
+    for (const entry of readdirSync(directory, { withFileTypes: true, recursive: true })) {
+      if (entry.isFile())
+        used +=
+          (statSync(join(entry.parentPath, entry.name), { throwIfNoEntry: false })?.blocks ?? 0) *
+          512;
+    }
+  } catch {
+    return used; // not there yet
+  }
+  return used;
 }

@@ -19,6 +19,8 @@ export const REFUSED_BODY_MS_MAX = 5_000;
 export const HEADER_BYTES_MAX = 32 * KiB;
 export const JSON_BODY_BYTES_MAX = 1 * MiB;
 export const HEADERS_TIMEOUT_MS = 30_000;
+/** From the opening of a connection to the end of its handshake. */
+export const TLS_HANDSHAKE_MS = 10_000;
 /** Silence on a connection, also in the middle of a body. */
 export const IDLE_TIMEOUT_MS = 120_000;
 export const KEEP_ALIVE_TIMEOUT_MS = 65_000;

@@ -16,6 +16,7 @@ import {
 } from './compose.ts';
 import type { NodeConfig } from './config.ts';
 import type { NodeState } from './services.ts';
+import { startTlsReload, type TlsReload } from './tls/reload.ts';
 
 export interface RunningNode {
   /** With the real port; null without TCP. */
@@ -25,6 +26,8 @@ export interface RunningNode {
   readonly socketPath: string | null;
   readonly state: NodeState;
   readonly services: NodeServices;
+  /** Reads the certificate anew: SIGHUP. The log says what came of it. */
+  reload(reason: string): void;
   /** Refuses new work, waits for what is under way, and closes. A second call waits for the first. */
   drain(reason: string): Promise<void>;
   /** At once: what is under way is cut, what was acknowledged stays. */
@@ -88,6 +91,16 @@ export async function runNode(config: NodeConfig): Promise<number> {
       signal.resolve(name);
     });
   const starting = startNode(config, { log });
+  // Else a terminal that goes away ends the node, as it ends every program.
+  if (config.tls !== null)
+    process.on(
+      'SIGHUP',
+      () =>
+        void starting.then(
+          (node) => node.reload('SIGHUP'),
+          () => undefined,
+        ),
+    );
   const first = await Promise.race([starting, signal.promise]);
   const node = typeof first === 'string' ? await starting : first;
   // For those who stop it: a signal to `npx` does not reach what it started.
@@ -128,6 +141,7 @@ class Node implements RunningNode {
   #services: NodeServices | undefined;
   #closing: Promise<void> | undefined;
   #draining: Promise<void> | undefined;
+  #tlsReload: TlsReload | undefined;
 
   constructor(config: NodeConfig, log: Logger) {
     this.#config = config;
@@ -154,14 +168,25 @@ class Node implements RunningNode {
   async start(): Promise<void> {
     const frame = await openNodeFrame(this.#config, { log: this.#log, state: () => this.#state });
     this.#frame = frame;
+    if (this.#config.tls !== null)
+      this.#tlsReload = startTlsReload({
+        files: this.#config.tls,
+        log: this.#log,
+        apply: (identity) => frame.listeners.setTls(identity),
+      });
     try {
       this.#services = await openServices(frame, this.#config, this.#log);
     } catch (error) {
+      this.#tlsReload?.close();
       await frame.listeners.close(0);
       await frame.catalog.close().catch(() => undefined); // the store may have closed it
       throw error;
     }
     this.#state = 'ready';
+  }
+
+  reload(reason: string): void {
+    this.#tlsReload?.reload(reason);
   }
 
   async drain(reason: string): Promise<void> {
@@ -196,6 +221,7 @@ class Node implements RunningNode {
     this.#closing ??= (async () => {
       const frame = this.#frame;
       if (frame === undefined) return;
+      this.#tlsReload?.close();
       frame.frames.close();
       // Who was told and does not go is cut.
       const cut = setTimeout(() => frame.frames.destroy(), Math.min(deadlineMs, FRAMES_CLOSE_MS));

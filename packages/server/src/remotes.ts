@@ -43,6 +43,8 @@ const remoteSchema = z.strictObject({
   credentials: credentialsSchema.optional(),
   /** A file with the credentials, such as a mounted secret. */
   credentialsFile: z.string().min(1).optional(),
+  /** PEM file with the CA of an endpoint whose certificate is not of a public one. */
+  caFile: z.string().min(1).optional(),
 });
 
 /** Names stand in policies and between bars in names of tier 2. */
@@ -52,6 +54,8 @@ export interface S3Remote {
   readonly target: S3Target;
   readonly layout: 'key' | 'bucket/key';
   readonly credentials: S3Credentials | undefined;
+  /** As PEM, in place of the public ones; undefined: those, and NODE_EXTRA_CA_CERTS. */
+  readonly ca: string | undefined;
 }
 export type OwnRemote = { readonly directory: string } | S3Remote;
 
@@ -83,12 +87,13 @@ export function parseRemotesFile(
         complain(`${[name, ...path].join('.')}: ${message}`);
       continue;
     }
-    const { url, layout, credentials, credentialsFile } = parsed.data;
+    const { url, layout, credentials, credentialsFile, caFile } = parsed.data;
     try {
       const target = parseS3Location(url, { allowsEndpoint: true });
       const read =
         credentialsFile === undefined ? credentials : readCredentials(host, credentialsFile);
-      named.set(name, { target, layout, credentials: read });
+      const ca = caFile === undefined ? undefined : readCa(host, caFile);
+      named.set(name, { target, layout, credentials: read, ca });
     } catch (error) {
       complain(`${name}: ${(error as Error).message}`);
     }
@@ -113,6 +118,17 @@ function readCredentials(
     'config_invalid',
     'its credentialsFile must hold one JSON object with accessKeyId and secretAccessKey',
   );
+}
+
+function readCa(host: { readonly readFile: (path: string) => string }, file: string): string {
+  let text = '';
+  try {
+    text = host.readFile(file);
+  } catch {
+    throw new StoreError('config_invalid', 'its caFile cannot be read');
+  }
+  if (text.includes('-----BEGIN CERTIFICATE-----')) return text;
+  throw new StoreError('config_invalid', 'its caFile holds no certificate as PEM');
 }
 
 function parseJson(text: string): unknown {
@@ -145,7 +161,7 @@ export class RemoteChoice {
     if (remote.includes('|')) throw invalid('a remote has no | in its location');
     try {
       const target = parseS3Location(remote, { allowsEndpoint: false });
-      return { target, layout: 'key', credentials: undefined };
+      return { target, layout: 'key', credentials: undefined, ca: undefined };
     } catch (error) {
       throw invalid((error as Error).message);
     }
@@ -183,15 +199,16 @@ export async function openRemote(
     'directory' in own
       ? await openDirectoryTier({ root: own.directory, nodeId: node.nodeId, mover: node.mover })
       : await openCleaned({
-          ...{ target: own.target, credentials: own.credentials, names: 'bucket/key' },
+          ...{ target: own.target, credentials: own.credentials, names: 'bucket/key', ca: own.ca },
           uploadJournal: journal(''),
         });
   return createRoutedTier({
     fallback,
     open: async (remote, bucket) => {
-      const { target, layout, credentials } = choice.find(remote);
+      const { target, layout, credentials, ca } = choice.find(remote);
       const names = layout === 'key' ? { names: layout, bucket } : { names: layout };
-      return await openCleaned({ target, credentials, ...names, uploadJournal: journal(remote) });
+      const tier = { target, credentials, ca, ...names };
+      return await openCleaned({ ...tier, uploadJournal: journal(remote) });
     },
   });
 }

@@ -1,3 +1,4 @@
+export { createTestCa, type Issued, type TestCa } from './certificates.ts';
 export { catalogConformance } from './conformance/catalog.ts';
 export { catalogEventsConformance } from './conformance/catalog-events.ts';
 export { localTierConformance, remoteTierConformance } from './conformance/tier.ts';

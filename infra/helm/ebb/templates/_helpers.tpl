@@ -12,5 +12,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- $fixed := dict "data" .Values.paths.data "memoryDir" .Values.paths.memory -}}
 {{- $_ := set $fixed "socket" (printf "%s/ebb.sock" .Values.paths.socket) -}}
 {{- $_ := set $fixed "listen" (printf "%s:%d" .Values.host (int .Values.port)) -}}
+{{- if .Values.tlsSecret -}}
+{{- $_ := set $fixed "tlsCert" "/etc/ebb-tls/tls.crt" -}}
+{{- $_ := set $fixed "tlsKey" "/etc/ebb-tls/tls.key" -}}
+{{- end -}}
 {{- merge $fixed .Values.settings | toPrettyJson -}}
 {{- end }}

@@ -15,6 +15,7 @@ function entry(name: string, summary: string, module: () => Promise<CommandModul
 
 export const COMMANDS: readonly CommandEntry[] = [
   entry('node', 'run a node in the foreground', () => import('./node.ts')),
+  entry('doctor', 'look for what would keep a node from working well', () => import('./doctor.ts')),
   entry('status', 'show what a node holds and does', () => import('./status.ts')),
   entry('buckets', 'list, create and remove buckets', () => import('./buckets.ts')),
   entry('ls', 'list buckets or objects', () => import('./ls.ts')),

@@ -4,10 +4,18 @@ import { ACKS, parseBytes, parseDuration } from '@ebb/protocol';
 
 export const nodeOption = new Option(
   '--node <url>',
-  'address of the node: http://HOST:PORT or unix:///PATH',
+  'address of the node: http://HOST:PORT, https://HOST:PORT or unix:///PATH',
 )
   .env('EBB_NODE')
   .default('http://127.0.0.1:9700');
+/** Every command with `--node` has them: program.ts. */
+export const tlsOptions: readonly Option[] = [
+  new Option('--ca-file <file>', 'CA of the node’s certificate, as PEM, with https://').env(
+    'EBB_CA_FILE',
+  ),
+  new Option('--cert-file <file>', 'certificate to show to the node, as PEM').env('EBB_CERT_FILE'),
+  new Option('--key-file <file>', 'its private key, as PEM').env('EBB_KEY_FILE'),
+];
 export const jsonOption = new Option('--json', 'print JSON');
 export const recursiveOption = new Option('-r, --recursive', 'all objects under this prefix');
 export const jobOption = new Option('--job <id>', 'job that owns what is stored');

@@ -7,6 +7,7 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from '@commander-js/extra-typings';
 import type { AnyCommand } from './command.ts';
 import { COMMANDS } from './commands.ts';
+import { tlsOptions } from './options.ts';
 
 export async function runCli(args: readonly string[]): Promise<number> {
   process.stdout.on('error', endQuietly);
@@ -51,6 +52,8 @@ Examples:
 }
 
 function settle(command: AnyCommand): void {
+  if (command.options.some(({ long }) => long === '--node'))
+    for (const option of tlsOptions) command.addOption(option);
   command
     .exitOverride()
     .showSuggestionAfterError()

@@ -1,5 +1,5 @@
 /** Runs a command's work with an open client; an interrupt aborts it, and leaves nothing staged. */
-import { type EbbClient, openClient } from '@ebb/client';
+import { type EbbClient, openClient, type TlsOptions } from '@ebb/client';
 import { StoreError } from '@ebb/protocol';
 
 export interface Session {
@@ -8,7 +8,7 @@ export interface Session {
 }
 
 export async function withClient<T>(
-  options: { readonly node: string; readonly unreachableMs?: number },
+  options: { readonly node: string; readonly unreachableMs?: number } & TlsOptions,
   work: (session: Session) => Promise<T>,
 ): Promise<T> {
   const interrupt = new AbortController();
@@ -22,6 +22,9 @@ export async function withClient<T>(
   try {
     await using client = await openClient({
       node: options.node,
+      caFile: options.caFile,
+      certFile: options.certFile,
+      keyFile: options.keyFile,
       signal,
       name: `ebb-cli/0.1.0 pid-${process.pid}`,
       retry: { unreachableMs: options.unreachableMs ?? 10_000 },

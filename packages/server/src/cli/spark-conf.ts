@@ -32,7 +32,12 @@ export function create(): AnyCommand {
       ),
     )
     .action(async (options) => {
-      const { text } = parseNodeAddress(options.node);
+      const { text, tls } = parseNodeAddress(options.node);
+      if (tls !== undefined)
+        throw new StoreError(
+          'unsupported',
+          'the Spark plugin speaks no TLS; executors on the host of the node use its socket: --node unix:///PATH',
+        );
       const jar =
         options.pluginJar === undefined
           ? findPluginJar(pluginLine(options.spark, options.scala))

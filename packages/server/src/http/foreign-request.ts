@@ -6,7 +6,7 @@ import type { IncomingMessage } from 'node:http';
 
 /** Why a request is refused; undefined when it is not. */
 export function foreignness(
-  { headers }: Pick<IncomingMessage, 'headers'>,
+  { headers, socket }: Pick<IncomingMessage, 'headers'> & { readonly socket?: object },
   isOurs: (hostName: string) => boolean,
 ): string | undefined {
   const { host = '', origin } = headers;
@@ -15,7 +15,12 @@ export function foreignness(
     .replace(/^\[(.*)\]$/, '$1')
     .toLowerCase();
   if (!isOurs(name)) return 'the Host header must name this host, such as localhost';
-  if (origin !== undefined && origin !== `http://${host}`)
+  if (origin !== undefined && origin !== `${schemeOf({ socket })}://${host}`)
     return 'requests of web pages from elsewhere are refused';
   return undefined;
+}
+
+/** By which the request came. */
+export function schemeOf({ socket }: { readonly socket?: object | undefined }): 'http' | 'https' {
+  return socket !== undefined && 'encrypted' in socket ? 'https' : 'http';
 }

@@ -1,7 +1,15 @@
-/** The sockets: TCP and Unix, one HTTP server each, the same handlers behind both. */
+/** The sockets: TCP, with TLS where the node has a certificate, and Unix; one HTTP server each, the same handlers behind all. */
 import { chmodSync, lstatSync, unlinkSync } from 'node:fs';
-import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http';
+import {
+  createServer,
+  type IncomingMessage,
+  type RequestListener,
+  type Server,
+  type ServerOptions,
+} from 'node:http';
+import { createServer as createTlsServer, type Server as TlsServer } from 'node:https';
 import { type AddressInfo, connect, type ListenOptions, type Socket } from 'node:net';
+import type { TlsOptions } from 'node:tls';
 import { PATHS, StoreError } from '@ebb/protocol';
 import {
   CONNECTIONS_MAX,
@@ -9,7 +17,9 @@ import {
   HEADERS_TIMEOUT_MS,
   IDLE_TIMEOUT_MS,
   KEEP_ALIVE_TIMEOUT_MS,
+  TLS_HANDSHAKE_MS,
 } from '../limits.ts';
+import type { TlsIdentity } from '../tls/identity.ts';
 
 export interface ListenersOptions {
   readonly listen: { readonly host: string; readonly port: number } | null;
@@ -23,6 +33,8 @@ export interface ListenersOptions {
     readonly onRequest: RequestListener;
     readonly onExpectContinue: RequestListener;
   } | null;
+  /** Of both TCP addresses; null: plain HTTP. */
+  readonly tls: TlsIdentity | null;
 }
 
 export interface Listeners {
@@ -30,52 +42,74 @@ export interface Listeners {
   readonly url: string | null;
   /** Of the S3 surface, with the real port. */
   readonly s3Url: string | null;
+  /** For connections from now on; those that are open go on. Whether clients need a certificate does not change. */
+  setTls(identity: TlsIdentity): void;
   /** Takes no more connections, lets requests under way end until the deadline, then cuts them. */
   close(deadlineMs: number): Promise<void>;
 }
 
 /** @throws {StoreError} `config_invalid` when an address cannot be had, `data_directory_in_use` when another node answers on the socket */
 export async function openListeners(options: ListenersOptions): Promise<Listeners> {
-  const servers: Server[] = [];
+  const servers: AnyServer[] = [];
+  const { listen, socketPath, s3, tls } = options;
   try {
-    const { listen, socketPath, s3 } = options;
     let url: string | null = null;
     let s3Url: string | null = null;
     if (listen !== null) {
-      const server = await open(options, listen, `--listen ${listen.host}:${listen.port}`);
+      const server = await open(
+        { ...options, tls },
+        listen,
+        `--listen ${listen.host}:${listen.port}`,
+      );
       servers.push(server);
       url = urlOf(server);
     }
     if (s3 !== null) {
       const setting = `--s3-listen ${s3.listen.host}:${s3.listen.port}`;
-      const server = await open(s3, s3.listen, setting);
+      const server = await open({ ...s3, tls: withoutClients(tls) }, s3.listen, setting);
       servers.push(server);
       s3Url = urlOf(server);
     }
     if (socketPath !== null) {
       await removeStaleSocket(socketPath);
-      servers.push(await open(options, { path: socketPath }, `--socket ${socketPath}`));
+      const plain = { ...options, tls: null };
+      servers.push(await open(plain, { path: socketPath }, `--socket ${socketPath}`));
       chmodSync(socketPath, 0o660); // of the daemon's group: DESIGN, Security
     }
-    return { url, s3Url, close: async (deadlineMs) => await closeAll(servers, deadlineMs) };
+    return {
+      ...{ url, s3Url },
+      setTls: ({ context }) => {
+        for (const server of servers)
+          if ('setSecureContext' in server) server.setSecureContext(context);
+      },
+      close: async (deadlineMs) => await closeAll(servers, deadlineMs),
+    };
   } catch (error) {
     await closeAll(servers, 0);
     throw error;
   }
 }
 
-function urlOf(server: Server): string {
+type AnyServer = Server | TlsServer;
+
+/** The S3 surface knows its clients by their access keys. */
+function withoutClients(tls: TlsIdentity | null): TlsIdentity | null {
+  return tls === null ? null : { ...tls, asksClients: false };
+}
+
+function urlOf(server: AnyServer): string {
   const { address, port, family } = server.address() as AddressInfo;
-  return `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`;
+  const scheme = 'setSecureContext' in server ? 'https' : 'http';
+  return `${scheme}://${family === 'IPv6' ? `[${address}]` : address}:${port}`;
 }
 
 async function open(
-  options: Pick<ListenersOptions, 'onRequest' | 'onExpectContinue'> &
+  options: Pick<ListenersOptions, 'onRequest' | 'onExpectContinue' | 'tls'> &
     Partial<Pick<ListenersOptions, 'onUpgrade'>>,
   address: ListenOptions,
   setting: string,
-): Promise<Server> {
-  const server = createServer({
+): Promise<AnyServer> {
+  const http = {
     maxHeaderSize: HEADER_BYTES_MAX,
     headersTimeout: HEADERS_TIMEOUT_MS,
     keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
@@ -84,7 +118,11 @@ async function open(
     // An upgrade nobody asked us to know is ignored, as HTTP allows: Java's client offers h2c on every request.
     shouldUpgradeCallback: (request) =>
       options.onUpgrade !== undefined && request.url?.split('?', 1)[0] === PATHS.frames,
-  });
+  } satisfies ServerOptions;
+  const { tls } = options;
+  const server =
+    tls === null ? createServer(http) : createTlsServer({ ...http, ...toTlsOptions(tls) });
+  if (tls !== null) keepHandshakes(server);
   server.timeout = IDLE_TIMEOUT_MS;
   server.maxConnections = CONNECTIONS_MAX;
   server.on('request', options.onRequest);
@@ -108,6 +146,15 @@ async function open(
   });
   server.removeAllListeners('error');
   return server;
+}
+
+function toTlsOptions({ context, asksClients }: TlsIdentity): TlsOptions {
+  return {
+    ...context,
+    handshakeTimeout: TLS_HANDSHAKE_MS,
+    requestCert: asksClients,
+    rejectUnauthorized: asksClients,
+  };
 }
 
 /** A node that was killed leaves its socket file. It goes only when nobody answers on it. */
@@ -139,7 +186,24 @@ async function removeStaleSocket(path: string): Promise<void> {
   unlinkSync(path);
 }
 
-async function closeAll(servers: readonly Server[], deadlineMs: number): Promise<void> {
+/** Connections whose handshake has not ended, which the server does not count among its own. */
+const handshakes = new WeakMap<AnyServer, Map<string, Socket>>();
+
+function keepHandshakes(server: AnyServer): void {
+  const open = new Map<string, Socket>();
+  const nameOf = (socket: Socket): string => `${socket.remoteAddress} ${socket.remotePort}`;
+  handshakes.set(server, open);
+  server.on('connection', (socket: Socket) => {
+    const name = nameOf(socket);
+    open.set(name, socket);
+    socket.once('close', () => {
+      if (open.get(name) === socket) open.delete(name);
+    });
+  });
+  server.on('secureConnection', (socket: Socket) => open.delete(nameOf(socket)));
+}
+
+async function closeAll(servers: readonly AnyServer[], deadlineMs: number): Promise<void> {
   const timer = setTimeout(() => {
     for (const server of servers) server.closeAllConnections();
   }, deadlineMs);
@@ -149,6 +213,7 @@ async function closeAll(servers: readonly Server[], deadlineMs: number): Promise
         new Promise<void>((resolve) => {
           server.close(() => resolve());
           server.closeIdleConnections();
+          for (const socket of handshakes.get(server)?.values() ?? []) socket.destroy();
         }),
     ),
   );

@@ -118,6 +118,17 @@ describe('settings', () => {
     }
   });
 
+  test('every setting that the chart writes is one, and its files are where it mounts them', () => {
+    const helpers = read('helm/ebb/templates/_helpers.tpl');
+    const written = namesIn(helpers, /set \$fixed "(\w+)"|dict "(\w+)"/g);
+    expect(written).toEqual(expect.arrayContaining(['listen', 'tlsCert', 'tlsKey']));
+    const names = SETTINGS.map(({ name }) => name);
+    expect(names).toEqual(expect.arrayContaining(written));
+    const template = read('helm/ebb/templates/daemonset.yaml');
+    for (const path of namesIn(helpers, /"(\/etc\/[^"]+)\/tls\.\w+"/g))
+      expect(template).toContain(`mountPath: ${path}\n`);
+  });
+
   test('every command and flag of ebb is one', async () => {
     const program = await createProgram('*');
     for (const file of files) {

@@ -164,7 +164,7 @@ function aborted(): StoreError {
 
 const SOCKETS_MAX = (4 * S3_TRANSFERS_BYTES_MAX) / S3_TRANSFER_BYTES;
 
-function clientConfig({ target, credentials, settings }: S3TargetConfig): S3ClientConfig {
+function clientConfig({ target, credentials, settings, ca }: S3TargetConfig): S3ClientConfig {
   const region = target.region ?? (target.endpoint === undefined ? undefined : 'us-east-1');
   return {
     ...(region === undefined ? {} : { region }),
@@ -182,7 +182,7 @@ function clientConfig({ target, credentials, settings }: S3TargetConfig): S3Clie
       connectionTimeout: settings.connectMs,
       // No request waits for a socket: more are not sent than transfers, and short ones.
       httpAgent: { keepAlive: true, maxSockets: SOCKETS_MAX },
-      httpsAgent: { keepAlive: true, maxSockets: SOCKETS_MAX },
+      httpsAgent: { keepAlive: true, maxSockets: SOCKETS_MAX, ...(ca === undefined ? {} : { ca }) },
     },
   };
 }

@@ -58,6 +58,9 @@ const HINTS: Readonly<Record<string, string>> = {
   PermanentRedirect: 'the bucket lies elsewhere; check `region` and `endpoint` in the location',
 };
 
+/** Of OpenSSL and Node, for a certificate that is of an unknown CA, of another host, or out of date. */
+const UNTRUSTED = /CERT|SELF_SIGNED|UNABLE_TO_(?:VERIFY|GET_ISSUER)/;
+
 interface Subject {
   /** `putting KEY`: the beginning of the message. */
   readonly doing: string;
@@ -140,6 +143,12 @@ function toConnectionError(error: unknown, { doing, hide }: Subject): StoreError
   }
   if (message.startsWith('Region is missing')) {
     return new StoreError('io_failed', `${doing}: no region; name it in the location`, details);
+  }
+  const tlsCode = (error as { code?: unknown } | undefined)?.code;
+  if (typeof tlsCode === 'string' && UNTRUSTED.test(tlsCode)) {
+    const advice = 'name its CA (caFile of the remote, or NODE_EXTRA_CA_CERTS), or have it renewed';
+    const refused = `the certificate of the store is not trusted (${tlsCode}); ${advice}`;
+    return new StoreError('io_failed', `${doing}: ${refused}`, details);
   }
   // The SDK adds to what it could not parse an advice on how to print it.
   const reason = hide(message.split('\n')[0]?.slice(0, 300) ?? '');

@@ -28,6 +28,8 @@ export interface S3TargetConfig {
   readonly target: S3Target;
   /** Undefined: the SDK's own chain (environment, files, mounted tokens, the metadata service of the machine). */
   readonly credentials: S3Credentials | undefined;
+  /** As PEM: the CA of the endpoint's certificate. Undefined: those that Node trusts. */
+  readonly ca: string | undefined;
   /** A directory; undefined: multipart uploads of a killed process stay until the store's lifecycle rule takes them. */
   readonly uploadJournal: string | undefined;
   readonly settings: S3Settings;
@@ -37,6 +39,13 @@ interface KeyRun {
   readonly offset: number;
   readonly length: number;
   readonly etag?: string;
+}
+
+/** What an examination of a store found; `says` is a sentence that says what to do. */
+export interface S3Observation {
+  readonly check: string;
+  readonly level: 'ok' | 'warn' | 'fail';
+  readonly says: string;
 }
 
 /** Argument and result of each call. Keys are those of the S3 bucket. */
@@ -61,6 +70,7 @@ export interface S3Calls {
     argument: { keyPrefix: string; after?: string };
     result: { entries: readonly (RemoteObject & { key: string })[]; next: string | undefined };
   };
+  examine: { argument: { keyPrefix: string }; result: readonly S3Observation[] };
   abortLeftoverUploads: { argument: Record<never, never>; result: number };
 }
 

@@ -8,6 +8,7 @@
  *
  * Opening asks nothing of the store, so that a node starts while it is away.
  */
+import { randomBytes } from 'node:crypto';
 import { assert, StoreError } from '@ebb/protocol';
 import {
   S3_ATTEMPTS,
@@ -30,13 +31,22 @@ import type {
 } from '../tier.ts';
 import { formatS3Location, type S3Target } from './s3-location.ts';
 import { createS3Names, type S3Layout, type S3Names } from './s3-names.ts';
-import type { S3CallKind, S3CallOf, S3Calls, S3Credentials, S3Settings } from './s3-protocol.ts';
+import type {
+  S3CallKind,
+  S3CallOf,
+  S3Calls,
+  S3Credentials,
+  S3Observation,
+  S3Settings,
+} from './s3-protocol.ts';
 import { type S3Thread, sharedS3Thread } from './s3-thread.ts';
 
 export interface S3TierOptions {
   readonly target: S3Target;
   /** Undefined: the SDK's own chain finds them (environment, files, mounted tokens, the metadata service of the machine). */
   readonly credentials?: S3Credentials | undefined;
+  /** As PEM: the CA of the endpoint's certificate, in place of those that Node trusts. */
+  readonly ca?: string | undefined;
   readonly names: S3Layout;
   /** With `names: 'key'`: the bucket that the tier serves. Names of others are not accepted and not found. */
   readonly bucket?: string;
@@ -57,6 +67,11 @@ export interface S3Tier extends RemoteTier {
    * Returns how many. Nobody else's is ever touched.
    */
   abortLeftoverUploads(): Promise<number>;
+  /**
+   * Tries out what the tier needs of the store, under `PREFIX/.ebb/doctor-…/`, without a prefix `.ebb-doctor-…/`, and removes that again, also when it is aborted.
+   * @throws `aborted`
+   */
+  examine(signal?: AbortSignal): Promise<readonly S3Observation[]>;
 }
 
 const DEFAULT_SETTINGS: S3Settings = {
@@ -76,19 +91,21 @@ export function openS3Tier(options: S3TierOptions): S3Tier {
 class ObjectStoreTier implements S3Tier {
   readonly location: string;
   readonly #names: S3Names;
+  readonly #root: string;
   readonly #thread: S3Thread;
   readonly #targetId: number;
 
   constructor(options: S3TierOptions) {
-    const { target, names: layout, bucket, credentials, uploadJournal } = options;
+    const { target, names: layout, bucket, credentials, uploadJournal, ca } = options;
     this.location = formatS3Location(target);
+    this.#root = target.prefix === '' ? '' : `${target.prefix}/`;
     this.#names = createS3Names({
       ...{ prefix: target.prefix, layout },
       ...(bucket === undefined ? {} : { bucket }),
     });
     this.#thread = options.thread ?? sharedS3Thread;
     this.#targetId = this.#thread.register({
-      ...{ target, credentials, uploadJournal },
+      ...{ target, credentials, uploadJournal, ca },
       settings: { ...DEFAULT_SETTINGS, ...options.settings },
     });
   }
@@ -176,6 +193,13 @@ class ObjectStoreTier implements S3Tier {
 
   async abortLeftoverUploads(): Promise<number> {
     return await this.#call({ kind: 'abortLeftoverUploads' });
+  }
+
+  async examine(signal?: AbortSignal): Promise<readonly S3Observation[]> {
+    // An Ebb node as the store keeps `.ebb/` at the root of a bucket for itself.
+    const place = this.#root === '' ? '.ebb-doctor-' : `${this.#root}.ebb/doctor-`;
+    const keyPrefix = `${place}${randomBytes(6).toString('hex')}/`;
+    return await this.#call({ kind: 'examine', keyPrefix }, signal);
   }
 
   async close(): Promise<void> {

@@ -7,6 +7,7 @@ import { assert, StoreError } from '@ebb/protocol';
 import { S3Connection } from './s3-connection.ts';
 import { copyObject } from './s3-copy.ts';
 import { fetchRange, readRange } from './s3-download.ts';
+import { examineStore } from './s3-examine.ts';
 import { UploadJournal } from './s3-journal.ts';
 import { formatS3Location } from './s3-location.ts';
 import { abortLeftovers } from './s3-multipart.ts';
@@ -78,6 +79,8 @@ async function run(
       return await deleteObject(connection, call.key, signal);
     case 'list':
       return await listObjects(connection, call, signal);
+    case 'examine':
+      return await examineStore(connection, call.keyPrefix, signal);
     case 'abortLeftoverUploads':
       return await abortLeftovers(connection, journal);
   }

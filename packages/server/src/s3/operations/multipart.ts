@@ -12,6 +12,7 @@ import { randomBytes } from 'node:crypto';
 import type { ObjectRecord } from '@ebb/core';
 import { HEADERS } from '@ebb/protocol';
 import { parseWriteCondition } from '../../http/data/conditions.ts';
+import { schemeOf } from '../../http/foreign-request.ts';
 import {
   checksumOf,
   DEFAULT_CONTENT_TYPE,
@@ -292,7 +293,7 @@ async function sendCompleted(call: S3Call, object: ObjectRecord): Promise<void> 
   const checksum = checksumOf(object);
   const host = call.request.headers.host ?? 'localhost';
   sendXml(call, 'CompleteMultipartUploadResult', {
-    Location: `http://${host}/${call.bucket}/${encodeURIComponent(call.key).replaceAll('%2F', '/')}`,
+    Location: `${schemeOf(call.request)}://${host}/${call.bucket}/${encodeURIComponent(call.key).replaceAll('%2F', '/')}`,
     Bucket: call.bucket,
     Key: call.key,
     ETag: `"${object.etag}"`,

@@ -6,6 +6,7 @@ import type { IncomingMessage } from 'node:http';
 import type { Committed, StagedWrite } from '@ebb/core';
 import { HEADERS } from '@ebb/protocol';
 import { stageBody } from '../../http/data/stage-body.ts';
+import { schemeOf } from '../../http/foreign-request.ts';
 import { encodeHeader } from '../../http/header-text.ts';
 import {
   checkTags,
@@ -192,7 +193,7 @@ function sendPosted(call: S3Call, { fields }: FormFields, { object, durability }
   const { response, request } = call;
   const etag = `"${object.etag}"`;
   const path = `/${object.bucket}/${encodeURIComponent(object.key).replaceAll('%2F', '/')}`;
-  const location = `http://${request.headers.host ?? 'localhost'}${path}`;
+  const location = `${schemeOf(request)}://${request.headers.host ?? 'localhost'}${path}`;
   const headers = { etag, [HEADERS.durability]: durability };
   const redirect = parseRedirect(fields.get('success_action_redirect') ?? fields.get('redirect'));
   if (redirect !== undefined) {
