@@ -7,6 +7,7 @@ export { openSqliteCatalog } from './catalog/sqlite-catalog.ts';
 // Ports and pure helpers.
 export * from './checksum.ts';
 export { type Clock, systemClock } from './clock.ts';
+export { type Keyring, parseKeyring } from './encryption/keyring.ts';
 // Open files and directories.
 export { makeDirectory, removeDirectory } from './files/directories.ts';
 export type * from './files/files.ts';

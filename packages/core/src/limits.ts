@@ -41,8 +41,12 @@ export const MOVER_SYNC_EVERY_BYTES = 64 * MiB;
 /** Jobs waiting for a mover; each is a few hundred bytes, and those who submit are bounded themselves. */
 export const MOVER_QUEUE_MAX = 4096;
 
-/** Heap of a mover's worker: it holds one buffer outside the heap, and almost nothing in it. */
-export const MOVER_HEAP_MIB = 16;
+/**
+ * Heap of a mover's worker: it holds one buffer outside the heap, and almost nothing in it. What a cipher makes lies outside
+ * too, but counts for the collector: below these sizes that runs so often that encryption takes three times as long.
+ */
+export const MOVER_HEAP_MIB = 64;
+export const MOVER_YOUNG_HEAP_MIB = 8;
 
 /** Files open for reading or writing by position. Each may hold a lease or a staged write, and costs about 1 KiB here. */
 export const OPEN_FILES_MAX = 65_536;

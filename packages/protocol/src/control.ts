@@ -25,6 +25,8 @@ export const bucketPolicySchema = z.object({
   versioning: versioningSchema.optional(),
   /** Whether changes of its objects are recorded as events; absent: unless the preset is `ephemeral`. */
   events: z.boolean().optional(),
+  /** Whether its bytes are encrypted on disk and in tier 2; absent: no. The node needs encryption keys. */
+  encrypted: z.boolean().optional(),
 });
 /** What can be changed of a bucket that is there. */
 export const bucketChangeSchema = z.object({ versioning: z.enum(['enabled', 'suspended']) });
@@ -44,6 +46,7 @@ export const bucketInfoSchema = z.object({
     revalidateMs: z.number().nullable(),
     versioning: versioningSchema,
     events: z.boolean(),
+    encrypted: z.boolean(),
   }),
   objects: z.number().optional(),
   sizeBytes: z.number().optional(),

@@ -117,6 +117,13 @@ export const ERRORS = {
     remedy:
       'Write the object again from its source; run `ebb verify`, and check the disk and the memory of the host.',
   },
+  key_unavailable: {
+    retry: 'never',
+    means:
+      'The bytes are encrypted under a key that this node does not have; the details name its id.',
+    remedy:
+      'Add the key to the file of `--encryption-keys`, and start the node again. Without that key the bytes cannot be read.',
+  },
   data_lost: {
     retry: 'never',
     means: 'The bytes were on a tier that is gone and existed nowhere else.',

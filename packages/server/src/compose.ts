@@ -167,6 +167,7 @@ async function openStore(
     opened.push(remote);
     return await openObjectStore({
       ...{ catalog, memory, disk, remote, mover },
+      ...(config.encryptionKeys === null ? {} : { encryptionKeys: config.encryptionKeys }),
       settings: {
         memoryMarks: config.memoryMarks,
         diskMarks: config.diskMarks,

@@ -210,6 +210,36 @@ describe('the S3 surface', () => {
   });
 });
 
+describe('encryption keys', () => {
+  const KEY = Buffer.alloc(32, 'k').toString('base64');
+
+  test('come from a file, the current one first, or one from the environment', () => {
+    const file = JSON.stringify([
+      { id: 'new', key: KEY },
+      { id: 'old', key: KEY },
+    ]);
+    const flags = { encryptionKeys: '/etc/keys' };
+    const { encryptionKeys } = loadConfig({ flags }, host({ readFile: () => file }));
+    expect(encryptionKeys?.current.keyId).toBe('new');
+    expect(encryptionKeys?.find('old')).toBeDefined();
+    const fromEnv = loadConfig({}, host({ env: { EBB_ENCRYPTION_KEY: KEY } }));
+    expect(fromEnv.encryptionKeys?.current.keyId).toBe('default');
+    expect(loadConfig({}, host()).encryptionKeys).toBeNull();
+  });
+
+  test.each([
+    ['a file that is no JSON', `[{"id": "a", "key": "${KEY}"`],
+    ['a key without id', `[{"key": "${KEY}"}]`],
+    ['a key of another length', `[{"id": "a", "key": "${KEY}AAAA"}]`],
+    ['no keys', '[]'],
+    ['one id twice', JSON.stringify([1, 2].map(() => ({ id: 'a', key: KEY })))],
+  ])('%s is refused, and no complaint repeats the key', (_what, file) => {
+    const complaints = complaintsOf({ encryptionKeys: '/etc/keys' }, { readFile: () => file });
+    expect(complaints).toHaveLength(1);
+    expect(complaints.join()).not.toContain(KEY);
+  });
+});
+
 describe('the remote tier', () => {
   const file = (value: unknown, more: Record<string, string> = {}): Partial<ConfigHost> => ({
     readFile: (path) => more[path] ?? JSON.stringify(value),

@@ -10,8 +10,16 @@ import { readdirSync, readFileSync, statfsSync, statSync } from 'node:fs';
 import { homedir, totalmem } from 'node:os';
 import { isAbsolute, join, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { parseS3Location } from '@ebb/core';
-import { formatBytes, KiB, MiB, parseBytes, parseDuration, StoreError } from '@ebb/protocol';
+import { type Keyring, parseKeyring, parseS3Location } from '@ebb/core';
+import {
+  formatBytes,
+  isStoreError,
+  KiB,
+  MiB,
+  parseBytes,
+  parseDuration,
+  StoreError,
+} from '@ebb/protocol';
 import { z } from 'zod';
 import { type OwnRemote, parseRemotesFile, type RemotesConfig, type S3Remote } from './remotes.ts';
 import { type AccessKey, keyFileSchema } from './s3/auth/key-ring.ts';
@@ -74,6 +82,12 @@ export const configSchema = z.object({
     means:
       'places for the remote tier with credentials of their own, as JSON by name; buckets choose one by its name. Without credentials the AWS SDK looks for them (environment, files, mounted tokens)',
     default: 'none',
+  }),
+  encryptionKeys: z.string().min(1, 'a file').optional().meta({
+    value: 'FILE',
+    means:
+      'master keys of encrypted buckets: a JSON list of {"id", "key"}, 32 bytes in base64 each, the current one first',
+    default: 'none; or the one key in EBB_ENCRYPTION_KEY, whose id is "default"',
   }),
   spoolLimit: quantity(parseBytes).optional().meta({
     value: 'SIZE',
@@ -233,6 +247,8 @@ export interface NodeConfig {
   readonly memoryLimitBytes: number;
   readonly diskLimitBytes: number;
   readonly remotes: RemotesConfig;
+  /** null: buckets cannot be encrypted. */
+  readonly encryptionKeys: Keyring | null;
   readonly spoolBytesMax: number | null;
   readonly spoolAgeMsMax: number | null;
   readonly listen: { readonly host: string; readonly port: number } | null;
@@ -293,6 +309,7 @@ const OTHER_ENV = new Set([
   'EBB_HOME',
   'EBB_ACCESS_KEY_ID',
   'EBB_SECRET_ACCESS_KEY',
+  'EBB_ENCRYPTION_KEY',
 ]);
 
 interface Complaint {
@@ -469,6 +486,7 @@ function resolveConfig(input: {
     memoryLimitBytes,
     diskLimitBytes,
     remotes: resolveRemotes({ settings, host, complain, absolute, dataDir }),
+    encryptionKeys: resolveEncryptionKeys({ settings, host, complain, absolute }),
     spoolBytesMax: settings.spoolLimit ?? null,
     spoolAgeMsMax: settings.spoolAge ?? null,
     listen,
@@ -586,6 +604,33 @@ function resolveS3({
   if (listen === null) return null;
   const domain = (settings.s3Domain ?? 'localhost').toLowerCase();
   return { listen, domain, keys, fileRedirect: settings.s3FileRedirect ?? null };
+}
+
+/** Complaints repeat nothing of what stands in the file or the variable. */
+function resolveEncryptionKeys({
+  settings,
+  host,
+  complain,
+  absolute,
+}: {
+  readonly settings: Partial<z.output<typeof configSchema>>;
+  readonly host: ConfigHost;
+  readonly complain: Complain;
+  readonly absolute: (path: string) => string;
+}): Keyring | null {
+  const { EBB_ENCRYPTION_KEY: key } = host.env;
+  if (settings.encryptionKeys === undefined && !key) return null;
+  const path = settings.encryptionKeys === undefined ? '' : absolute(settings.encryptionKeys);
+  const fix = 'docs/encryption.md shows the form';
+  try {
+    const text = path === '' ? JSON.stringify([{ id: 'default', key }]) : host.readFile(path);
+    return parseKeyring(text);
+  } catch (error) {
+    const isOurs = isStoreError(error, 'config_invalid');
+    const rule = isOurs ? error.message : 'cannot be read';
+    complain('encryptionKeys', path === '' ? 'EBB_ENCRYPTION_KEY' : path, rule, fix);
+    return null;
+  }
 }
 
 /** Complaints name fields, never values. */

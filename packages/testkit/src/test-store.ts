@@ -7,6 +7,7 @@ import {
   type Catalog,
   type Clock,
   createMover,
+  type Keyring,
   type LocalTier,
   type Mover,
   type ObjectStore,
@@ -29,6 +30,7 @@ export interface TestStoreOptions {
   readonly clock?: Clock;
   /** Events that the catalog keeps. */
   readonly eventsMax?: number;
+  readonly encryptionKeys?: Keyring;
   /** Faults: each gets the real part and returns what the store shall use in its place. */
   readonly faults?: Faults;
 }
@@ -133,6 +135,7 @@ async function openOn(
     mover: faults.mover?.(mover) ?? mover,
     ...(options.clock === undefined ? {} : { clock: options.clock }),
     settings: options.settings ?? {},
+    ...(options.encryptionKeys === undefined ? {} : { encryptionKeys: options.encryptionKeys }),
     observer: { failed: (error) => failures.push(error) },
   });
   const owner = store.createOwner('test');

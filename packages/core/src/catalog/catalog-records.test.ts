@@ -150,6 +150,7 @@ describe('bucket policy', () => {
       revalidateMs: limit,
       versioning: fc.constantFrom('off', 'enabled', 'suspended'),
       events: fc.boolean(),
+      encrypted: fc.constant(true),
     },
     {
       requiredKeys: [
@@ -165,6 +166,11 @@ describe('bucket policy', () => {
         expect(decodePolicy(encodePolicy(value))).toEqual(value);
       }),
     );
+  });
+
+  test('an encrypted one has a format of its own, so that a program that does not know it writes nothing plain there', () => {
+    expect(JSON.parse(encodePolicy({ ...PLAIN, encrypted: true }))).toMatchObject({ format: 3 });
+    expect(JSON.parse(encodePolicy(PLAIN))).toMatchObject({ format: 1 });
   });
 
   test('one that was written before there were versions reads as without', () => {
@@ -187,7 +193,7 @@ describe('bucket policy', () => {
     ]) {
       expect(codeOf(() => decodePolicy(broken))).toBe('data_corrupt');
     }
-    expect(codeOf(() => decodePolicy(JSON.stringify({ ...fine, format: 3 })))).toBe(
+    expect(codeOf(() => decodePolicy(JSON.stringify({ ...fine, format: 4 })))).toBe(
       'version_unsupported',
     );
   });

@@ -136,12 +136,16 @@ export function withVersioned(body: Uint8Array, versioned: boolean): Uint8Array 
 const POLICY_FORMAT = 1;
 /** Written only where versions are kept: a program that does not know them must not write there. */
 const POLICY_FORMAT_VERSIONING = 2;
+/** Written only where bytes are encrypted: a program that does not know it would take them for plain ones. */
+const POLICY_FORMAT_ENCRYPTED = 3;
 
 /** A policy is JSON with its format: it is read rarely, and people look at it. */
 export function encodePolicy(policy: BucketPolicy): string {
   const { preset, ack, mirror, ttlMs, quotaBytes, remote, revalidateMs, versioning } = policy;
-  const { events } = policy;
+  const { events, encrypted } = policy;
   const common = { preset, ack, mirror, ttlMs, quotaBytes, remote, revalidateMs, events };
+  if (encrypted === true)
+    return JSON.stringify({ format: POLICY_FORMAT_ENCRYPTED, ...common, versioning, encrypted });
   return JSON.stringify(
     versioning === 'off'
       ? { format: POLICY_FORMAT, ...common }
@@ -153,7 +157,8 @@ export function encodePolicy(policy: BucketPolicy): string {
 export function decodePolicy(text: string): BucketPolicy {
   const found = parseJsonObject(text);
   const format = found['format'];
-  if (format !== POLICY_FORMAT && format !== POLICY_FORMAT_VERSIONING) {
+  const formats: unknown[] = [POLICY_FORMAT, POLICY_FORMAT_VERSIONING, POLICY_FORMAT_ENCRYPTED];
+  if (!formats.includes(format)) {
     throw new StoreError(
       'version_unsupported',
       `catalog: bucket policy of format ${String(format)}`,
@@ -178,7 +183,8 @@ export function decodePolicy(text: string): BucketPolicy {
   if (events !== undefined && typeof events !== 'boolean')
     throw corrupt('events of a bucket policy');
   const common = { preset, ack, mirror, ttlMs, quotaBytes } as const;
-  const policy = { ...common, remote, revalidateMs, versioning } as const;
+  const encrypted = format === POLICY_FORMAT_ENCRYPTED ? ({ encrypted: true } as const) : {};
+  const policy = { ...common, remote, revalidateMs, versioning, ...encrypted } as const;
   return events === undefined ? policy : { ...policy, events };
 }
 

@@ -41,6 +41,8 @@ export interface BucketPolicy {
   readonly versioning: 'off' | 'enabled' | 'suspended';
   /** Whether changes of its objects are recorded; absent: as `recordsEvents` says (events.ts). */
   readonly events?: boolean;
+  /** Its bytes are encrypted on disk and in tier 2 (docs/encryption.md); absent: they are plain. */
+  readonly encrypted?: boolean;
 }
 
 export interface BucketRecord {
@@ -130,6 +132,8 @@ export interface BlobRecord {
   readonly memoryBytes: number | null;
   readonly diskBytes: number | null;
   readonly remote: RemoteCopy | null;
+  /** On disk and in tier 2 it is encrypted, under this seal id (encryption/sealed-format.ts); absent: it is plain there. */
+  readonly sealId?: string;
 }
 export type BlobCopies = Pick<BlobRecord, 'memoryBytes' | 'diskBytes' | 'remote'>;
 
@@ -219,7 +223,7 @@ export interface Catalog {
   createBucket(
     record: BucketRecord,
   ): Promise<{ readonly created: boolean; readonly bucket: BucketRecord }>;
-  /** @throws `bucket_not_found` */
+  /** @throws `bucket_not_found`; `bucket_not_empty` where whether it is encrypted would change */
   setBucketPolicy(name: string, policy: BucketPolicy): Promise<void>;
   findBucket(name: string): Promise<BucketRecord | undefined>;
   listBuckets(): Promise<readonly BucketRecord[]>;

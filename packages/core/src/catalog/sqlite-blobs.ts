@@ -128,6 +128,7 @@ export class BlobTable {
       placeOf(record, refs),
       isHeld ? name.bucket : null,
       isHeld ? name.key : null,
+      record.sealId ?? null,
     );
     this.#countCopies(record, 1);
     this.#counters.add(this.#counters.blobs, 1, record.sizeBytes);
@@ -217,7 +218,7 @@ function placeOf(copies: BlobCopies, refs: number): number {
 // ── rows and statements ─────────────────────────────────────────────────────────────────────────────────────────────
 
 const COLUMNS =
-  'blob_id, size, crc32c, refs, created_at, generation, memory_bytes, disk_bytes, remote_name, remote_offset, remote_etag, bucket, key';
+  'blob_id, size, crc32c, refs, created_at, generation, memory_bytes, disk_bytes, remote_name, remote_offset, remote_etag, bucket, key, seal_id';
 type BlobRow = [
   number,
   number,
@@ -231,6 +232,7 @@ type BlobRow = [
   number | null,
   string | null,
   number | null,
+  string | null,
   string | null,
 ];
 
@@ -246,6 +248,7 @@ function toBlob(row: BlobRow): Blob {
       memoryBytes: row[6],
       diskBytes: row[7],
       remote: row[8] === null ? null : { name: row[8], offset: row[9] ?? 0, etag: row[10] ?? '' },
+      ...(row[13] === null ? {} : { sealId: row[13] }),
     },
     bucket: row[11],
     key: row[12],
@@ -281,7 +284,7 @@ function prepareStatements(tx: SqliteTransactions) {
     },
     insert: tx.prepare(
       `insert into blobs (blob_id, size, crc32c, refs, created_at, generation, memory_bytes, disk_bytes, remote_name,
-       remote_offset, remote_etag, place, bucket, key) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+       remote_offset, remote_etag, place, bucket, key, seal_id) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     ),
     setRefs: tx.prepare(
       'update blobs set refs = ?, place = ?, bucket = ?, key = ? where blob_id = ?',

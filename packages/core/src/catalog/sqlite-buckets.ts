@@ -6,11 +6,13 @@
  * - A bucket that keeps versions has a hidden bucket beside it (sqlite-versions.ts) from when its policy first says so until
  *   it is deleted. It is empty then: `delete` refuses while an old version is left. Its policy follows, but that it is not
  *   mirrored as a whole: sqlite-versions.ts says which of its rows go to tier 2.
+ * - Blobs of encrypted buckets are encrypted, and those of others are not: what `setPolicy` changes there is refused while
+ *   the bucket has objects, and what shares blobs between two buckets asks `assertSameEncryption`.
  * - objects.expires says whether the bucket of an object has a TTL: `setPolicy` writes it for all objects of the bucket.
  */
 import { assert, StoreError } from '@ebb/protocol';
 import { versionsBucketOf } from '../object-ref.ts';
-import type { BucketPolicy, BucketRecord } from './catalog.ts';
+import type { BlobRecord, BucketPolicy, BucketRecord } from './catalog.ts';
 import { decodePolicy, encodePolicy } from './catalog-records.ts';
 import type { Counter, Counters } from './sqlite-counters.ts';
 import type { SqliteTransactions } from './sqlite-transactions.ts';
@@ -107,6 +109,7 @@ export class BucketTable {
 
   setPolicy(name: string, policy: BucketPolicy): void {
     const bucket = this.get(name);
+    if (isEncrypted(bucket.record) !== (policy.encrypted === true)) this.#assertEmpty(bucket);
     const expired = bucket.record.policy.ttlMs !== null;
     const expires = policy.ttlMs !== null;
     this.#tx.write(this.#sql.setPolicy, encodePolicy(policy), name);
@@ -116,7 +119,17 @@ export class BucketTable {
   }
 
   delete(name: string): void {
-    const { id, counter } = this.get(name);
+    const bucket = this.get(name);
+    this.#assertEmpty(bucket);
+    const versions = this.#byName.get(versionsBucketOf(name));
+    this.#tx.write(this.#sql.delete, name);
+    this.#counters.retire(bucket.counter);
+    this.#byName.delete(name);
+    this.#byId.delete(bucket.id);
+    if (versions !== undefined) this.delete(versions.record.name);
+  }
+
+  #assertEmpty({ record: { name }, counter }: Bucket): void {
     const versions = this.#byName.get(versionsBucketOf(name));
     if (versions !== undefined && versions.counter.count > 0) {
       throw new StoreError(
@@ -135,11 +148,6 @@ export class BucketTable {
         },
       );
     }
-    this.#tx.write(this.#sql.delete, name);
-    this.#counters.retire(counter);
-    this.#byName.delete(name);
-    this.#byId.delete(id);
-    if (versions !== undefined) this.delete(versions.record.name);
   }
 
   #remember(id: number, record: BucketRecord): void {
@@ -147,6 +155,26 @@ export class BucketTable {
     this.#byName.set(record.name, bucket);
     this.#byId.set(id, bucket);
   }
+}
+
+function isEncrypted({ policy }: BucketRecord): boolean {
+  return policy.encrypted === true;
+}
+
+/** @throws {StoreError} `precondition_failed`: the caller saw the buckets when they were alike */
+export function assertSameEncryption(a: Bucket, b: Bucket): void {
+  if (isEncrypted(a.record) === isEncrypted(b.record)) return;
+  throw encryptionChanged(b.record);
+}
+
+/** @throws {StoreError} `precondition_failed`: the bucket was another one when this was written */
+export function assertEncryptedAs({ record }: Bucket, blob: Pick<BlobRecord, 'sealId'>): void {
+  if (isEncrypted(record) !== (blob.sealId !== undefined)) throw encryptionChanged(record);
+}
+
+function encryptionChanged({ name }: BucketRecord): StoreError {
+  const message = `whether bucket ${name} is encrypted was changed meanwhile; try again`;
+  return new StoreError('precondition_failed', message, { bucket: name });
 }
 
 function prepareStatements(tx: SqliteTransactions) {

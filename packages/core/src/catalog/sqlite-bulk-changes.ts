@@ -9,7 +9,7 @@
 import { assert, StoreError } from '@ebb/protocol';
 import { bucketOfVersions, keyProblem } from '../object-ref.ts';
 import type { BlobRecord, Freed, VersionStamp } from './catalog.ts';
-import type { Bucket } from './sqlite-buckets.ts';
+import { assertSameEncryption, type Bucket } from './sqlite-buckets.ts';
 import {
   fromRow,
   type ObjectRow,
@@ -98,6 +98,7 @@ export function renamePrefix(
   const { objects } = tables;
   const source = tables.buckets.get(from.bucket);
   const target = tables.buckets.get(to.bucket);
+  assertSameEncryption(source, target);
   const renamed = (key: string): string => to.prefix + key.slice(from.prefix.length);
   checkTargets(tables, { source, prefix: from.prefix }, { bucket: target, renamed, ...options });
   const receipt = emptyReceipt();

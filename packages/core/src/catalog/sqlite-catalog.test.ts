@@ -168,6 +168,35 @@ describe('sqlite catalog', () => {
     expect(isStoreError(damaged, 'data_corrupt')).toBe(true);
   });
 
+  test('a file from before blobs could be encrypted is opened, and takes encrypted ones', async () => {
+    const directory = await tempDir();
+    await (await openSqliteCatalog({ directory })).close();
+    const database = new DatabaseSync(join(directory, 'catalog.sqlite'));
+    database.exec('alter table blobs drop column seal_id');
+    database.close();
+    for (const sealId of ['aa'.repeat(16), undefined]) {
+      const catalog = await openSqliteCatalog({ directory });
+      if (sealId !== undefined) {
+        const policy = { ...POLICY, encrypted: true };
+        await catalog.createBucket({ name: 'enc', createdAtMs: 1, policy });
+        const blob = { blobId: 7, sizeBytes: 10, crc32c: 1, createdAtMs: 1, sealId };
+        const places = { memoryBytes: null, diskBytes: 4096, remote: null };
+        await catalog.commitObject({
+          object: {
+            ...{ bucket: 'enc', key: 'k', version: 8, sizeBytes: 10, etag: 'e', crc32c: 1 },
+            ...{ contentType: 'x/y', metadata: {}, attributes: {}, createdAtMs: 1, jobId: null },
+            ...{ pinned: false, remoteEtag: null },
+            extents: [{ blobId: 7, offset: 0, length: 10 }],
+          },
+          newBlobs: [{ ...blob, ...places }],
+          condition: {},
+        });
+      }
+      expect((await catalog.findBlob(7))?.sealId).toBe('aa'.repeat(16));
+      await catalog.close();
+    }
+  });
+
   test('20,000 keys are listed in order, each once, in pages and by common prefix', async () => {
     const catalog = await openSqliteCatalog({ directory: await tempDir() });
     onTestFinished(async () => await catalog.close());

@@ -85,6 +85,7 @@ function prepareSchema(
     );
   }
   database.exec(EVENTS_SCHEMA);
+  addSealIds(database);
   const read = database.prepare('select value from meta where name = ?');
   const meta = (name: string): unknown => read.get(name)?.['value'];
   const nodeId = meta('node_id');
@@ -96,4 +97,14 @@ function prepareSchema(
   database.exec("update meta set value = 0 where name = 'counters_saved'");
   database.exec('commit');
   return { nodeId, idsReserved, countersSaved };
+}
+
+/**
+ * A file that was made before blobs could be encrypted has no column for it. A program of then refuses a catalog with an
+ * encrypted bucket, by the format of its policy.
+ */
+function addSealIds(database: DatabaseSync): void {
+  const columns = database.prepare('pragma table_info(blobs)').all();
+  if (columns.some(({ name }) => name === 'seal_id')) return;
+  database.exec('alter table blobs add column seal_id text');
 }

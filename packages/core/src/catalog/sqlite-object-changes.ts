@@ -17,7 +17,7 @@ import type {
   VersionStamp,
 } from './catalog.ts';
 import { decodeObjectBody } from './catalog-records.ts';
-import type { Bucket } from './sqlite-buckets.ts';
+import { assertEncryptedAs, assertSameEncryption, type Bucket } from './sqlite-buckets.ts';
 import {
   decodeObject,
   encodeObject,
@@ -57,9 +57,12 @@ export function commitObject(
   const after = object.extents.filter((extent) => !born.has(extent.blobId));
   for (const extent of after) blobs.assertLive(extent);
   const leaving = (commit.removes ?? []).map((name) => getAt(tables, name));
+  for (const { blobId } of after) assertEncryptedAs(bucket, blobs.find(blobId) ?? {});
   const isPlain = leaving.every((placed) => !versions.keepsVersions(placed.bucket));
   assert(isPlain, 'what is joined away lies in a bucket without versions');
-  for (const { blobId } of newBlobs) {
+  for (const blob of newBlobs) {
+    const { blobId } = blob;
+    assertEncryptedAs(bucket, blob);
     // The first insert of a change checks by itself that the id is new, and leaves nothing behind (S1).
     if (newBlobs.length > 1) blobs.assertUnknown(blobId);
   }
@@ -117,8 +120,9 @@ export function copyObject(
 ): Freed & { readonly object: ObjectRecord } {
   assertKey(to.key);
   const { key, version, createdAtMs } = to;
-  const { stored } = getPlaced(tables, from);
+  const { stored, bucket: source } = getPlaced(tables, from);
   const { bucket, old } = findTarget(tables, to);
+  assertSameEncryption(source, bucket);
   checkTarget(to, old, { condition, version });
   versions.assertStamp(tables, bucket, key, to);
   const moved = { key, version, createdAtMs };
@@ -137,6 +141,7 @@ export function renameObject(
   assertKey(to.key);
   const source = getPlaced(tables, from);
   const { bucket, old } = findTarget(tables, to);
+  assertSameEncryption(source.bucket, bucket);
   checkCondition(condition, old, { ...to, ifExists: 'already_exists' });
   if (from.bucket === to.bucket && from.key === to.key)
     return { ...NOTHING_FREED, object: decodeObject(to.bucket, source.stored) };

@@ -51,7 +51,7 @@ export const SCHEMA = `
     blob_id integer primary key, size integer not null, crc32c integer, refs integer not null,
     created_at integer not null, generation integer not null,
     memory_bytes integer, disk_bytes integer, remote_name text, remote_offset integer, remote_etag text,
-    place integer not null, bucket integer, key text
+    place integer not null, bucket integer, key text, seal_id text
   ) strict;
   create index blobs_by_place on blobs (place, blob_id);
   create index blobs_by_remote_name on blobs (remote_name) where remote_name is not null;

@@ -10,7 +10,7 @@ import { FILE_COPY_PIECE_BYTES } from '../limits.ts';
 import type { OpenedObject, StagedWrite } from '../store/object-store.ts';
 import type { StoreParts } from '../store/parts.ts';
 
-type Parts = Pick<StoreParts, 'memory' | 'disk' | 'mover' | 'placement'>;
+type Parts = Pick<StoreParts, 'memory' | 'disk' | 'mover' | 'placement' | 'vault'>;
 
 /** Reads from a blob wherever it is. */
 type ReadBlob = (blobId: number, target: Uint8Array, position: number) => Promise<void>;
@@ -46,13 +46,14 @@ export async function copyExtents(
   }
 }
 
-/** Undefined when there is no local file, or no longer. */
+/** Undefined when there is no local file of plain bytes, or no longer. */
 async function tryMover(
-  { memory, disk, mover, placement }: Parts,
+  { memory, disk, mover, placement, vault }: Parts,
   { extent, length, to, toOffset }: Copy,
 ): Promise<number | undefined> {
   for (const tier of [memory, disk]) {
     if (placement.readableIn(tier.name, extent.blobId) === undefined) continue;
+    if (tier === disk && vault.isSealedOnDisk(extent.blobId)) continue;
     try {
       return await mover.copy({
         from: tier.absolutePath(extent.blobId),

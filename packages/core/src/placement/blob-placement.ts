@@ -12,11 +12,13 @@
  */
 import { isStoreError, StoreError } from '@ebb/protocol';
 import type { BlobCopies, BlobRecord, Catalog } from '../catalog/catalog.ts';
+import { storedSize } from '../encryption/vault.ts';
 import type { LeaseTable } from '../store/lease-table.ts';
 import type { LifeLog } from '../store/life-log.ts';
 import type { LocalBlob, LocalTier, Mover, RemoteObject, RemoteTier } from '../tier/tier.ts';
 import type { RecencyIndex } from './evictor.ts';
 import { isPrivateName, privateName } from './remote-names.ts';
+import { isSealedBlob, type SealedBlob, type SealedCopies } from './sealed-copies.ts';
 
 export type Place = 'memory' | 'disk' | 'remote';
 /** A local file that is not given to another writer before `release`. */
@@ -45,6 +47,7 @@ export interface PlacementParts {
   readonly diskLeases: LeaseTable;
   readonly recency: RecencyIndex;
   readonly log: LifeLog;
+  readonly sealed: SealedCopies;
   readonly onMoved: (move: { from: Place; to: Place; bytes: number }) => void;
   readonly onError: (error: unknown) => void;
 }
@@ -172,12 +175,14 @@ export class BlobPlacement {
     options: MoveOptions,
   ): Promise<MoveResult> {
     const tier = this.#parts[to];
-    const { blobId, sizeBytes } = blob;
-    if (tier.create(blobId, sizeBytes) === undefined) return 'full';
+    const { blobId } = blob;
+    const { sealed } = this.#parts;
+    const roomBytes = isSealedBlob(blob) ? sealed.roomFor(blob, to) : blob.sizeBytes;
+    if (tier.create(blobId, roomBytes) === undefined) return 'full';
     this.#filling.set(blobId, to);
     try {
-      await this.#fill(blob, tier);
-      const allocatedBytes = tier.seal(blobId, sizeBytes);
+      await (isSealedBlob(blob) ? sealed.fill(blob, to) : this.#fill(blob, tier));
+      const allocatedBytes = tier.seal(blobId, to === 'disk' ? storedSize(blob) : blob.sizeBytes);
       const made =
         to === 'memory' ? { memoryBytes: allocatedBytes } : { diskBytes: allocatedBytes };
       const result = await this.#publish(blob, to, made, options);
@@ -201,10 +206,14 @@ export class BlobPlacement {
     const name = privateName(policy?.remote ?? null, object.bucket, blobId);
     let made: RemoteObject | undefined;
     try {
-      await this.#fromEachSource(blob, async (file) => {
-        made = await remote.put(name, [{ file, offset: 0, length: sizeBytes, crc32c }]);
-      });
+      if (isSealedBlob(blob)) made = await this.#putSealed(blob, name);
+      else
+        await this.#fromEachSource(blob, async (file) => {
+          made = await remote.put(name, [{ file, offset: 0, length: sizeBytes, crc32c }]);
+        });
     } catch (error) {
+      // To make a segment takes room for it.
+      if (isSealedBlob(blob) && isStoreError(error, 'busy')) return 'full';
       return await this.#goneOr(blob, error);
     }
     const { etag } = made as RemoteObject;
@@ -215,6 +224,28 @@ export class BlobPlacement {
       if (result !== 'done') await remote.delete(name);
     }
     return result;
+  }
+
+  /** From disk first, where the segment is that already. */
+  async #putSealed(blob: SealedBlob, name: string): Promise<RemoteObject> {
+    const { remote, sealed } = this.#parts;
+    const run = { offset: 0, length: blob.sizeBytes };
+    let failure: unknown;
+    for (const place of REVERSED_PLACES) {
+      if (!copyIn(blob, place)) continue;
+      try {
+        const segment = await sealed.segmentOf(blob, run, place);
+        try {
+          return await remote.put(name, [segment.source]);
+        } finally {
+          segment.release();
+        }
+      } catch (error) {
+        if (!isBadSource(error)) throw error;
+        failure = error;
+      }
+    }
+    throw failure;
   }
 
   async #fill(blob: BlobRecord, tier: LocalTier): Promise<void> {

@@ -8,6 +8,7 @@
  *     count as stored there.
  * I3  Before a name is overwritten or deleted in tier 2, blobs that live on elsewhere and lie there are copied to a
  *     private name, or found in another object: no byte that somebody still needs goes with a name.
+ *     An object of an encrypted bucket is there as the segments of its extents, one behind the other.
  * I4  Nothing is done to a name in tier 2 before the change that asks for it is durable: a power cut that takes the change back
  *     finds what was there before.
  * I5  What fails is tried again, after a growing pause, in which others get their turn; a target that does not answer is
@@ -19,15 +20,19 @@ import PQueue from 'p-queue';
 import type {
   BlobRecord,
   Catalog,
+  Extent,
   ObjectRecord,
   RemoteCopy,
   SpoolEntry,
 } from '../catalog/catalog.ts';
 import type { Clock } from '../clock.ts';
+import { sealedSize } from '../encryption/frames.ts';
+import { storedSize } from '../encryption/vault.ts';
 import type { LifeLog } from '../store/life-log.ts';
 import type { RemoteObject, RemoteSource, RemoteTier } from '../tier/tier.ts';
 import type { BlobPlacement, HeldFile, Place } from './blob-placement.ts';
 import { ownName, privateName, privateNameBeside } from './remote-names.ts';
+import { isSealedBlob, type SealedCopies } from './sealed-copies.ts';
 
 const SENDS_AT_ONCE = 4;
 const PAGE = 256;
@@ -47,6 +52,7 @@ export interface MirrorParts {
   readonly remote: RemoteTier;
   readonly clock: Clock;
   readonly log: LifeLog;
+  readonly sealed: SealedCopies;
   readonly onMoved: (move: { from: Place; to: Place; bytes: number }) => void;
   /** A name's turn is over: it was stored, deleted, or given up. */
   readonly onSent: (name: { readonly bucket: string; readonly key: string }) => void;
@@ -325,8 +331,8 @@ export class Mirror {
   ): Promise<{ readonly object: RemoteObject; readonly from: Place }> {
     const stored = await this.#findStored(object);
     if (stored !== undefined) {
-      const { name: from, offset, etag } = stored;
-      const run = { offset, length: object.sizeBytes, etag };
+      const { name: from, offset, etag, length } = stored;
+      const run = { offset, length, etag };
       try {
         return { object: await this.#parts.remote.copy(from, name, run), from: 'remote' };
       } catch (error) {
@@ -336,9 +342,10 @@ export class Mirror {
     }
     let failure: unknown;
     // One that is broken or gone is no reason to fail while another is good.
-    for (const first of ['memory', 'disk'] as const) {
-      const held = await this.#hold(object, first);
+    for (const first of await this.#sourcesOf(object)) {
+      let held: HeldObject | undefined;
       try {
+        held = await this.#hold(object, first);
         const { contentType, metadata } = object;
         const { signal } = this.#stop;
         const made = await this.#parts.remote.put(name, held.sources, {
@@ -349,33 +356,43 @@ export class Mirror {
         if (!isStoreError(error, 'data_corrupt') && !isStoreError(error, 'data_lost')) throw error;
         failure = error;
       } finally {
-        held.release();
+        held?.release();
       }
     }
     throw failure;
   }
 
+  /** What is encrypted is taken from disk, where it is that already. */
+  async #sourcesOf({ extents: [first] }: ObjectRecord): Promise<readonly ('memory' | 'disk')[]> {
+    const blob = first && (await this.#parts.catalog.findBlob(first.blobId));
+    return blob?.sealId === undefined ? ['memory', 'disk'] : ['disk', 'memory'];
+  }
+
   /** Where in tier 2 its bytes lie in one run already, if they lie nowhere else: of a copy, or after a rename. */
-  async #findStored(object: ObjectRecord): Promise<RemoteCopy | undefined> {
+  async #findStored(
+    object: ObjectRecord,
+  ): Promise<(RemoteCopy & { readonly length: number }) | undefined> {
     let run: RemoteCopy | undefined;
     let length = 0;
     for (const extent of object.extents) {
       const blob = await this.#parts.catalog.findBlob(extent.blobId);
       if (blob?.remote == null || blob.memoryBytes !== null || blob.diskBytes !== null)
         return undefined;
+      // A segment is read from its header on.
+      if (isSealedBlob(blob) && !isWholeOf(extent, blob)) return undefined;
       const { name, offset, etag } = blob.remote;
       run ??= { name, etag, offset: offset + extent.offset };
       if (run.name !== name || run.offset + length !== offset + extent.offset) return undefined;
-      length += extent.length;
+      length += storedLength(blob, extent.length);
     }
-    return run;
+    return run && { ...run, length };
   }
 
   /** The local files of an object, held; what is in tier 2 only is brought to disk. */
   async #hold(object: ObjectRecord, first: 'memory' | 'disk'): Promise<HeldObject> {
     const { catalog, placement } = this.#parts;
     const sources: RemoteSource[] = [];
-    const files: HeldFile[] = [];
+    const files: Pick<HeldFile, 'place' | 'release'>[] = [];
     const release = (): void => {
       for (const file of files) file.release();
     };
@@ -386,6 +403,13 @@ export class Mirror {
         const held = placement.holdFile(blobId, first) ?? (await this.#fetchAndHold(object, blob));
         const isWhole = offset === 0 && length === blob.sizeBytes;
         files.push(held);
+        if (isSealedBlob(blob)) {
+          const run = { offset, length };
+          const segment = await this.#parts.sealed.segmentOf(blob, run, held.place);
+          files.push({ place: held.place, release: segment.release });
+          sources.push(segment.source);
+          continue;
+        }
         sources.push({ file: held.file, offset, length, crc32c: isWhole ? blob.crc32c : null });
       }
       return { sources, from: files[0]?.place ?? 'memory', release };
@@ -418,7 +442,7 @@ export class Mirror {
       const blob = await this.#parts.catalog.findBlob(blobId);
       if (offset === 0 && length === blob?.sizeBytes)
         copies.push({ blobId, remote: { name, offset: at, etag } });
-      at += length;
+      at += storedLength(blob, length);
     }
     return copies;
   }
@@ -443,7 +467,7 @@ export class Mirror {
   async #copyToPrivate(blob: BlobRecord): Promise<RemoteCopy> {
     const { name: from, offset, etag } = blob.remote as RemoteCopy;
     const name = privateNameBeside(from, blob.blobId);
-    const run = { offset, length: blob.sizeBytes, etag };
+    const run = { offset, length: storedSize(blob), etag };
     const made = await this.#parts.remote.copy(from, name, run);
     return { name, offset: 0, etag: made.etag };
   }
@@ -462,7 +486,8 @@ export class Mirror {
         // It may be stored under a private name, where its own could not be.
         if (isWhole && other !== name && (await remote.head(other))?.etag === object.remoteEtag)
           return { name: other, offset: at, etag: object.remoteEtag };
-        at += length;
+        // Blobs of one object are all encrypted, or none is.
+        at += storedLength(blob, length);
       }
     }
     return undefined;
@@ -471,6 +496,15 @@ export class Mirror {
 
 function nameOf({ target, bucket, key }: SpoolEntry): string {
   return ownName(target, { bucket, key });
+}
+
+function isWholeOf({ offset, length }: Extent, { sizeBytes }: BlobRecord): boolean {
+  return offset === 0 && length === sizeBytes;
+}
+
+/** What a run of a blob takes in an object of tier 2. */
+function storedLength(blob: Pick<BlobRecord, 'sealId'> | undefined, length: number): number {
+  return blob?.sealId === undefined ? length : sealedSize(length);
 }
 
 function lost(object: ObjectRecord, blobId: number): StoreError {

@@ -20,6 +20,7 @@ export function resolvePolicy(input: {
   readonly revalidateMs?: number | null | undefined;
   readonly versioning?: BucketPolicy['versioning'] | undefined;
   readonly events?: boolean | undefined;
+  readonly encrypted?: boolean | undefined;
 }): BucketPolicy {
   const preset = input.preset ?? 'buffered';
   return {
@@ -32,6 +33,7 @@ export function resolvePolicy(input: {
     revalidateMs: input.revalidateMs ?? null,
     versioning: input.versioning ?? 'off',
     ...(input.events === undefined ? {} : { events: input.events }),
+    ...(input.encrypted === true ? { encrypted: true } : {}),
   };
 }
 
@@ -50,7 +52,8 @@ export function equalPolicies(a: BucketPolicy, b: BucketPolicy): boolean {
     a.remote === b.remote &&
     a.revalidateMs === b.revalidateMs &&
     a.versioning === b.versioning &&
-    wantsEvents(a) === wantsEvents(b)
+    wantsEvents(a) === wantsEvents(b) &&
+    (a.encrypted ?? false) === (b.encrypted ?? false)
   );
 }
 
@@ -59,6 +62,8 @@ export function equalPolicies(a: BucketPolicy, b: BucketPolicy): boolean {
  * bytes are written once; what may be lost with the host goes to memory.
  */
 export function stagingTiers(policy: BucketPolicy, asked: 0 | 1 | undefined): readonly (0 | 1)[] {
+  // Its writer fills the file with plain bytes, which are for memory alone.
+  if (policy.encrypted === true) return [0];
   if (asked !== undefined) return [asked];
   return policy.ack === 'memory' ? [0, 1] : [1];
 }

@@ -10,6 +10,7 @@
  * I3  No run rejects. After a few failures in a row a run gives up, and the next demand begins another.
  */
 import type { Catalog } from '../catalog/catalog.ts';
+import { storedSize } from '../encryption/vault.ts';
 import type { LeaseTable } from '../store/lease-table.ts';
 import type { LocalTier } from '../tier/tier.ts';
 import type { BlobPlacement } from './blob-placement.ts';
@@ -150,7 +151,7 @@ export class Spiller {
         : 'memory above its mark, least recently used';
       let result = await placement.move(blobId, target, { drop: ['memory'], why });
       if (result === 'full') {
-        await this.makeRoom(1, blob.sizeBytes);
+        await this.makeRoom(1, storedSize(blob));
         result = await placement.move(blobId, 'disk', { drop: ['memory'], why });
         if (result === 'full') {
           if (blob.remote === null) await this.#parts.mirrorFirst(blobId);

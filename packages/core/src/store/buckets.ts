@@ -26,6 +26,8 @@ export interface BucketsParts {
   readonly clock: Clock;
   /** Deletes all objects of a bucket. */
   readonly empty: (bucket: string) => Promise<unknown>;
+  /** @throws `key_unavailable` */
+  readonly assertCanEncrypt: () => void;
 }
 
 export class Buckets {
@@ -68,7 +70,8 @@ export class Buckets {
     policy: BucketPolicy,
   ): Promise<{ created: boolean; bucket: BucketRecord }> {
     parseBucketName(name);
-    const { catalog, clock } = this.#parts;
+    const { catalog, clock, assertCanEncrypt } = this.#parts;
+    if (policy.encrypted === true) assertCanEncrypt();
     const known = await catalog.findBucket(name);
     if (known === undefined) await this.#dropUploadsOf(name); // B1
     const result = await catalog.createBucket({ name, createdAtMs: clock.now(), policy });
@@ -90,6 +93,21 @@ export class Buckets {
     const { policy } = await this.get(name);
     this.#forget(name);
     await this.#parts.catalog.setBucketPolicy(name, { ...policy, versioning });
+    this.#forget(name);
+    return await this.get(name);
+  }
+
+  /** What the bucket has stays as it is written: so the bucket must be empty. @throws `bucket_not_empty`, `key_unavailable` */
+  async setEncrypted(name: string, encrypted: boolean): Promise<BucketRecord> {
+    parseBucketName(name);
+    const { catalog, assertCanEncrypt } = this.#parts;
+    if (encrypted) assertCanEncrypt();
+    const { policy } = await this.get(name);
+    if ((policy.encrypted ?? false) === encrypted) return await this.get(name);
+    const { encrypted: _, ...rest } = policy;
+    await this.#dropUploadsOf(name);
+    this.#forget(name);
+    await catalog.setBucketPolicy(name, encrypted ? { ...rest, encrypted } : rest);
     this.#forget(name);
     return await this.get(name);
   }

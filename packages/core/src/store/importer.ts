@@ -4,17 +4,28 @@
  *
  * I1  What this node still has to send wins: a name in the spool is not looked at.
  * I2  An object is replaced or removed only while it is the version that was compared.
+ * I3  What is in tier 2 under the names of an encrypted bucket is taken in if it is segments that open under a key of this
+ *     node, as who lost a catalog finds it; anything else is refused.
  */
-import { isStoreError } from '@ebb/protocol';
+import { isStoreError, StoreError } from '@ebb/protocol';
 import PQueue from 'p-queue';
-import type { Catalog, Freed, ObjectRecord } from '../catalog/catalog.ts';
+import type { Catalog, Freed, ObjectCommit, ObjectRecord } from '../catalog/catalog.ts';
 import type { Clock } from '../clock.ts';
+import { HEADER_BYTES, sealedSize } from '../encryption/frames.ts';
+import type { SealFacts } from '../encryption/sealed-format.ts';
+import type { Vault } from '../encryption/vault.ts';
 import { keyProblem } from '../object-ref.ts';
 import { ownName } from '../placement/remote-names.ts';
 import type { RemoteHeaders, RemoteObject, RemoteTier } from '../tier/tier.ts';
 import type { ObjectRef, SyncReport } from './object-store.ts';
 import { RecentMap } from './recent-map.ts';
 
+/** Of an encrypted bucket: the object is not one of ours. */
+const NOT_OURS: ReadonlySet<string> = new Set([
+  'data_corrupt',
+  'key_unavailable',
+  'version_unsupported',
+]);
 const LOOKS_AT_ONCE = 16;
 const CHECKED_MIN = 32_768;
 const PAGE = 512;
@@ -23,6 +34,7 @@ export interface ImporterParts {
   readonly catalog: Catalog;
   readonly remote: RemoteTier;
   readonly clock: Clock;
+  readonly vault: Vault;
   nextId(): Promise<number>;
   retireAll(freed: Freed['freed']): Promise<void>;
 }
@@ -59,7 +71,9 @@ export class Importer {
           if (outcome === 'added' || outcome === 'updated') counts.bytes += found?.sizeBytes ?? 0;
         })
         .catch((error: Error) => {
-          failures.push(error);
+          if (error instanceof StoreError && NOT_OURS.has(error.code))
+            refused.push({ key, problem: error.message });
+          else failures.push(error);
         });
     };
     const mayGoOn = async (): Promise<void> => {
@@ -148,35 +162,55 @@ export class Importer {
     old: ObjectRecord | undefined,
   ): Promise<Outcome> {
     const { catalog, remote, clock, nextId, retireAll } = this.#parts;
-    const target = (await catalog.findBucket(bucket))?.policy.remote ?? null;
-    const name = ownName(target, { bucket, key });
+    const policy = (await catalog.findBucket(bucket))?.policy;
+    const name = ownName(policy?.remote ?? null, { bucket, key });
     // A listing tells neither type nor metadata.
     const found = listed.contentType === undefined ? await remote.head(name) : listed;
     if (found === undefined) return 'unchanged'; // gone again since
-    const { sizeBytes, etag, contentType = 'application/octet-stream', metadata = {} } = found;
-    const blobId = await nextId();
+    const { etag, contentType = 'application/octet-stream', metadata = {} } = found;
+    const whole = { offset: 0, sizeBytes: found.sizeBytes };
+    const segments = policy?.encrypted === true ? await this.#segmentsOf(name, found) : [whole];
     const version = await nextId();
     const createdAtMs = clock.now();
-    const isEmpty = sizeBytes === 0;
+    const blobs: ObjectCommit['newBlobs'][number][] = [];
+    for (const { offset, ...facts } of segments) {
+      if (facts.sizeBytes === 0) continue;
+      const remote = { name, offset, etag };
+      const places = { memoryBytes: null, diskBytes: null, remote };
+      blobs.push({ blobId: await nextId(), ...facts, crc32c: null, createdAtMs, ...places });
+    }
+    const sizeBytes = blobs.reduce((sum, blob) => sum + blob.sizeBytes, 0);
     const { freed } = await catalog.commitObject({
       object: {
         ...{ bucket, key, version, sizeBytes, etag, crc32c: null, contentType, metadata },
         ...{ attributes: {}, createdAtMs, jobId: null, pinned: old?.pinned ?? false },
-        extents: isEmpty ? [] : [{ blobId, offset: 0, length: sizeBytes }],
+        extents: blobs.map((blob) => ({ blobId: blob.blobId, offset: 0, length: blob.sizeBytes })),
         remoteEtag: etag,
       },
-      newBlobs: isEmpty
-        ? []
-        : [
-            {
-              ...{ blobId, sizeBytes, crc32c: null, createdAtMs },
-              ...{ memoryBytes: null, diskBytes: null, remote: { name, offset: 0, etag } },
-            },
-          ],
+      newBlobs: blobs,
       condition: old === undefined ? { ifNoneMatch: true } : { ifMatch: old.etag },
     });
     await retireAll(freed);
     return old === undefined ? 'added' : 'updated';
+  }
+
+  /** I3. @throws `data_corrupt`, `key_unavailable`, `version_unsupported` for what was not put there by a node with our keys */
+  async #segmentsOf(
+    name: string,
+    { sizeBytes, etag }: RemoteObject,
+  ): Promise<readonly (SealFacts & { readonly offset: number })[]> {
+    const { remote, vault } = this.#parts;
+    const segments: (SealFacts & { readonly offset: number })[] = [];
+    for (let offset = 0; offset < sizeBytes; ) {
+      const header = Buffer.alloc(Math.min(HEADER_BYTES, sizeBytes - offset));
+      await remote.read(name, header, offset, { etag });
+      const facts = vault.inspect(header);
+      segments.push({ ...facts, offset });
+      offset += sealedSize(facts.sizeBytes);
+      if (offset > sizeBytes)
+        throw new StoreError('data_corrupt', 'an encrypted object ends within a segment');
+    }
+    return segments;
   }
 
   async *#objectsUnder(bucket: string, prefix: string): AsyncGenerator<ObjectRecord> {

@@ -217,6 +217,11 @@ export interface ObjectStore {
    * @throws `name_invalid`, `bucket_not_found`
    */
   setVersioning(name: string, versioning: 'enabled' | 'suspended'): Promise<BucketRecord>;
+  /**
+   * From here on what is written to it is encrypted, or no longer.
+   * @throws `name_invalid`, `bucket_not_found`, `bucket_not_empty`, `key_unavailable`
+   */
+  setEncrypted(name: string, encrypted: boolean): Promise<BucketRecord>;
   /** With its uploads. @throws `bucket_not_found`; `bucket_not_empty`, also while old versions or delete markers are left */
   deleteBucket(name: string): Promise<void>;
   /**

@@ -1,10 +1,12 @@
 /** The machinery that the halves of the store (writes, reads, names, jobs) share. Made once in store.ts. */
 import type { BlobRecord, Catalog } from '../catalog/catalog.ts';
 import type { Clock } from '../clock.ts';
+import type { Vault } from '../encryption/vault.ts';
 import type { BlobPlacement } from '../placement/blob-placement.ts';
 import type { RecencyIndex } from '../placement/evictor.ts';
 import type { Mirror } from '../placement/mirror.ts';
 import type { WaterMarks } from '../placement/policy.ts';
+import type { SealedCopies } from '../placement/sealed-copies.ts';
 import type { Spiller } from '../placement/spiller.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
 import type { AwakeTime } from './awake-time.ts';
@@ -86,6 +88,8 @@ export interface StoreParts {
   readonly spiller: Spiller;
   readonly mirror: Mirror;
   readonly log: LifeLog;
+  readonly vault: Vault;
+  readonly sealed: SealedCopies;
   readonly buckets: Buckets;
   readonly quotas: Quotas;
   readonly importer: Importer;

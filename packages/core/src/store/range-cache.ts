@@ -6,7 +6,8 @@
  *     Without room, ranges are fetched and not kept.
  * C2  A chunk counts as present after it was written whole. Two readers of one chunk fetch it once.
  * C3  Every fetch names the ETag: chunks of two versions never come together. A blob that is complete is checked against its
- *     checksum; one that does not match is dropped.
+ *     checksum; one that does not match is dropped. Of an encrypted blob it is the ciphertext that is kept, and each of its
+ *     frames is checked when it is opened.
  *
  * Nothing of this outlives the process: the files are found as orphans at the next start.
  */
@@ -173,7 +174,9 @@ export class RangeCache {
   }
 
   /** C3 */
-  async #check(cached: CachedBlob, { blobId, sizeBytes, crc32c }: BlobRecord): Promise<void> {
+  async #check(cached: CachedBlob, blob: BlobRecord): Promise<void> {
+    const { blobId, sizeBytes, crc32c, sealId } = blob;
+    if (sealId !== undefined) return;
     const { catalog, disk, mover, onError } = this.#parts;
     try {
       const found = await mover.checksum(disk.absolutePath(cached.fileId), sizeBytes);

@@ -5,6 +5,7 @@
  * I2  A read gives exactly the bytes asked for, or fails; never fewer. A copy that turns out to be gone is no reason to fail
  *     while another is there.
  * I3  A read inside this process holds the file by a lease too: a file is not recycled under it.
+ * I4  A client is shown no file with encrypted bytes: they are brought to memory for it, or read through us.
  */
 import { type ExtentLocation, isStoreError, MiB, StoreError, type TierIndex } from '@ebb/protocol';
 import type {
@@ -14,9 +15,11 @@ import type {
   ObjectRecord,
   RemoteCopy,
 } from '../catalog/catalog.ts';
+import { storedSize } from '../encryption/vault.ts';
 import { parseAnyBucketName } from '../object-ref.ts';
 import { durabilityOfObject, shouldPromote } from '../placement/policy.ts';
 import { isPrivateName } from '../placement/remote-names.ts';
+import { isSealedBlob, type SealedBlob } from '../placement/sealed-copies.ts';
 import type { LocalBlob } from '../tier/tier.ts';
 import type { FileLease, LeaseTable } from './lease-table.ts';
 import type {
@@ -278,7 +281,7 @@ export class ReadPath {
         try {
           if (await this.#readLocal(place, blobId, target, position)) return;
         } catch (error) {
-          if (!isStoreError(error, 'data_lost') && !isStoreError(error, 'io_failed')) throw error;
+          if (!isStoreError(error) || !LOCAL_FAILURES.has(error.code)) throw error;
           failure = error;
         }
       }
@@ -296,7 +299,8 @@ export class ReadPath {
     const { catalog, remote, ranges, importer } = this.#parts;
     const { name, offset, etag } = blob.remote as RemoteCopy;
     try {
-      if (blob.sizeBytes > FETCHED_WHOLE_BYTES_MAX) await ranges.read(blob, target, position);
+      if (isSealedBlob(blob)) await this.#readSegment(blob, target, position);
+      else if (blob.sizeBytes > FETCHED_WHOLE_BYTES_MAX) await ranges.read(blob, target, position);
       else await remote.read(name, target, offset + position, { etag });
     } catch (error) {
       if (!isStoreError(error, 'precondition_failed')) throw error;
@@ -305,6 +309,17 @@ export class ReadPath {
       const message = `${name} was replaced in tier 2 while it was read; open it again`;
       throw new StoreError('superseded', message, { blobId }, error);
     }
+  }
+
+  async #readSegment(blob: SealedBlob, target: Uint8Array, position: number): Promise<void> {
+    const { remote, ranges, sealed } = this.#parts;
+    const { name, offset, etag } = blob.remote as RemoteCopy;
+    const stored = { ...blob, sizeBytes: storedSize(blob) };
+    const isCached = blob.sizeBytes > FETCHED_WHOLE_BYTES_MAX;
+    await sealed.readRemote(blob, target, position, async (part, at) => {
+      if (isCached) await ranges.read(stored, part, at);
+      else await remote.read(name, part, offset + at, { etag });
+    });
   }
 
   /** False when there is no whole file in this tier. */
@@ -330,16 +345,24 @@ export class ReadPath {
     const inMemory = this.#offeredIn('memory', blobId);
     if (inMemory !== undefined) return { tier: 0, blobId, path: inMemory.path, offset: 0, length };
     const onDisk = this.#offeredIn('disk', blobId);
-    if (onDisk !== undefined) return { tier: 1, blobId, path: onDisk.path, offset: 0, length };
+    if (onDisk !== undefined) return this.#locationOnDisk(onDisk, length);
     const blob = await this.#getBlob(blobId);
     if (blob.remote === null) {
       // It may just have come to a local tier: between this turn and the look-up.
       const again = this.#offeredIn('memory', blobId) ?? this.#offeredIn('disk', blobId);
       if (again === undefined) throw lost(blobId);
-      const tier = this.#offeredIn('memory', blobId) === undefined ? 1 : 0;
-      return { tier, blobId, path: again.path, offset: 0, length };
+      if (this.#offeredIn('memory', blobId) === undefined)
+        return this.#locationOnDisk(again, length);
+      return { tier: 0, blobId, path: again.path, offset: 0, length };
     }
     return { tier: 2, blobId, path: '', offset: 0, length };
+  }
+
+  /** I4: to a client, bytes that it can only ask us for are in tier 2. */
+  #locationOnDisk({ blobId, path }: LocalBlob, length: number): ExtentLocation {
+    return this.#parts.vault.isSealedOnDisk(blobId)
+      ? { tier: 2, blobId, path: '', offset: 0, length }
+      : { tier: 1, blobId, path, offset: 0, length };
   }
 
   async resolve(
@@ -385,7 +408,14 @@ export class ReadPath {
     const { leases, diskLeases } = this.#parts;
     for (;;) {
       const location = await this.#locateForRead(blobId, length, options);
-      if (location.tier === 2) return { location, file: undefined };
+      if (location.tier === 2)
+        return {
+          location,
+          file:
+            this.#offeredIn('disk', blobId) === undefined
+              ? undefined
+              : { table: diskLeases, lease: diskLeases.lease(blobId) },
+        };
       const place = location.tier === 0 ? 'memory' : 'disk';
       if (this.#offeredIn(place, blobId)?.path !== location.path) continue;
       const table = place === 'memory' ? leases : diskLeases;
@@ -423,14 +453,16 @@ export class ReadPath {
 
   /** Tier 2 only: to memory when there is room, else to disk, else it is read from where it is. */
   async #bringUp(blobId: number, length: number): Promise<ExtentLocation> {
-    const { placement, memory } = this.#parts;
+    const { placement, memory, vault } = this.#parts;
     const blob = await this.#getBlob(blobId);
+    const isOnDisk = vault.isSealedOnDisk(blobId);
     const toMemory = shouldPromote(
       { sizeBytes: blob.sizeBytes, readsSeen: 2 },
       memory.usage(),
       this.#parts.settings.memoryMarks,
     );
     for (const to of toMemory ? (['memory', 'disk'] as const) : (['disk'] as const)) {
+      if (to === 'disk' && isOnDisk) break;
       if (
         (await placement.move(blobId, to, { drop: [], why: 'read while only in tier 2' })) ===
         'done'
@@ -530,6 +562,9 @@ export class ReadPath {
     this.#endHolds(lease.held, options);
   }
 }
+
+/** What may be wrong with one copy, while another is good. */
+const LOCAL_FAILURES: ReadonlySet<string> = new Set(['data_lost', 'io_failed', 'data_corrupt']);
 
 function lost(blobId: number): StoreError {
   return new StoreError('data_lost', `no copy of blob ${blobId} is left in any tier`, { blobId });

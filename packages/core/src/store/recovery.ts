@@ -8,8 +8,10 @@
  * A blob that is left without any copy stays in the catalog: its objects answer `data_lost`, not `not_found`, until `ebb gc`.
  */
 import type { BlobRecord, Catalog } from '../catalog/catalog.ts';
+import { storedSize, type Vault } from '../encryption/vault.ts';
 import type { BlobPlacement } from '../placement/blob-placement.ts';
 import type { RecencyIndex } from '../placement/evictor.ts';
+import { isSealedBlob } from '../placement/sealed-copies.ts';
 import type { LocalTier } from '../tier/tier.ts';
 import type { LeaseTable } from './lease-table.ts';
 import type { StoreObserver } from './parts.ts';
@@ -32,6 +34,7 @@ export async function recover(parts: {
   readonly placement: BlobPlacement;
   readonly leases: LeaseTable;
   readonly recency: RecencyIndex;
+  readonly vault: Vault;
   readonly observer: StoreObserver;
 }): Promise<RecoveryReport> {
   const { catalog, memory, disk } = parts;
@@ -89,13 +92,15 @@ async function adoptBlob(
     disk: LocalTier;
     leases: LeaseTable;
     recency: RecencyIndex;
+    vault: Vault;
   },
   blob: BlobRecord,
 ): Promise<{ readonly lostCopies: number; readonly isLost: boolean }> {
   const { catalog, memory, disk, leases, recency } = parts;
   const inMemory =
     blob.memoryBytes === null ? undefined : memory.adopt(blob.blobId, blob.sizeBytes);
-  const onDisk = blob.diskBytes === null ? undefined : disk.adopt(blob.blobId, blob.sizeBytes);
+  const onDisk = blob.diskBytes === null ? undefined : disk.adopt(blob.blobId, storedSize(blob));
+  if (onDisk !== undefined && isSealedBlob(blob)) parts.vault.note(blob.blobId, blob);
   if (inMemory !== undefined) {
     leases.taint(blob.blobId); // readers of the former daemon may still hold the file
     recency.add(blob.blobId, inMemory.allocatedBytes);

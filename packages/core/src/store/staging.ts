@@ -15,6 +15,8 @@ export interface Staging {
   readonly owner: Owner;
   readonly ref: ObjectRef;
   readonly jobId: string | null;
+  /** Its bucket is encrypted: it stays in tier 0 until it is committed, and its blob has this id. */
+  readonly sealId: string | undefined;
   tier: 0 | 1;
   reservedBytes: number;
   /** Highest byte written through `write`, for writers that cannot see the file. */

@@ -19,6 +19,8 @@ import type {
 } from '../catalog/catalog.ts';
 import { escapeKey, parseVersionId, parseVersionKey } from '../catalog/version-keys.ts';
 import { type Clock, systemClock } from '../clock.ts';
+import type { Keyring } from '../encryption/keyring.ts';
+import { storedSize, Vault } from '../encryption/vault.ts';
 import { FileTable } from '../files/file-table.ts';
 import {
   bucketOfVersions,
@@ -32,6 +34,7 @@ import { BlobPlacement, type MoveResult } from '../placement/blob-placement.ts';
 import { RecencyIndex } from '../placement/evictor.ts';
 import { Mirror } from '../placement/mirror.ts';
 import { durabilityOf, meets } from '../placement/policy.ts';
+import { SealedCopies } from '../placement/sealed-copies.ts';
 import { Spiller } from '../placement/spiller.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
 import { AwakeTime } from './awake-time.ts';
@@ -79,6 +82,7 @@ import { Quotas } from './quotas.ts';
 import { RangeCache } from './range-cache.ts';
 import { ReadPath } from './read-path.ts';
 import { type RecoveryReport, recover, retireFreed } from './recovery.ts';
+import { Rewriting } from './rewriting.ts';
 import { SpoolGate } from './spool-gate.ts';
 import { StagingTable } from './staging.ts';
 import { verifyAll } from './verify.ts';
@@ -95,6 +99,8 @@ export interface StoreOptions {
   readonly clock?: Clock;
   readonly settings?: Partial<StoreSettings>;
   readonly observer?: Partial<StoreObserver>;
+  /** Master keys; without them encrypted buckets can be neither made nor read. */
+  readonly encryptionKeys?: Keyring;
 }
 
 export interface OpenedStore {
@@ -119,7 +125,9 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     failed: () => undefined,
     ...options.observer,
   };
-  const { catalog, memory, disk, remote, mover } = options;
+  const { catalog, memory, remote, mover } = options;
+  const vault = new Vault(options.encryptionKeys ?? null);
+  const disk = vault.readableDisk(options.disk);
   const recency = new RecencyIndex();
   const log = new LifeLog({ subjectsMax: 20_000, eventsMax: 32, now: () => clock.now() });
   const leases = new LeaseTable({
@@ -132,19 +140,23 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     now: () => awake.now(),
     remove: (blobId) => placement.removeFile('disk', blobId, { recycle: false }),
   });
+  const ids = new IdBlocks(catalog);
+  const sealed = new SealedCopies({
+    ...{ catalog, memory, disk, remote, mover, vault },
+    nextId: () => ids.next(),
+  });
   const placement: BlobPlacement = new BlobPlacement({
-    ...{ catalog, memory, disk, remote, mover, leases, diskLeases, recency, log },
+    ...{ catalog, memory, disk, remote, mover, leases, diskLeases, recency, log, sealed },
     onMoved: (move) => observer.moved(move),
     onError: (error) => observer.failed(error, 'removal'),
   });
-  const ids = new IdBlocks(catalog);
   const ranges = new RangeCache({
     ...{ catalog, disk, remote, mover },
     nextId: () => ids.next(),
     onError: (error, subject) => observer.failed(error, 'verification', subject),
   });
   const mirror = new Mirror({
-    ...{ catalog, placement, remote, clock, log },
+    ...{ catalog, placement, remote, clock, log, sealed },
     onMoved: (move) => observer.moved(move),
     onSent: (name) => waits.noteChanged(name),
     onError: (error, subject) => observer.failed(error, 'mirror', subject),
@@ -181,6 +193,8 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
       spiller,
       mirror,
       log,
+      vault,
+      sealed,
     },
     staging: new StagingTable(),
     jobs: new JobTable(),
@@ -188,10 +202,11 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
       catalog,
       clock,
       empty: (bucket) => store.deletePrefix(bucket, ''),
+      assertCanEncrypt: () => void vault.assertCanSeal(),
     }),
     quotas: new Quotas(catalog),
     importer: new Importer({
-      ...{ catalog, remote, clock },
+      ...{ catalog, remote, clock, vault },
       nextId: () => ids.next(),
       retireAll: (freed) => store.retireAll(freed),
     }),
@@ -224,6 +239,7 @@ class CatalogObjectStore implements ObjectStore {
   readonly #reads: ReadPath;
   readonly #waits: Waits;
   readonly #feed: EventFeed;
+  readonly #rewriting: Rewriting;
   readonly #jobEndListeners: ((jobId: string) => void | Promise<void>)[] = [];
   readonly #stop = new AbortController();
   readonly #owners: Set<number>;
@@ -250,6 +266,7 @@ class CatalogObjectStore implements ObjectStore {
     this.#reads = new ReadPath(parts);
     this.#waits = options.waits;
     this.#feed = new EventFeed(parts.catalog);
+    this.#rewriting = new Rewriting(this, parts.catalog);
     this.files = new FileTable({
       ...parts,
       reads: this.#reads,
@@ -317,6 +334,9 @@ class CatalogObjectStore implements ObjectStore {
   }
   setVersioning(name: string, versioning: 'enabled' | 'suspended'): Promise<BucketRecord> {
     return this.#parts.buckets.setVersioning(name, versioning);
+  }
+  setEncrypted(name: string, encrypted: boolean): Promise<BucketRecord> {
+    return this.#parts.buckets.setEncrypted(name, encrypted);
   }
   deleteBucket(name: string): Promise<void> {
     return this.#parts.buckets.delete(name);
@@ -459,6 +479,8 @@ class CatalogObjectStore implements ObjectStore {
   async copy(from: ObjectRef, to: ObjectRef, condition: Condition = {}): Promise<ObjectView> {
     parseAnyBucketName(to.bucket);
     parseKey(to.key);
+    if (await this.#mustRewrite([from.bucket, to.bucket]))
+      return (await this.#rewriting.copy(from, to, condition)).view;
     const result = await stamped(this.#parts, (stamp) =>
       this.#parts.catalog.copyObject(from, { ...to, ...stamp }, condition),
     );
@@ -471,6 +493,8 @@ class CatalogObjectStore implements ObjectStore {
     sources: readonly ComposeSource[],
     options: ComposeOptions,
   ): Promise<ObjectView> {
+    if (await this.#mustRewrite([to.bucket, ...sources.map(({ bucket }) => bucket)]))
+      return await this.#rewriting.compose(to, sources, options);
     const { object, freed } = await composeObject(this.#parts, to, sources, options);
     await this.retireAll(freed);
     return await this.#keepPromises(object, options.ack);
@@ -479,6 +503,11 @@ class CatalogObjectStore implements ObjectStore {
   async rename(from: ObjectRef, to: ObjectRef, condition: Condition = {}): Promise<ObjectView> {
     parseAnyBucketName(to.bucket);
     parseKey(to.key);
+    if (await this.#mustRewrite([from.bucket, to.bucket])) {
+      const { view, source } = await this.#rewriting.copy(from, to, condition);
+      await this.delete(from, { ifMatch: source.etag });
+      return view;
+    }
     const result = await stamped(this.#parts, (stamp) =>
       this.#parts.catalog.renameObject(from, to, condition, stamp),
     );
@@ -496,6 +525,11 @@ class CatalogObjectStore implements ObjectStore {
   ): Promise<{ objects: number; sizeBytes: number }> {
     parseAnyBucketName(from.bucket);
     parseAnyBucketName(to.bucket);
+    if (await this.#mustRewrite([from.bucket, to.bucket]))
+      throw new StoreError(
+        'unsupported',
+        `${from.bucket} and ${to.bucket} are not both encrypted: objects are copied one by one between them`,
+      );
     const result = await stamped(this.#parts, (stamp) =>
       this.#parts.catalog.renamePrefix(from, to, options, stamp),
     );
@@ -549,7 +583,9 @@ class CatalogObjectStore implements ObjectStore {
         this.#parts.placement.move(extent.blobId, place, { drop, why: 'relocated by request' });
       let result = await move();
       if (result === 'full' && tier !== 2) {
-        await this.#parts.spiller.makeRoom(tier, extent.length);
+        const blob = await this.#parts.catalog.findBlob(extent.blobId);
+        const needBytes = blob !== undefined && tier === 1 ? storedSize(blob) : extent.length;
+        await this.#parts.spiller.makeRoom(tier, needBytes);
         result = await move();
       }
       if (result === 'full' && this.#isGivenUp(tier, extent.blobId))
@@ -815,12 +851,22 @@ class CatalogObjectStore implements ObjectStore {
       if (blob === undefined || meets(durabilityOf(blob), 'remote')) continue;
       const why = `policy of ${object.bucket}`;
       const result = await placement.move(blobId, 'disk', { drop: [], why });
-      if (result === 'full') void this.#parts.spiller.makeRoom(1, blob.sizeBytes);
+      if (result === 'full') void this.#parts.spiller.makeRoom(1, storedSize(blob));
       if (result === 'done') await disk.sync(blobId);
     }
     if (ack !== 'memory') await catalog.durable();
     const now = await catalog.findObject(object.bucket, object.key);
     return await this.#reads.view(now?.version === object.version ? now : object);
+  }
+
+  /** Whether some of these buckets are encrypted and some are not: their blobs cannot be shared. */
+  async #mustRewrite(names: readonly string[]): Promise<boolean> {
+    const kinds = new Set<boolean>();
+    for (const name of new Set(names)) {
+      const { buckets } = this.#parts;
+      kinds.add((buckets.find(name) ?? (await buckets.get(name))).policy.encrypted === true);
+    }
+    return kinds.size > 1;
   }
 
   #isGivenUp(tier: TierIndex, blobId: number): boolean {

@@ -1,12 +1,15 @@
 /** Checks stored bytes against their checksums: every copy of a blob, in every tier. */
 import { isStoreError, StoreError, type TierIndex } from '@ebb/protocol';
-import type { BlobRecord, Catalog, RemoteCopy } from '../catalog/catalog.ts';
+import type { BlobRecord, Catalog } from '../catalog/catalog.ts';
 import { displayName } from '../catalog/version-keys.ts';
 import { createCrc32c } from '../checksum.ts';
+import { isSealedBlob, type SealedCopies } from '../placement/sealed-copies.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
 import type { BrokenBlob } from './object-store.ts';
 
 const REMOTE_READ_BYTES = 1024 * 1024;
+
+type ReadStored = (part: Uint8Array, at: number) => Promise<void>;
 
 export interface VerifyParts {
   readonly catalog: Catalog;
@@ -14,6 +17,7 @@ export interface VerifyParts {
   readonly disk: LocalTier;
   readonly remote: RemoteTier;
   readonly mover: Mover;
+  readonly sealed: SealedCopies;
 }
 
 export interface BrokenCopy {
@@ -48,7 +52,7 @@ export async function verifyBlob(
     } catch (error) {
       if (!isStoreError(error)) throw error;
       const isCertain = CERTAIN.has(error.code);
-      if (!isCertain && error.code !== 'io_failed') throw error;
+      if (!isCertain && error.code !== 'io_failed' && error.code !== 'key_unavailable') throw error;
       broken.push({ tier, problem: error.message, isCertain });
     }
   };
@@ -59,12 +63,21 @@ export async function verifyBlob(
   }
   if (blob.diskBytes !== null) {
     await check(1, () =>
-      parts.mover.checksum(parts.disk.absolutePath(blob.blobId), blob.sizeBytes, signal),
+      isSealedBlob(blob)
+        ? parts.sealed.checksumOnDisk(blob, signal)
+        : parts.mover.checksum(parts.disk.absolutePath(blob.blobId), blob.sizeBytes, signal),
     );
   }
   const { remote, sizeBytes } = blob;
-  if (remote !== null)
-    await check(2, () => remoteChecksum(parts.remote, { ...remote, length: sizeBytes }, signal));
+  if (remote !== null) {
+    const { name, offset, etag } = remote;
+    const readStored: ReadStored = async (part, at) =>
+      await parts.remote.read(name, part, offset + at, { etag, ...(signal && { signal }) });
+    const read: ReadStored = isSealedBlob(blob)
+      ? async (part, at) => await parts.sealed.readRemote(blob, part, at, readStored)
+      : readStored;
+    await check(2, () => checksumThrough(read, sizeBytes));
+  }
   return broken;
 }
 
@@ -109,16 +122,12 @@ async function findBroken(
   }
 }
 
-async function remoteChecksum(
-  remote: RemoteTier,
-  { name, offset, etag, length }: RemoteCopy & { readonly length: number },
-  signal?: AbortSignal,
-): Promise<number> {
+async function checksumThrough(read: ReadStored, length: number): Promise<number> {
   const crc = createCrc32c();
   const buffer = Buffer.allocUnsafe(Math.min(length, REMOTE_READ_BYTES));
   for (let at = 0; at < length; at += buffer.length) {
     const part = buffer.subarray(0, Math.min(buffer.length, length - at));
-    await remote.read(name, part, offset + at, { etag, ...(signal && { signal }) });
+    await read(part, at);
     crc.update(part);
   }
   return crc.value();

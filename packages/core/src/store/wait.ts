@@ -12,6 +12,7 @@
  */
 import { type Ack, StoreError } from '@ebb/protocol';
 import type { BlobRecord, ObjectRecord } from '../catalog/catalog.ts';
+import { storedSize } from '../encryption/vault.ts';
 import { parseAnyBucketName } from '../object-ref.ts';
 import { isMirrored } from '../placement/policy.ts';
 import type { ObjectRef } from './object-store.ts';
@@ -94,7 +95,9 @@ export class Waits {
     return { object: now, durability: 'disk' };
   }
 
-  async #copyToDisk(object: ObjectRecord, { blobId, sizeBytes }: BlobRecord): Promise<void> {
+  async #copyToDisk(object: ObjectRecord, blob: BlobRecord): Promise<void> {
+    const { blobId } = blob;
+    const sizeBytes = storedSize(blob);
     const { placement, spiller, diskLeases } = this.#parts;
     const move = (): ReturnType<typeof placement.move> =>
       placement.move(blobId, 'disk', { drop: [], why: 'somebody waits for it to be durable' });

@@ -10,10 +10,12 @@
  * I5  Versions of one key grow in the order in which the catalog sees the commits: the id is taken in the same turn.
  * I6  Writes through the daemon are done one after the other, and a commit waits for those that were sent before it. One
  *     that failed, and was not repeated, makes the commit fail. Gaps between them are zeros, and never a former file's bytes.
+ * I7  Plain bytes of an encrypted bucket are staged in tier 0 alone; on disk they are encrypted before the commit resolves.
  */
 
 import { ACKS, type Ack, StoreError } from '@ebb/protocol';
 import type { ObjectRecord } from '../catalog/catalog.ts';
+import { sealedSize } from '../encryption/frames.ts';
 import { SYNC_IO_BYTES_MAX } from '../limits.ts';
 import { parseAnyBucketName, parseKey } from '../object-ref.ts';
 import { durabilityOf, isMirrored, meets, stagingTiers } from '../placement/policy.ts';
@@ -74,6 +76,7 @@ export class WritePath {
     const quota = isLimited(bucket, job) ? await quotas.take(bucket, job, reserveBytes) : undefined;
     try {
       const blobId = this.#parts.takeId() ?? (await this.#parts.nextId());
+      const sealId = bucket.policy.encrypted === true ? this.#parts.vault.newSealId() : undefined;
       const tiers = stagingTiers(bucket.policy, options.tier);
       const { tier, file } =
         this.#tryCreate(tiers, blobId, reserveBytes) ??
@@ -98,6 +101,7 @@ export class WritePath {
         owner,
         ref,
         jobId,
+        sealId,
         tier,
         quota,
         reservedBytes: reserveBytes,
@@ -294,6 +298,7 @@ export class WritePath {
       memoryBytes: write.tier === 0 ? allocatedBytes : null,
       diskBytes,
       remote: null,
+      ...(write.sealId === undefined ? {} : { sealId: write.sealId }),
     };
     const object: ObjectRecord = {
       bucket: write.ref.bucket,
@@ -452,7 +457,7 @@ export class WritePath {
 
   /** More room for a write whose bytes come through us: on tier 0 first, else the write moves to tier 1 with what it has. */
   async #grow(write: Staging, needBytes: number): Promise<void> {
-    const { staging, disk, spiller, quotas } = this.#parts;
+    const { staging, spiller, quotas } = this.#parts;
     if (write.quota !== undefined) await quotas.raise(write.quota, needBytes);
     this.#assertOpen(write);
     const wish = Math.min(Math.max(needBytes, write.reservedBytes * 2), OBJECT_BYTES_MAX);
@@ -462,16 +467,16 @@ export class WritePath {
         return;
       }
     }
-    if (write.tier === 0) {
+    if (write.tier === 0 && write.sealId === undefined) {
       void spiller.makeRoom(0, needBytes);
       await this.#moveToDisk(write, needBytes);
       return;
     }
     const extendNow = (): true | undefined => {
       this.#assertOpen(write);
-      return disk.extend(write.blobId, needBytes) ? true : undefined;
+      return this.#tier(write.tier).extend(write.blobId, needBytes) ? true : undefined;
     };
-    await this.#waitForRoom(extendNow, { tiers: [1], ref: write.ref, needBytes });
+    await this.#waitForRoom(extendNow, { tiers: [write.tier], ref: write.ref, needBytes });
     staging.grow(write, needBytes);
   }
 
@@ -502,10 +507,17 @@ export class WritePath {
   }
 
   async #copyToDisk(write: Staging, sizeBytes: number, crc32c: number): Promise<number> {
-    const { disk, memory, mover } = this.#parts;
-    const createNow = (): LocalBlob | undefined => disk.create(write.blobId, sizeBytes);
+    const { disk, memory, mover, vault, sealed } = this.#parts;
+    const { blobId, sealId } = write;
+    const needBytes = sealId === undefined ? sizeBytes : sealedSize(sizeBytes);
+    const createNow = (): LocalBlob | undefined => disk.create(blobId, needBytes);
     if (createNow() === undefined)
-      await this.#waitForRoom(createNow, { tiers: [1], ref: write.ref, needBytes: sizeBytes });
+      await this.#waitForRoom(createNow, { tiers: [1], ref: write.ref, needBytes });
+    if (sealId !== undefined) {
+      vault.note(blobId, { sealId, sizeBytes });
+      await sealed.sealMemory({ blobId, sizeBytes, crc32c, sealId }, { sync: true });
+      return disk.seal(blobId, needBytes);
+    }
     const found = await mover.copy({
       from: memory.absolutePath(write.blobId),
       to: disk.absolutePath(write.blobId),

@@ -1,12 +1,21 @@
 /**
  * The mover's other half, in a worker thread: one job at a time, with synchronous calls and one buffer. Imports nothing of
- * Ebb, so that it starts the same from source, from dist and under a test runner.
+ * Ebb that imports more, so that it starts the same from source, from dist and under a test runner.
  *
  * A job's cancel flag lies in shared memory, because a thread that is busy reads no messages.
  */
 import { closeSync, constants, fdatasyncSync, openSync, readSync, writeSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 import { crc32c } from '@node-rs/crc32';
+import {
+  FRAME_BYTES,
+  type FrameKey,
+  frameLength,
+  frameStart,
+  openFrame,
+  SEALED_FRAME_BYTES,
+  sealFrame,
+} from '../encryption/frames.ts';
 
 export interface MoverWorkerData {
   readonly bufferBytes: number;
@@ -25,8 +34,29 @@ export type MoverTask =
       readonly toOffset?: number;
       readonly sync: boolean;
     }
+  | {
+      /** Through encryption: plain or sealed bytes in, plain, sealed or none out. */
+      readonly kind: 'convert';
+      readonly from: SealableSource;
+      readonly to?: SealableTarget;
+      readonly sizeBytes: number;
+      readonly sync: boolean;
+    }
   | { readonly kind: 'checksum'; readonly file: string; readonly sizeBytes: number }
   | { readonly kind: 'populate'; readonly file: string; readonly sizeBytes: number };
+
+/** `offset`: of the plain bytes. A sealed segment begins at `segmentStart` of the file. */
+export interface SealableSource {
+  readonly file: string;
+  readonly offset: number;
+  readonly sealed?: FrameKey & { readonly segmentStart: number };
+}
+
+/** From the start of the file on. */
+export interface SealableTarget {
+  readonly file: string;
+  readonly sealed?: { readonly key: FrameKey; readonly header: Uint8Array };
+}
 
 export interface MoverRequest {
   readonly jobId: number;
@@ -38,7 +68,7 @@ export type MoverReply =
   | { readonly jobId: number; readonly crc32c: number }
   | {
       readonly jobId: number;
-      readonly failed: 'aborted' | 'short' | 'missing' | 'errno';
+      readonly failed: 'aborted' | 'short' | 'missing' | 'damaged' | 'errno';
       readonly message: string;
       readonly errno: string;
     };
@@ -71,6 +101,7 @@ parentPort?.on('message', ({ jobId, task }: MoverRequest) => {
 
 function run(jobId: number, task: MoverTask): number {
   if (task.kind === 'copy') return copy(jobId, task);
+  if (task.kind === 'convert') return convert(jobId, task);
   if (task.kind === 'checksum') return checksum(jobId, task.file, task.sizeBytes);
   populate(jobId, task.file, task.sizeBytes);
   return 0;
@@ -93,6 +124,89 @@ function copy(jobId: number, task: Extract<MoverTask, { kind: 'copy' }>): number
       return crc;
     }),
   );
+}
+
+function convert(jobId: number, task: Extract<MoverTask, { kind: 'convert' }>): number {
+  const { from, to, sizeBytes, sync } = task;
+  return withSource(from.file, (source) => {
+    const read = (use: (chunk: Uint8Array, at: number) => void): number =>
+      from.sealed === undefined
+        ? readThrough(jobId, source, { ...from, sizeBytes }, use)
+        : openThrough(jobId, source, { ...from, sealed: from.sealed, sizeBytes }, use);
+    if (to === undefined) return read(() => undefined);
+    return withFile(to.file, constants.O_WRONLY, (target) => {
+      const { sealed } = to;
+      const crc =
+        sealed === undefined
+          ? read((chunk, at) => writeAll(target, chunk, at))
+          : sealThrough(target, sealed, read);
+      if (sync) fdatasyncSync(target);
+      return crc;
+    });
+  });
+}
+
+/** Writes what `read` gives as frames; those that come in pieces are put together first. */
+function sealThrough(
+  fd: number,
+  { key, header }: NonNullable<SealableTarget['sealed']>,
+  read: (use: (chunk: Uint8Array) => void) => number,
+): number {
+  const frame = Buffer.alloc(FRAME_BYTES);
+  const target = Buffer.alloc(SEALED_FRAME_BYTES);
+  let filled = 0;
+  let index = 0;
+  writeAll(fd, header, 0);
+  return read((chunk) => {
+    for (let at = 0; at < chunk.length; ) {
+      const length = frameLength(key, index);
+      const piece = chunk.subarray(at, at + length - filled);
+      frame.set(piece, filled);
+      filled += piece.length;
+      at += piece.length;
+      if (filled < length) return;
+      const plain = frame.subarray(0, length);
+      writeAll(fd, sealFrame(key, index, { plain, target }), frameStart(index));
+      filled = 0;
+      index++;
+    }
+  });
+}
+
+/** As readThrough, of the plain bytes of a sealed segment. What `use` writes may be the same file, further ahead. */
+function openThrough(
+  jobId: number,
+  fd: number,
+  run: SealableSource & {
+    readonly sealed: NonNullable<SealableSource['sealed']>;
+    readonly sizeBytes: number;
+  },
+  use: (chunk: Uint8Array, at: number) => void,
+): number {
+  const { file, offset, sizeBytes, sealed } = run;
+  const end = offset + sizeBytes;
+  const frame = Buffer.alloc(SEALED_FRAME_BYTES);
+  let crc = 0;
+  for (let index = Math.floor(offset / FRAME_BYTES); index * FRAME_BYTES < end; index++) {
+    stopIfCancelled(jobId);
+    const length = frameLength(sealed, index) + SEALED_FRAME_BYTES - FRAME_BYTES;
+    const at = sealed.segmentStart + frameStart(index);
+    for (let done = 0; done < length; ) {
+      const got = readSync(fd, frame, done, length - done, at + done);
+      if (got === 0) throw new MoverFailure('short', `${file} ends within frame ${index}`);
+      done += got;
+    }
+    const plain = openFrame(sealed, index, frame);
+    if (plain === undefined)
+      throw new MoverFailure('damaged', `${file}: frame ${index} does not open`);
+    const start = index * FRAME_BYTES;
+    const from = Math.max(start, offset);
+    const chunk = plain.subarray(from - start, Math.min(end - start, plain.length));
+    crc = crc32c(chunk, crc);
+    use(chunk, from - offset);
+  }
+  stopIfCancelled(jobId);
+  return crc;
 }
 
 function checksum(jobId: number, file: string, sizeBytes: number): number {

@@ -15,6 +15,7 @@ import {
   MOVER_HEAP_MIB,
   MOVER_QUEUE_MAX,
   MOVER_SYNC_EVERY_BYTES,
+  MOVER_YOUNG_HEAP_MIB,
 } from '../limits.ts';
 import type { MoverReply, MoverRequest, MoverTask, MoverWorkerData } from './mover-worker.ts';
 import type { Mover } from './tier.ts';
@@ -31,6 +32,7 @@ export function createMover(options: MoverOptions = {}): Mover {
   const pool = new MoverPool(options);
   return {
     copy: async ({ signal, ...task }) => await pool.run({ kind: 'copy', ...task }, signal),
+    convert: async ({ signal, ...task }) => await pool.run({ kind: 'convert', ...task }, signal),
     checksum: async (file, sizeBytes, signal) =>
       await pool.run({ kind: 'checksum', file, sizeBytes }, signal),
     populate: async (file, sizeBytes, signal) => {
@@ -187,7 +189,7 @@ function startWorkerThread(data: MoverWorkerData): Worker {
     workerData: data,
     resourceLimits: {
       maxOldGenerationSizeMb: MOVER_HEAP_MIB,
-      maxYoungGenerationSizeMb: 2,
+      maxYoungGenerationSizeMb: MOVER_YOUNG_HEAP_MIB,
       stackSizeMb: 1,
     },
   });
@@ -206,5 +208,9 @@ function failureOf(reply: Extract<MoverReply, { failed: unknown }>, job: Job): S
     const isFull = reply.errno === 'ENOSPC' || reply.errno === 'EDQUOT';
     return new StoreError(isFull ? 'tier_full' : 'io_failed', reply.message, details);
   }
-  return new StoreError('data_lost', reply.message, details);
+  return new StoreError(
+    reply.failed === 'damaged' ? 'data_corrupt' : 'data_lost',
+    reply.message,
+    details,
+  );
 }

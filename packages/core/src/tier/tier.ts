@@ -5,6 +5,8 @@
  * A tier knows blobs and bytes; it knows nothing of objects. Who may be dropped is decided in placement/.
  * Conformance suites: packages/testkit, `localTierConformance`, `remoteTierConformance`.
  */
+import type { SealableSource, SealableTarget } from './mover-worker.ts';
+
 export interface LocalBlob {
   readonly blobId: number;
   /** Relative to `root`; stable while the blob is in this tier. */
@@ -179,6 +181,17 @@ export interface Mover {
     sizeBytes: number;
     fromOffset?: number;
     toOffset?: number;
+    sync: boolean;
+    signal?: AbortSignal;
+  }): Promise<number>;
+  /**
+   * As `copy`, where one side or both are encrypted, or without `to` to check what is there. Resolves with the CRC32C of
+   * the plain bytes. @throws `data_corrupt` when a frame does not open, and as `copy`
+   */
+  convert(options: {
+    from: SealableSource;
+    to?: SealableTarget;
+    sizeBytes: number;
     sync: boolean;
     signal?: AbortSignal;
   }): Promise<number>;

@@ -11,6 +11,7 @@ export async function printBuckets(
     return;
   }
   const hasVersions = buckets.some(({ policy }) => policy.versioning !== 'off');
+  const hasEncrypted = buckets.some(({ policy }) => policy.encrypted);
   await printTable(buckets, [
     { title: 'bucket', cell: (bucket) => bucket.name },
     { title: 'preset', cell: ({ policy }) => policy.preset },
@@ -33,9 +34,15 @@ export async function printBuckets(
       cell: ({ sizeBytes }) => (sizeBytes === undefined ? '' : formatBytes(sizeBytes)),
     },
     ...(hasVersions ? VERSION_COLUMNS : []),
+    ...(hasEncrypted ? [ENCRYPTED_COLUMN] : []),
     { title: 'created', cell: ({ createdAtMs }) => formatTime(createdAtMs) },
   ]);
 }
+
+const ENCRYPTED_COLUMN: Column<BucketInfo> = {
+  title: 'encrypted',
+  cell: ({ policy }) => (policy.encrypted ? 'yes' : 'no'),
+};
 
 /** Shown when a bucket has something to say there. */
 const VERSION_COLUMNS: readonly Column<BucketInfo>[] = [

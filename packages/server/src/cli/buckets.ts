@@ -62,6 +62,7 @@ function createBucket(): AnyCommand {
       durationArgument,
     )
     .addOption(versioningOption())
+    .option('--encrypt', 'its bytes are encrypted on disk and in the remote tier')
     .addOption(nodeOption)
     .addOption(jsonOption)
     .addHelpText(
@@ -77,7 +78,7 @@ function createBucket(): AnyCommand {
       await withClient(options, async ({ client, signal }) => {
         const policy = {
           ...{ preset, ack, mirror, events, ttlMs: ttl, quotaBytes: quota },
-          ...{ remote, revalidateMs: revalidate, versioning },
+          ...{ remote, revalidateMs: revalidate, versioning, encrypted: options.encrypt },
         };
         const bucket = await client.buckets.create(name, policy, { signal });
         if (options.json === true) await printJson(bucket);

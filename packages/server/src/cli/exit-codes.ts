@@ -35,6 +35,7 @@ export const EXIT_OF_CODE = {
   length_mismatch: EXIT.failed,
   checksum_mismatch: EXIT.damaged,
   data_corrupt: EXIT.damaged,
+  key_unavailable: EXIT.failed,
   data_lost: EXIT.damaged,
   too_large: EXIT.noRoom,
   quota_exceeded: EXIT.noRoom,

@@ -30,6 +30,7 @@ export const HTTP_ERRORS = {
   length_mismatch: { status: 400 },
   checksum_mismatch: { status: 400 },
   data_corrupt: { status: 500 },
+  key_unavailable: { status: 500 },
   data_lost: { status: 410 },
   too_large: { status: 413 },
   quota_exceeded: { status: 403 },

@@ -47,7 +47,12 @@ export function bucketInfo(
   { name, createdAtMs, policy }: BucketRecord,
   totals?: BucketTotals,
 ): BucketInfo {
-  return { name, createdAtMs, policy: { ...policy, events: wantsEvents(policy) }, ...totals };
+  return {
+    name,
+    createdAtMs,
+    policy: { ...policy, events: wantsEvents(policy), encrypted: policy.encrypted ?? false },
+    ...totals,
+  };
 }
 
 export function jobInfo({ job, lastHeartbeatMs, objects, sizeBytes }: JobView): JobInfo {

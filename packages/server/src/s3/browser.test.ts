@@ -394,7 +394,6 @@ describe('what no bucket has', () => {
     ['policy', 'NoSuchBucketPolicy'],
     ['policyStatus', 'NoSuchBucketPolicy'],
     ['replication', 'ReplicationConfigurationNotFoundError'],
-    ['encryption', 'ServerSideEncryptionConfigurationNotFoundError'],
     ['object-lock', 'ObjectLockConfigurationNotFoundError'],
     ['ownershipControls', 'OwnershipControlsNotFoundError'],
     ['publicAccessBlock', 'NoSuchPublicAccessBlockConfiguration'],

@@ -7,6 +7,7 @@ import * as buckets from './operations/buckets.ts';
 import { copyObject } from './operations/copy-object.ts';
 import * as cors from './operations/cors.ts';
 import { deleteObject, deleteObjects } from './operations/delete-objects.ts';
+import * as encryption from './operations/encryption.ts';
 import { getObject, headObject } from './operations/get-object.ts';
 import * as lists from './operations/lists.ts';
 import * as multipart from './operations/multipart.ts';
@@ -128,6 +129,19 @@ function absentRules(
   });
 }
 
+/** Of buckets alone: of an object the same word is not offered. */
+const ENCRYPTION_RULES: readonly Rule[] = [
+  rule('GetBucketEncryption', 'bucket', 'GET', 'list', encryption.getBucketEncryption, {
+    with: 'encryption',
+  }),
+  rule('PutBucketEncryption', 'bucket', 'PUT', 'admin', encryption.putBucketEncryption, {
+    with: 'encryption',
+  }),
+  rule('DeleteBucketEncryption', 'bucket', 'DELETE', 'admin', encryption.deleteBucketEncryption, {
+    with: 'encryption',
+  }),
+];
+
 /** Sub-resources that this node has nothing of: a request for one must not be taken for one of the whole. */
 const NOT_OFFERED = new Set([
   ...['analytics', 'intelligent-tiering', 'inventory', 'metrics', 'metadataConfiguration'],
@@ -155,8 +169,8 @@ export function findRoute(request: IncomingMessage, target: S3Target): Route {
     known.method === method &&
     (known.with === undefined || names.has(known.with)) &&
     (known.header === undefined || headers[known.header] !== undefined);
-  const missing = ABSENT_RULES.find(fits);
-  if (missing !== undefined) return missing;
+  const early = ENCRYPTION_RULES.find(fits) ?? ABSENT_RULES.find(fits);
+  if (early !== undefined) return early;
   for (const name of names)
     if (NOT_OFFERED.has(name))
       throw new S3Error('NotImplemented', `The sub-resource "${name}" is not offered.`);

@@ -237,6 +237,7 @@ const BY_STORE_CODE = {
   length_mismatch: 'IncompleteBody',
   checksum_mismatch: 'BadDigest',
   data_corrupt: 'InternalError',
+  key_unavailable: 'InternalError',
   data_lost: 'InternalError',
   too_large: 'EntityTooLarge',
   quota_exceeded: 'QuotaExceeded',

@@ -23,10 +23,6 @@ export const ABSENT_OF_BUCKET: Readonly<Record<string, Absent>> = {
     what: 'Transfer acceleration',
     get: { root: 'AccelerateConfiguration', element: {} },
   },
-  encryption: {
-    what: 'Server-side encryption',
-    get: 'ServerSideEncryptionConfigurationNotFoundError',
-  },
   lifecycle: { what: 'Lifecycle', get: 'NoSuchLifecycleConfiguration' },
   logging: { what: 'Access logging', get: { root: 'BucketLoggingStatus', element: {} } },
   notification: {

@@ -70,7 +70,8 @@ export async function createMultipartUpload(call: S3Call): Promise<void> {
   const { store, owner } = context;
   await store.getBucket(call.bucket);
   const checksum = askedChecksum(call);
-  const uploadId = randomBytes(18).toString('base64url');
+  // Nothing that a command line takes for an option.
+  const uploadId = randomBytes(18).toString('hex');
   const attributes = {
     ...parseAttributes(request.headers),
     'upload-key': call.key,
