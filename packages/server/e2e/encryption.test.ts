@@ -177,6 +177,22 @@ test('an object store has ciphertext alone, from which a node that lost all but 
   expect(plain.equals(bytes)).toBe(true);
 });
 
+test('a writer that does not know its size gets room in tier 0 as far as there is any, and then is told', async () => {
+  const node = await openNode([{ id: 'k', key: randomBytes(32).toString('base64') }]);
+  await using client = await openClient({ node: node.unixUrl });
+  await client.buckets.create('enc', { encrypted: true });
+  const piece = bytesOf(1024 * KiB, 1);
+  async function* pieces(count: number): AsyncGenerator<Uint8Array> {
+    for (let n = 0; n < count; n++) yield await Promise.resolve(piece);
+  }
+  await client.put('enc', 'fits', pieces(6));
+  const found = await (await client.get('enc', 'fits')).bytes();
+  expect(Buffer.concat(Array.from({ length: 6 }, () => piece)).equals(found)).toBe(true);
+  const refused = await client.put('enc', 'large', pieces(40)).catch((error: unknown) => error);
+  expect(isStoreError(refused, 'tier_full')).toBe(true);
+  expect(filesWith(node.dataDir, MARK)).toEqual([]);
+});
+
 test('a node without keys says so, by the command that makes the bucket', async () => {
   const node = await openNode(undefined);
   await using client = await openClient({ node: node.unixUrl });

@@ -6,9 +6,9 @@
  * I1  One name is sent by one at a time, its states in order; the last one is what stays.
  * I2  An object is stored under its own name as one plain object, whatever blobs it lies in, and verified before its blobs
  *     count as stored there.
+ *     An object of an encrypted bucket is there as the segments of its extents, one behind the other.
  * I3  Before a name is overwritten or deleted in tier 2, blobs that live on elsewhere and lie there are copied to a
  *     private name, or found in another object: no byte that somebody still needs goes with a name.
- *     An object of an encrypted bucket is there as the segments of its extents, one behind the other.
  * I4  Nothing is done to a name in tier 2 before the change that asks for it is durable: a power cut that takes the change back
  *     finds what was there before.
  * I5  What fails is tried again, after a growing pause, in which others get their turn; a target that does not answer is
