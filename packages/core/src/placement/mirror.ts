@@ -54,7 +54,7 @@ export interface MirrorParts {
   readonly log: LifeLog;
   readonly sealed: SealedCopies;
   readonly onMoved: (move: { from: Place; to: Place; bytes: number }) => void;
-  /** A name's turn is over: it was stored, deleted, or given up. */
+  /** A name's turn is over: it was stored, deleted, given up, or has to wait for another try. */
   readonly onSent: (name: { readonly bucket: string; readonly key: string }) => void;
   readonly onError: (error: unknown, subject: string) => void;
 }
@@ -214,6 +214,7 @@ export class Mirror {
       throw error;
     } finally {
       this.#sending.delete(name);
+      this.#parts.onSent(entry);
       this.#isDirty = true; // it may have changed again meanwhile
       this.wake();
     }
@@ -300,7 +301,6 @@ export class Mirror {
     const { etag } = made.object;
     const copies = await this.#copiesIn(name, etag, object);
     const isNoted = await catalog.setMirrored(entry, { etag, copies });
-    this.#parts.onSent(entry);
     if (!isNoted) return;
     for (const { blobId } of copies)
       log.add(blobId, 'copied to remote', { from, why: 'mirrored by policy', dropped: 'nothing' });
