@@ -6,7 +6,7 @@
  * shows that nothing changed: parts move in order, so that is nearly always the first or the last.
  */
 import type { Ack, TierIndex } from '@ebb/protocol';
-import { isMirrored } from '../placement/policy.ts';
+import { isMirrored } from './bucket-policy.ts';
 import type { BlobCopies } from './catalog.ts';
 import { type EventPlace, recordsEvents } from './events.ts';
 import { extentsOf, type PlacedObject, type StoredObject } from './sqlite-objects.ts';

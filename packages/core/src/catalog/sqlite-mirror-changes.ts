@@ -2,7 +2,7 @@
  * Changes around tier 2: what it has got is noted, and a bucket that is mirrored from now on is entered into the spool.
  * Each runs inside one change of sqlite-transactions.ts.
  */
-import { isMirrored } from '../placement/policy.ts';
+import { isMirrored } from './bucket-policy.ts';
 import type { BucketPolicy, ObjectRecord, RemoteCopy, SpoolEntry } from './catalog.ts';
 import { recordPlace } from './sqlite-copy-changes.ts';
 import { fromRow, type ObjectRow, type Seek } from './sqlite-objects.ts';

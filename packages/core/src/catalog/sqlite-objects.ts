@@ -10,7 +10,7 @@
  * Nothing here checks whether a change may be: that is done before, in sqlite-object-changes.ts and sqlite-bulk-changes.ts.
  */
 import { assert } from '@ebb/protocol';
-import { isMirrored } from '../placement/policy.ts';
+import { isMirrored } from './bucket-policy.ts';
 import type { BlobRecord, Extent, ObjectRecord } from './catalog.ts';
 import { decodeObjectBody, encodeObjectBody } from './catalog-records.ts';
 import type { BlobTable, RowName } from './sqlite-blobs.ts';

@@ -10,7 +10,7 @@
  */
 import { assert, StoreError } from '@ebb/protocol';
 import { versionsBucketOf } from '../object-ref.ts';
-import { isMirrored } from '../placement/policy.ts';
+import { isMirrored } from './bucket-policy.ts';
 import type {
   BlobRecord,
   Extent,

@@ -1,5 +1,6 @@
 /** Pure decisions about where bytes go. Nothing here reads or writes. */
 import type { Ack } from '@ebb/protocol';
+import { isMirrored } from '../catalog/bucket-policy.ts';
 import type { BlobCopies, BucketPolicy } from '../catalog/catalog.ts';
 import { wantsEvents } from '../catalog/events.ts';
 
@@ -35,11 +36,6 @@ export function resolvePolicy(input: {
     ...(input.events === undefined ? {} : { events: input.events }),
     ...(input.encrypted === true ? { encrypted: true } : {}),
   };
-}
-
-/** Whether its objects are stored in tier 2 under their own names, sooner or later. */
-export function isMirrored(policy: Pick<BucketPolicy, 'mirror' | 'ack'>): boolean {
-  return policy.mirror || policy.ack === 'remote';
 }
 
 export function equalPolicies(a: BucketPolicy, b: BucketPolicy): boolean {

@@ -11,10 +11,10 @@
  *     learn of what has no call of its own (a rename).
  */
 import { type Ack, StoreError } from '@ebb/protocol';
+import { isMirrored } from '../catalog/bucket-policy.ts';
 import type { BlobRecord, ObjectRecord } from '../catalog/catalog.ts';
 import { storedSize } from '../encryption/vault.ts';
 import { parseAnyBucketName } from '../object-ref.ts';
-import { isMirrored } from '../placement/policy.ts';
 import type { ObjectRef } from './object-store.ts';
 import { orAborted } from './or-aborted.ts';
 import type { StoreParts } from './parts.ts';

@@ -14,11 +14,12 @@
  */
 
 import { ACKS, type Ack, StoreError } from '@ebb/protocol';
+import { isMirrored } from '../catalog/bucket-policy.ts';
 import type { ObjectRecord } from '../catalog/catalog.ts';
 import { sealedSize } from '../encryption/frames.ts';
 import { SYNC_IO_BYTES_MAX } from '../limits.ts';
 import { parseAnyBucketName, parseKey } from '../object-ref.ts';
-import { durabilityOf, isMirrored, meets, stagingTiers } from '../placement/policy.ts';
+import { durabilityOf, meets, stagingTiers } from '../placement/policy.ts';
 import type { LocalBlob, LocalTier } from '../tier/tier.ts';
 import type {
   CommitOptions,
