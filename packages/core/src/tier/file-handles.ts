@@ -1,6 +1,6 @@
 /**
- * Open descriptors, kept for the next use. Keyed by the file's slot and not by its name: a recycled file keeps its
- * descriptor. Who dropped a file calls `drop`; a descriptor in use is closed when its last user is done.
+ * Open descriptors, kept for the next use. Keyed by the file and not by its name: a recycled file keeps its descriptor.
+ * Who dropped a file calls `drop`; a descriptor in use is closed when its last user is done.
  */
 import { closeSync, constants, openSync } from 'node:fs';
 import { assert } from '@ebb/protocol';
@@ -14,7 +14,7 @@ interface Handle extends FileHandleUse {
   isDropped: boolean;
 }
 
-export class FileHandles<Key extends object> {
+export class FileHandles<Key> {
   readonly #handlesMax: number;
   /** Least recently used first. */
   readonly #handles = new Map<Key, Handle>();

@@ -55,6 +55,7 @@ import {
 } from '../limits.ts';
 import { FileHandles } from './file-handles.ts';
 import { isMissing, isNoRoom, toStoreError } from './fs-error.ts';
+import { SealedFiles } from './sealed-files.ts';
 import { SlotPool } from './slot-pool.ts';
 import type { LocalBlob, LocalTier, LocalTierUsage, Mover } from './tier.ts';
 import { FAN_OUT, prepareRoot } from './tier-root.ts';
@@ -91,33 +92,17 @@ export async function openFileTier(options: FileTierOptions): Promise<LocalTier>
 
 interface FileSlot {
   readonly inode: number;
-  /** Pages in the inode as last seen: exact in the pool and in a sealed blob, a lower bound while somebody writes. */
+  /** Pages in the inode as last seen: exact in the pool, a lower bound while somebody writes. */
   presentBytes: number;
 }
 
-/** There is one for each file, a million perhaps: paths are told when somebody asks. */
-class FileBlob implements LocalBlob {
+/** A file that is being written. */
+interface OpenFile {
   readonly blobId: number;
   readonly slot: FileSlot;
-  readonly slotId: number;
   allocatedBytes: number;
-  /** Undefined until `seal`. */
-  sizeBytes: number | undefined;
-  /** Charged and not known to be present: counted against what the file system has. 0 once sealed. */
+  /** Charged and not known to be present: counted against what the file system has. */
   promisedBytes: number;
-
-  constructor(blob: Omit<FileBlob, 'path'>) {
-    this.blobId = blob.blobId;
-    this.slot = blob.slot;
-    this.slotId = blob.slotId;
-    this.allocatedBytes = blob.allocatedBytes;
-    this.sizeBytes = blob.sizeBytes;
-    this.promisedBytes = blob.promisedBytes;
-  }
-
-  get path(): string {
-    return blobPath(this.blobId);
-  }
 }
 
 class FileTier implements LocalTier {
@@ -131,9 +116,10 @@ class FileTier implements LocalTier {
   readonly #clock: Clock;
   readonly #budget: ByteBudget;
   readonly #pool = new SlotPool<FileSlot>();
-  readonly #blobs = new Map<number, FileBlob>();
-  readonly #unsealed = new Set<FileBlob>();
-  readonly #handles: FileHandles<FileSlot>;
+  readonly #open = new Map<number, OpenFile>();
+  readonly #sealed = new SealedFiles();
+  /** By inode: as long as a descriptor is kept, no other file has its number. */
+  readonly #handles: FileHandles<number>;
   readonly #trash: Trash;
   #populatingBytes = 0;
   #promisedBytes = 0;
@@ -160,97 +146,83 @@ class FileTier implements LocalTier {
       capacityBytes: this.#budget.capacityBytes,
       usedBytes: this.#budget.usedBytes,
       pooledBytes: this.#pool.bytes + this.#populatingBytes,
-      blobs: this.#blobs.size,
+      blobs: this.#open.size + this.#sealed.size,
     };
   }
 
   create(blobId: number, reserveBytes: number): LocalBlob | undefined {
-    assert(!this.#blobs.has(blobId), `blob ${blobId} is created once`);
+    assert(!this.#has(blobId), `blob ${blobId} is created once`);
     const reserved = roundUpToBlocks(reserveBytes);
     const absolutePath = this.absolutePath(blobId);
     const slot =
       this.#takePooled(reserved, absolutePath) ?? this.#createFile(reserved, absolutePath);
     if (slot === undefined) return undefined;
     const allocatedBytes = Math.max(reserved, slot.presentBytes);
-    const blob = new FileBlob({
-      blobId,
-      slot,
-      slotId: this.#recycle ? slot.inode : 0,
-      allocatedBytes,
-      sizeBytes: undefined,
-      promisedBytes: allocatedBytes - slot.presentBytes,
-    });
-    this.#promisedBytes += blob.promisedBytes;
-    this.#blobs.set(blobId, blob);
-    this.#unsealed.add(blob);
-    return blob;
+    const promisedBytes = allocatedBytes - slot.presentBytes;
+    this.#promisedBytes += promisedBytes;
+    const file = { blobId, slot, allocatedBytes, promisedBytes };
+    this.#open.set(blobId, file);
+    return this.#localBlob(file, slot.inode);
   }
 
   extend(blobId: number, reserveBytes: number): boolean {
-    const blob = this.#get(blobId);
-    assert(blob.sizeBytes === undefined, `blob ${blobId} is not sealed`);
-    const moreBytes = roundUpToBlocks(reserveBytes) - blob.allocatedBytes;
+    const file = this.#getOpen(blobId);
+    const moreBytes = roundUpToBlocks(reserveBytes) - file.allocatedBytes;
     if (moreBytes <= 0) return true;
     if (!this.#takeRoom(moreBytes)) return false;
-    this.#charge(blob, blob.allocatedBytes + moreBytes, blob.promisedBytes + moreBytes);
+    this.#charge(file, file.allocatedBytes + moreBytes, file.promisedBytes + moreBytes);
     return true;
   }
 
   seal(blobId: number, sizeBytes: number): number {
-    const blob = this.#get(blobId);
-    assert(blob.sizeBytes === undefined, `blob ${blobId} is sealed once`);
-    const stats = this.#findStats(this.absolutePath(blob.blobId));
-    if (stats === undefined) throw this.#lost(blob);
+    const file = this.#getOpen(blobId);
+    const stats = this.#findStats(this.absolutePath(blobId));
+    if (stats === undefined) throw this.#lost(blobId);
     if (stats.size < sizeBytes) {
       const message = `blob ${blobId} has ${stats.size} bytes, announced were ${sizeBytes}`;
       throw new StoreError('length_mismatch', message, { blobId, sizeBytes, found: stats.size });
     }
     let presentBytes = this.#presentBytes(stats);
-    let chargedBytes = Math.max(roundUpToBlocks(sizeBytes), presentBytes);
-    const moreBytes = chargedBytes - blob.allocatedBytes;
+    let allocatedBytes = Math.max(roundUpToBlocks(sizeBytes), presentBytes);
+    const moreBytes = allocatedBytes - file.allocatedBytes;
     if (moreBytes > 0 && !this.#takeBudget(moreBytes)) {
       // Its writer went beyond the reservation, and there is no room for that. What lies beyond the size is of no use.
-      presentBytes = this.#cutTail(blob, sizeBytes);
-      chargedBytes = Math.max(roundUpToBlocks(sizeBytes), presentBytes);
+      presentBytes = this.#cutTail(file, sizeBytes);
+      allocatedBytes = Math.max(roundUpToBlocks(sizeBytes), presentBytes);
       if (
-        chargedBytes > blob.allocatedBytes &&
-        !this.#takeBudget(chargedBytes - blob.allocatedBytes)
+        allocatedBytes > file.allocatedBytes &&
+        !this.#takeBudget(allocatedBytes - file.allocatedBytes)
       ) {
-        throw this.#full(`blob ${blobId} is larger than what was reserved for it`, chargedBytes);
+        throw this.#full(`blob ${blobId} is larger than what was reserved for it`, allocatedBytes);
       }
     }
-    if (chargedBytes < blob.allocatedBytes)
-      this.#budget.release(blob.allocatedBytes - chargedBytes);
-    this.#charge(blob, chargedBytes, 0);
-    blob.slot.presentBytes = presentBytes;
-    blob.sizeBytes = sizeBytes;
-    this.#unsealed.delete(blob);
-    return chargedBytes;
+    if (allocatedBytes < file.allocatedBytes)
+      this.#budget.release(file.allocatedBytes - allocatedBytes);
+    this.#charge(file, allocatedBytes, 0);
+    this.#open.delete(blobId);
+    const { inode } = file.slot;
+    this.#sealed.add({ blobId, inode, sizeBytes, allocatedBytes, presentBytes });
+    return allocatedBytes;
   }
 
   adopt(blobId: number, sizeBytes: number): LocalBlob | undefined {
-    const known = this.#blobs.get(blobId);
+    const known = this.find(blobId);
     if (known !== undefined) return known;
     const stats = this.#findStats(this.absolutePath(blobId));
     if (stats === undefined || !stats.isFile() || stats.size < sizeBytes) return undefined;
-    const slot = { inode: stats.ino, presentBytes: this.#presentBytes(stats) };
-    const allocatedBytes = Math.max(roundUpToBlocks(sizeBytes), slot.presentBytes);
+    const presentBytes = this.#presentBytes(stats);
+    const allocatedBytes = Math.max(roundUpToBlocks(sizeBytes), presentBytes);
     if (!this.#takeBudget(allocatedBytes)) this.#budget.chargeFound(allocatedBytes);
-    const slotId = this.#recycle ? slot.inode : 0;
-    const blob = new FileBlob({
-      blobId,
-      slot,
-      slotId,
-      allocatedBytes,
-      sizeBytes,
-      promisedBytes: 0,
-    });
-    this.#blobs.set(blobId, blob);
-    return blob;
+    const file = { blobId, inode: stats.ino, sizeBytes, allocatedBytes, presentBytes };
+    this.#sealed.add(file);
+    return this.#localBlob(file, file.inode);
   }
 
   find(blobId: number): LocalBlob | undefined {
-    return this.#blobs.get(blobId);
+    const open = this.#open.get(blobId);
+    if (open !== undefined) return this.#localBlob(open, open.slot.inode);
+    const sealed = this.#sealed.get(blobId);
+    return sealed === undefined ? undefined : this.#localBlob(sealed, sealed.inode);
   }
 
   absolutePath(blobId: number): string {
@@ -258,13 +230,13 @@ class FileTier implements LocalTier {
   }
 
   async read(blobId: number, target: Uint8Array, position: number): Promise<void> {
-    const blob = this.#get(blobId);
-    const { sizeBytes } = blob;
+    const sealed = this.#sealed.get(blobId);
+    const sizeBytes = sealed?.sizeBytes;
     if (sizeBytes !== undefined && position + target.length > sizeBytes) {
       const range = { blobId, position, length: target.length, sizeBytes };
       throw new StoreError('range_invalid', `blob ${blobId} has ${sizeBytes} bytes`, range);
     }
-    const handle = this.#open(blob);
+    const handle = this.#openFile(blobId, sealed?.inode ?? this.#getOpen(blobId).slot.inode);
     try {
       const isShort = this.#isSync(target.length)
         ? readFullySync(handle.fd, target, position)
@@ -283,10 +255,9 @@ class FileTier implements LocalTier {
   }
 
   async write(blobId: number, source: Uint8Array, position: number): Promise<void> {
-    const blob = this.#get(blobId);
-    assert(blob.sizeBytes === undefined, `blob ${blobId} is not sealed`);
-    assert(position + source.length <= blob.allocatedBytes, `blob ${blobId} has room reserved`);
-    const handle = this.#open(blob);
+    const file = this.#getOpen(blobId);
+    assert(position + source.length <= file.allocatedBytes, `blob ${blobId} has room reserved`);
+    const handle = this.#openFile(blobId, file.slot.inode);
     try {
       if (this.#isSync(source.length)) writeFullySync(handle.fd, source, position);
       else await writeFully(handle.fd, source, position);
@@ -298,8 +269,7 @@ class FileTier implements LocalTier {
   }
 
   async sync(blobId: number): Promise<void> {
-    const blob = this.#get(blobId);
-    const handle = this.#open(blob);
+    const handle = this.#openFile(blobId, this.#inodeOf(blobId));
     try {
       await fdatasyncOf(handle.fd);
       await syncDirectory(join(this.root, fanOut(blobId)));
@@ -311,20 +281,13 @@ class FileTier implements LocalTier {
   }
 
   remove(blobId: number, { recycle }: { readonly recycle: boolean }): void {
-    const blob = this.#blobs.get(blobId);
-    if (blob === undefined) return;
-    if (blob.sizeBytes === undefined) {
-      const stats = this.#findStats(this.absolutePath(blob.blobId));
-      blob.slot.presentBytes = stats === undefined ? 0 : this.#presentBytes(stats);
-    }
-    this.#blobs.delete(blobId);
-    this.#unsealed.delete(blob);
-    this.#promisedBytes -= blob.promisedBytes;
-    this.#budget.release(blob.allocatedBytes);
+    const open = this.#open.get(blobId);
+    const slot = open === undefined ? this.#forgetSealed(blobId) : this.#forgetOpen(open);
+    if (slot === undefined) return;
     const absolutePath = this.absolutePath(blobId);
-    if (!recycle || !this.#addToPool(blob.slot, absolutePath)) {
-      this.#handles.drop(blob.slot);
-      this.#trash.discard(absolutePath, blob.slot.presentBytes);
+    if (!recycle || !this.#addToPool(slot, absolutePath)) {
+      this.#handles.drop(slot.inode);
+      this.#trash.discard(absolutePath, slot.presentBytes);
     }
   }
 
@@ -469,17 +432,16 @@ class FileTier implements LocalTier {
 
   /** Clients write without telling: pages that have come since are no longer a promise. Only asked for when it matters. */
   #recountPromised(): void {
-    for (const blob of this.#unsealed) {
-      const stats = this.#findStats(this.absolutePath(blob.blobId));
-      const presentBytes = stats === undefined ? 0 : this.#presentBytes(stats);
-      this.#charge(blob, blob.allocatedBytes, Math.max(0, blob.allocatedBytes - presentBytes));
+    for (const file of this.#open.values()) {
+      const presentBytes = this.#findPresentBytes(file.blobId);
+      this.#charge(file, file.allocatedBytes, Math.max(0, file.allocatedBytes - presentBytes));
     }
   }
 
-  #charge(blob: FileBlob, allocatedBytes: number, promisedBytes: number): void {
-    this.#promisedBytes += promisedBytes - blob.promisedBytes;
-    blob.promisedBytes = promisedBytes;
-    blob.allocatedBytes = allocatedBytes;
+  #charge(file: OpenFile, allocatedBytes: number, promisedBytes: number): void {
+    this.#promisedBytes += promisedBytes - file.promisedBytes;
+    file.promisedBytes = promisedBytes;
+    file.allocatedBytes = allocatedBytes;
   }
 
   // ---- files ------------------------------------------------------------------------------------------------------
@@ -497,7 +459,7 @@ class FileTier implements LocalTier {
         renameSync(this.#pooledPath(slot), to);
         return slot;
       } catch (error) {
-        this.#handles.drop(slot);
+        this.#handles.drop(slot.inode);
         this.#budget.release(Math.max(reserved, slot.presentBytes));
         // Somebody cleaned the pool behind our back: the next one, or a fresh file.
         if (!isMissing(error)) throw toStoreError(error, `recycling a file of tier ${this.name}`);
@@ -565,7 +527,7 @@ class FileTier implements LocalTier {
   #giveUpPooled(): boolean {
     const slot = this.#pool.takeOldest();
     if (slot === undefined) return false;
-    this.#handles.drop(slot);
+    this.#handles.drop(slot.inode);
     this.#budget.release(slot.presentBytes);
     this.#trash.discard(this.#pooledPath(slot), slot.presentBytes);
     return true;
@@ -576,25 +538,59 @@ class FileTier implements LocalTier {
   }
 
   #isBlobFile(directory: string, name: string): boolean {
-    const blob = this.#blobs.get(Number.parseInt(name, 16));
-    return blob?.path === `${directory}/${name}`;
+    const blobId = Number.parseInt(name, 16);
+    return this.#has(blobId) && blobPath(blobId) === `${directory}/${name}`;
   }
 
-  #get(blobId: number): FileBlob {
-    const blob = this.#blobs.get(blobId);
-    if (blob === undefined) {
-      throw new StoreError('data_lost', `no blob ${blobId} in tier ${this.name}`, { blobId });
-    }
-    return blob;
+  #has(blobId: number): boolean {
+    return this.#open.has(blobId) || this.#sealed.has(blobId);
   }
 
-  #open(blob: FileBlob): { readonly fd: number } {
+  #localBlob(file: { blobId: number; allocatedBytes: number }, inode: number): LocalBlob {
+    const { blobId, allocatedBytes } = file;
+    return { blobId, allocatedBytes, path: blobPath(blobId), slotId: this.#recycle ? inode : 0 };
+  }
+
+  #getOpen(blobId: number): OpenFile {
+    const file = this.#open.get(blobId);
+    if (file !== undefined) return file;
+    assert(!this.#sealed.has(blobId), `blob ${blobId} is not sealed`);
+    throw this.#unknown(blobId);
+  }
+
+  #inodeOf(blobId: number): number {
+    const inode = this.#open.get(blobId)?.slot.inode ?? this.#sealed.get(blobId)?.inode;
+    if (inode === undefined) throw this.#unknown(blobId);
+    return inode;
+  }
+
+  #forgetOpen(file: OpenFile): FileSlot {
+    file.slot.presentBytes = this.#findPresentBytes(file.blobId);
+    this.#open.delete(file.blobId);
+    this.#promisedBytes -= file.promisedBytes;
+    this.#budget.release(file.allocatedBytes);
+    return file.slot;
+  }
+
+  #forgetSealed(blobId: number): FileSlot | undefined {
+    const file = this.#sealed.delete(blobId);
+    if (file === undefined) return undefined;
+    this.#budget.release(file.allocatedBytes);
+    return { inode: file.inode, presentBytes: file.presentBytes };
+  }
+
+  #openFile(blobId: number, inode: number): { readonly fd: number } {
     try {
-      return this.#handles.acquire(blob.slot, this.absolutePath(blob.blobId));
+      return this.#handles.acquire(inode, this.absolutePath(blobId));
     } catch (error) {
-      if (!isMissing(error)) throw toStoreError(error, `opening blob ${blob.blobId}`);
-      throw this.#lost(blob, error);
+      if (!isMissing(error)) throw toStoreError(error, `opening blob ${blobId}`);
+      throw this.#lost(blobId, error);
     }
+  }
+
+  #findPresentBytes(blobId: number): number {
+    const stats = this.#findStats(this.absolutePath(blobId));
+    return stats === undefined ? 0 : this.#presentBytes(stats);
   }
 
   #findStats(file: string): Stats | undefined {
@@ -605,13 +601,13 @@ class FileTier implements LocalTier {
     }
   }
 
-  #cutTail(blob: FileBlob, sizeBytes: number): number {
-    const handle = this.#open(blob);
+  #cutTail({ blobId, slot }: OpenFile, sizeBytes: number): number {
+    const handle = this.#openFile(blobId, slot.inode);
     try {
       ftruncateSync(handle.fd, sizeBytes);
       return this.#presentBytes(fstatSync(handle.fd));
     } catch (error) {
-      throw toStoreError(error, `cutting blob ${blob.blobId}`);
+      throw toStoreError(error, `cutting blob ${blobId}`);
     } finally {
       this.#handles.release(handle);
     }
@@ -628,9 +624,13 @@ class FileTier implements LocalTier {
     return this.#isTmpfs && bytes <= SYNC_IO_BYTES_MAX;
   }
 
-  #lost(blob: FileBlob, cause?: unknown): StoreError {
-    const message = `the file of blob ${blob.blobId} is gone from tier ${this.name}`;
-    return new StoreError('data_lost', message, { blobId: blob.blobId }, cause);
+  #unknown(blobId: number): StoreError {
+    return new StoreError('data_lost', `no blob ${blobId} in tier ${this.name}`, { blobId });
+  }
+
+  #lost(blobId: number, cause?: unknown): StoreError {
+    const message = `the file of blob ${blobId} is gone from tier ${this.name}`;
+    return new StoreError('data_lost', message, { blobId }, cause);
   }
 
   #full(what: string, needBytes: number): StoreError {

@@ -209,7 +209,7 @@ export function localTierConformance(name: string, harness: LocalTierHarness): v
       expect(after.find(0x1ff)).toBeUndefined();
       const adopted = after.adopt(0x1ff, content.length);
       expect(adopted).toMatchObject({ blobId: 0x1ff, allocatedBytes: usedBytes });
-      expect(after.adopt(0x1ff, content.length)).toBe(adopted);
+      expect(after.adopt(0x1ff, content.length)).toEqual(adopted);
       expect(after.usage()).toMatchObject({ usedBytes, blobs: 1 });
       expect((await readBlob(after, 0x1ff, content.length)).equals(content)).toBe(true);
     });
