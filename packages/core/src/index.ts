@@ -1,5 +1,6 @@
 // The object store, and what it is made of.
 
+export { isMirrored } from './catalog/bucket-policy.ts';
 // Back ends.
 export type * from './catalog/catalog.ts';
 export * from './catalog/events.ts';
@@ -13,6 +14,7 @@ export { makeDirectory, removeDirectory } from './files/directories.ts';
 export type * from './files/files.ts';
 export { KEY_BYTES_MAX, parseBucketName, parseJobId, parseKey } from './object-ref.ts';
 export { resolvePolicy } from './placement/policy.ts';
+export { Serial } from './serial.ts';
 export type * from './store/object-store.ts';
 export type { StoreObserver, StoreSettings } from './store/parts.ts';
 export type { RecoveryReport } from './store/recovery.ts';

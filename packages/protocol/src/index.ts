@@ -1,3 +1,4 @@
+export * from './checkpoint.ts';
 export * from './control.ts';
 export * from './errors.ts';
 export * from './events.ts';

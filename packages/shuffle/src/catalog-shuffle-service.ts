@@ -22,6 +22,7 @@ import {
   type ObjectStore,
   type Owner,
   resolvePolicy,
+  Serial,
   type StagedWrite,
 } from '@ebb/core';
 import {
@@ -45,7 +46,6 @@ import {
   TABLE_ANSWER_BYTES_MAX,
 } from './limits.ts';
 import { MapOutputTable } from './map-output-table.ts';
-import { Serial } from './serial.ts';
 import {
   decodeGeneration,
   decodeShape,

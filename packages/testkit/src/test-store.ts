@@ -66,6 +66,8 @@ export interface TestStore {
     readonly disk: LocalTier;
     readonly remote: RemoteTier;
   };
+  /** For what features keep beside the store. */
+  readonly catalog: Catalog;
   readonly recovery: RecoveryReport;
   /** Errors of background work, in order. */
   readonly failures: readonly unknown[];
@@ -145,6 +147,7 @@ async function openOn(
     root,
     memoryDir,
     tiers: { memory, disk, remote },
+    catalog,
     recovery,
     failures,
     async put(bucket, key, bytes, put = {}) {

@@ -365,6 +365,15 @@ export interface ObjectStore {
     trimmedPoolBytes: number;
   }>;
 
+  /**
+   * Makes files ready in tier 0 whose memory is there already, for writers that are to come: `files` of at least `fileBytes`,
+   * or as many as fit beside what else is in the tier and in its pool.
+   */
+  populate(
+    want: { readonly fileBytes: number; readonly files: number },
+    signal?: AbortSignal,
+  ): Promise<void>;
+
   /** Refuses new writes, waits for staged ones up to the deadline, mirrors what the policy or `persist` asks for. */
   drain(options: { persist: boolean; deadlineMs: number }): Promise<void>;
   close(): Promise<void>;

@@ -765,6 +765,13 @@ class CatalogObjectStore implements ObjectStore {
     };
   }
 
+  async populate(
+    want: { readonly fileBytes: number; readonly files: number },
+    signal?: AbortSignal,
+  ): Promise<void> {
+    await this.#parts.memory.populate(want, signal);
+  }
+
   async drain(options: { persist: boolean; deadlineMs: number }): Promise<void> {
     const { clock, staging, mirror, catalog } = this.#parts;
     this.#writes.refuseNewWrites();

@@ -1,0 +1,371 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { resolvePolicy, systemClock } from '@ebb/core';
+import { MiB, manifestSchema, type RestorePlan } from '@ebb/protocol';
+import { codeOf, openTestStore, type TestStore, type TestStoreOptions } from '@ebb/testkit';
+import { afterEach, describe, expect, test } from 'vitest';
+import { type CheckpointService, openCheckpointService } from './index.ts';
+import { buildImage, tableAndFooter } from './testing/build-image.ts';
+
+const RUN = { bucket: 'checkpoints', run: 'gpt' };
+const at = (step: number) => ({ ...RUN, step });
+
+class Bench implements AsyncDisposable {
+  at: TestStore;
+  service: CheckpointService;
+  readonly errors: unknown[] = [];
+
+  private constructor(store: TestStore, service: CheckpointService) {
+    this.at = store;
+    this.service = service;
+  }
+
+  static async open(options: TestStoreOptions = {}): Promise<Bench> {
+    const store = await openTestStore({ memoryBytes: 96 * MiB, ...options });
+    const bench = new Bench(store, undefined as never);
+    bench.service = await bench.openService();
+    return bench;
+  }
+
+  async openService(): Promise<CheckpointService> {
+    return await openCheckpointService({
+      store: this.at.store,
+      records: this.at.catalog,
+      clock: systemClock,
+      onError: (error) => this.errors.push(error),
+    });
+  }
+
+  /** As kill -9 leaves it, and again from there. */
+  async crash(options: { loseMemory?: boolean } = {}): Promise<void> {
+    const before = this.service;
+    this.at = await this.at.crash({ memoryBytes: 96 * MiB, ...options });
+    await before.close().catch(() => undefined);
+    this.service = await this.openService();
+  }
+
+  async hand(step: number, part: string, image: Buffer, session = 's1') {
+    const begun = await this.service.begin(at(step), {
+      ...{ session, part, imageBytes: image.length },
+    });
+    if (begun.decision === 'go') await this.at.put(begun.bucket, begun.key, image);
+    return begun;
+  }
+
+  async save(step: number, image: Buffer, { session = 's1', overwrite = true } = {}) {
+    await this.hand(step, 'rank-00000', image, session);
+    return await this.service.commit(at(step), {
+      ...{ session, parts: ['rank-00000'], metadata: {}, overwrite },
+    });
+  }
+
+  /** The part as a reader puts it together: from the image, or from data objects. */
+  async read(plan: RestorePlan, part = 0, from: 'image' | 'runs' = 'image'): Promise<Buffer> {
+    const { image, runs } = plan.parts[part] as RestorePlan['parts'][number];
+    if (from === 'image' && image !== null) return await this.at.get(image.bucket, image.key);
+    const pieces = (runs ?? []).map(async ([, length, key, offset]) =>
+      (await this.at.get(RUN.bucket, key)).subarray(offset, offset + length),
+    );
+    return Buffer.concat(await Promise.all(pieces));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.service.close();
+    await this.at.close();
+  }
+}
+
+/** A state of `mib` MiB, of which each MiB depends on the step at which it last changed. */
+function stateOf(mib: number, changedAt: (block: number) => number): Buffer {
+  const bytes = Buffer.alloc(mib * MiB);
+  for (let block = 0; block < mib; block++)
+    bytes.fill(`block ${block} of step ${changedAt(block)} `, block * MiB, (block + 1) * MiB);
+  return buildImage({ weights: bytes });
+}
+
+let bench: Bench;
+afterEach(async () => {
+  await bench[Symbol.asyncDispose]();
+});
+
+describe('a snapshot', () => {
+  test('is not seen before all its parts are there, and then whole', async () => {
+    bench = await Bench.open();
+    const [one, two] = [stateOf(1, () => 1), stateOf(2, () => 1)];
+    await bench.hand(7, 'rank-00000', one);
+    const committing = bench.service.commit(at(7), {
+      ...{ session: 's1', parts: ['rank-00000', 'rank-00001'], metadata: { loss: '2.5' }, overwrite: true },
+    });
+    expect(await bench.service.list(RUN)).toEqual([]);
+    expect(await codeOf(bench.service.get({ ...RUN, step: 'latest' }))).toBe('not_found');
+    await bench.hand(7, 'rank-00001', two);
+    expect(await committing).toMatchObject({ step: 7, metadata: { loss: '2.5' }, inMemory: true });
+    const plan = await bench.service.plan({ ...RUN, step: 'latest' });
+    expect((await bench.read(plan, 0)).equals(one)).toBe(true);
+    expect((await bench.read(plan, 1)).equals(two)).toBe(true);
+    expect(plan.parts[1]?.shards).toMatchObject([{ name: 'weights', dtype: 'uint8' }]);
+  });
+
+  test('of which a part never comes is no snapshot, and an abort throws away what came', async () => {
+    bench = await Bench.open();
+    const begun = await bench.hand(7, 'rank-00000', stateOf(1, () => 1));
+    const missing = { session: 's1', parts: ['rank-00000', 'rank-00001'], metadata: {} };
+    const commit = bench.service.commit(at(7), { ...missing, overwrite: true, waitMs: 30 });
+    expect(await codeOf(commit)).toBe('busy');
+    await bench.service.abort(at(7), 's1');
+    expect(begun.decision === 'go' && (await bench.at.store.find(begun))).toBeUndefined();
+    const late = bench.service.commit(at(7), { ...missing, overwrite: true, waitMs: 30 });
+    expect(await codeOf(late)).toBe('superseded');
+    expect(await bench.service.list(RUN)).toEqual([]);
+  });
+
+  test('is never made of parts of two sessions', async () => {
+    bench = await Bench.open();
+    await bench.hand(7, 'rank-00000', stateOf(1, () => 1), 'dead');
+    await bench.hand(7, 'rank-00001', stateOf(1, () => 2), 'alive');
+    const parts = ['rank-00000', 'rank-00001'];
+    const commit = (session: string) =>
+      codeOf(
+        bench.service.commit(at(7), { session, parts, metadata: {}, overwrite: true, waitMs: 30 }),
+      );
+    expect(await commit('dead')).toBe('superseded');
+    expect(await commit('alive')).toBe('busy');
+  });
+
+  test('with an image that is none is refused, and says which part', async () => {
+    bench = await Bench.open();
+    const shards = (more: object) => [{ name: 'a', offset: 0, length: 8, ...more }];
+    const broken = {
+      'no footer': Buffer.from('x'.repeat(100)),
+      'cut table': stateOf(1, () => 1).subarray(0, -1),
+      'shard beyond the end': Buffer.concat([Buffer.alloc(4), tableAndFooter(shards({}), 4)]),
+      'length of another shape': Buffer.concat([
+        Buffer.alloc(8),
+        tableAndFooter(shards({ dtype: 'float32', shape: [3] }), 8),
+      ]),
+      'piece outside of its tensor': Buffer.concat([
+        Buffer.alloc(8),
+        tableAndFooter(
+          shards({ dtype: 'float32', shape: [2], piece: { shape: [3], start: [2] } }),
+          8,
+        ),
+      ]),
+    };
+    for (const [what, image] of Object.entries(broken)) {
+      await bench.hand(7, 'rank-00000', image, 'bad');
+      const options = { session: 'bad', parts: ['rank-00000'], metadata: {}, overwrite: true };
+      expect(await codeOf(bench.service.commit(at(7), options)), what).toBe('data_corrupt');
+      await bench.service.abort(at(7), 'bad');
+    }
+    expect(await bench.service.list(RUN)).toEqual([]);
+  });
+
+  test('committed again by the same session is the same; by another it replaces, unless that is forbidden', async () => {
+    bench = await Bench.open();
+    const first = await bench.save(7, stateOf(1, () => 1));
+    const again = { session: 's1', parts: ['rank-00000'], metadata: {}, overwrite: false };
+    expect((await bench.service.commit(at(7), again)).committedAtMs).toBe(first.committedAtMs);
+    const other = bench.save(7, stateOf(1, () => 2), { session: 's2', overwrite: false });
+    expect(await codeOf(other)).toBe('already_exists');
+    await bench.save(7, stateOf(1, () => 3), { session: 's3' });
+    const plan = await bench.service.plan(at(7));
+    expect((await bench.read(plan)).equals(stateOf(1, () => 3))).toBe(true);
+    expect(await bench.service.list(RUN)).toHaveLength(1);
+  });
+});
+
+describe('stored behind the back of the job', () => {
+  test('a snapshot is in the bucket as data objects and a manifest that any reader can use', async () => {
+    bench = await Bench.open();
+    const image = stateOf(5, () => 1);
+    await bench.save(1, image);
+    await bench.service.wait(at(1), 'remote');
+    const remote = join(bench.at.root, 'remote', 'checkpoints');
+    const text = await readFile(join(remote, 'gpt/000000000001/manifest.json'), 'utf8');
+    const [part] = manifestSchema.parse(JSON.parse(text)).parts;
+    const pieces = (part?.runs ?? []).map(async ([, length, key, offset]) =>
+      (await readFile(join(remote, key))).subarray(offset, offset + length),
+    );
+    expect(Buffer.concat(await Promise.all(pieces)).equals(image)).toBe(true);
+    expect(await bench.service.verify(at(1))).toMatchObject({ broken: [] });
+  });
+
+  test('only what changed is stored, and every snapshot is read back whole', async () => {
+    bench = await Bench.open();
+    const images = [1, 2, 3, 4].map((step) => stateOf(10, (block) => (block === step ? step : 0)));
+    for (const [n, image] of images.entries()) {
+      await bench.save(n + 1, image);
+      await bench.service.wait(at(n + 1), 'disk');
+    }
+    const infos = (await bench.service.list(RUN)).toReversed();
+    expect(infos.map(({ newBytes }) => (newBytes ?? 0) / MiB).map(Math.floor)).toEqual([10, 2, 2, 2]);
+    expect(infos.map(({ inMemory }) => inMemory)).toEqual([false, false, false, true]);
+    for (const [n, image] of images.entries())
+      expect((await bench.read(await bench.service.plan(at(n + 1)), 0, 'runs')).equals(image)).toBe(true);
+  });
+
+  test('a snapshot that shares its blocks may go: the others stay whole, and in the end nothing is left', async () => {
+    bench = await Bench.open();
+    const images = [1, 2, 3].map((step) => stateOf(6, (block) => (block === step ? step : 0)));
+    for (const [n, image] of images.entries()) {
+      await bench.save(n + 1, image);
+      await bench.service.wait(at(n + 1), 'remote');
+    }
+    await bench.service.remove(at(1));
+    await bench.service.remove(at(2));
+    const plan = await bench.service.plan(at(3));
+    expect((await bench.read(plan, 0, 'runs')).equals(images[2] as Buffer)).toBe(true);
+    await bench.service.removeRun(RUN);
+    const left = await bench.at.store.bucketTotals('checkpoints');
+    expect(left).toMatchObject({ objects: 0 });
+    expect(await bench.at.store.bucketTotals('checkpoint-images')).toMatchObject({ objects: 0 });
+  });
+
+  test('a step that is saved anew while others share the old one’s blocks leaves them whole', async () => {
+    bench = await Bench.open();
+    const [first, second, anew] = [stateOf(4, () => 1), stateOf(4, (b) => (b === 2 ? 2 : 1)), stateOf(4, () => 3)];
+    await bench.save(1, first);
+    await bench.service.wait(at(1), 'disk');
+    await bench.save(2, second);
+    await bench.service.wait(at(2), 'disk');
+    await bench.save(1, anew, { session: 's2' });
+    await bench.service.wait(at(1), 'disk');
+    expect((await bench.read(await bench.service.plan(at(1)), 0, 'runs')).equals(anew)).toBe(true);
+    expect((await bench.read(await bench.service.plan(at(2)), 0, 'runs')).equals(second)).toBe(true);
+  });
+
+  test('the run’s policy keeps the last ones', async () => {
+    bench = await Bench.open();
+    await bench.service.putRun(RUN, { keepLast: 2, keepEvery: 4 });
+    for (let step = 1; step <= 7; step++) {
+      await bench.save(step, stateOf(2, () => step));
+      await bench.service.wait(at(step), 'disk');
+    }
+    await expect
+      .poll(async () => (await bench.service.list(RUN)).map(({ step }) => step))
+      .toEqual([7, 6, 4]);
+  });
+
+  test('when it is behind: a snapshot waits for a slot, or is left out, as the run says', async () => {
+    let isHeld = true;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    bench = await Bench.open({
+      faults: {
+        disk: (tier) =>
+          new Proxy(tier, {
+            get: (target, name) => {
+              const value = Reflect.get(target, name, target) as unknown;
+              if (name === 'sync')
+                return async (blobId: number) => {
+                  if (isHeld) await promise;
+                  await target.sync(blobId);
+                };
+              return typeof value === 'function' ? (value.bind(target) as unknown) : value;
+            },
+          }),
+      },
+    });
+    await bench.save(1, stateOf(1, () => 1));
+    await bench.save(2, stateOf(1, () => 2));
+    const want = { session: 's1', part: 'rank-00000', imageBytes: MiB };
+    expect(await codeOf(bench.service.begin(at(3), { ...want, waitMs: 20 }))).toBe('busy');
+    await bench.service.putRun(RUN, { behind: 'skip' });
+    expect(await bench.service.begin(at(3), want)).toMatchObject({ decision: 'skip' });
+    await bench.service.putRun(RUN, { behind: 'spill' });
+    expect(await bench.service.begin(at(3), want)).toMatchObject({ decision: 'go' });
+    await bench.service.abort(at(3), 's1');
+    await bench.service.putRun(RUN, { behind: 'wait' });
+    const waiting = bench.service.begin(at(4), want);
+    isHeld = false;
+    resolve();
+    expect(await waiting).toMatchObject({ decision: 'go' });
+  });
+});
+
+describe('after a crash', () => {
+  test('of the daemon: what was committed is there, is stored, and what was not is not', async () => {
+    bench = await Bench.open();
+    const image = stateOf(3, () => 1);
+    await bench.save(1, image);
+    await bench.hand(2, 'rank-00000', stateOf(3, () => 2));
+    await bench.crash();
+    expect((await bench.service.list(RUN)).map(({ step }) => step)).toEqual([1]);
+    expect((await bench.read(await bench.service.plan(at(1)))).equals(image)).toBe(true);
+    await bench.service.wait(at(1), 'remote');
+    // The job lives, and goes on with what it had handed over.
+    const options = { session: 's1', parts: ['rank-00000'], metadata: {}, overwrite: true };
+    await bench.service.commit(at(2), options);
+    expect((await bench.service.get({ ...RUN, step: 'latest' })).step).toBe(2);
+  });
+
+  test('of the host: what was in memory alone is gone, and said; what was stored is there', async () => {
+    bench = await Bench.open();
+    const image = stateOf(3, () => 1);
+    await bench.save(1, image);
+    await bench.service.wait(at(1), 'remote');
+    await bench.service.close();
+    bench.service = await bench.openService();
+    await bench.save(2, stateOf(3, () => 2));
+    await bench.crash({ loseMemory: true });
+    const latest = await bench.service.plan({ ...RUN, step: 'latest' });
+    if (latest.snapshot.step === 1) expect(bench.errors.map(String).join()).toContain('memory alone');
+    const expected = latest.snapshot.step === 1 ? image : stateOf(3, () => 2);
+    expect((await bench.read(latest, 0, 'runs')).equals(expected)).toBe(true);
+  });
+
+  test('a snapshot that replaced another and was lost with memory gives that one back', async () => {
+    bench = await Bench.open();
+    const image = stateOf(3, () => 1);
+    await bench.save(1, image);
+    await bench.service.wait(at(1), 'remote');
+    await bench.service.close(); // nothing is stored from here on
+    const quiet = await bench.openService();
+    await quiet.putRun(RUN, {});
+    bench.service = quiet;
+    await bench.hand(1, 'rank-00000', stateOf(3, () => 2), 's2');
+    const options = { session: 's2', parts: ['rank-00000'], metadata: {}, overwrite: true };
+    await bench.service.commit(at(1), options);
+    await bench.crash({ loseMemory: true });
+    const plan = await bench.service.plan(at(1));
+    const got = await bench.read(plan, 0, 'runs');
+    expect(got.equals(image) || got.equals(stateOf(3, () => 2))).toBe(true);
+    expect(got.equals(plan.snapshot.session === 's1' ? image : stateOf(3, () => 2))).toBe(true);
+  });
+});
+
+describe('verify', () => {
+  test('names the shard in which a byte was flipped, where it lies, and the snapshot before', async () => {
+    bench = await Bench.open();
+    await bench.save(1, stateOf(2, () => 1));
+    await bench.service.wait(at(1), 'disk');
+    const bytes = Buffer.alloc(3 * MiB, 'first ');
+    await bench.save(2, buildImage({ 'layer.0': bytes, 'layer.1': bytes.map((n) => n ^ 255) }));
+    await bench.service.wait(at(2), 'disk');
+    const plan = await bench.service.plan(at(2));
+    const { bucket, key } = plan.parts[0]?.image ?? { bucket: '', key: '' };
+    const view = await bench.at.store.head({ bucket, key });
+    const blobId = view.object.extents[0]?.blobId ?? 0;
+    const file = bench.at.tiers.memory.absolutePath(blobId);
+    const { open } = await import('node:fs/promises');
+    await using handle = await open(file, 'r+');
+    await handle.write(Buffer.from([7]), 0, 1, 4 * MiB + 5);
+    const found = await bench.service.verify(at(2));
+    expect(found.broken).toMatchObject([
+      { part: 'rank-00000', source: 'image', offset: 4 * MiB, shards: ['layer.1'] },
+    ]);
+    expect(found.fallback).toBe(1);
+    await bench.service.setBad(at(2), 'a flipped byte');
+    expect((await bench.service.get({ ...RUN, step: 'latest' })).step).toBe(1);
+  });
+});
+
+test('names of runs and steps that cannot be are refused', async () => {
+  bench = await Bench.open();
+  const begin = { session: 's', part: 'p', imageBytes: 1 };
+  expect(await codeOf(bench.service.begin({ ...at(1), run: 'a/b' }, begin))).toBe('name_invalid');
+  expect(await codeOf(bench.service.begin(at(-1), begin))).toBe('request_invalid');
+  expect(await codeOf(bench.service.begin(at(1), { ...begin, imageBytes: 1e12 }))).toBe('tier_full');
+  await bench.at.store.createBucket('fast', resolvePolicy({ preset: 'ephemeral' }));
+  await bench.service.putRun({ bucket: 'fast', run: 'x' }, {});
+  expect(await bench.service.listRuns('fast')).toHaveLength(1);
+});

@@ -1,0 +1,82 @@
+/** What the surfaces call. Implemented by catalog-checkpoint-service.ts. */
+import type {
+  Ack,
+  RestorePlan,
+  RunInfo,
+  RunPolicyInput,
+  SnapshotBegun,
+  SnapshotInfo,
+  SnapshotVerified,
+} from '@ebb/protocol';
+import type { RunRef, SnapshotRef } from './names.ts';
+
+/** `latest`: the newest snapshot that is not marked bad. */
+export interface SnapshotChoice extends RunRef {
+  readonly step: number | 'latest';
+}
+
+export interface BeginOptions {
+  readonly session: string;
+  readonly part: string;
+  readonly imageBytes: number;
+  /** How long to wait for a slot. */
+  readonly waitMs?: number | undefined;
+  readonly signal?: AbortSignal;
+}
+
+export interface CommitSnapshot {
+  readonly session: string;
+  readonly parts: readonly string[];
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly overwrite: boolean;
+  /** How long to wait for parts. */
+  readonly waitMs?: number | undefined;
+  readonly signal?: AbortSignal;
+}
+
+export interface CheckpointService {
+  /** Of one bucket, or of all. */
+  listRuns(bucket?: string): Promise<readonly RunInfo[]>;
+  /** @throws `not_found` */
+  getRun(ref: RunRef): Promise<RunInfo>;
+  /** Makes the run, and its bucket (preset `buffered`), if they are not there. @throws `name_invalid` */
+  putRun(ref: RunRef, policy: RunPolicyInput): Promise<RunInfo>;
+  /** With all its snapshots. @throws `not_found` */
+  removeRun(ref: RunRef): Promise<{ readonly snapshots: number }>;
+  /** Makes memory ready for images, so that the first snapshots touch no fresh page. @throws `tier_full` when they can never fit */
+  prepare(
+    ref: RunRef,
+    want: { readonly imageBytes: number; readonly slots?: number | undefined },
+  ): Promise<void>;
+
+  /**
+   * Asks for a slot for one part's image. Parts of one snapshot get one decision.
+   * @throws `name_invalid`; `busy` when no slot came in time; `tier_full` when the image can never fit; `aborted`
+   */
+  begin(ref: SnapshotRef, options: BeginOptions): Promise<SnapshotBegun>;
+  /**
+   * Makes the snapshot, when all its parts are there. Again for the same session: as the first time.
+   * @throws `already_exists`; `superseded` when another session took over; `busy` when a part did not come in time;
+   * `data_corrupt` for an image that is none; `aborted`
+   */
+  commit(ref: SnapshotRef, options: CommitSnapshot): Promise<SnapshotInfo>;
+  /** Throws away what a session handed over for a step that it did not commit. */
+  abort(ref: SnapshotRef, session: string): Promise<void>;
+
+  /** The newest step first. @throws `not_found` */
+  list(ref: RunRef): Promise<readonly SnapshotInfo[]>;
+  /** @throws `not_found` */
+  get(ref: SnapshotChoice): Promise<SnapshotInfo>;
+  /** Where the bytes are. @throws `not_found`, `data_corrupt` */
+  plan(ref: SnapshotChoice): Promise<RestorePlan>;
+  /** Resolves when it is so durable. @throws `not_found`, `not_mirrored`, `aborted` */
+  wait(ref: SnapshotChoice, ack: Ack, signal?: AbortSignal): Promise<SnapshotInfo>;
+  setPinned(ref: SnapshotRef, pinned: boolean): Promise<SnapshotInfo>;
+  /** `bad`: why it is not to be resumed from; null takes that back. */
+  setBad(ref: SnapshotRef, bad: string | null): Promise<SnapshotInfo>;
+  /** Reads everything and compares it with its digests. @throws `not_found` */
+  verify(ref: SnapshotChoice, signal?: AbortSignal): Promise<SnapshotVerified>;
+  /** @throws `not_found` */
+  remove(ref: SnapshotRef): Promise<void>;
+  close(): Promise<void>;
+}

@@ -1,0 +1,8 @@
+export {
+  type CheckpointServiceOptions,
+  openCheckpointService,
+} from './catalog-checkpoint-service.ts';
+export type * from './checkpoint-service.ts';
+export type { RunRef, SnapshotRef } from './names.ts';
+export type { CheckpointStore } from './objects.ts';
+export type { CheckpointRecords } from './runs.ts';

@@ -1,0 +1,72 @@
+/** Where the objects of runs lie: docs/checkpoint-format.md. */
+import { CHECKPOINT_STEP_MAX, runNameSchema, StoreError } from '@ebb/protocol';
+
+/** A run in its bucket. */
+export interface RunRef {
+  readonly bucket: string;
+  readonly run: string;
+}
+export interface SnapshotRef extends RunRef {
+  readonly step: number;
+}
+
+/** Of images while a snapshot is made, and as long as they are kept in memory. */
+export const IMAGE_BUCKET = 'checkpoint-images';
+/** As above, of runs in encrypted buckets. */
+export const SEALED_IMAGE_BUCKET = 'checkpoint-images-encrypted';
+export const MANIFEST = 'manifest.json';
+const STEP_DIGITS = 12;
+
+export function parseRunName(run: string): string {
+  if (!runNameSchema.safeParse(run).success)
+    throw new StoreError(
+      'name_invalid',
+      `run ${JSON.stringify(run.slice(0, 80))}: use 1 to 128 letters, digits, ".", "_" and "-", a letter or digit first.`,
+      { run: run.slice(0, 80) },
+    );
+  return run;
+}
+
+export function parseStep(step: number): number {
+  if (!Number.isSafeInteger(step) || step < 0 || step > CHECKPOINT_STEP_MAX)
+    throw new StoreError('request_invalid', `${step} is no step: use 0 to ${CHECKPOINT_STEP_MAX}`);
+  return step;
+}
+
+export function formatStep(step: number): string {
+  return String(step).padStart(STEP_DIGITS, '0');
+}
+
+/** Of the snapshot's record in the catalog. */
+export function snapshotKey({ bucket, run, step }: SnapshotRef): string {
+  return `${runKey({ bucket, run })}${formatStep(step)}`;
+}
+/** Of the run's policy, and before its snapshots. */
+export function runKey({ bucket, run }: RunRef): string {
+  return `${bucket}/${run}/`;
+}
+export function parseSnapshotKey(key: string): SnapshotRef {
+  const [bucket = '', run = '', step = ''] = key.split('/');
+  return { bucket, run, step: Number(step) };
+}
+
+/** Before the images of all sessions of a step. */
+export function imagesPrefix(ref: SnapshotRef): string {
+  return `${snapshotKey(ref)}/`;
+}
+export function imageKey(ref: SnapshotRef, session: string, part: string): string {
+  return `${imagesPrefix(ref)}${session}/${part}`;
+}
+/** Of the manifest before the run's bucket may show it. No part can have this name. */
+export function pendingManifestKey(ref: SnapshotRef, session: string): string {
+  return `${imagesPrefix(ref)}${session}/${PENDING_MANIFEST}`;
+}
+const PENDING_MANIFEST = '.manifest';
+
+export function manifestKey({ run, step }: SnapshotRef): string {
+  return `${run}/${formatStep(step)}/${MANIFEST}`;
+}
+/** `copy`: 0, unless another snapshot still names what an earlier one of this step stored. */
+export function dataKey({ run, step }: SnapshotRef, part: string, copy: number): string {
+  return `${run}/${formatStep(step)}/${part}${copy === 0 ? '' : `.${copy}`}`;
+}

@@ -1,0 +1,454 @@
+/**
+ * Makes snapshots durable behind the training job's back: blocks that no earlier snapshot has become a data object a part, then
+ * comes the manifest, and when tier 2 has all of it, the manifest is shown in the run's bucket.
+ *
+ * I1  One snapshot is stored at a time on a node, the one that was committed last first; so what a crash would cost is
+ *     as young as it can be.
+ * I2  A record says `stored` when all that its manifest names is as durable as its bucket asks, and so is the manifest.
+ * I3  The manifest appears in the run's bucket after every object that it names; where that is mirrored, when tier 2 has
+ *     them. Who reads the object store alone sees whole snapshots only.
+ * I4  Storing, dropping images and removing are one after the other in a run (`serial`): no snapshot comes to name a data
+ *     object that is being deleted.
+ * I5  What fails is tried again after a growing pause, and others get their turn meanwhile.
+ */
+import { type BucketPolicy, type Clock, isMirrored, type Serial } from '@ebb/core';
+import {
+  type Ack,
+  CHECKPOINT_BLOCK_BYTES,
+  CHECKPOINT_FORMAT,
+  isStoreError,
+  type Manifest,
+  type ManifestPart,
+  manifestSchema,
+  StoreError,
+} from '@ebb/protocol';
+import { type DeltaBase, planDelta } from './delta-plan.ts';
+import { Digests } from './digest.ts';
+import { readShards } from './image.ts';
+import type { ImageThread } from './image-thread.ts';
+import {
+  dataKey,
+  IMAGE_BUCKET,
+  imageKey,
+  imagesPrefix,
+  manifestKey,
+  pendingManifestKey,
+  runKey,
+  SEALED_IMAGE_BUCKET,
+  type SnapshotRef,
+  snapshotKey,
+} from './names.ts';
+import type { CheckpointStore, Name, Objects } from './objects.ts';
+import { bytesOf, type Retained, stepsToRemove } from './retention.ts';
+import { type Run, type Runs, visible } from './runs.ts';
+import type { SnapshotRecord } from './snapshot-record.ts';
+
+const PAUSE_MS_MIN = 500;
+const PAUSE_MS_MAX = 30_000;
+
+export interface StoringParts {
+  readonly store: CheckpointStore;
+  readonly objects: Objects;
+  readonly runs: Runs;
+  readonly thread: ImageThread;
+  readonly serial: Serial<string>;
+  readonly clock: Clock;
+  readonly onError: (error: unknown, subject: string) => void;
+}
+
+export class Storing {
+  readonly #parts: StoringParts;
+  readonly #stop = new AbortController();
+  /** By snapshot; a failure's pause. */
+  readonly #pauses = new Map<string, { readonly untilMs: number; readonly lengthMs: number }>();
+  /** Snapshots whose way to tier 2 is being waited for. */
+  readonly #publishing = new Map<string, Promise<void>>();
+  #working: Promise<void> | undefined;
+  #isDirty = false;
+
+  constructor(parts: StoringParts) {
+    this.#parts = parts;
+  }
+
+  /** There may be something to store. */
+  wake(): void {
+    this.#isDirty = true;
+    if (this.#stop.signal.aborted) return;
+    this.#working ??= this.#work().finally(() => {
+      this.#working = undefined;
+      if (this.#isDirty) this.wake();
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#stop.abort();
+    await this.#working;
+    await Promise.allSettled([...this.#publishing.values()]);
+  }
+
+  // ── what is to be done ────────────────────────────────────────────────────────────────────────────────────────────
+
+  async #work(): Promise<void> {
+    while (this.#isDirty && !this.#stop.signal.aborted) {
+      this.#isDirty = false;
+      for (;;) {
+        const next = await this.#next();
+        if (next === undefined || this.#stop.signal.aborted) break;
+        const { run } = next;
+        await this.#try(next.ref, () =>
+          this.#parts.serial.run(runKey(run.ref), async () => await this.#storeNext(next.ref)),
+        );
+      }
+      for (const run of this.#parts.runs.all())
+        if (await this.#wantsStored(run.ref.bucket)) await this.#publishAll(run);
+    }
+  }
+
+  /** I1 */
+  async #next(): Promise<{ readonly run: Run; readonly ref: SnapshotRef } | undefined> {
+    let best: { run: Run; ref: SnapshotRef; committedAtMs: number } | undefined;
+    for (const run of this.#parts.runs.all())
+      for (const [step, { stored, committedAtMs }] of visible(run)) {
+        const ref = { ...run.ref, step };
+        if (stored !== null || this.#isPaused(ref)) continue;
+        if (best !== undefined && best.committedAtMs >= committedAtMs) continue;
+        if (await this.#wantsStored(ref.bucket)) best = { run, ref, committedAtMs };
+      }
+    return best;
+  }
+
+  async #storeNext(ref: SnapshotRef): Promise<void> {
+    const { runs } = this.#parts;
+    const record = runs.find(ref)?.snapshots.get(ref.step);
+    if (record === undefined || record.isRemoved || record.stored !== null) return;
+    if (this.#isOvertaken(ref, record)) {
+      await this.remove(ref);
+      return;
+    }
+    await this.#store(ref, record);
+    await this.dropImages(runs.get(ref));
+    await this.retain(runs.get(ref));
+  }
+
+  /** By the run's policy it is dropped: a newer one is stored, and nobody asked for this one. */
+  #isOvertaken({ step, ...of }: SnapshotRef, record: SnapshotRecord): boolean {
+    const run = this.#parts.runs.get(of);
+    const { superseded, keepEvery } = run.policy;
+    if (superseded === 'store' || record.pinned) return false;
+    if (keepEvery !== null && step % keepEvery === 0) return false;
+    return visible(run).some(
+      ([, one]) =>
+        one.stored !== null && one.bad === null && one.committedAtMs > record.committedAtMs,
+    );
+  }
+
+  #isPaused(ref: SnapshotRef): boolean {
+    const pause = this.#pauses.get(snapshotKey(ref));
+    return pause !== undefined && pause.untilMs > this.#parts.clock.monotonic();
+  }
+
+  async #try(ref: SnapshotRef, work: () => Promise<void>): Promise<void> {
+    const key = snapshotKey(ref);
+    try {
+      await work();
+      this.#pauses.delete(key);
+    } catch (error) {
+      if (this.#stop.signal.aborted) return;
+      this.#parts.onError(error, key);
+      const { clock } = this.#parts;
+      const before = this.#pauses.get(key)?.lengthMs ?? PAUSE_MS_MIN / 2;
+      const lengthMs = Math.min(before * 2, PAUSE_MS_MAX);
+      this.#pauses.set(key, { lengthMs, untilMs: clock.monotonic() + lengthMs });
+      clock.sleep(lengthMs + 1, this.#stop.signal).then(
+        () => this.wake(),
+        () => undefined, // closed meanwhile
+      );
+    }
+  }
+
+  // ── one snapshot ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+  async #store(ref: SnapshotRef, record: SnapshotRecord): Promise<void> {
+    const { runs, objects } = this.#parts;
+    const policy = await this.#policyOf(ref.bucket);
+    const ack: Ack = policy.ack === 'memory' ? 'memory' : 'disk';
+    const base = await this.#baseOf(ref);
+    const parts: ManifestPart[] = [];
+    const named = new Map<string, number>();
+    let newBytes = 0;
+    for (const part of record.parts) {
+      const stored = await this.#storePart(ref, { record, part: part.name, base, ack });
+      parts.push(stored.part);
+      newBytes += stored.newBytes;
+      for (const [, , key] of stored.part.runs)
+        named.set(key, key === stored.newKey ? stored.newBytes : (base?.objects.get(key) ?? 0));
+    }
+    const manifest: Manifest = {
+      format: CHECKPOINT_FORMAT,
+      run: ref.run,
+      step: ref.step,
+      session: record.session,
+      committedAt: new Date(record.committedAtMs).toISOString(),
+      metadata: { ...record.metadata },
+      parts,
+    };
+    const name = this.manifestName(ref, record.session, policy);
+    await objects.put(name, Buffer.from(JSON.stringify(manifest)), ack);
+    const stored = { durability: ack, objects: Object.fromEntries(named), newBytes };
+    const { session, previous } = record;
+    const isNoted = await runs.change(
+      { ...ref, session },
+      { stored, previous: null },
+      { durable: true },
+    );
+    if (isNoted && previous !== null) await this.#forgetStored(ref, previous, policy);
+  }
+
+  async #storePart(
+    ref: SnapshotRef,
+    {
+      record,
+      part,
+      base,
+      ack,
+    }: {
+      readonly record: SnapshotRecord;
+      readonly part: string;
+      readonly base: Base | undefined;
+      readonly ack: Ack;
+    },
+  ): Promise<{ readonly part: ManifestPart; readonly newKey: string; readonly newBytes: number }> {
+    const { objects, thread } = this.#parts;
+    const policy = await this.#policyOf(ref.bucket);
+    const image = { bucket: imageBucket(policy), key: imageKey(ref, record.session, part) };
+    return await objects.using(image, async (opened) => {
+      const blockBytes = CHECKPOINT_BLOCK_BYTES;
+      const imageBytes = opened.object.sizeBytes;
+      const digests = await objects.digest(opened, blockBytes, thread);
+      const newKey = this.#freeDataKey(ref, part);
+      const plan = planDelta(
+        { imageBytes, blockBytes, digests: new Digests(digests) },
+        newKey,
+        base?.parts.get(part),
+      );
+      const { runs, pieces, newBytes } = plan;
+      if (newBytes > 0) {
+        const to = { bucket: ref.bucket, key: newKey, sizeBytes: newBytes, ack };
+        await objects.gather(opened, pieces, to, thread);
+      }
+      const shards = await readShards((target, at) => objects.read(opened, target, at), {
+        imageBytes,
+        part,
+      });
+      return {
+        newKey,
+        newBytes,
+        part: {
+          name: part,
+          imageBytes,
+          blockBytes,
+          digest: 'gmac-aes-128',
+          digests: digests.toString('base64'),
+          runs: runs.map((run) => [...run]),
+          shards: [...shards],
+        },
+      };
+    });
+  }
+
+  /** One that nobody names: an earlier snapshot of this step may have been replaced while others still share its blocks. */
+  #freeDataKey(ref: SnapshotRef, part: string): string {
+    const { snapshots } = this.#parts.runs.get(ref);
+    for (let copy = 0; ; copy++) {
+      const key = dataKey(ref, part, copy);
+      if (![...snapshots.values()].some((record) => objectsOf(record).has(key))) return key;
+    }
+  }
+
+  async #baseOf(ref: SnapshotRef): Promise<Base | undefined> {
+    const run = this.#parts.runs.get(ref);
+    if (!run.policy.delta) return undefined;
+    let newest: readonly [number, SnapshotRecord] | undefined;
+    for (const [step, record] of visible(run)) {
+      if (record.stored === null || record.bad !== null) continue;
+      if (newest === undefined || record.committedAtMs > newest[1].committedAtMs)
+        newest = [step, record];
+    }
+    if (newest === undefined) return undefined;
+    const [step, record] = newest;
+    const manifest = await this.readManifest({ ...ref, step }, record.session);
+    const objects = objectsOf(record);
+    const parts = new Map<string, DeltaBase>();
+    for (const { name, imageBytes, digests, runs } of manifest.parts) {
+      const named = new Set(runs.map(([, , key]) => key));
+      parts.set(name, {
+        imageBytes,
+        runs,
+        digests: new Digests(Buffer.from(digests, 'base64')),
+        objectBytes: new Map([...objects].filter(([key]) => named.has(key))),
+      });
+    }
+    return { parts, objects };
+  }
+
+  /** @throws `data_corrupt` */
+  async readManifest(ref: SnapshotRef, session: string): Promise<Manifest> {
+    const name = this.manifestName(ref, session, await this.#policyOf(ref.bucket));
+    const bytes = await this.#parts.objects.get(name);
+    try {
+      return manifestSchema.parse(JSON.parse(bytes.toString('utf8')));
+    } catch (error) {
+      const message = `${name.bucket}/${name.key} is no manifest`;
+      throw new StoreError('data_corrupt', message, { step: ref.step }, error);
+    }
+  }
+
+  manifestName(ref: SnapshotRef, session: string, policy: BucketPolicy): Name {
+    return { bucket: imageBucket(policy), key: pendingManifestKey(ref, session) };
+  }
+
+  // ── to tier 2 (I3) ────────────────────────────────────────────────────────────────────────────────────────────────
+
+  async #publishAll(run: Run): Promise<void> {
+    const policy = await this.#policyOf(run.ref.bucket);
+    const last: Ack = isMirrored(policy) ? 'remote' : policy.ack === 'memory' ? 'memory' : 'disk';
+    for (const [step, { stored, session }] of visible(run)) {
+      const ref = { ...run.ref, step };
+      const key = snapshotKey(ref);
+      if (stored === null || stored.isPublished === true) continue;
+      if (this.#publishing.has(key) || this.#isPaused(ref)) continue;
+      const publishing = this.#try(ref, () => this.#publish(ref, session, last)).finally(() => {
+        this.#publishing.delete(key);
+      });
+      this.#publishing.set(key, publishing);
+    }
+  }
+
+  async #publish(ref: SnapshotRef, session: string, last: Ack): Promise<void> {
+    const { store, runs, serial } = this.#parts;
+    const { bucket } = ref;
+    const record = runs.snapshot(ref);
+    const { signal } = this.#stop;
+    if (last === 'remote')
+      for (const key of objectsOf(record).keys())
+        await store.wait({ bucket, key }, last, { signal });
+    const isShown = await serial.run(runKey(ref), async () => {
+      const now = runs.find(ref)?.snapshots.get(ref.step);
+      if (now?.session !== session || now.isRemoved) return false;
+      const name = this.manifestName(ref, session, await this.#policyOf(bucket));
+      await store.copy(name, { bucket, key: manifestKey(ref) });
+      return true;
+    });
+    if (!isShown) return;
+    if (last === 'remote') await store.wait({ bucket, key: manifestKey(ref) }, last, { signal });
+    const now = runs.find(ref)?.snapshots.get(ref.step)?.stored;
+    if (now == null) return;
+    const stored = { ...now, durability: last, isPublished: true as const };
+    await runs.change({ ...ref, session }, { stored }, { durable: true });
+  }
+
+  // ── what goes ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Gives up images that are not needed: all but those of what is not stored, and of the newest snapshot. */
+  async dropImages(run: Run): Promise<void> {
+    const { runs, objects } = this.#parts;
+    const policy = await this.#policyOf(run.ref.bucket);
+    const newest = visible(run).reduce((most, [, one]) => Math.max(most, one.committedAtMs), 0);
+    for (const [step, { stored, imagesGone, committedAtMs, session, parts }] of visible(run)) {
+      if (stored === null || imagesGone || committedAtMs === newest) continue;
+      const ref = { ...run.ref, step };
+      for (const { name } of parts)
+        await objects.delete({ bucket: imageBucket(policy), key: imageKey(ref, session, name) });
+      await runs.change({ ...ref, session }, { imagesGone: true }, { durable: false });
+    }
+  }
+
+  /** Removes what the run's policy lets go. Called within `serial`. */
+  async retain(run: Run): Promise<void> {
+    const policy = await this.#policyOf(run.ref.bucket);
+    const retained = visible(run).map(([step, record]) => toRetained(step, record, policy));
+    for (const step of stepsToRemove(retained, run.policy, this.#parts.clock.now()))
+      await this.remove({ ...run.ref, step });
+  }
+
+  /** Called within `serial`. Goes on after a crash in the middle. */
+  async remove(ref: SnapshotRef): Promise<void> {
+    const { runs, objects } = this.#parts;
+    const record = runs.find(ref)?.snapshots.get(ref.step);
+    if (record === undefined) return;
+    if (!record.isRemoved) await runs.put(ref, { ...record, isRemoved: true }, { durable: true });
+    const policy = await this.#policyOf(ref.bucket);
+    await objects.delete({ bucket: ref.bucket, key: manifestKey(ref) });
+    await this.#forgetStored(ref, record, policy);
+    if (record.previous !== null) await this.#forgetStored(ref, record.previous, policy);
+    await objects.deleteAll(imageBucket(policy), imagesPrefix(ref));
+    await runs.drop(ref);
+  }
+
+  /** Deletes what this record named and no other does. */
+  async #forgetStored(
+    ref: SnapshotRef,
+    record: SnapshotRecord,
+    policy: BucketPolicy,
+  ): Promise<void> {
+    const { runs, objects } = this.#parts;
+    const still = new Set<string>();
+    for (const [step, one] of runs.get(ref).snapshots)
+      if (!(step === ref.step && (one.isRemoved || one.session === record.session)))
+        for (const key of objectsOf(one).keys()) still.add(key);
+    for (const key of objectsOf(record).keys())
+      if (!still.has(key)) await objects.delete({ bucket: ref.bucket, key });
+    await objects.deleteAll(imageBucket(policy), `${imagesPrefix(ref)}${record.session}/`);
+  }
+
+  async #wantsStored(bucket: string): Promise<boolean> {
+    try {
+      return wantsStored(await this.#policyOf(bucket));
+    } catch (error) {
+      if (isStoreError(error, 'bucket_not_found')) return false;
+      throw error;
+    }
+  }
+
+  async #policyOf(bucket: string): Promise<BucketPolicy> {
+    return (await this.#parts.store.getBucket(bucket)).policy;
+  }
+}
+
+interface Base {
+  readonly parts: ReadonlyMap<string, DeltaBase>;
+  readonly objects: ReadonlyMap<string, number>;
+}
+
+/** Whether memory alone is not what the bucket promises. */
+export function wantsStored(policy: BucketPolicy): boolean {
+  return policy.ack !== 'memory' || isMirrored(policy);
+}
+
+export function imageBucket(policy: BucketPolicy): string {
+  return policy.encrypted === true ? SEALED_IMAGE_BUCKET : IMAGE_BUCKET;
+}
+
+/** Data objects that a record needs, also those of what it replaced and may have to give back. */
+export function objectsOf({ stored, previous }: SnapshotRecord): ReadonlyMap<string, number> {
+  return new Map([
+    ...Object.entries(previous?.stored?.objects ?? {}),
+    ...Object.entries(stored?.objects ?? {}),
+  ]);
+}
+
+export function storedBytesOf(run: Run, policy: BucketPolicy): number {
+  return bytesOf(visible(run).map(([step, record]) => toRetained(step, record, policy)));
+}
+
+function toRetained(step: number, record: SnapshotRecord, policy: BucketPolicy): Retained {
+  return {
+    step,
+    committedAtMs: record.committedAtMs,
+    pinned: record.pinned,
+    isBad: record.bad !== null,
+    isSafe: record.stored !== null || !wantsStored(policy),
+    objects: objectsOf(record),
+    imageBytes: record.parts.reduce((sum, { imageBytes }) => sum + imageBytes, 0),
+  };
+}
