@@ -16,9 +16,9 @@ export { KEY_BYTES_MAX, parseBucketName, parseJobId, parseKey } from './object-r
 export { resolvePolicy } from './placement/policy.ts';
 export { Serial } from './serial.ts';
 export type * from './store/object-store.ts';
+export { type OpenedStore, openObjectStore, type StoreOptions } from './store/open-store.ts';
 export type { StoreObserver, StoreSettings } from './store/parts.ts';
 export type { RecoveryReport } from './store/recovery.ts';
-export { type OpenedStore, openObjectStore, type StoreOptions } from './store/store.ts';
 export { versionIdOf } from './store/versions.ts';
 export { openDirectoryTier } from './tier/directory-tier.ts';
 export { openFileTier } from './tier/file-tier.ts';

@@ -19,8 +19,8 @@ import {
   type NodeProcess,
   startNodeProcess,
 } from '../../client/e2e/support/node-process.ts';
+import { EBB_BIN } from './support/ebb-command.ts';
 
-const BIN = join(import.meta.dirname, '../bin/ebb.mjs');
 let node: NodeProcess;
 let dir: string;
 
@@ -42,7 +42,7 @@ interface Ran {
 }
 
 function start(args: readonly string[], env: NodeJS.ProcessEnv = {}): ChildProcess {
-  return spawn(process.execPath, [BIN, ...args], {
+  return spawn(process.execPath, [EBB_BIN, ...args], {
     cwd: dir,
     env: { ...cleanEnv(), EBB_NODE: node.url, ...env },
   });
@@ -124,7 +124,7 @@ describe('bytes', () => {
 
   test('a reader that has enough ends cat quietly', async () => {
     await finish(start(['put', '-', 'data/long']), randomBytes(20_000_000));
-    const command = `"${process.execPath}" "${BIN}" cat data/long | head -c 10 | wc -c; echo "\${PIPESTATUS[0]}"`;
+    const command = `"${process.execPath}" "${EBB_BIN}" cat data/long | head -c 10 | wc -c; echo "\${PIPESTATUS[0]}"`;
     const shell = spawn('bash', ['-c', command], { env: { ...cleanEnv(), EBB_NODE: node.url } });
     const ran = await finish(shell);
     expect(ran.out.split(/\s+/).filter(Boolean)).toEqual(['10', '0']);

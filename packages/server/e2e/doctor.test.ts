@@ -21,9 +21,9 @@ import {
 } from '@ebb/testkit';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { cleanEnv, startNodeProcess } from '../../client/e2e/support/node-process.ts';
+import { EBB_BIN, runEbb } from './support/ebb-command.ts';
 import { type ObjectStore, objectStores } from './support/object-store.ts';
 
-const BIN = join(import.meta.dirname, '../bin/ebb.mjs');
 const run = promisify(execFile);
 
 interface Finding {
@@ -43,13 +43,8 @@ interface Report {
 async function doctor(args: readonly string[], env: Record<string, string> = {}): Promise<Report> {
   const defaults = [`--data=${await tempDir()}`, `--memory-dir=${await tempDir('/dev/shm')}`];
   const fixed = ['--memory-limit=64MiB', '--disk-limit=64MiB', '--listen=127.0.0.1:0', '--json'];
-  const all = [BIN, 'doctor', ...defaults, ...fixed, ...args];
-  const { code, stdout, stderr } = await run(process.execPath, all, {
-    env: { ...cleanEnv(), ...env },
-  }).then(
-    (out) => ({ code: 0, ...out }),
-    (error: { code: number; stdout: string; stderr: string }) => error,
-  );
+  const all = ['doctor', ...defaults, ...fixed, ...args];
+  const { code, stdout, stderr } = await runEbb(all, env);
   if (stdout === '') throw new Error(`no report, ${code}: ${stderr}`);
   const { worst, findings } = JSON.parse(stdout) as Pick<Report, 'worst' | 'findings'>;
   return { code, worst, findings, output: stdout + stderr };
@@ -174,9 +169,7 @@ describe('the machine', () => {
   test('for people there is a table with a line below', async () => {
     const data = [`--data=${await tempDir()}`, `--memory-dir=${await tempDir('/dev/shm')}`];
     const sizes = ['--memory-limit=64MiB', '--disk-limit=64MiB', '--listen=127.0.0.1:0'];
-    const { stdout } = await run(process.execPath, [BIN, 'doctor', ...data, ...sizes], {
-      env: cleanEnv(),
-    }).catch((error: { stdout: string }) => error);
+    const { stdout } = await runEbb(['doctor', ...data, ...sizes], {});
     expect(stdout).toMatch(/^ {4}ABOUT {2,}WHAT {2,}FOUND\n/);
     expect(stdout).toMatch(/\n\d+ ok, \d+ warnings, 0 failures\n$/);
   });
@@ -306,7 +299,7 @@ for (const kind of objectStores()) {
         proxy.harm('hang', { when: ({ path }) => path.includes('partNumber=2'), times: 1 });
         const where = [`--data=${await tempDir()}`, `--memory-dir=${await tempDir('/dev/shm')}`];
         const sizes = ['--memory-limit=64MiB', '--disk-limit=64MiB', '--listen=127.0.0.1:0'];
-        const args = [BIN, 'doctor', ...where, ...sizes, remote('tier', proxy.url)];
+        const args = [EBB_BIN, 'doctor', ...where, ...sizes, remote('tier', proxy.url)];
         const child = spawn(process.execPath, args, {
           env: { ...cleanEnv(), ...credentials() },
           stdio: ['ignore', 'ignore', 'pipe'],

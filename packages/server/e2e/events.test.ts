@@ -18,8 +18,7 @@ import {
   type NodeProcess,
   startNodeProcess,
 } from '../../client/e2e/support/node-process.ts';
-
-const BIN = join(import.meta.dirname, '../bin/ebb.mjs');
+import { EBB_BIN } from './support/ebb-command.ts';
 
 async function openNode(): Promise<NodeProcess> {
   const node = await startNodeProcess({ memoryLimit: '64MiB' });
@@ -197,7 +196,7 @@ describe('replay', () => {
 
 describe('ebb watch', () => {
   function watch(node: NodeProcess, ...args: string[]): { child: ChildProcess; lines: Lines } {
-    const child = spawn(process.execPath, [BIN, 'watch', ...args], {
+    const child = spawn(process.execPath, [EBB_BIN, 'watch', ...args], {
       env: { ...cleanEnv(), EBB_NODE: node.unixUrl },
       stdio: ['ignore', 'pipe', 'ignore'],
     });
@@ -257,7 +256,7 @@ test('ebb wait: 0 when it holds, 4 when it does not in time or never will', asyn
   await client.buckets.create('fast', { preset: 'ephemeral' });
   await client.put('fast', 'a', Buffer.from('hello'));
   const wait = async (...args: string[]): Promise<{ code: number; out: string; err: string }> => {
-    const child = spawn(process.execPath, [BIN, 'wait', ...args], {
+    const child = spawn(process.execPath, [EBB_BIN, 'wait', ...args], {
       env: { ...cleanEnv(), EBB_NODE: node.unixUrl },
     });
     let [out, err] = ['', ''];

@@ -28,8 +28,7 @@ import {
   type NodeProcessOptions,
   startNodeProcess,
 } from '../../client/e2e/support/node-process.ts';
-
-const BIN = join(import.meta.dirname, '../bin/ebb.mjs');
+import { EBB_BIN } from './support/ebb-command.ts';
 
 const objectUrl = (node: NodeProcess, bucket: string, key: string): string =>
   `${node.url}/v1/buckets/${bucket}/objects/${key}`;
@@ -381,7 +380,7 @@ async function startByCommand(): Promise<CommandNode> {
     '--memory-limit=256MiB',
     '--disk-limit=1GiB',
   ];
-  const child = spawn(process.execPath, [BIN, 'node', ...args], {
+  const child = spawn(process.execPath, [EBB_BIN, 'node', ...args], {
     stdio: ['ignore', 'ignore', 'pipe'],
     env: cleanEnv(),
   });

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { openClient } from '@ebb/client';
 import { expect, test, vi } from 'vitest';
 import { startNodeProcess } from '../../client/e2e/support/node-process.ts';
+import { mirrored } from './support/mirrored.ts';
 import { startTier2Store } from './support/tier2-store.ts';
 
 const TTL_MS = 2000;
@@ -36,9 +37,7 @@ test('SIGSTOP for longer than every time to live: staged writes, jobs and reader
   const target = Buffer.alloc(4);
   await opened.read(target, 0);
   expect(target.toString()).toBe('read');
-  await vi.waitFor(async () => expect((await client.status()).mirrorBacklogObjects).toBe(0), {
-    ...{ timeout: 20_000, interval: 100 },
-  });
+  await mirrored(client, 20_000);
   expect((await store.names()).toSorted()).toEqual(['data/owned', 'data/read', 'data/staged']);
   // The job's time to live still counts.
   job.detach();

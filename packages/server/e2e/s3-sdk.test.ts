@@ -35,6 +35,7 @@ import {
 import { Upload } from '@aws-sdk/lib-storage';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type NodeProcess, startNodeProcess } from '../../client/e2e/support/node-process.ts';
+import { codeOf } from './s3-conformance/suite.ts';
 
 const KEY = { accessKeyId: 'EBBTESTKEY', secretAccessKey: 'a secret of the test' };
 const MiB = 1024 * 1024;
@@ -69,15 +70,6 @@ async function bytesOf(
 ): Promise<Buffer> {
   const { Body } = await s3.send(new GetObjectCommand({ Bucket: 'sdk', Key, ...more }));
   return Buffer.from(await (Body as NonNullable<typeof Body>).transformToByteArray());
-}
-
-async function codeOf(work: Promise<unknown>): Promise<string> {
-  try {
-    await work;
-    return 'none';
-  } catch (error) {
-    return (error as Error).name;
-  }
 }
 
 describe('buckets', () => {

@@ -12,14 +12,10 @@ import { promisify } from 'node:util';
 import { CreateBucketCommand, S3Client, type S3ClientConfig } from '@aws-sdk/client-s3';
 import { createTestCa } from '@ebb/testkit';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
-import {
-  cleanEnv,
-  type NodeProcess,
-  startNodeProcess,
-} from '../../client/e2e/support/node-process.ts';
+import { type NodeProcess, startNodeProcess } from '../../client/e2e/support/node-process.ts';
 import { presign, signForm, signHeaders, type TestKey } from '../src/testing/sign-s3.ts';
+import { runEbb } from './support/ebb-command.ts';
 
-const BIN = join(import.meta.dirname, '../bin/ebb.mjs');
 const run = promisify(execFile);
 
 /** What must not be found anywhere, by what it is. Ids of access keys are names, and may be told: but not of remotes. */
@@ -43,11 +39,8 @@ function hear(who: string, text: string): void {
 }
 
 async function ebb(args: readonly string[], env: Record<string, string> = {}): Promise<number> {
-  const options = { env: { ...cleanEnv(), EBB_NODE: node.url, EBB_CA_FILE: ca, ...env } };
-  const { code, stdout, stderr } = await run(process.execPath, [BIN, ...args], options).then(
-    (out) => ({ code: 0, ...out }),
-    (error: { code: number; stdout: string; stderr: string }) => error,
-  );
+  const at = { EBB_NODE: node.url, EBB_CA_FILE: ca };
+  const { code, stdout, stderr } = await runEbb(args, { ...at, ...env });
   hear(`ebb ${args[0]}`, stdout + stderr);
   return code;
 }

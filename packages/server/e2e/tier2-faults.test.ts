@@ -9,6 +9,7 @@ import { type ProxiedRequest, type ProxyFault, smallTmpfs, startFaultyProxy } fr
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { type NodeProcess, startNodeProcess } from '../../client/e2e/support/node-process.ts';
 import { createRandom, hashOf } from './support/crash-lane.ts';
+import { mirrored } from './support/mirrored.ts';
 import { startTier2Store, type Tier2Store } from './support/tier2-store.ts';
 
 const STEPS = 40;
@@ -58,12 +59,6 @@ async function openStore(): Promise<Tier2Store> {
   const store = await startTier2Store();
   onTestFinished(async () => await store[Symbol.asyncDispose]());
   return store;
-}
-
-async function drained(client: EbbClient, timeout: number): Promise<void> {
-  await vi.waitFor(async () => expect((await client.status()).mirrorBacklogObjects).toBe(0), {
-    ...{ timeout, interval: 100 },
-  });
 }
 
 function content(sizeBytes: number, seed: number): Buffer<ArrayBuffer> {
@@ -153,7 +148,7 @@ test(`a random schedule of ${STEPS} faults between node and object store: writes
     );
   }
   proxy.heal();
-  await drained(client, 180_000);
+  await mirrored(client, 180_000);
   const kept = new Map<string, string>();
   for (const [key, allowed] of may) {
     const found = await read(client, key).catch((error: unknown) => {
@@ -197,7 +192,7 @@ test('an object that is deleted while it is uploaded, and the node killed: no pa
   await node.kill();
   proxy.heal();
   await node.start();
-  await drained(client, 60_000);
+  await mirrored(client, 60_000);
   await vi.waitFor(async () => expect(await store.openParts()).toBe(0), {
     ...{ timeout: 20_000, interval: 250 },
   });
@@ -241,7 +236,7 @@ describe('the object store is away', () => {
       ...{ timeout: 90_000, interval: 500 },
     });
     kept.set('again', hashOf(again));
-    await drained(client, 90_000);
+    await mirrored(client, 90_000);
     expect((await store.names()).length).toBe(kept.size);
     for (const [key, hash] of kept) {
       expect(await read(client, key)).toBe(hash);
@@ -276,7 +271,7 @@ describe('the object store is away', () => {
     await client.put('fast', 'k', content(400_000, 1));
     for (const [key, hash] of kept) expect(await read(client, key)).toBe(hash);
     await store.node.start();
-    await drained(client, 90_000);
+    await mirrored(client, 90_000);
     await vi.waitFor(
       async () => expect((await put(node, 'again', content(10, 1))).status).toBe(201),
       {

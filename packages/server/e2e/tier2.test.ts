@@ -1,9 +1,7 @@
 /** Tier 2 on an object store, with the daemon killed and the store gone for a while. The store is another node's S3 surface. */
-import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import {
   CreateBucketCommand,
   DeleteObjectCommand,
@@ -17,16 +15,12 @@ import {
 import { Upload } from '@aws-sdk/lib-storage';
 import { type EbbClient, openClient } from '@ebb/client';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
-import {
-  cleanEnv,
-  type NodeProcess,
-  startNodeProcess,
-} from '../../client/e2e/support/node-process.ts';
+import { type NodeProcess, startNodeProcess } from '../../client/e2e/support/node-process.ts';
+import { runEbb } from './support/ebb-command.ts';
+import { mirrored } from './support/mirrored.ts';
 
 const KEY = { accessKeyId: 'REMOTEKEYID', secretAccessKey: 'remote-secret-of-the-test' };
 const MiB = 1024 * 1024;
-const BIN = join(import.meta.dirname, '../bin/ebb.mjs');
-const run = promisify(execFile);
 
 let remote: NodeProcess;
 let node: NodeProcess;
@@ -69,15 +63,9 @@ afterAll(async () => {
 });
 
 async function ebb(...args: string[]): Promise<string> {
-  const env = { ...cleanEnv(), EBB_NODE: node.url };
-  return (await run(process.execPath, [BIN, ...args], { env })).stdout;
-}
-
-async function mirrored(): Promise<void> {
-  await vi.waitFor(async () => expect((await client.status()).mirrorBacklogObjects).toBe(0), {
-    timeout: 60_000,
-    interval: 100,
-  });
+  const { code, stdout, stderr } = await runEbb(args, { EBB_NODE: node.url });
+  expect(code, stderr).toBe(0);
+  return stdout;
 }
 
 async function get(Bucket: string, Key: string): Promise<Buffer> {
@@ -104,14 +92,14 @@ test('what is written is there as a plain object, with its type and metadata, fo
     metadata: { owner: 'ann' },
   });
   await client.put('data', 'gone', Buffer.from('x'));
-  await mirrored();
+  await mirrored(client, 60_000);
   expect((await get('company', 'ebb/data/dir/ä b.bin')).equals(content)).toBe(true);
   const head = await s3.send(
     new HeadObjectCommand({ Bucket: 'company', Key: 'ebb/data/dir/ä b.bin' }),
   );
   expect(head).toMatchObject({ ContentType: 'application/x-test', Metadata: { owner: 'ann' } });
   await client.delete('data', 'gone');
-  await mirrored();
+  await mirrored(client, 60_000);
   expect(await names('company')).toEqual(['ebb/data/dir/ä b.bin']);
 });
 
@@ -124,7 +112,7 @@ test('a large object, uploaded in parts and joined without a copy, is one plain 
   const params = { Bucket: 'data', Key: 'large', Body: content };
   await new Upload({ client: own, params, partSize: 8 * MiB }).done();
   own.destroy();
-  await mirrored();
+  await mirrored(client, 60_000);
   expect((await get('company', 'ebb/data/large')).equals(content)).toBe(true);
   const uploads = await s3.send(new ListMultipartUploadsCommand({ Bucket: 'company' }));
   expect(uploads.Uploads ?? []).toEqual([]);
@@ -165,7 +153,7 @@ test('the daemon killed in the middle of mirroring: all that was acknowledged is
     await client.close();
     client = await openClient({ node: node.url });
   }
-  await mirrored();
+  await mirrored(client, 60_000);
   for (const [i, round] of acknowledged) {
     const here = Buffer.from(await client.get('data', nameOf(i)).then((found) => found.bytes()));
     const there = await get('company', `ebb/data/${nameOf(i)}`);
@@ -195,7 +183,7 @@ test('the store gone for a while: writes and reads go on, then everything drains
   client = await openClient({ node: node.url });
   expect((await client.status()).mirrorBacklogObjects).toBe(30);
   await remote.start();
-  await mirrored();
+  await mirrored(client, 60_000);
   const there = await names('company', 'ebb/data/outage/');
   expect(there).toHaveLength(20);
   expect((await get('company', 'ebb/data/outage/1')).equals(content)).toBe(true);
@@ -234,7 +222,7 @@ test('a bucket that exists in S3 appears by ebb sync, is warmed by ebb warm, and
   await s3.send(new PutObjectCommand({ Bucket: 'lake', Key: 'raw/2026/a.csv', Body: 'changed' }));
   expect(await ebb('cat', 'lake/2026/a.csv')).toBe('changed');
   await client.put('lake', '2026/ours', Buffer.from('ours'));
-  await mirrored();
+  await mirrored(client, 60_000);
   expect((await get('lake', 'raw/2026/ours')).toString()).toBe('ours');
   await s3.send(new DeleteObjectCommand({ Bucket: 'lake', Key: 'raw/2025/old' }));
   expect(await ebb('sync', 'lake', '--remove')).toContain('1 removed');
@@ -258,7 +246,7 @@ test('writing more than the disk holds: what is mirrored makes room, nothing is 
     expected.set(`k${i}`, content);
     await client.put('big', `k${i}`, content);
   }
-  await mirrored();
+  await mirrored(client, 60_000);
   for (const [key, content] of expected) {
     const got = Buffer.from(await client.get('big', key).then((found) => found.bytes()));
     expect(got.equals(content), key).toBe(true);

@@ -26,9 +26,9 @@ import {
   type NodeProcess,
   startNodeProcess,
 } from '../../client/e2e/support/node-process.ts';
+import { type Ran, runEbb } from './support/ebb-command.ts';
 
 const KEY = { accessKeyId: 'TLSTESTKEY', secretAccessKey: 'tls-test-secret' };
-const BIN = join(import.meta.dirname, '../bin/ebb.mjs');
 const PYTHON = join(import.meta.dirname, '../../../.ebb/venv/bin/python');
 const run = promisify(execFile);
 
@@ -66,16 +66,10 @@ async function s3Client(caFile = ca.certFile): Promise<S3Client> {
   });
 }
 
-async function ebb(
+const ebb = async (
   args: readonly string[],
   env: Readonly<Record<string, string>> = {},
-): Promise<{ readonly code: number; readonly stdout: string; readonly stderr: string }> {
-  const options = { env: { ...cleanEnv(), EBB_NODE: node.url, ...env } };
-  return await run(process.execPath, [BIN, ...args], options).then(
-    (out) => ({ code: 0, ...out }),
-    (error: { code: number; stdout: string; stderr: string }) => error,
-  );
-}
+): Promise<Ran> => await runEbb(args, { EBB_NODE: node.url, ...env });
 
 /** Of the certificate that a new connection is shown. */
 async function shownFingerprint(url: string): Promise<string> {

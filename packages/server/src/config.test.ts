@@ -2,7 +2,8 @@ import { readFileSync } from 'node:fs';
 import { isStoreError, MiB, StoreError } from '@ebb/protocol';
 import { createTestCa, tempDir } from '@ebb/testkit';
 import { describe, expect, test } from 'vitest';
-import { type ConfigHost, loadConfig, type RawConfig, SETTINGS } from './config.ts';
+import { type ConfigHost, loadConfig } from './config.ts';
+import { type RawConfig, SETTINGS } from './config-schema.ts';
 
 const GiB = 1024 * MiB;
 

@@ -1,9 +1,9 @@
 /**
- * Configuration of a node: one schema with units, from four places, each stronger than the one before:
+ * Configuration of a node: the settings of config-schema.ts, from four places, each stronger than the one before:
  * defaults < JSON file (`--config FILE`) < environment `EBB_*` < flags.
  *
  * Only this file reads the environment. Every complaint is reported at once, each with the value, where it came from, the
- * rule and what to do. Help texts and the table in the docs are made from `SETTINGS`.
+ * rule and what to do.
  */
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, statfsSync, statSync } from 'node:fs';
@@ -11,235 +11,18 @@ import { homedir, totalmem } from 'node:os';
 import { isAbsolute, join, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { type Keyring, parseKeyring, parseS3Location } from '@ebb/core';
+import { formatBytes, isStoreError, MiB, StoreError } from '@ebb/protocol';
 import {
-  formatBytes,
-  isStoreError,
-  KiB,
-  MiB,
-  parseBytes,
-  parseDuration,
-  StoreError,
-} from '@ebb/protocol';
-import { z } from 'zod';
+  type ConfigName,
+  configSchema,
+  type RawConfig,
+  SETTINGS,
+  type Setting,
+  type Settings,
+} from './config-schema.ts';
 import { type OwnRemote, parseRemotesFile, type RemotesConfig, type S3Remote } from './remotes.ts';
 import { type AccessKey, keyFileSchema } from './s3/auth/key-ring.ts';
 import { readTlsIdentity, type TlsFiles } from './tls/identity.ts';
-
-const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
-
-const bytes = quantity(parseBytes).refine((value) => value >= 64 * KiB, 'at least 64KiB');
-const duration = quantity(parseDuration);
-const fraction = z
-  .union([z.string(), z.number()])
-  .transform((value, context) => {
-    const match = /^\s*(\d+(?:\.\d+)?)\s*(%?)\s*$/.exec(String(value));
-    if (match !== null) return Number(match[1]) / (match[2] === '%' ? 100 : 1);
-    context.addIssue('is not a fraction such as 0.9 or 90%');
-    return z.NEVER;
-  })
-  .refine((value) => value > 0 && value <= 1, 'above 0 and at most 1 (100%)');
-const flag = z.union([z.boolean(), z.string()]).transform((value, context) => {
-  if (value === true || /^(true|1|yes|on|)$/i.test(String(value))) return true;
-  if (value === false || /^(false|0|no|off)$/i.test(String(value))) return false;
-  context.addIssue('is not true or false');
-  return z.NEVER;
-});
-const directory = z.string().min(1, 'a directory').refine(noNul, 'a path without NUL');
-
-/**
- * The one schema. Keys are the names in the JSON file; `EBB_MEMORY_LIMIT` and `--memory-limit` follow from `memoryLimit`.
- * A setting that is absent here after all layers takes the default that `means` tells.
- */
-export const configSchema = z.object({
-  data: directory.optional().meta({
-    value: 'DIR',
-    means: 'directory of the node: catalog, disk tier, socket',
-    default: '$XDG_DATA_HOME/ebb, else ~/.local/share/ebb',
-  }),
-  memoryDir: directory.optional().meta({
-    value: 'DIR',
-    means: 'directory of the memory tier; belongs on a tmpfs',
-    default: '/dev/shm/ebb-<uid>-<hash of the data directory>',
-  }),
-  memoryLimit: bytes.optional().meta({
-    value: 'SIZE',
-    means: 'most bytes the memory tier may hold, recycled files included',
-    default: "25% of the machine's memory, at most 90% of the tmpfs",
-  }),
-  diskLimit: bytes.optional().meta({
-    value: 'SIZE',
-    means: 'most bytes the disk tier may hold',
-    default: '80% of what is free, own files counted as free',
-  }),
-  remote: z.string().optional().meta({
-    value: 'URL',
-    means:
-      'the remote tier: file:///DIR, s3://BUCKET/PREFIX?endpoint=URL&region=REGION&pathStyle=true, or a name from --remotes',
-    default: 'file://<data>/remote',
-  }),
-  remotes: z.string().min(1, 'a file').optional().meta({
-    value: 'FILE',
-    means:
-      'places for the remote tier with credentials of their own, as JSON by name; buckets choose one by its name. Without credentials the AWS SDK looks for them (environment, files, mounted tokens)',
-    default: 'none',
-  }),
-  encryptionKeys: z.string().min(1, 'a file').optional().meta({
-    value: 'FILE',
-    means:
-      'master keys of encrypted buckets: a JSON list of {"id", "key"}, 32 bytes in base64 each, the current one first',
-    default: 'none; or the one key in EBB_ENCRYPTION_KEY, whose id is "default"',
-  }),
-  spoolLimit: quantity(parseBytes).optional().meta({
-    value: 'SIZE',
-    means:
-      'most bytes that may wait for the remote tier; beyond, writes into mirrored buckets are told to wait',
-    default: 'none: until the disk tier is full',
-  }),
-  spoolAge: duration.optional().meta({
-    value: 'TIME',
-    means: 'longest that anything may wait for the remote tier before writes are told to wait',
-    default: 'none',
-  }),
-  listen: z.string().default('127.0.0.1:9700').meta({
-    value: 'HOST:PORT',
-    means: 'TCP address of the HTTP surface; port 0 takes a free one, "off" none',
-    default: '127.0.0.1:9700',
-  }),
-  socket: z.string().optional().meta({
-    value: 'PATH',
-    means: 'Unix socket for clients on this host; "off" for none',
-    default: '<data>/ebb.sock',
-  }),
-  allowRemote: flag.default(false).meta({
-    means:
-      'listen on an address other hosts can reach: there are no credentials yet, so whoever reaches the port can read, write and delete everything',
-    default: 'false',
-  }),
-  tlsCert: z.string().min(1, 'a file').optional().meta({
-    value: 'FILE',
-    means:
-      'PEM file with the certificate of this node and its chain: both TCP addresses then speak TLS, and nothing else. Taken anew when it changes, and on SIGHUP',
-    default: 'none: plain HTTP',
-  }),
-  tlsKey: z.string().min(1, 'a file').optional().meta({
-    value: 'FILE',
-    means: 'PEM file with the private key of the certificate, without a passphrase',
-    default: 'none',
-  }),
-  tlsClientCa: z.string().min(1, 'a file').optional().meta({
-    value: 'FILE',
-    means:
-      'PEM file with the CA whose certificates clients of --listen must show; clients of the S3 surface have access keys',
-    default: 'none: clients need no certificate',
-  }),
-  s3Listen: z.string().optional().meta({
-    value: 'HOST:PORT',
-    means:
-      'TCP address of the S3 surface; port 0 takes a free one, "off" none. Beyond loopback it needs access keys',
-    default: '127.0.0.1:9701; a free port where --listen takes one, off where --listen is',
-  }),
-  s3Domain: z.string().min(1, 'a host name').default('localhost').meta({
-    value: 'HOST',
-    means: 'host whose sub-domains are buckets: http://BUCKET.HOST:PORT/KEY',
-    default: 'localhost',
-  }),
-  s3Keys: z.string().min(1, 'a file').optional().meta({
-    value: 'FILE',
-    means:
-      'access keys with grants, as JSON; EBB_ACCESS_KEY_ID and EBB_SECRET_ACCESS_KEY add one that may do everything. Without any, the S3 surface asks for no signature',
-    default: 'none',
-  }),
-  s3FileRedirect: z
-    .string()
-    .regex(/^(\/[\w.-]+)+$/, 'a path such as /ebb-files')
-    .optional()
-    .meta({
-      value: 'PATH',
-      means:
-        "a proxy on this host that sends `X-Sendfile-Type: X-Accel-Redirect` serves the tiers' directories below this path, as PATH/memory and PATH/disk, to nobody but us: large objects then go from file to socket without passing this process",
-      default: 'none: this process sends every byte',
-    }),
-  memoryHigh: fraction.default(0.9).meta({
-    value: 'FRACTION',
-    means: 'above this share of its limit the memory tier spills',
-    default: '0.9',
-  }),
-  memoryLow: fraction.default(0.75).meta({
-    value: 'FRACTION',
-    means: 'down to this share',
-    default: '0.75',
-  }),
-  diskHigh: fraction.default(0.95).meta({
-    value: 'FRACTION',
-    means: 'above this share of its limit the disk tier moves objects to the remote tier',
-    default: '0.95',
-  }),
-  diskLow: fraction.default(0.85).meta({
-    value: 'FRACTION',
-    means: 'down to this share',
-    default: '0.85',
-  }),
-  poolLimit: quantity(parseBytes).optional().meta({
-    value: 'SIZE',
-    means: 'most bytes of recycled memory files kept ready for the next writes',
-    default: 'half of the memory limit',
-  }),
-  stagingTtl: duration
-    .default(600_000)
-    .refine((ms) => ms >= 1000, 'at least 1s')
-    .meta({
-      value: 'TIME',
-      means: 'a write that is not committed this long after its last call is thrown away',
-      default: '10m',
-    }),
-  jobHeartbeatTtl: duration
-    .default(120_000)
-    .refine((ms) => ms >= 1000, 'at least 1s')
-    .meta({
-      value: 'TIME',
-      means:
-        'a job ends when neither a heartbeat nor a connection was seen this long, unless it asked otherwise',
-      default: '2m',
-    }),
-  drainDeadline: duration.default(30_000).meta({
-    value: 'TIME',
-    means: 'longest wait for writers when the node stops',
-    default: '30s',
-  }),
-  persistOnDrain: flag.default(false).meta({
-    means: 'copy everything to the remote tier before the node stops',
-    default: 'false',
-  }),
-  logLevel: z
-    .enum(LOG_LEVELS, `one of ${LOG_LEVELS.join(', ')}`)
-    .default('info')
-    .meta({ value: 'LEVEL', means: `one of ${LOG_LEVELS.join(', ')}`, default: 'info' }),
-});
-export type ConfigName = keyof typeof configSchema.shape;
-export type RawConfig = Partial<Record<ConfigName, unknown>>;
-
-export interface Setting {
-  readonly name: ConfigName;
-  /** For commander: `--memory-limit <SIZE>`, or `--allow-remote`. */
-  readonly flag: string;
-  readonly env: string;
-  readonly means: string;
-  readonly default: string;
-}
-/** For `ebb node --help` and the docs. */
-export const SETTINGS: readonly Setting[] = Object.entries(configSchema.shape).map(
-  ([name, schema]) => {
-    const meta = schema.meta() as { value?: string; means: string; default: string };
-    const words = name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
-    return {
-      name: name as ConfigName,
-      flag: meta.value === undefined ? `--${words}` : `--${words} <${meta.value}>`,
-      env: `EBB_${words.replaceAll('-', '_').toUpperCase()}`,
-      means: meta.means,
-      default: meta.default,
-    };
-  },
-);
 
 export interface NodeConfig {
   readonly dataDir: string;
@@ -270,7 +53,7 @@ export interface NodeConfig {
   readonly jobHeartbeatTtlMs: number;
   readonly drainDeadlineMs: number;
   readonly persistOnDrain: boolean;
-  readonly logLevel: (typeof LOG_LEVELS)[number];
+  readonly logLevel: NonNullable<Settings['logLevel']>;
   /** Files that hold secrets, by the flag that names them. */
   readonly secretFiles: readonly { readonly setting: string; readonly path: string }[];
   /** For the log at start. */
@@ -320,6 +103,18 @@ interface Complaint {
   readonly fix: string;
 }
 
+type Complain = (name: ConfigName, value: unknown, rule: string, fix: string) => void;
+
+/** What it takes to go from settings to the configuration. */
+interface Resolving {
+  readonly settings: Settings;
+  readonly host: ConfigHost;
+  readonly warnings: string[];
+  readonly complain: Complain;
+  /** Of a path as it was given: `~/` is the home directory, others start from the work directory. */
+  absolute(path: string): string;
+}
+
 /**
  * @param options.flags what the command line said, by setting name (`memoryLimit`); undefined where it said nothing
  * @param options.file the value of `--config`; else `EBB_CONFIG` names the file
@@ -358,9 +153,11 @@ export function loadConfig(
         });
   }
   const config = resolveConfig({
-    settings: parsed as Partial<z.output<typeof configSchema>>,
+    settings: parsed as Settings,
     host,
     warnings,
+    absolute: (path) =>
+      path.startsWith('~/') ? join(host.homeDir, path.slice(2)) : resolve(host.workDir, path),
     complain: (name, value, rule, fix) =>
       complaints.push({ setting: name, value, from: raw.get(name)?.from ?? 'default', rule, fix }),
   });
@@ -369,16 +166,8 @@ export function loadConfig(
 }
 
 /** Fills in defaults that depend on the machine or on each other, and checks how settings fit together. */
-function resolveConfig(input: {
-  readonly settings: Partial<z.output<typeof configSchema>>;
-  readonly host: ConfigHost;
-  readonly warnings: string[];
-  readonly complain: (name: ConfigName, value: unknown, rule: string, fix: string) => void;
-}): NodeConfig {
-  const { settings, host, warnings, complain } = input;
-  const absolute = (path: string): string =>
-    path.startsWith('~/') ? join(host.homeDir, path.slice(2)) : resolve(host.workDir, path);
-
+function resolveConfig(input: Resolving): NodeConfig {
+  const { settings, host, absolute, warnings, complain } = input;
   const dataHome = host.env.XDG_DATA_HOME || join(host.homeDir, '.local/share');
   const dataDir = absolute(settings.data ?? join(dataHome, 'ebb'));
   const hash = createHash('sha256').update(dataDir).digest('hex').slice(0, 8);
@@ -457,7 +246,7 @@ function resolveConfig(input: {
       'other hosts could reach this address, and no credentials are set',
       'listen on 127.0.0.1, or say --allow-remote if the network is trusted',
     );
-  const tls = resolveTls({ settings, host, complain, absolute, warnings });
+  const tls = resolveTls(input);
   if (listen !== null && !isLoopback(listen.host) && allowRemote && !tls?.clientCaFile)
     warnings.push(
       `listening on ${listen.host} without credentials: whoever reaches the port can read and write everything`,
@@ -485,14 +274,14 @@ function resolveConfig(input: {
     memoryDir,
     memoryLimitBytes,
     diskLimitBytes,
-    remotes: resolveRemotes({ settings, host, complain, absolute, dataDir }),
-    encryptionKeys: resolveEncryptionKeys({ settings, host, complain, absolute }),
+    remotes: resolveRemotes(input, dataDir),
+    encryptionKeys: resolveEncryptionKeys(input),
     spoolBytesMax: settings.spoolLimit ?? null,
     spoolAgeMsMax: settings.spoolAge ?? null,
     listen,
     allowRemote,
     socketPath,
-    s3: resolveS3({ settings, host, complain, absolute }),
+    s3: resolveS3(input),
     tls,
     memoryMarks: { high: settings.memoryHigh ?? 1, low: settings.memoryLow ?? 0 },
     diskMarks: { high: settings.diskHigh ?? 1, low: settings.diskLow ?? 0 },
@@ -514,19 +303,7 @@ function resolveConfig(input: {
 }
 
 /** The files are read here so that what is wrong with them is told with the rest; the node reads them again. */
-function resolveTls({
-  settings,
-  host,
-  complain,
-  absolute,
-  warnings,
-}: {
-  readonly settings: Partial<z.output<typeof configSchema>>;
-  readonly host: ConfigHost;
-  readonly complain: Complain;
-  readonly absolute: (path: string) => string;
-  readonly warnings: string[];
-}): TlsFiles | null {
+function resolveTls({ settings, host, complain, absolute, warnings }: Resolving): TlsFiles | null {
   const { tlsCert, tlsKey, tlsClientCa } = settings;
   if (tlsCert === undefined && tlsKey === undefined) {
     if (tlsClientCa !== undefined)
@@ -553,20 +330,8 @@ function resolveTls({
 
 const NO_TLS_PAIR = 'TLS needs a certificate and its key';
 
-type Complain = (name: ConfigName, value: unknown, rule: string, fix: string) => void;
-
 /** Where the S3 surface listens, and who may use it. */
-function resolveS3({
-  settings,
-  host,
-  complain,
-  absolute,
-}: {
-  readonly settings: Partial<z.output<typeof configSchema>>;
-  readonly host: ConfigHost;
-  readonly complain: Complain;
-  readonly absolute: (path: string) => string;
-}): NodeConfig['s3'] {
+function resolveS3({ settings, host, complain, absolute }: Resolving): NodeConfig['s3'] {
   const control = settings.listen ?? 'off';
   const otherwise =
     control === 'off' ? 'off' : /:0$/.test(control) ? '127.0.0.1:0' : '127.0.0.1:9701';
@@ -607,17 +372,7 @@ function resolveS3({
 }
 
 /** Complaints repeat nothing of what stands in the file or the variable. */
-function resolveEncryptionKeys({
-  settings,
-  host,
-  complain,
-  absolute,
-}: {
-  readonly settings: Partial<z.output<typeof configSchema>>;
-  readonly host: ConfigHost;
-  readonly complain: Complain;
-  readonly absolute: (path: string) => string;
-}): Keyring | null {
+function resolveEncryptionKeys({ settings, host, complain, absolute }: Resolving): Keyring | null {
   const { EBB_ENCRYPTION_KEY: key } = host.env;
   if (settings.encryptionKeys === undefined && !key) return null;
   const path = settings.encryptionKeys === undefined ? '' : absolute(settings.encryptionKeys);
@@ -660,19 +415,10 @@ function parseListen(
   return null;
 }
 
-function resolveRemotes({
-  settings,
-  host,
-  complain,
-  absolute,
-  dataDir,
-}: {
-  readonly settings: Partial<z.output<typeof configSchema>>;
-  readonly host: ConfigHost;
-  readonly complain: Complain;
-  readonly absolute: (path: string) => string;
-  readonly dataDir: string;
-}): RemotesConfig {
+function resolveRemotes(
+  { settings, host, complain, absolute }: Resolving,
+  dataDir: string,
+): RemotesConfig {
   let named: ReadonlyMap<string, S3Remote> = new Map();
   if (settings.remotes !== undefined) {
     const path = absolute(settings.remotes);
@@ -788,21 +534,6 @@ function invalid(complaints: readonly Complaint[]): StoreError {
 
 function settingOf(name: ConfigName): Setting {
   return SETTINGS.find((setting) => setting.name === name) as Setting;
-}
-
-function quantity(parse: (text: string | number) => number) {
-  return z.union([z.string(), z.number()]).transform((value, context) => {
-    try {
-      return parse(value);
-    } catch (error) {
-      context.addIssue((error as Error).message);
-      return z.NEVER;
-    }
-  });
-}
-
-function noNul(text: string): boolean {
-  return !text.includes('\0');
 }
 
 const TMPFS_MAGIC = 0x01021994;

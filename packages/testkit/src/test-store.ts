@@ -84,6 +84,7 @@ export interface TestStore {
   get(bucket: string, key: string): Promise<Buffer>;
   /** As a killed process leaves it: nothing is drained, flushed or cleaned. The returned store runs on the same directories. */
   crash(options?: TestStoreOptions & { readonly loseMemory?: boolean }): Promise<TestStore>;
+  /** Removes the directories as well. No effect after a crash: they are the next store's. */
   close(): Promise<void>;
 }
 
@@ -141,6 +142,7 @@ async function openOn(
     observer: { failed: (error) => failures.push(error) },
   });
   const owner = store.createOwner('test');
+  let crashed = false;
   return {
     store,
     owner,
@@ -179,6 +181,7 @@ async function openOn(
       }
     },
     async crash(next = {}) {
+      crashed = true;
       await catalog.close(); // what remains of the old store fails from here on, as if the process were gone
       await mover.close();
       await store.close().catch(() => undefined); // ends its timers; it can change nothing any more
@@ -188,6 +191,7 @@ async function openOn(
       return await openOn(root, memoryDir, { ...options, ...changes });
     },
     async close() {
+      if (crashed) return;
       await store.close();
       await rm(root, { recursive: true, force: true });
       await rm(memoryDir, { recursive: true, force: true });

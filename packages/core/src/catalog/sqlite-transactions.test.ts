@@ -1,8 +1,8 @@
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { isStoreError } from '@ebb/protocol';
+import { tempDir } from '@ebb/testkit';
 import { expect, onTestFinished, test } from 'vitest';
-import { tempDir } from '../../../testkit/src/temp-dir.ts';
 import { SqliteTransactions } from './sqlite-transactions.ts';
 
 test('a transaction that cannot begin refuses its change by a code of ours, and the next one goes on', async () => {

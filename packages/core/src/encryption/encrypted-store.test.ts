@@ -6,10 +6,16 @@ import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { isStoreError, KiB, MiB } from '@ebb/protocol';
-import { openTestStore, type TestStore, type TestStoreOptions } from '@ebb/testkit';
+import { KiB, MiB } from '@ebb/protocol';
+import {
+  codeOf,
+  openStoreInTest,
+  reopen,
+  type TestStore,
+  type TestStoreOptions,
+} from '@ebb/testkit';
 import fc from 'fast-check';
-import { describe, expect, onTestFinished, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { resolvePolicy } from '../placement/policy.ts';
 import { FRAME_BYTES, frameStart, HEADER_BYTES, SEALED_FRAME_BYTES, sealedSize } from './frames.ts';
 import { type Keyring, parseKeyring } from './keyring.ts';
@@ -25,27 +31,14 @@ const K1 = ring(KEYS[0] as (typeof KEYS)[0]);
 
 /** Buckets `enc` (disk), `men` (memory), `mir` (mirrored), all encrypted, and `plain`. */
 async function open(options: TestStoreOptions = {}): Promise<TestStore> {
-  const at = await openTestStore({ encryptionKeys: K1, ...options });
-  closeLast(at);
   const policy = { encrypted: true } as const;
-  await at.store.createBucket('enc', resolvePolicy({ ...policy, mirror: false }));
-  await at.store.createBucket('men', resolvePolicy({ ...policy, preset: 'ephemeral' }));
-  await at.store.createBucket('mir', resolvePolicy({ ...policy, preset: 'durable' }));
-  await at.store.createBucket('plain', resolvePolicy({ preset: 'durable' }));
-  return at;
-}
-
-function closeLast(at: TestStore): void {
-  onTestFinished(async () => await at.close().catch(() => undefined));
-}
-
-async function reopen(
-  at: TestStore,
-  how: Parameters<TestStore['crash']>[0] = {},
-): Promise<TestStore> {
-  const next = await at.crash(how);
-  closeLast(next);
-  return next;
+  const buckets = {
+    enc: resolvePolicy({ ...policy, mirror: false }),
+    men: resolvePolicy({ ...policy, preset: 'ephemeral' }),
+    mir: resolvePolicy({ ...policy, preset: 'durable' }),
+    plain: resolvePolicy({ preset: 'durable' }),
+  };
+  return await openStoreInTest(buckets, { encryptionKeys: K1, ...options });
 }
 
 /** Every 16 bytes are a number behind at least nine tildes: each window of 16, wherever it begins, has five in a row. */
@@ -78,16 +71,6 @@ function expectSame(found: Buffer, wanted: Buffer, what = ''): void {
   expect.fail(
     `${what} ${found.length} bytes for ${wanted.length}, which differ from byte ${at} on`,
   );
-}
-
-async function codeOf(call: Promise<unknown>): Promise<string> {
-  try {
-    await call;
-    return 'none';
-  } catch (error) {
-    if (isStoreError(error)) return error.code;
-    throw error;
-  }
 }
 
 async function readRange(
@@ -384,8 +367,7 @@ describe('keys', () => {
   });
 
   test('a node without keys makes no encrypted bucket', async () => {
-    const at = await openTestStore();
-    closeLast(at);
+    const at = await openStoreInTest({});
     expect(await codeOf(at.store.createBucket('enc', resolvePolicy({ encrypted: true })))).toBe(
       'key_unavailable',
     );

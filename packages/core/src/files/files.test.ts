@@ -1,16 +1,18 @@
 /** Open files of the store: what docs/files.md promises, against a real store. */
-import { isStoreError, KiB, MiB } from '@ebb/protocol';
+import { KiB, MiB } from '@ebb/protocol';
 import {
   buffered,
+  codeOf,
   createTestClock,
   durable,
   ephemeral,
-  openTestStore,
+  openStoreInTest,
+  reopen,
   type TestStore,
   type TestStoreOptions,
 } from '@ebb/testkit';
 import fc from 'fast-check';
-import { describe, expect, onTestFinished, test, vi } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { crc32c } from '../checksum.ts';
 import { makeDirectory, removeDirectory } from './directories.ts';
 import type { FileOpenOptions } from './files.ts';
@@ -18,31 +20,17 @@ import type { FileOpenOptions } from './files.ts';
 const RW = { read: true, write: true } as const;
 const NEW = { ...RW, create: true } as const;
 
+const BUCKETS = { mem: ephemeral, buf: buffered, dur: durable };
+
 async function open(options: TestStoreOptions = {}): Promise<TestStore> {
-  const at = await openTestStore({
-    ...options,
-    settings: { roomWaitMs: 300, ...options.settings },
-  });
-  onTestFinished(async () => await at.close().catch(() => undefined));
-  for (const [name, policy] of Object.entries({ mem: ephemeral, buf: buffered, dur: durable }))
-    await at.store.createBucket(name, policy);
-  return at;
+  const settings = { roomWaitMs: 300, ...options.settings };
+  return await openStoreInTest(BUCKETS, { ...options, settings });
 }
 
 function bytes(size: number, seed = 1): Buffer {
   const buffer = Buffer.alloc(size);
   for (let i = 0; i < size; i++) buffer[i] = (seed * 97 + i * 31 + (i >> 8)) & 0xff;
   return buffer;
-}
-
-async function codeOf(call: Promise<unknown>): Promise<string> {
-  try {
-    await call;
-    return 'none';
-  } catch (error) {
-    if (isStoreError(error)) return error.code;
-    throw error;
-  }
 }
 
 /** A file with its owner's side kept short. */
@@ -131,8 +119,7 @@ describe('open', () => {
   test('with truncate starts empty, also where the bytes are lost', async () => {
     const at = await open();
     await at.put('mem', 'k', bytes(100_000));
-    const next = await at.crash({ loseMemory: true });
-    onTestFinished(async () => await next.close());
+    const next = await reopen(at, { loseMemory: true });
     expect(await codeOf(openFile(next, 'k', RW))).toBe('data_lost');
     const file = await openFile(next, 'k', { ...RW, truncate: true });
     await file.write(bytes(5));
@@ -560,8 +547,7 @@ describe('the end of a file', () => {
     await file.write(bytes(100_000, 1));
     await file.sync();
     await file.write(bytes(100_000, 2));
-    const next = await at.crash();
-    onTestFinished(async () => await next.close());
+    const next = await reopen(at);
     expect(await next.get('mem', 'k')).toEqual(bytes(100_000, 1));
     expect((await next.store.totals()).blobs).toBe(1);
   });

@@ -2,23 +2,19 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { isStoreError, StoreError } from '@ebb/protocol';
-import { buffered, ephemeral, openTestStore, override, type TestStore } from '@ebb/testkit';
-import { expect, onTestFinished, test, vi } from 'vitest';
+import {
+  buffered,
+  ephemeral,
+  mirrored,
+  openStoreInTest,
+  override,
+  type TestStore,
+  type TestStoreOptions,
+} from '@ebb/testkit';
+import { expect, test, vi } from 'vitest';
 
-async function open(
-  faults: NonNullable<Parameters<typeof openTestStore>[0]>['faults'] = {},
-): Promise<TestStore> {
-  const at = await openTestStore({ faults });
-  onTestFinished(async () => await at.close().catch(() => undefined));
-  await at.store.createBucket('mem', ephemeral);
-  await at.store.createBucket('buf', buffered);
-  return at;
-}
-
-async function mirrored(at: TestStore): Promise<void> {
-  await vi.waitFor(async () => expect((await at.store.spool()).entries).toBe(0), {
-    timeout: 10_000,
-  });
+async function open(faults: TestStoreOptions['faults'] = {}): Promise<TestStore> {
+  return await openStoreInTest({ mem: ephemeral, buf: buffered }, { faults });
 }
 
 test('a version that was overtaken while it went to tier 2 does not delete its successor there (I6)', async () => {

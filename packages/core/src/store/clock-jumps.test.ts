@@ -6,24 +6,22 @@ import {
   buffered,
   createTestClock,
   ephemeral,
-  openTestStore,
+  mirrored,
+  openStoreInTest,
   override,
   type TestClock,
   type TestStore,
   type TestStoreOptions,
 } from '@ebb/testkit';
-import { describe, expect, onTestFinished, test, vi } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 
 const HOUR_MS = 3_600_000;
 const SECOND_MS = 1000;
 
 async function open(options: TestStoreOptions = {}): Promise<{ at: TestStore; clock: TestClock }> {
   const clock = createTestClock();
-  const at = await openTestStore({ clock, ...options });
-  onTestFinished(async () => await at.close());
-  await at.store.createBucket('fast', ephemeral);
-  await at.store.createBucket('kept', buffered);
-  return { at, clock };
+  const buckets = { fast: ephemeral, kept: buffered };
+  return { at: await openStoreInTest(buckets, { clock, ...options }), clock };
 }
 
 /** Several sweeps, a second apart. */
@@ -83,7 +81,7 @@ describe.each([
     clock.jump(jumpMs);
     isAway = false;
     await pass(clock, 2);
-    await vi.waitFor(async () => expect((await at.store.spool()).entries).toBe(0));
+    await mirrored(at);
   });
 
   test('a writer that waits for room is answered within its own time', async () => {

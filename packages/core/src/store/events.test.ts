@@ -1,14 +1,10 @@
 /** Following the log of events (F1, F2 of events.ts) on a real store. What is in the log is told by the catalog's suite. */
-import { buffered, ephemeral, openTestStore, type TestStore } from '@ebb/testkit';
-import { expect, onTestFinished, test } from 'vitest';
+import { buffered, ephemeral, openStoreInTest, reopen, type TestStore } from '@ebb/testkit';
+import { expect, test } from 'vitest';
 import type { CatalogEvent, EventFilter } from '../catalog/events.ts';
 
 async function open(): Promise<TestStore> {
-  const at = await openTestStore();
-  onTestFinished(async () => await at.close().catch(() => undefined));
-  await at.store.createBucket('buf', buffered);
-  await at.store.createBucket('mem', ephemeral);
-  return at;
+  return await openStoreInTest({ buf: buffered, mem: ephemeral });
 }
 
 /** Reads until `enough` says so. */
@@ -103,8 +99,7 @@ test('after a crash a reader goes on where it was, and gets what it missed', asy
   await at.put('buf', 'a', bytes);
   const seen = await follow(at, { afterEventId: 0 }, (events) => events.length >= 1);
   await at.put('buf', 'b', bytes);
-  const next = await at.crash();
-  onTestFinished(async () => await next.close().catch(() => undefined));
+  const next = await reopen(at);
   await next.put('buf', 'c', bytes);
   const afterEventId = seen[0]?.eventId as number;
   const rest = await follow(next, { afterEventId, filter: { types: ['created'] } }, (events) =>

@@ -19,6 +19,7 @@ import { ownName } from '../placement/remote-names.ts';
 import type { RemoteHeaders, RemoteObject, RemoteTier } from '../tier/tier.ts';
 import type { ObjectRef, SyncReport } from './object-store.ts';
 import { RecentMap } from './recent-map.ts';
+import { objectsUnder } from './scan.ts';
 
 /** Of an encrypted bucket: the object is not one of ours. */
 const NOT_OURS: ReadonlySet<string> = new Set([
@@ -28,7 +29,6 @@ const NOT_OURS: ReadonlySet<string> = new Set([
 ]);
 const LOOKS_AT_ONCE = 16;
 const CHECKED_MIN = 32_768;
-const PAGE = 512;
 
 export interface ImporterParts {
   readonly catalog: Catalog;
@@ -95,7 +95,7 @@ export class Importer {
       take(key, found);
     }
     if (options.remove)
-      for await (const { key, remoteEtag } of this.#objectsUnder(bucket, prefix)) {
+      for await (const { key, remoteEtag } of objectsUnder(catalog, bucket, prefix)) {
         if (remoteEtag === null || seen.has(key)) continue;
         await mayGoOn();
         take(key, undefined);
@@ -211,16 +211,5 @@ export class Importer {
         throw new StoreError('data_corrupt', 'an encrypted object ends within a segment');
     }
     return segments;
-  }
-
-  async *#objectsUnder(bucket: string, prefix: string): AsyncGenerator<ObjectRecord> {
-    for (let startAfter = ''; ; ) {
-      const page = await this.#parts.catalog.listObjects(bucket, {
-        ...{ prefix, startAfter, delimiter: '', limit: PAGE },
-      });
-      yield* page.objects;
-      if (page.next === null) return;
-      startAfter = page.next;
-    }
   }
 }

@@ -5,30 +5,22 @@ import { join } from 'node:path';
 import { StoreError } from '@ebb/protocol';
 import {
   buffered,
+  bytesOf,
   createTestClock,
   ephemeral,
+  mirrored,
+  openStoreInTest,
   openTestStore,
   override,
+  reopen,
   type TestStore,
+  type TestStoreOptions,
 } from '@ebb/testkit';
 import fc from 'fast-check';
-import { describe, expect, onTestFinished, test, vi } from 'vitest';
-import { bytesOf } from '../../../testkit/src/conformance/tier.ts';
+import { describe, expect, test, vi } from 'vitest';
 
-type Options = NonNullable<Parameters<typeof openTestStore>[0]>;
-
-async function open(options: Options = {}): Promise<TestStore> {
-  const at = await openTestStore(options);
-  onTestFinished(async () => await at.close().catch(() => undefined));
-  await at.store.createBucket('buf', buffered);
-  await at.store.createBucket('mem', ephemeral);
-  return at;
-}
-
-async function mirrored(at: TestStore): Promise<void> {
-  await vi.waitFor(async () => expect((await at.store.spool()).entries).toBe(0), {
-    timeout: 20_000,
-  });
+async function open(options: TestStoreOptions = {}): Promise<TestStore> {
+  return await openStoreInTest({ buf: buffered, mem: ephemeral }, options);
 }
 
 /** Every name of tier 2 with its bytes, read without Ebb. */
@@ -262,7 +254,7 @@ describe('an outage of tier 2', () => {
 
   test('what waits is sent after a crash', async () => {
     let isAway = true;
-    const faults: Options['faults'] = {
+    const faults: TestStoreOptions['faults'] = {
       remote: (remote) =>
         override(remote, {
           put: (...args) =>
@@ -271,8 +263,7 @@ describe('an outage of tier 2', () => {
     };
     const first = await open({ faults });
     await first.put('buf', 'k', Buffer.from('kept'));
-    const at = await first.crash({ faults });
-    onTestFinished(async () => await at.close().catch(() => undefined));
+    const at = await reopen(first, { faults });
     expect((await at.store.spool()).entries).toBe(1);
     isAway = false;
     await mirrored(at);

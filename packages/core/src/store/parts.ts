@@ -1,4 +1,4 @@
-/** The machinery that the halves of the store (writes, reads, names, jobs) share. Made once in store.ts. */
+/** The machinery that the halves of the store (writes, reads, names, jobs) share. Made once in open-store.ts. */
 import type { BlobRecord, Catalog } from '../catalog/catalog.ts';
 import type { Clock } from '../clock.ts';
 import type { Vault } from '../encryption/vault.ts';

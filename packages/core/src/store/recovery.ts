@@ -15,6 +15,7 @@ import { isSealedBlob } from '../placement/sealed-copies.ts';
 import type { LocalTier } from '../tier/tier.ts';
 import type { LeaseTable } from './lease-table.ts';
 import type { StoreObserver } from './parts.ts';
+import { allBlobs } from './scan.ts';
 
 export interface RecoveryReport {
   readonly blobs: number;
@@ -69,20 +70,16 @@ export async function retireFreed(parts: {
   const { catalog, placement, observer } = parts;
   let retired = 0;
   let failed = 0;
-  for (let afterBlobId = 0; ; ) {
-    const freed = await catalog.listBlobs({ afterBlobId, limit: PAGE, where: 'freed' });
-    if (freed.length === 0) return { retired, failed };
-    for (const blob of freed) {
-      afterBlobId = blob.blobId;
-      try {
-        await placement.retire(blob);
-        retired++;
-      } catch (error) {
-        failed++;
-        observer.failed(error, 'removal', `blob ${blob.blobId}`);
-      }
+  for await (const blob of allBlobs(catalog, 'freed')) {
+    try {
+      await placement.retire(blob);
+      retired++;
+    } catch (error) {
+      failed++;
+      observer.failed(error, 'removal', `blob ${blob.blobId}`);
     }
   }
+  return { retired, failed };
 }
 
 async function adoptBlob(

@@ -3,9 +3,15 @@ import { readFileSync, rmSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { isStoreError, MiB, StoreError } from '@ebb/protocol';
-import { buffered, openTestStore, override, type TestStore } from '@ebb/testkit';
-import { describe, expect, onTestFinished, test, vi } from 'vitest';
-import { bytesOf } from '../../../testkit/src/conformance/tier.ts';
+import {
+  buffered,
+  bytesOf,
+  mirrored,
+  openStoreInTest,
+  override,
+  type TestStore,
+} from '@ebb/testkit';
+import { describe, expect, test } from 'vitest';
 import { crc32c } from '../checksum.ts';
 
 interface Fetched {
@@ -20,7 +26,8 @@ async function open(
   options: { readonly diskBytes?: number } = {},
 ): Promise<TestStore & { readonly fetched: Fetched }> {
   const fetched: Fetched = { reads: [], fetches: 0, checksums: [] };
-  const at = await openTestStore({
+  const buckets = { lake: { ...buffered, ...policy } };
+  const at = await openStoreInTest(buckets, {
     ...options,
     faults: {
       catalog: (catalog) =>
@@ -43,8 +50,6 @@ async function open(
         }),
     },
   });
-  onTestFinished(async () => await at.close().catch(() => undefined));
-  await at.store.createBucket('lake', { ...buffered, ...policy });
   return { ...at, fetched };
 }
 
@@ -105,14 +110,14 @@ describe('sync', () => {
     await at.put('lake', 'k', Buffer.from('ours'));
     await sync(at, { remove: true });
     expect((await at.get('lake', 'k')).toString()).toBe('ours');
-    await vi.waitFor(async () => expect((await at.store.spool()).entries).toBe(0));
+    await mirrored(at);
     expect(readFileSync(join(at.root, 'remote/lake/k'), 'utf8')).toBe('ours');
   });
 
   test('an object of ours that was stored there is no news', async () => {
     const at = await open();
     await at.put('lake', 'k', Buffer.from('ours'));
-    await vi.waitFor(async () => expect((await at.store.spool()).entries).toBe(0));
+    await mirrored(at);
     expect(await sync(at, { remove: true })).toMatchObject({ unchanged: 1 });
   });
 
@@ -163,7 +168,8 @@ describe('an object that is changed in tier 2 behind us (§13.11)', () => {
 
   test('while tier 2 is away, what is here is given', async () => {
     let isAway = false;
-    const at = await openTestStore({
+    const buckets = { lake: { ...buffered, revalidateMs: 0 } };
+    const at = await openStoreInTest(buckets, {
       faults: {
         remote: (remote) =>
           override(remote, {
@@ -174,8 +180,6 @@ describe('an object that is changed in tier 2 behind us (§13.11)', () => {
           }),
       },
     });
-    onTestFinished(async () => await at.close());
-    await at.store.createBucket('lake', { ...buffered, revalidateMs: 0 });
     await putBehind(at, 'k', Buffer.from('first'));
     await sync(at);
     await at.get('lake', 'k');
@@ -186,7 +190,7 @@ describe('an object that is changed in tier 2 behind us (§13.11)', () => {
   test('an object that was deleted there is lost, and says so, where nobody was to delete it', async () => {
     const at = await open();
     await at.put('lake', 'k', Buffer.from('ours'));
-    await vi.waitFor(async () => expect((await at.store.spool()).entries).toBe(0));
+    await mirrored(at);
     await at.store.relocate({ bucket: 'lake', key: 'k' }, 2);
     rmSync(join(at.root, 'remote/lake/k'));
     await expect(at.get('lake', 'k')).rejects.toMatchObject({ code: 'data_lost' });

@@ -15,11 +15,14 @@ import { join } from 'node:path';
 import { isStoreError, KiB, MiB, StoreError } from '@ebb/protocol';
 import {
   buffered,
+  codeOf,
   createTestClock,
   durable,
   ephemeral,
-  openTestStore,
+  mirrored,
+  openStoreInTest,
   override,
+  reopen,
   type TestStore,
   type TestStoreOptions,
 } from '@ebb/testkit';
@@ -29,45 +32,18 @@ import { crc32c } from '../checksum.ts';
 import { resolvePolicy } from '../placement/policy.ts';
 import type { ComposeSource } from './object-store.ts';
 
-/** A store with the buckets `mem` (ephemeral), `buf` (buffered) and `dur` (durable). Closed with the test, also after a crash. */
+const BUCKETS = { mem: ephemeral, buf: buffered, dur: durable };
+
+/** A store with the buckets `mem` (ephemeral), `buf` (buffered) and `dur` (durable). */
 async function open(options: TestStoreOptions = {}): Promise<TestStore> {
-  const at = await openTestStore({
-    ...options,
-    settings: { roomWaitMs: 300, ...options.settings },
-  });
-  closeLast(at);
-  for (const [name, policy] of Object.entries({ mem: ephemeral, buf: buffered, dur: durable }))
-    await at.store.createBucket(name, policy);
-  return at;
-}
-
-function closeLast(at: TestStore): void {
-  onTestFinished(async () => await at.close().catch(() => undefined));
-}
-
-async function reopen(
-  at: TestStore,
-  how: Parameters<TestStore['crash']>[0] = {},
-): Promise<TestStore> {
-  const next = await at.crash(how);
-  closeLast(next);
-  return next;
+  const settings = { roomWaitMs: 300, ...options.settings };
+  return await openStoreInTest(BUCKETS, { ...options, settings });
 }
 
 function bytes(size: number, seed = 1): Buffer {
   const buffer = Buffer.alloc(size);
   for (let i = 0; i < size; i++) buffer[i] = (seed * 97 + i * 31 + (i >> 8)) & 0xff;
   return buffer;
-}
-
-async function codeOf(call: Promise<unknown>): Promise<string> {
-  try {
-    await call;
-    return 'none';
-  } catch (error) {
-    if (isStoreError(error)) return error.code;
-    throw error;
-  }
 }
 
 /** What each tier holds for blobs (without the pool), and what is staged. */
@@ -83,13 +59,6 @@ async function keys(at: TestStore, bucket: string): Promise<string[]> {
 
 async function tiersOf(at: TestStore, bucket: string, key: string): Promise<readonly number[]> {
   return (await at.store.head({ bucket, key })).tiers;
-}
-
-/** Everything that the mirror and the spiller have begun is done. */
-async function mirrored(at: TestStore): Promise<void> {
-  await vi.waitFor(async () => expect((await at.store.spool()).entries).toBe(0), {
-    timeout: 10_000,
-  });
 }
 
 function flipByte(file: string, position = 0): void {

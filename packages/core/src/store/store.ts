@@ -1,15 +1,15 @@
 /**
- * The object store: wires catalog, tiers and placement together, owns the clocks that tick inside a node (expiry of staged
- * writes, leases, jobs, TTLs), and answers ObjectStore (object-store.ts), where the contract is.
+ * The object store: owns the clocks that tick inside a node (expiry of staged writes, leases, jobs, TTLs), and answers
+ * ObjectStore (object-store.ts), where the contract is.
  *
- * Writes are in write-path.ts, reads in read-path.ts; what is here is names, jobs, and the life of the store itself.
+ * Writes are in write-path.ts, reads in read-path.ts; what is here is names, jobs, and the life of the store itself. What it
+ * stands on is put together in open-store.ts.
  */
 import { type Ack, isStoreError, StoreError, type TierIndex } from '@ebb/protocol';
 import type {
   BlobRecord,
   BucketPolicy,
   BucketRecord,
-  Catalog,
   Condition,
   JobRecord,
   ListOptions,
@@ -17,10 +17,8 @@ import type {
   ObjectRecord,
   VersionRecord,
 } from '../catalog/catalog.ts';
-import { escapeKey, parseVersionId, parseVersionKey } from '../catalog/version-keys.ts';
-import { type Clock, systemClock } from '../clock.ts';
-import type { Keyring } from '../encryption/keyring.ts';
-import { storedSize, Vault } from '../encryption/vault.ts';
+import { parseVersionId, parseVersionKey } from '../catalog/version-keys.ts';
+import { storedSize } from '../encryption/vault.ts';
 import { FileTable } from '../files/file-table.ts';
 import {
   bucketOfVersions,
@@ -30,23 +28,12 @@ import {
   parseKey,
   versionsBucketOf,
 } from '../object-ref.ts';
-import { BlobPlacement, type MoveResult } from '../placement/blob-placement.ts';
-import { RecencyIndex } from '../placement/evictor.ts';
-import { Mirror } from '../placement/mirror.ts';
+import type { MoveResult } from '../placement/blob-placement.ts';
 import { durabilityOf, meets } from '../placement/policy.ts';
-import { SealedCopies } from '../placement/sealed-copies.ts';
-import { Spiller } from '../placement/spiller.ts';
-import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
-import { AwakeTime } from './awake-time.ts';
-import { Buckets } from './buckets.ts';
 import { composeObject } from './compose.ts';
 import { type EventBatch, EventFeed, type FollowOptions } from './events.ts';
 import { GrowthRate } from './growth-rate.ts';
-import { IdBlocks } from './id-blocks.ts';
-import { Importer } from './importer.ts';
-import { JobTable } from './job-table.ts';
-import { LeaseTable } from './lease-table.ts';
-import { LifeLog } from './life-log.ts';
+import type { LeaseTable } from './lease-table.ts';
 import type {
   BrokenBlob,
   BucketTotals,
@@ -72,41 +59,15 @@ import type {
   VersionListing,
   WhyEvent,
 } from './object-store.ts';
-import {
-  DEFAULT_SETTINGS,
-  type StoreObserver,
-  type StoreParts,
-  type StoreSettings,
-} from './parts.ts';
-import { Quotas } from './quotas.ts';
-import { RangeCache } from './range-cache.ts';
+import type { StoreParts } from './parts.ts';
 import { ReadPath } from './read-path.ts';
-import { type RecoveryReport, recover, retireFreed } from './recovery.ts';
+import { retireFreed } from './recovery.ts';
 import { Rewriting } from './rewriting.ts';
-import { SpoolGate } from './spool-gate.ts';
-import { StagingTable } from './staging.ts';
+import { allBlobs, blobsUnder, objectsUnder } from './scan.ts';
 import { verifyAll } from './verify.ts';
 import { findVersion, listVersions, stamped, versionIdOf } from './versions.ts';
 import { type Waited, type WaitOptions, Waits } from './wait.ts';
 import { WritePath } from './write-path.ts';
-
-export interface StoreOptions {
-  readonly catalog: Catalog;
-  readonly memory: LocalTier;
-  readonly disk: LocalTier;
-  readonly remote: RemoteTier;
-  readonly mover: Mover;
-  readonly clock?: Clock;
-  readonly settings?: Partial<StoreSettings>;
-  readonly observer?: Partial<StoreObserver>;
-  /** Master keys; without them encrypted buckets can be neither made nor read. */
-  readonly encryptionKeys?: Keyring;
-}
-
-export interface OpenedStore {
-  readonly store: ObjectStore;
-  readonly recovery: RecoveryReport;
-}
 
 const DELETE_BATCH = 512;
 const SWEEP_MS = 1000;
@@ -114,124 +75,7 @@ const SWEEP_MS = 1000;
 const SWEEP_LATE_MS = 5000;
 const RETRY_FREED_MS = 10_000;
 
-/** Recovers what an earlier run left, then starts. The store closes the parts it was given. */
-export async function openObjectStore(options: StoreOptions): Promise<OpenedStore> {
-  const clock = options.clock ?? systemClock;
-  const awake = new AwakeTime(clock);
-  const settings = { ...DEFAULT_SETTINGS, ...options.settings };
-  const observer: StoreObserver = {
-    committed: () => undefined,
-    moved: () => undefined,
-    failed: () => undefined,
-    ...options.observer,
-  };
-  const { catalog, memory, remote, mover } = options;
-  const vault = new Vault(options.encryptionKeys ?? null);
-  const disk = vault.readableDisk(options.disk);
-  const recency = new RecencyIndex();
-  const log = new LifeLog({ subjectsMax: 20_000, eventsMax: 32, now: () => clock.now() });
-  const leases = new LeaseTable({
-    limboMs: settings.limboMs,
-    now: () => awake.now(),
-    remove: (blobId, how) => placement.removeFile('memory', blobId, how),
-  });
-  const diskLeases = new LeaseTable({
-    limboMs: settings.limboMs,
-    now: () => awake.now(),
-    remove: (blobId) => placement.removeFile('disk', blobId, { recycle: false }),
-  });
-  const ids = new IdBlocks(catalog);
-  const sealed = new SealedCopies({
-    ...{ catalog, memory, disk, remote, mover, vault },
-    nextId: () => ids.next(),
-  });
-  const placement: BlobPlacement = new BlobPlacement({
-    ...{ catalog, memory, disk, remote, mover, leases, diskLeases, recency, log, sealed },
-    onMoved: (move) => observer.moved(move),
-    onError: (error) => observer.failed(error, 'removal'),
-  });
-  const ranges = new RangeCache({
-    ...{ catalog, disk, remote, mover },
-    nextId: () => ids.next(),
-    onError: (error, subject) => observer.failed(error, 'verification', subject),
-  });
-  const mirror = new Mirror({
-    ...{ catalog, placement, remote, clock, log, sealed },
-    onMoved: (move) => observer.moved(move),
-    onSent: (name) => waits.noteChanged(name),
-    onError: (error, subject) => observer.failed(error, 'mirror', subject),
-  });
-  const spiller = new Spiller({
-    ...{ catalog, memory, disk, placement, leases, recency },
-    mirrorFirst: async (blobId) => {
-      for (const { bucket, key } of await catalog.objectsOfBlob(blobId, 64)) {
-        const object = await catalog.findObject(bucket, key);
-        if (object !== undefined) await mirror.flush(object);
-      }
-    },
-    dropCached: (bytes) => ranges.shrink(bytes),
-    memoryMarks: settings.memoryMarks,
-    diskMarks: settings.diskMarks,
-    onError: (error) => observer.failed(error, 'spill'),
-  });
-  const owners = new Set<number>();
-  const parts: StoreParts = {
-    ...{
-      catalog,
-      memory,
-      disk,
-      remote,
-      mover,
-      clock,
-      awake,
-      settings,
-      observer,
-      leases,
-      diskLeases,
-      recency,
-      placement,
-      spiller,
-      mirror,
-      log,
-      vault,
-      sealed,
-    },
-    staging: new StagingTable(),
-    jobs: new JobTable(),
-    buckets: new Buckets({
-      catalog,
-      clock,
-      empty: (bucket) => store.deletePrefix(bucket, ''),
-      assertCanEncrypt: () => void vault.assertCanSeal(),
-    }),
-    quotas: new Quotas(catalog),
-    importer: new Importer({
-      ...{ catalog, remote, clock, vault },
-      nextId: () => ids.next(),
-      retireAll: (freed) => store.retireAll(freed),
-    }),
-    ranges,
-    spoolGate: new SpoolGate({
-      bytesMax: settings.spoolBytesMax,
-      ageMsMax: settings.spoolAgeMsMax,
-    }),
-    owners,
-    takeId: () => ids.take(),
-    nextId: () => ids.next(),
-    retireAll: (freed) => store.retireAll(freed),
-  };
-  const waits = new Waits(parts);
-  const recovery = await recover(parts);
-  const store: CatalogObjectStore = new CatalogObjectStore(parts, {
-    owners,
-    waits,
-    nodeId: await catalog.nodeId(),
-  });
-  await store.start();
-  return { store, recovery };
-}
-
-class CatalogObjectStore implements ObjectStore {
+export class CatalogObjectStore implements ObjectStore {
   readonly nodeId: string;
   readonly files: FileTable;
   readonly #parts: StoreParts;
@@ -536,7 +380,7 @@ class CatalogObjectStore implements ObjectStore {
     await this.retireAll(result.freed);
     this.#parts.mirror.wake();
     if (from.bucket !== to.bucket)
-      for await (const object of this.#objectsUnder(to.bucket, to.prefix))
+      for await (const object of objectsUnder(this.#parts.catalog, to.bucket, to.prefix))
         await this.#keepPromises(object);
     return { objects: result.objects, sizeBytes: result.sizeBytes };
   }
@@ -728,10 +572,11 @@ class CatalogObjectStore implements ObjectStore {
     prefix?: string;
     signal?: AbortSignal;
   }): Promise<{ blobs: number; bytes: number; broken: readonly BrokenBlob[] }> {
+    const { catalog } = this.#parts;
     const blobs =
       options.bucket === undefined
-        ? this.#allBlobs()
-        : this.#blobsUnder(options.bucket, options.prefix ?? '');
+        ? allBlobs(catalog)
+        : blobsUnder(catalog, options.bucket, options.prefix ?? '');
     return await verifyAll(this.#parts, blobs, options.signal);
   }
 
@@ -740,7 +585,7 @@ class CatalogObjectStore implements ObjectStore {
     const expiredStagings = this.#writes.dropExpired();
     await retireFreed(this.#parts);
     let lostObjects = 0;
-    for await (const blob of this.#allBlobs()) {
+    for await (const blob of allBlobs(catalog)) {
       if (
         blob.refs === 0 ||
         blob.memoryBytes !== null ||
@@ -824,9 +669,9 @@ class CatalogObjectStore implements ObjectStore {
 
   /** Everything that lies on this node alone goes to tier 2, as far as the time allows. */
   async #persist(until: number): Promise<void> {
-    const { clock, placement, observer } = this.#parts;
+    const { catalog, clock, placement, observer } = this.#parts;
     const left = { blobs: 0, bytes: 0 };
-    for await (const blob of this.#allBlobs('unmirrored')) {
+    for await (const blob of allBlobs(catalog, 'unmirrored')) {
       if (clock.monotonic() < until) {
         try {
           await placement.move(blob.blobId, 'remote', { drop: [], why: 'persisted at shutdown' });
@@ -974,49 +819,6 @@ class CatalogObjectStore implements ObjectStore {
       objects += batch.objects;
       sizeBytes += batch.sizeBytes;
       if (batch.done) return { objects, sizeBytes };
-    }
-  }
-
-  async *#allBlobs(where?: 'unmirrored'): AsyncGenerator<BlobRecord> {
-    for (let after = 0; ; ) {
-      const page = await this.#parts.catalog.listBlobs({
-        afterBlobId: after,
-        limit: 512,
-        ...(where === undefined ? {} : { where }),
-      });
-      if (page.length === 0) return;
-      yield* page;
-      after = (page[page.length - 1] as BlobRecord).blobId;
-    }
-  }
-
-  async *#blobsUnder(bucket: string, prefix: string): AsyncGenerator<BlobRecord> {
-    yield* this.#blobsOfRows(bucket, prefix);
-    yield* this.#blobsOfRows(versionsBucketOf(bucket), escapeKey(prefix));
-  }
-
-  async *#blobsOfRows(bucket: string, prefix: string): AsyncGenerator<BlobRecord> {
-    let last = 0; // neighbours share blobs after copies
-    for await (const object of this.#objectsUnder(bucket, prefix)) {
-      for (const { blobId } of object.extents) {
-        if (blobId === last) continue;
-        last = blobId;
-        const blob = await this.#parts.catalog.findBlob(blobId);
-        if (blob !== undefined) yield blob;
-      }
-    }
-  }
-
-  async *#objectsUnder(bucket: string, prefix: string): AsyncGenerator<ObjectRecord> {
-    for (let startAfter = ''; ; ) {
-      const page = await this.#parts.catalog.listObjects(bucket, {
-        ...{ prefix, startAfter },
-        delimiter: '',
-        limit: 512,
-      });
-      yield* page.objects;
-      if (page.next === null) return;
-      startAfter = page.next;
     }
   }
 }

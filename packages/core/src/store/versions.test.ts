@@ -1,14 +1,17 @@
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { isStoreError, KiB } from '@ebb/protocol';
+import { KiB } from '@ebb/protocol';
 import {
   buffered,
+  codeOf,
   createTestClock,
-  openTestStore,
+  mirrored,
+  openStoreInTest,
+  reopen,
   type TestStore,
   type TestStoreOptions,
 } from '@ebb/testkit';
-import { expect, onTestFinished, test, vi } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import type { BucketPolicy } from '../catalog/catalog.ts';
 import type { VersionListed } from './object-store.ts';
 import { versionIdOf } from './versions.ts';
@@ -16,18 +19,12 @@ import { versionIdOf } from './versions.ts';
 const PRIVATE = /^kept\/\.ebb\/\d+$/;
 const ALL = { prefix: '', delimiter: '', startAfter: { key: '' }, limit: 1000 };
 
-function track(at: TestStore): TestStore {
-  onTestFinished(() => at.close());
-  return at;
-}
-
 async function open(
   policy: Partial<BucketPolicy> = {},
   options: TestStoreOptions = {},
 ): Promise<TestStore> {
-  const at = await openTestStore(options);
-  await at.store.createBucket('kept', { ...buffered, versioning: 'enabled', ...policy });
-  return at;
+  const kept: BucketPolicy = { ...buffered, versioning: 'enabled', ...policy };
+  return await openStoreInTest({ kept }, options);
 }
 
 function bytes(length: number, seed = 1): Buffer {
@@ -57,18 +54,11 @@ async function namesInTier2(at: TestStore): Promise<string[]> {
   return names.sort();
 }
 
-async function codeOf(work: Promise<unknown>): Promise<string> {
-  return await work.then(
-    () => 'none',
-    (error: unknown) => (isStoreError(error) ? error.code : String(error)),
-  );
-}
-
 test('old versions keep their bytes across crashes, and in whatever tier they lie', async () => {
   let at = await open({}, { memoryBytes: 256 * KiB, diskBytes: 256 * KiB });
   for (let i = 0; i < 30; i++) await at.put('kept', 'a', bytes(30_000, i));
   await at.store.delete({ bucket: 'kept', key: 'a' });
-  at = track(await at.crash());
+  at = await reopen(at);
   const [marker, ...written] = await ids(at);
   expect(written).toHaveLength(30);
   for (const [i, id] of written.toReversed().entries())
@@ -88,7 +78,7 @@ test('an old version is copied to tier 2 behind its writer as the object was to 
   const before = await open({}, { faults });
   await before.put('kept', 'a', bytes(1000, 1));
   await before.put('kept', 'a', bytes(1000, 2));
-  const at = track(await before.crash({ faults: {} }));
+  const at = await reopen(before, { faults: {} });
   await vi.waitFor(async () => {
     const views = await Promise.all(
       (await ids(at)).map((versionId) => at.store.head({ bucket: 'kept', key: 'a', versionId })),
@@ -102,7 +92,7 @@ test('an old version is copied to tier 2 behind its writer as the object was to 
 });
 
 test('in tier 2 the newest version has the plain name; old ones stay under others, and all bytes go with the last version', async () => {
-  const at = track(await open({ ack: 'remote' }));
+  const at = await open({ ack: 'remote' });
   const ref = { bucket: 'kept', key: 'a' };
   await at.put('kept', 'a', bytes(1000, 1));
   await at.put('kept', 'a', bytes(1000, 2));
@@ -135,10 +125,10 @@ test('in tier 2 the newest version has the plain name; old ones stay under other
 });
 
 test('what others change in tier 2 is a version of its own here, and what they delete there a delete', async () => {
-  const at = track(await open());
+  const at = await open();
   await at.put('kept', 'a', bytes(1000, 1));
   const file = join(at.root, 'remote/kept/a');
-  await vi.waitFor(async () => expect((await at.store.spool()).entries).toBe(0));
+  await mirrored(at);
   writeFileSync(file, bytes(700, 2));
   expect(await at.store.sync('kept', '', { remove: true })).toMatchObject({ updated: 1 });
   expect(await at.get('kept', 'a')).toEqual(bytes(700, 2));
@@ -152,7 +142,7 @@ test('what others change in tier 2 is a version of its own here, and what they d
 });
 
 test('old versions count towards the quota, until they are deleted for good', async () => {
-  const at = track(await open({ quotaBytes: 2500 }));
+  const at = await open({ quotaBytes: 2500 });
   await at.put('kept', 'a', bytes(1000, 1));
   await at.put('kept', 'a', bytes(1000, 2));
   await at.store.delete({ bucket: 'kept', key: 'a' });
@@ -167,7 +157,7 @@ test('old versions count towards the quota, until they are deleted for good', as
 
 test('versions and markers go for good when the time of each is up', async () => {
   const clock = createTestClock();
-  const at = track(await open({ ttlMs: 60_000 }, { clock }));
+  const at = await open({ ttlMs: 60_000 }, { clock });
   await at.put('kept', 'a', bytes(10, 1));
   await at.put('kept', 'b', bytes(10, 1));
   await clock.advance(30_000);
@@ -193,7 +183,7 @@ test('what is lost gives way to a delete marker, never to an older version', asy
   await before.put('kept', 'a', bytes(1000, 2));
   await before.put('kept', 'b', bytes(1000, 3));
   await before.put('kept', 'b', bytes(1000, 4), { ack: 'disk', tier: 1 });
-  const at = track(await before.crash({ loseMemory: true }));
+  const at = await reopen(before, { loseMemory: true });
   expect(await codeOf(at.get('kept', 'a'))).toBe('data_lost');
   const { broken } = await at.store.verify({ bucket: 'kept' });
   const lost = (await versions(at)).filter(({ object }) =>
@@ -217,14 +207,14 @@ test('what is lost gives way to a delete marker, never to an older version', asy
 });
 
 test('verifying a bucket reads its old versions too, of the prefix that was asked for', async () => {
-  const at = track(await open());
+  const at = await open();
   for (const key of ['a b', 'a b', 'a!', 'c']) await at.put('kept', key, bytes(100));
   expect(await at.store.verify({ bucket: 'kept' })).toMatchObject({ blobs: 4 });
   expect(await at.store.verify({ bucket: 'kept', prefix: 'a ' })).toMatchObject({ blobs: 2 });
 });
 
 test('of many who write and delete one key at once, each leaves its version or marker, in one order', async () => {
-  const at = track(await open());
+  const at = await open();
   await at.put('kept', 'a', bytes(1));
   const done = await Promise.allSettled(
     Array.from({ length: 60 }, async (_, i) => {
@@ -243,7 +233,7 @@ test('of many who write and delete one key at once, each leaves its version or m
 });
 
 test('a reader of an old version keeps it while it is deleted', async () => {
-  const at = track(await open());
+  const at = await open();
   await at.put('kept', 'a', bytes(5000, 1));
   await at.put('kept', 'a', bytes(5000, 2));
   const versionId = (await ids(at))[1] as string;
@@ -257,7 +247,7 @@ test('a reader of an old version keeps it while it is deleted', async () => {
 });
 
 test('a source of a copy may be named by its version, also when it was replaced meanwhile', async () => {
-  const at = track(await open());
+  const at = await open();
   await at.put('kept', 'a', bytes(10, 1));
   const { object } = await at.store.head({ bucket: 'kept', key: 'a' });
   await at.put('kept', 'a', bytes(10, 2));
@@ -268,7 +258,7 @@ test('a source of a copy may be named by its version, also when it was replaced 
 });
 
 test('the end of a job brings back what its objects replaced', async () => {
-  const at = track(await open());
+  const at = await open();
   await at.put('kept', 'a', bytes(10, 1));
   await at.store.openJob({ jobId: 'j', label: '', heartbeatTtlMs: 60_000, budgetBytes: null });
   await at.put('kept', 'a', bytes(10, 2), { jobId: 'j' });
@@ -279,7 +269,7 @@ test('the end of a job brings back what its objects replaced', async () => {
 });
 
 test('all versions below a prefix go at once, and then the bucket', async () => {
-  const at = track(await open());
+  const at = await open();
   for (let i = 0; i < 1200; i++) await at.put('kept', `a/${i % 3}`, bytes(1, i));
   await at.put('kept', 'b', bytes(1));
   await at.store.deletePrefix('kept', 'a/1');
@@ -295,8 +285,7 @@ test('all versions below a prefix go at once, and then the bucket', async () => 
 });
 
 test('versioning is changed while the bucket is in use, and asked for by who creates it again', async () => {
-  const at = track(await openTestStore());
-  await at.store.createBucket('kept', buffered);
+  const at = await openStoreInTest({ kept: buffered });
   await at.put('kept', 'a', bytes(1, 1));
   expect((await at.store.setVersioning('kept', 'enabled')).policy.versioning).toBe('enabled');
   await at.put('kept', 'a', bytes(1, 2));

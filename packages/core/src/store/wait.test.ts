@@ -1,37 +1,21 @@
 /** The promises of waiting (W1 to W4 of wait.ts), on a real store whose tier 2 can be held up. */
 import { closeSync, openSync, readSync, writeSync } from 'node:fs';
-import { isStoreError, StoreError } from '@ebb/protocol';
+import { StoreError } from '@ebb/protocol';
 import {
   buffered,
+  codeOf,
   createTestClock,
   ephemeral,
-  openTestStore,
+  openStoreInTest,
   override,
+  reopen,
   type TestStore,
   type TestStoreOptions,
 } from '@ebb/testkit';
 import { expect, onTestFinished, test } from 'vitest';
 
 async function open(options: TestStoreOptions = {}): Promise<TestStore> {
-  const at = await openTestStore(options);
-  closeLast(at);
-  for (const [name, policy] of Object.entries({ mem: ephemeral, buf: buffered }))
-    await at.store.createBucket(name, policy);
-  return at;
-}
-
-function closeLast(at: TestStore): void {
-  onTestFinished(async () => await at.close().catch(() => undefined));
-}
-
-async function codeOf(call: Promise<unknown>): Promise<string> {
-  return await call.then(
-    () => 'none',
-    (error: unknown) => {
-      if (isStoreError(error)) return error.code;
-      throw error;
-    },
-  );
+  return await openStoreInTest({ mem: ephemeral, buf: buffered }, options);
 }
 
 /** A store whose tier 2 takes nothing before `let` is called. */
@@ -103,8 +87,7 @@ test('waiting for disk makes the copy: the object outlives the loss of all memor
   const { object, durability } = await at.store.wait({ bucket: 'mem', key: 'k' }, 'disk');
   expect(durability).toBe('disk');
   expect(synced).toEqual([object.extents[0]?.blobId]);
-  const after = await at.crash({ loseMemory: true, faults: {} });
-  closeLast(after);
+  const after = await reopen(at, { loseMemory: true, faults: {} });
   expect(await after.get('mem', 'k')).toEqual(bytes);
   expect(await codeOf(after.get('mem', 'lost'))).toBe('data_lost');
 });

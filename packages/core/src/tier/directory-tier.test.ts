@@ -1,9 +1,8 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
+import { bytesOf, putFile, remoteTierConformance, smallTmpfs, tempDir } from '@ebb/testkit';
 import { afterAll, expect, onTestFinished, test } from 'vitest';
-import { bytesOf, putFile, remoteTierConformance } from '../../../testkit/src/conformance/tier.ts';
-import { smallTmpfs, tempDir } from '../../../testkit/src/temp-dir.ts';
 import { crc32c } from '../checksum.ts';
 import {
   type DirectoryFs,

@@ -1,8 +1,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { remoteTierConformance, tempDir } from '@ebb/testkit';
 import { expect, onTestFinished, test } from 'vitest';
-import { remoteTierConformance } from '../../../testkit/src/conformance/tier.ts';
-import { tempDir } from '../../../testkit/src/temp-dir.ts';
 import { openDirectoryTier } from './directory-tier.ts';
 import { createRoutedTier } from './routed-tier.ts';
 import type { RemoteSource, RemoteTier } from './tier.ts';

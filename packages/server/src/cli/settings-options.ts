@@ -1,11 +1,6 @@
 /** The settings of a node as options of a command: `ebb node`, and `ebb doctor`, which looks at what they say. */
-import {
-  type ConfigName,
-  loadConfig,
-  type NodeConfig,
-  type RawConfig,
-  SETTINGS,
-} from '../config.ts';
+import { loadConfig, type NodeConfig } from '../config.ts';
+import { type ConfigName, type RawConfig, SETTINGS } from '../config-schema.ts';
 import type { AnyCommand } from './command.ts';
 
 export function addSettings(command: AnyCommand): AnyCommand {

@@ -32,19 +32,12 @@ export async function uploadFile(
     throw new StoreError('request_invalid', `${file} is a directory; use -r for all files in it`);
   }
   if (found.isFile()) progress.expect(found.size);
-  let reportedBytes = 0;
+  const onProgress = reportTo(progress);
   const { sizeBytes } = await client.put(
     to.bucket,
     to.key,
     { file },
-    {
-      ...put,
-      signal,
-      onProgress: ({ doneBytes }) => {
-        progress.add(doneBytes - reportedBytes);
-        reportedBytes = doneBytes;
-      },
-    },
+    { ...put, signal, onProgress },
   );
   return { name: to.key, sizeBytes };
 }
@@ -56,16 +49,20 @@ export async function uploadStdin(
   options: PutOptions & { readonly progress: Progress },
 ): Promise<Transferred> {
   const { progress, ...put } = options;
-  let reportedBytes = 0;
+  const onProgress = reportTo(progress);
   const { sizeBytes } = await client.put(to.bucket, to.key, process.stdin, {
-    ...put,
-    signal,
-    onProgress: ({ doneBytes }) => {
-      progress.add(doneBytes - reportedBytes);
-      reportedBytes = doneBytes;
-    },
+    ...{ ...put, signal, onProgress },
   });
   return { name: to.key, sizeBytes };
+}
+
+/** Of one object: the client says how far it is, and what is shown is the sum over all. */
+function reportTo(progress: Progress): NonNullable<PutOptions['onProgress']> {
+  let reportedBytes = 0;
+  return ({ doneBytes }) => {
+    progress.add(doneBytes - reportedBytes);
+    reportedBytes = doneBytes;
+  };
 }
 
 /** Regular files below a directory, with `/` between the parts of their relative names. Links are followed to files only. */

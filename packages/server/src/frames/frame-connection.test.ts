@@ -10,9 +10,9 @@ import {
   MiB,
   messages,
   OPS,
-  StoreError,
   TIER_BY_POLICY,
 } from '@ebb/protocol';
+import { codeOf } from '@ebb/testkit';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openTestNode, type TestFrames, type TestNode } from '../testing/test-node.ts';
 
@@ -63,14 +63,6 @@ async function commit(
   });
   return messages.commit.response.decode(await frames.call(OPS.commit, payload));
 }
-const codeOf = async (call: Promise<unknown>): Promise<string> => {
-  try {
-    await call;
-    return 'none';
-  } catch (error) {
-    return error instanceof StoreError ? error.code : String(error);
-  }
-};
 
 describe('objects', () => {
   test('a client that sees the files writes and reads them itself', async () => {

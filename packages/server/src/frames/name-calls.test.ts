@@ -1,5 +1,6 @@
 import { crc32c } from '@ebb/core';
-import { messages, OPS, StoreError } from '@ebb/protocol';
+import { messages, OPS } from '@ebb/protocol';
+import { codeOf } from '@ebb/testkit';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { openTestNode, type TestFrames, type TestNode } from '../testing/test-node.ts';
 
@@ -23,11 +24,6 @@ beforeEach(async () => {
     await node.http('PUT', `/v1/buckets/${bucket}/objects/${key}`, { body });
 });
 
-const codeOf = async (call: Promise<unknown>): Promise<string> =>
-  await call.then(
-    () => 'none',
-    (error: unknown) => (error instanceof StoreError ? error.code : String(error)),
-  );
 const list = async (options: Partial<messages.ListRequest> = {}) =>
   messages.listObjects.response.decode(
     await frames.call(

@@ -10,13 +10,8 @@ import { ERRORS, MiB, OPS, parseBytes, parseDuration, TiB } from '@ebb/protocol'
 import { describe, expect, test } from 'vitest';
 import { parse } from 'yaml';
 import { createProgram } from '../cli/program.ts';
-import {
-  type ConfigHost,
-  loadConfig,
-  type NodeConfig,
-  type RawConfig,
-  SETTINGS,
-} from '../config.ts';
+import { type ConfigHost, loadConfig, type NodeConfig } from '../config.ts';
+import { type RawConfig, SETTINGS } from '../config-schema.ts';
 import { TIER_NAMES } from '../http/data/object-headers.ts';
 import { CONNECTIONS_MAX } from '../limits.ts';
 import { listMetrics } from './metric-list.ts';

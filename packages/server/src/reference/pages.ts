@@ -8,7 +8,7 @@ import { ERRORS, FRAMES_UPGRADE, HEADERS, PATHS, type StoreErrorCode } from '@eb
 import type { AnyCommand } from '../cli/command.ts';
 import { EXIT_OF_CODE } from '../cli/exit-codes.ts';
 import { createProgram } from '../cli/program.ts';
-import { SETTINGS } from '../config.ts';
+import { SETTINGS } from '../config-schema.ts';
 import { createControlApp } from '../http/control.ts';
 import { HTTP_ERRORS } from '../http/error-response.ts';
 import type { Services } from '../services.ts';
@@ -89,7 +89,7 @@ const UNITS: Readonly<Record<string, string>> = {
 function configurationPage(): string {
   return page(
     'Configuration',
-    'packages/server/src/config.ts',
+    'packages/server/src/config-schema.ts',
     `A setting comes from four places, each stronger than the one before: the default, the JSON file of \`--config FILE\` (or \`EBB_CONFIG\`), the environment,
 the flags of \`ebb node\`. A file with a name that is no setting is refused; an unknown \`EBB_*\` variable is ignored with a warning. All complaints are told at once.`,
     `- bytes: a number with or without a unit. \`KiB\`, \`MiB\`, \`GiB\`, \`TiB\` and the letters alone are powers of 1024, \`KB\`, \`MB\`, \`GB\`, \`TB\` powers of 1000.

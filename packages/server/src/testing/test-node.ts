@@ -20,7 +20,8 @@ import {
   PROTOCOL_VERSION,
 } from '@ebb/protocol';
 import { pino } from 'pino';
-import { loadConfig, type RawConfig } from '../config.ts';
+import { loadConfig } from '../config.ts';
+import type { RawConfig } from '../config-schema.ts';
 import { type RunningNode, startNode } from '../node.ts';
 
 interface Answer {

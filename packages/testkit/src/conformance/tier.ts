@@ -6,9 +6,10 @@ import { existsSync } from 'node:fs';
 import { mkdir, open, readFile, rename, stat, truncate, unlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { LocalTier, RemoteObject, RemoteRun, RemoteTier } from '@ebb/core';
-import { isStoreError } from '@ebb/protocol';
 import fc from 'fast-check';
 import { describe, expect, onTestFinished, test } from 'vitest';
+import { bytesOf } from '../bytes-of.ts';
+import { codeOf } from '../code-of.ts';
 import { tempDir } from '../temp-dir.ts';
 
 const KiB = 1024;
@@ -748,19 +749,6 @@ export function remoteTierConformance(name: string, harness: RemoteTierHarness):
   });
 }
 
-/** Bytes that differ for every seed and never repeat at a block's distance. */
-export function bytesOf(sizeBytes: number, seed: number): Buffer {
-  const bytes = Buffer.allocUnsafe(sizeBytes);
-  let state = (seed * 2654435761 + 12345) >>> 0;
-  const whole = sizeBytes - (sizeBytes % 4);
-  for (let at = 0; at < whole; at += 4) {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    bytes.writeUInt32LE(state, at);
-  }
-  bytes.fill(seed & 0xff, whole);
-  return bytes;
-}
-
 const CRC32C_TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
   let crc = byte;
   for (let bit = 0; bit < 8; bit++) crc = (crc & 1) === 0 ? crc >>> 1 : (crc >>> 1) ^ 0x82f63b78;
@@ -819,16 +807,6 @@ async function overwrite(file: string, content: Uint8Array): Promise<void> {
     await handle.write(content, 0, content.length, 0);
   } finally {
     await handle.close();
-  }
-}
-
-async function codeOf(promise: Promise<unknown>): Promise<string> {
-  try {
-    await promise;
-    return 'no error';
-  } catch (error) {
-    if (isStoreError(error)) return error.code;
-    throw error;
   }
 }
 

@@ -26,8 +26,6 @@ public final class ObjectWriter implements Closeable {
   /** `fullTimeoutMs`: how long to wait for room on a full node. `keepAliveMs`: below the node's `--staging-ttl`. */
   public record Options(int bufferBytes, long fullTimeoutMs, long keepAliveMs, Messages.Ack ack, String contentType) {}
 
-  private static final long EXTEND_BYTES_MAX = 256L << 20;
-  private static final long FULL_RETRY_MS = 200;
   private static final int COMMIT_TRIES = 3;
 
   private final EbbNode node;
@@ -35,7 +33,7 @@ public final class ObjectWriter implements Closeable {
   private final Options options;
   private final ByteBuffer buffer;
   private final CRC32C crc = new CRC32C();
-  private StagedFile file;
+  private final GrowingFile growing;
   private long written;
   private IOException failure;
   private boolean ended;
@@ -45,6 +43,19 @@ public final class ObjectWriter implements Closeable {
     this.object = object;
     this.options = options;
     this.buffer = ByteBuffer.allocateDirect(options.bufferBytes);
+    this.growing = new GrowingFile(new GrowingFile.Owner() {
+      @Override
+      public StagedFile stage(long reserveBytes, int tier) throws EbbException {
+        return node.retrying(session -> new StagedFile(session,
+            session.stage(new Messages.StageRequest(object.bucket(), object.key(), reserveBytes, tier, node.jobId()))));
+      }
+
+      @Override
+      public Patience patience() {
+        return new Patience(options.fullTimeoutMs, () -> "the Ebb node at " + node.url() + " had no room for " + object.bucket() + "/"
+            + object.key() + " (" + position() + " bytes so far) for " + options.fullTimeoutMs + " ms");
+      }
+    });
   }
 
   /** Bytes so far. */
@@ -80,14 +91,15 @@ public final class ObjectWriter implements Closeable {
     check();
     ended = true;
     KeepAlive.forget(this);
-    boolean isAllHere = file == null;
+    boolean isAllHere = growing.file() == null;
     int last = buffer.position();
     try {
       for (int left = isAllHere ? COMMIT_TRIES : 1; ; left--) {
         boolean isAsked = false;
         try {
           pour();
-          if (file == null) file = stage(0, 0, Messages.TIER_BY_POLICY);
+          if (growing.file() == null) growing.reserve(0, 0, 0);
+          StagedFile file = growing.file();
           file.close();
           isAsked = true;
           file.session().commit(new Messages.CommitRequest(
@@ -98,15 +110,14 @@ public final class ObjectWriter implements Closeable {
           if (isAsked && !condition.equals(Messages.Condition.NONE)) throw e;
           if (isAsked && isThere()) return;
           if (left == 1) throw e;
-          if (file != null) file.abort();
-          file = null;
+          growing.abort();
           written = 0;
           crc.reset();
           buffer.clear().position(last);
         }
       }
     } catch (IOException | RuntimeException e) {
-      if (file != null) file.abort();
+      growing.abort();
       throw e;
     }
   }
@@ -127,7 +138,7 @@ public final class ObjectWriter implements Closeable {
     if (ended) return;
     ended = true;
     KeepAlive.forget(this);
-    if (file != null) file.abort();
+    growing.abort();
   }
 
   private void check() throws IOException {
@@ -151,90 +162,22 @@ public final class ObjectWriter implements Closeable {
     buffer.flip();
     crc.update(buffer.duplicate());
     reserve(written + buffer.remaining());
-    Patience patience = new Patience();
-    while (buffer.hasRemaining()) {
-      try {
-        file.write(buffer, written + buffer.position());
-      } catch (EbbException e) {
-        if (!isFull(e)) throw e;
-        patience.wait(e);
-      }
-    }
+    growing.write(buffer, written);
     written += buffer.limit();
     buffer.clear();
   }
 
   private void reserve(long need) throws IOException {
+    boolean isFirst = growing.file() == null;
     // What is all there is needs no more; what goes on will need as much again.
     boolean goesOn = buffer.limit() == buffer.capacity();
-    long wanted = goesOn ? need + Math.min(need, EXTEND_BYTES_MAX) : need;
-    if (file == null) {
-      file = stage(wanted, need, Messages.TIER_BY_POLICY);
-      if (!ended) KeepAlive.remember(this);
-      return;
-    }
-    // The node makes room by itself for what comes through the connection.
-    if (need <= file.reservedBytes() || !file.isLocal()) return;
-    Patience patience = new Patience();
-    while (true) {
-      try {
-        file.extend(wanted);
-        return;
-      } catch (EbbException e) {
-        if (e.is("tier_full") && wanted > need) wanted = need; // ask for less before moving
-        else if (e.is("tier_full") && file.tier() == 0) break;
-        else if (isFull(e)) patience.wait(e);
-        else throw e;
-      }
-    }
-    StagedFile below = stage(need + Math.min(need, EXTEND_BYTES_MAX), need, 1);
-    try {
-      file.copyTo(below, written);
-    } catch (IOException | RuntimeException e) {
-      below.abort();
-      throw e;
-    }
-    file.abort();
-    file = below;
-  }
-
-  private StagedFile stage(long wanted, long need, int tier) throws IOException {
-    Patience patience = new Patience();
-    long reserve = wanted;
-    while (true) {
-      try {
-        long bytes = reserve;
-        return node.retrying(session -> new StagedFile(session,
-            session.stage(new Messages.StageRequest(object.bucket(), object.key(), bytes, tier, node.jobId()))));
-      } catch (EbbException e) {
-        if (e.is("tier_full") && reserve > need) reserve = need;
-        else if (isFull(e)) patience.wait(e);
-        else throw e;
-      }
-    }
-  }
-
-  private static boolean isFull(EbbException e) {
-    return e.is("tier_full") || e.is("busy");
+    growing.reserve(need, goesOn ? need + Math.min(need, GrowingFile.AHEAD_BYTES_MAX) : need, written);
+    if (isFirst && !ended) KeepAlive.remember(this);
   }
 
   private void keepAlive() {
-    StagedFile now = file;
+    StagedFile now = growing.file();
     if (!ended && now != null) now.session().touchQuietly(now.writeId());
-  }
-
-  /** Waits as the node says, for a bounded time in all. */
-  private final class Patience {
-    private final long deadline = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(options.fullTimeoutMs);
-
-    void wait(EbbException refusal) throws EbbException {
-      long ms = Math.max(10, Math.min(refusal.retryAfterMs(FULL_RETRY_MS), 10_000));
-      if (System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(ms) > deadline) {
-        throw new EbbException(refusal.code, "the Ebb node at " + node.url() + " had no room for " + object.bucket() + "/" + object.key()
-            + " (" + position() + " bytes so far) for " + options.fullTimeoutMs + " ms", refusal);
-      }
-      EbbNode.sleep(ms);
-    }
   }
 
   /** Says for writers that pause that they are there; one that nobody holds any more is not spoken for. */

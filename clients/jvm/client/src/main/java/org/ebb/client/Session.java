@@ -166,11 +166,7 @@ public final class Session {
 
   /** Sent without waiting: also used by threads that are being killed. */
   public void abortQuietly(long writeId) {
-    try {
-      connection.send(Messages.Op.ABORT, new PayloadWriter().u64(writeId), null);
-    } catch (EbbException e) {
-      // The write died with its session.
-    }
+    sendQuietly(Messages.Op.ABORT, new PayloadWriter().u64(writeId));
   }
 
   public Messages.ShuffleTable shuffleTable(String jobId, int shuffleId, long sinceVersion) throws EbbException {
@@ -198,7 +194,7 @@ public final class Session {
     try {
       connection.send(op, payload, null);
     } catch (EbbException e) {
-      // What it would have given back was given back with the session.
+      // What it would have given back, or thrown away, went with the session.
     }
   }
 

@@ -141,18 +141,8 @@ final class EbbSortedWriter<K, V, C> extends EbbWriter<K, V> {
         @Override
         public OutputStream openStream() {
           sink.begin(partition);
-          return new OutputStream() {
+          return new OutBuffer.Stream(sink) {
             private boolean closed;
-
-            @Override
-            public void write(int b) throws IOException {
-              sink.room(1).put((byte) b);
-            }
-
-            @Override
-            public void write(byte[] from, int at, int bytes) throws IOException {
-              sink.put(from, at, bytes);
-            }
 
             @Override
             public void close() {

@@ -2,13 +2,14 @@ package org.apache.spark.shuffle.ebb;
 
 import java.io.IOException;
 import java.nio.ByteBuffer;
-import java.util.concurrent.TimeUnit;
 import java.util.zip.CRC32C;
 import org.apache.spark.shuffle.ShuffleWriteMetricsReporter;
 import org.ebb.client.EbbException;
 import org.ebb.client.EbbNode;
+import org.ebb.client.GrowingFile;
 import org.ebb.client.IndexBlock;
 import org.ebb.client.Messages;
+import org.ebb.client.Patience;
 import org.ebb.client.Session;
 import org.ebb.client.StagedFile;
 
@@ -28,9 +29,6 @@ final class MapOutputSink extends OutBuffer {
   /** `attemptId` is the one whose output stands. */
   record Committed(long attemptId, long[] lengths) {}
 
-  private static final long EXTEND_BYTES_MAX = 256L << 20;
-  private static final long FULL_RETRY_MS = 200;
-
   private final EbbRuntime runtime;
   private final Attempt attempt;
   private final int framing;
@@ -40,7 +38,7 @@ final class MapOutputSink extends OutBuffer {
   private final CRC32C partitionCrc = new CRC32C();
   private final CRC32C blobCrc = new CRC32C();
   private final ByteBuffer view;
-  private StagedFile file;
+  private final GrowingFile growing;
   private long written;
   private long partitionStart;
   private int crcFrom;
@@ -58,6 +56,7 @@ final class MapOutputSink extends OutBuffer {
     this.lengths = new long[partitions];
     this.crcs = new int[partitions];
     this.view = buffers.out.duplicate();
+    this.growing = new GrowingFile(new Staging());
   }
 
   /** How much of the input has gone through, 0 to 1, and about how many bytes all of it is at most: for the first reservation. */
@@ -98,25 +97,12 @@ final class MapOutputSink extends OutBuffer {
     view.limit(bytes).position(0);
     blobCrc.update(view);
     long start = System.nanoTime();
-    reserve(written + bytes, estimate(written + bytes));
+    growing.reserve(written + bytes, estimate(written + bytes), written);
     buffer.flip();
-    write();
+    growing.write(buffer, written);
     metrics.incWriteTime(System.nanoTime() - start);
     written += bytes;
     buffer.clear();
-  }
-
-  private void write() throws IOException {
-    Patience patience = new Patience(runtime.settings.fullTimeoutMs);
-    while (true) {
-      try {
-        file.write(buffer, written + buffer.position());
-        return;
-      } catch (EbbException e) {
-        if (!isFull(e)) throw e;
-        patience.wait(e);
-      }
-    }
   }
 
   private void crcUpTo(int position) {
@@ -127,89 +113,10 @@ final class MapOutputSink extends OutBuffer {
   }
 
   private long estimate(long sure) {
-    if (progress <= 0 || progress > 1) return sure + Math.min(sure, EXTEND_BYTES_MAX);
+    if (progress <= 0 || progress > 1) return sure + Math.min(sure, GrowingFile.AHEAD_BYTES_MAX);
     // Partitions of few records may hold most of the bytes, or the other way round: the guess is bounded.
     long guess = (long) (sure / Math.max(progress, 0.001) * 1.05);
     return Math.max(sure, Math.min(guess, bytesMost)) + IndexBlock.bytes(lengths.length, sure);
-  }
-
-  private static boolean isFull(EbbException e) {
-    return e.is("tier_full") || e.is("busy");
-  }
-
-  private void reserve(long need, long wanted) throws IOException {
-    if (file == null) {
-      file = stage(Math.max(need, wanted), need, Messages.TIER_BY_POLICY);
-      return;
-    }
-    // The node makes room by itself for what comes through the connection.
-    if (need <= file.reservedBytes() || !file.isLocal()) return;
-    long more = Math.max(need, Math.min(wanted, need + EXTEND_BYTES_MAX));
-    Patience patience = new Patience(runtime.settings.fullTimeoutMs);
-    while (true) {
-      try {
-        file.extend(more);
-        return;
-      } catch (EbbException e) {
-        if (e.is("tier_full") && more > need) more = need; // ask for less before moving
-        else if (e.is("tier_full") && file.tier() == 0) break;
-        else if (isFull(e)) patience.wait(e);
-        else throw e;
-      }
-    }
-    StagedFile below = stage(need + Math.min(need, EXTEND_BYTES_MAX), need, 1);
-    try {
-      file.copyTo(below, written);
-    } catch (IOException | RuntimeException e) {
-      below.abort();
-      throw e;
-    }
-    file.abort();
-    file = below;
-  }
-
-  /** @throws EbbException when no tier has had room for the bounded time, or the node is gone beyond its own. */
-  private StagedFile stage(long wanted, long need, int tier) throws IOException {
-    Patience room = new Patience(runtime.settings.fullTimeoutMs);
-    Patience driver = new Patience(runtime.settings.reconnectTimeoutMs);
-    long reserve = wanted;
-    while (true) {
-      try {
-        long bytes = reserve;
-        return runtime.node.retrying(session -> new StagedFile(session, session.mapStage(new Messages.MapStageRequest(
-            runtime.node.jobId(), attempt.shuffleId, attempt.mapIndex, attempt.attemptId, attempt.epoch, bytes, tier))));
-      } catch (EbbException e) {
-        if (e.is("tier_full") && reserve > need) reserve = need;
-        else if (isFull(e)) room.wait(e);
-        else if (EbbErrors.isForgotten(e)) driver.wait(e);
-        else throw e;
-      }
-    }
-  }
-
-  /** Waits as the node says, for a bounded time in all. */
-  private final class Patience {
-    private final long timeoutMs;
-    private final long deadline;
-
-    Patience(long timeoutMs) {
-      this.timeoutMs = timeoutMs;
-      this.deadline = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(timeoutMs);
-    }
-
-    void wait(EbbException refusal) throws EbbException {
-      long ms = Math.max(10, Math.min(refusal.retryAfterMs(FULL_RETRY_MS), 10_000));
-      if (System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(ms) > deadline) throw new EbbException(refusal.code, complaint(refusal), refusal);
-      EbbNode.sleep(ms);
-    }
-
-    private String complaint(EbbException refusal) {
-      String who = "the Ebb node at " + runtime.node.url();
-      String what = "map " + attempt.mapIndex + " of shuffle " + attempt.shuffleId + " (" + position() + " bytes so far) for " + timeoutMs + " ms";
-      return isFull(refusal)
-          ? who + " had no room for " + what + "; give it more memory or disk, or raise " + EbbSettings.PREFIX + "writer.fullTimeout"
-          : who + " did not know the job of " + what + ", and the driver did not open it again";
-    }
   }
 
   /** Appends the index block, commits. The answer names the attempt that stands, which may be another. */
@@ -218,11 +125,12 @@ final class MapOutputSink extends OutBuffer {
     long dataBytes = position();
     ByteBuffer index = IndexBlock.encode(framing, attempt.shuffleId, attempt.mapIndex, attempt.attemptId, lengths, crcs);
     long sizeBytes = dataBytes + index.remaining();
-    reserve(sizeBytes, sizeBytes);
+    growing.reserve(sizeBytes, sizeBytes, written);
     int indexBytes = index.remaining();
     put(index.array(), 0, indexBytes);
     drain();
     if (written != sizeBytes) throw new IllegalStateException(written + " bytes written, " + sizeBytes + " meant");
+    StagedFile file = growing.file();
     file.close();
     long start = System.nanoTime();
     Session session = file.session();
@@ -237,14 +145,47 @@ final class MapOutputSink extends OutBuffer {
       answer = new Messages.MapCommitResponse(true, rows.get(0));
     }
     metrics.incWriteTime(System.nanoTime() - start);
-    file = null;
+    growing.forget();
     if (answer.won()) return new Committed(attempt.attemptId, lengths);
     long standing = answer.winner().attemptId();
     return new Committed(standing, runtime.reads(attempt.shuffleId).lengthsOf(attempt.mapIndex, standing, lengths.length));
   }
 
   void abort() {
-    if (file != null) file.abort();
-    file = null;
+    growing.abort();
+  }
+
+  private final class Staging implements GrowingFile.Owner {
+    @Override
+    public StagedFile stage(long reserveBytes, int tier) throws EbbException {
+      Messages.MapStageRequest request = new Messages.MapStageRequest(
+          runtime.node.jobId(), attempt.shuffleId, attempt.mapIndex, attempt.attemptId, attempt.epoch, reserveBytes, tier);
+      long timeoutMs = runtime.settings.reconnectTimeoutMs;
+      Patience driver = new Patience(timeoutMs,
+          () -> who() + " did not know the job of " + what(timeoutMs) + ", and the driver did not open it again");
+      while (true) {
+        try {
+          return runtime.node.retrying(session -> new StagedFile(session, session.mapStage(request)));
+        } catch (EbbException e) {
+          if (!EbbErrors.isForgotten(e)) throw e;
+          driver.wait(e);
+        }
+      }
+    }
+
+    @Override
+    public Patience patience() {
+      long timeoutMs = runtime.settings.fullTimeoutMs;
+      return new Patience(timeoutMs, () -> who() + " had no room for " + what(timeoutMs)
+          + "; give it more memory or disk, or raise " + EbbSettings.PREFIX + "writer.fullTimeout");
+    }
+
+    private String who() {
+      return "the Ebb node at " + runtime.node.url();
+    }
+
+    private String what(long timeoutMs) {
+      return "map " + attempt.mapIndex + " of shuffle " + attempt.shuffleId + " (" + position() + " bytes so far) for " + timeoutMs + " ms";
+    }
   }
 }

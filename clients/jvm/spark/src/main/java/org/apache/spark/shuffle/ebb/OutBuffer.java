@@ -1,6 +1,7 @@
 package org.apache.spark.shuffle.ebb;
 
 import java.io.IOException;
+import java.io.OutputStream;
 import java.nio.ByteBuffer;
 
 /** A buffer outside the heap that empties itself somewhere when it is full. */
@@ -33,4 +34,23 @@ abstract class OutBuffer {
 
   /** Hands the bytes before the position on, and clears the buffer. */
   abstract void drain() throws IOException;
+
+  /** What is written here is put there. */
+  static class Stream extends OutputStream {
+    private final OutBuffer target;
+
+    Stream(OutBuffer target) {
+      this.target = target;
+    }
+
+    @Override
+    public final void write(int b) throws IOException {
+      target.room(1).put((byte) b);
+    }
+
+    @Override
+    public final void write(byte[] from, int at, int bytes) throws IOException {
+      target.put(from, at, bytes);
+    }
+  }
 }

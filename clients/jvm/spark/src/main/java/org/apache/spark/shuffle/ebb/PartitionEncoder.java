@@ -107,18 +107,7 @@ abstract class PartitionEncoder {
 
     @Override
     void begin(int partition) {
-      OutputStream plain = new OutputStream() {
-        @Override
-        public void write(int b) throws IOException {
-          target.room(1).put((byte) b);
-        }
-
-        @Override
-        public void write(byte[] from, int at, int bytes) throws IOException {
-          target.put(from, at, bytes);
-        }
-      };
-      stream = serializerManager.wrapStream(new ShuffleBlockId(shuffleId, mapId, partition), plain);
+      stream = serializerManager.wrapStream(new ShuffleBlockId(shuffleId, mapId, partition), new OutBuffer.Stream(target));
     }
 
     @Override

@@ -1,0 +1,167 @@
+/** Wires the store: catalog, tiers and placement come in, an ObjectStore (object-store.ts) that has recovered comes out. */
+import type { Catalog } from '../catalog/catalog.ts';
+import { type Clock, systemClock } from '../clock.ts';
+import type { Keyring } from '../encryption/keyring.ts';
+import { Vault } from '../encryption/vault.ts';
+import { BlobPlacement } from '../placement/blob-placement.ts';
+import { RecencyIndex } from '../placement/evictor.ts';
+import { Mirror } from '../placement/mirror.ts';
+import { SealedCopies } from '../placement/sealed-copies.ts';
+import { Spiller } from '../placement/spiller.ts';
+import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
+import { AwakeTime } from './awake-time.ts';
+import { Buckets } from './buckets.ts';
+import { IdBlocks } from './id-blocks.ts';
+import { Importer } from './importer.ts';
+import { JobTable } from './job-table.ts';
+import { LeaseTable } from './lease-table.ts';
+import { LifeLog } from './life-log.ts';
+import type { ObjectStore } from './object-store.ts';
+import {
+  DEFAULT_SETTINGS,
+  type StoreObserver,
+  type StoreParts,
+  type StoreSettings,
+} from './parts.ts';
+import { Quotas } from './quotas.ts';
+import { RangeCache } from './range-cache.ts';
+import { type RecoveryReport, recover } from './recovery.ts';
+import { SpoolGate } from './spool-gate.ts';
+import { StagingTable } from './staging.ts';
+import { CatalogObjectStore } from './store.ts';
+import { Waits } from './wait.ts';
+
+export interface StoreOptions {
+  readonly catalog: Catalog;
+  readonly memory: LocalTier;
+  readonly disk: LocalTier;
+  readonly remote: RemoteTier;
+  readonly mover: Mover;
+  readonly clock?: Clock;
+  readonly settings?: Partial<StoreSettings>;
+  readonly observer?: Partial<StoreObserver>;
+  /** Master keys; without them encrypted buckets can be neither made nor read. */
+  readonly encryptionKeys?: Keyring;
+}
+
+export interface OpenedStore {
+  readonly store: ObjectStore;
+  readonly recovery: RecoveryReport;
+}
+
+/** Recovers what an earlier run left, then starts. The store closes the parts it was given. */
+export async function openObjectStore(options: StoreOptions): Promise<OpenedStore> {
+  const clock = options.clock ?? systemClock;
+  const awake = new AwakeTime(clock);
+  const settings = { ...DEFAULT_SETTINGS, ...options.settings };
+  const observer: StoreObserver = {
+    committed: () => undefined,
+    moved: () => undefined,
+    failed: () => undefined,
+    ...options.observer,
+  };
+  const { catalog, memory, remote, mover } = options;
+  const vault = new Vault(options.encryptionKeys ?? null);
+  const disk = vault.readableDisk(options.disk);
+  const recency = new RecencyIndex();
+  const log = new LifeLog({ subjectsMax: 20_000, eventsMax: 32, now: () => clock.now() });
+  const leases = new LeaseTable({
+    limboMs: settings.limboMs,
+    now: () => awake.now(),
+    remove: (blobId, how) => placement.removeFile('memory', blobId, how),
+  });
+  const diskLeases = new LeaseTable({
+    limboMs: settings.limboMs,
+    now: () => awake.now(),
+    remove: (blobId) => placement.removeFile('disk', blobId, { recycle: false }),
+  });
+  const ids = new IdBlocks(catalog);
+  const sealed = new SealedCopies({
+    ...{ catalog, memory, disk, remote, mover, vault },
+    nextId: () => ids.next(),
+  });
+  const placement: BlobPlacement = new BlobPlacement({
+    ...{ catalog, memory, disk, remote, mover, leases, diskLeases, recency, log, sealed },
+    onMoved: (move) => observer.moved(move),
+    onError: (error) => observer.failed(error, 'removal'),
+  });
+  const ranges = new RangeCache({
+    ...{ catalog, disk, remote, mover },
+    nextId: () => ids.next(),
+    onError: (error, subject) => observer.failed(error, 'verification', subject),
+  });
+  const mirror = new Mirror({
+    ...{ catalog, placement, remote, clock, log, sealed },
+    onMoved: (move) => observer.moved(move),
+    onSent: (name) => waits.noteChanged(name),
+    onError: (error, subject) => observer.failed(error, 'mirror', subject),
+  });
+  const spiller = new Spiller({
+    ...{ catalog, memory, disk, placement, leases, recency },
+    mirrorFirst: async (blobId) => {
+      for (const { bucket, key } of await catalog.objectsOfBlob(blobId, 64)) {
+        const object = await catalog.findObject(bucket, key);
+        if (object !== undefined) await mirror.flush(object);
+      }
+    },
+    dropCached: (bytes) => ranges.shrink(bytes),
+    memoryMarks: settings.memoryMarks,
+    diskMarks: settings.diskMarks,
+    onError: (error) => observer.failed(error, 'spill'),
+  });
+  const owners = new Set<number>();
+  const parts: StoreParts = {
+    ...{
+      catalog,
+      memory,
+      disk,
+      remote,
+      mover,
+      clock,
+      awake,
+      settings,
+      observer,
+      leases,
+      diskLeases,
+      recency,
+      placement,
+      spiller,
+      mirror,
+      log,
+      vault,
+      sealed,
+    },
+    staging: new StagingTable(),
+    jobs: new JobTable(),
+    buckets: new Buckets({
+      catalog,
+      clock,
+      empty: (bucket) => store.deletePrefix(bucket, ''),
+      assertCanEncrypt: () => void vault.assertCanSeal(),
+    }),
+    quotas: new Quotas(catalog),
+    importer: new Importer({
+      ...{ catalog, remote, clock, vault },
+      nextId: () => ids.next(),
+      retireAll: (freed) => store.retireAll(freed),
+    }),
+    ranges,
+    spoolGate: new SpoolGate({
+      bytesMax: settings.spoolBytesMax,
+      ageMsMax: settings.spoolAgeMsMax,
+    }),
+    owners,
+    takeId: () => ids.take(),
+    nextId: () => ids.next(),
+    retireAll: (freed) => store.retireAll(freed),
+  };
+  const waits = new Waits(parts);
+  const recovery = await recover(parts);
+  const store: CatalogObjectStore = new CatalogObjectStore(parts, {
+    owners,
+    waits,
+    nodeId: await catalog.nodeId(),
+  });
+  await store.start();
+  return { store, recovery };
+}

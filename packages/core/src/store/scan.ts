@@ -1,0 +1,64 @@
+/** Walks through the catalog page by page: what is added or removed meanwhile may be seen or not. */
+import type { BlobRecord, Catalog, ObjectRecord } from '../catalog/catalog.ts';
+import { escapeKey } from '../catalog/version-keys.ts';
+import { versionsBucketOf } from '../object-ref.ts';
+
+const PAGE = 512;
+
+/** In the order of their ids. */
+export async function* allBlobs(
+  catalog: Catalog,
+  where?: 'unmirrored' | 'freed',
+): AsyncGenerator<BlobRecord> {
+  for (let afterBlobId = 0; ; ) {
+    const page = await catalog.listBlobs({
+      ...{ afterBlobId, limit: PAGE },
+      ...(where === undefined ? {} : { where }),
+    });
+    if (page.length === 0) return;
+    yield* page;
+    afterBlobId = (page[page.length - 1] as BlobRecord).blobId;
+  }
+}
+
+/** Those of the objects under a prefix, old versions included. A blob that objects share may come more than once. */
+export async function* blobsUnder(
+  catalog: Catalog,
+  bucket: string,
+  prefix: string,
+): AsyncGenerator<BlobRecord> {
+  yield* blobsOfRows(catalog, bucket, prefix);
+  yield* blobsOfRows(catalog, versionsBucketOf(bucket), escapeKey(prefix));
+}
+
+/** In the order of their keys. */
+export async function* objectsUnder(
+  catalog: Catalog,
+  bucket: string,
+  prefix: string,
+): AsyncGenerator<ObjectRecord> {
+  for (let startAfter = ''; ; ) {
+    const page = await catalog.listObjects(bucket, {
+      ...{ prefix, startAfter, delimiter: '', limit: PAGE },
+    });
+    yield* page.objects;
+    if (page.next === null) return;
+    startAfter = page.next;
+  }
+}
+
+async function* blobsOfRows(
+  catalog: Catalog,
+  bucket: string,
+  prefix: string,
+): AsyncGenerator<BlobRecord> {
+  let last = 0; // neighbours share blobs after copies
+  for await (const object of objectsUnder(catalog, bucket, prefix)) {
+    for (const { blobId } of object.extents) {
+      if (blobId === last) continue;
+      last = blobId;
+      const blob = await catalog.findBlob(blobId);
+      if (blob !== undefined) yield blob;
+    }
+  }
+}
