@@ -11,7 +11,7 @@
  *     private name, or found in another object: no byte that somebody still needs goes with a name.
  * I4  Nothing is done to a name in tier 2 before the change that asks for it is durable: a power cut that takes the change back
  *     finds what was there before.
- * I5  What fails is tried again, after a growing pause, in which others get their turn; a target that does not answer is
+ * I5  What fails is tried again, after a growing pause (pauses.ts), in which others get their turn; a target that does not answer is
  *     asked by one at a time. An object that has no good copy left cannot be stored, ever: it is given up, and
  *     `ebb verify` names it.
  */
@@ -31,6 +31,7 @@ import { storedSize } from '../encryption/vault.ts';
 import type { LifeLog } from '../store/life-log.ts';
 import type { RemoteObject, RemoteSource, RemoteTier } from '../tier/tier.ts';
 import type { BlobPlacement, HeldFile, Place } from './blob-placement.ts';
+import { Pauses, type Subject } from './pauses.ts';
 import { ownName, privateName, privateNameBeside } from './remote-names.ts';
 import { isSealedBlob, type SealedCopies } from './sealed-copies.ts';
 
@@ -38,13 +39,7 @@ const SENDS_AT_ONCE = 4;
 const PAGE = 256;
 /** Entries passed over in one look through the spool, which takes some milliseconds then. */
 const SKIPPED_MAX = 1024;
-const PAUSE_MS_MIN = 250;
-const PAUSE_MS_MAX = 30_000;
-/** While a target does not answer, it is asked at least so often. */
-const TARGET_PAUSE_MS_MAX = 10_000;
-/** A pause of this length comes after some failures in a row with no success between them: not one name is the cause. */
-const OUTAGE_PAUSE_MS = 1000;
-const TIMER_SLACK_MS = 5;
+const SPOOL_FAILED_PAUSE_MS = 30_000;
 
 export interface MirrorParts {
   readonly catalog: Catalog;
@@ -59,12 +54,6 @@ export interface MirrorParts {
   readonly onError: (error: unknown, subject: string) => void;
 }
 
-interface Pause {
-  readonly target: string;
-  readonly untilMs: number;
-  readonly lengthMs: number;
-}
-
 /** An object's bytes in local files, which are not given to others before `release`. */
 interface HeldObject {
   readonly sources: readonly RemoteSource[];
@@ -77,10 +66,8 @@ export class Mirror {
   readonly #queue = new PQueue({ concurrency: SENDS_AT_ONCE });
   /** Names that are being sent (I1). */
   readonly #sending = new Map<string, Promise<void>>();
-  /** Names that failed, and targets that did not answer. */
-  readonly #pauses = new Map<string, Pause>();
-  readonly #targetPauses = new Map<string, Pause>();
   readonly #stop = new AbortController();
+  readonly #pauses: Pauses;
   readonly #idle = new Set<() => void>();
   #pumping: Promise<void> | undefined;
   #isDirty = false;
@@ -89,6 +76,11 @@ export class Mirror {
 
   constructor(parts: MirrorParts) {
     this.#parts = parts;
+    this.#pauses = new Pauses({
+      clock: parts.clock,
+      signal: this.#stop.signal,
+      onOver: () => this.wake(),
+    });
   }
 
   /** The spool may have grown: begins to send, if that is not under way. */
@@ -152,7 +144,7 @@ export class Mirror {
   }
 
   async #pump(): Promise<void> {
-    const { catalog, clock } = this.#parts;
+    const { catalog } = this.#parts;
     try {
       while (this.#isDirty && !this.#stop.signal.aborted) {
         this.#isDirty = false;
@@ -167,32 +159,25 @@ export class Mirror {
             else skipped++;
           }
         }
-        if (skipped > SKIPPED_MAX) {
-          const ends = [...this.#targetPauses.values()].map(({ untilMs }) => untilMs);
-          this.#skipUntilMs = Math.min(...ends, clock.monotonic() + PAUSE_MS_MAX);
-        }
+        if (skipped > SKIPPED_MAX) this.#skipUntilMs = this.#pauses.nextTargetMs();
         if ((await catalog.spoolTotals()).entries === 0)
           for (const resolve of this.#idle) resolve();
       }
     } catch (error) {
       if (this.#stop.signal.aborted) return;
       this.#parts.onError(error, 'spool');
-      this.#wakeLater(PAUSE_MS_MAX);
+      this.#pauses.later(SPOOL_FAILED_PAUSE_MS);
     }
   }
 
   #mayBeSent(entry: SpoolEntry): boolean {
-    const name = nameOf(entry);
-    if (this.#sending.has(name)) return false;
-    const now = this.#parts.clock.monotonic();
-    const pauses = [this.#pauses.get(name), this.#targetPauses.get(entry.target ?? '')];
-    return pauses.every((pause) => pause === undefined || pause.untilMs <= now);
+    return !this.#sending.has(nameOf(entry)) && this.#pauses.mayTry(subjectOf(entry));
   }
 
   /** Waits until a place in the queue is free, so that the spool is never in memory. */
   async #enqueue(entry: SpoolEntry): Promise<void> {
     // While a target does not answer, one entry asks.
-    if (this.#targetPauses.has(entry.target ?? '')) await this.#queue.onIdle();
+    if (this.#pauses.isAway(subjectOf(entry).target)) await this.#queue.onIdle();
     else await this.#queue.onSizeLessThan(1);
     if (this.#stop.signal.aborted || !this.#mayBeSent(entry)) return;
     // Cleared at close: the catalog still knows.
@@ -207,8 +192,7 @@ export class Mirror {
     this.#sending.set(name, run);
     try {
       await run;
-      this.#pauses.delete(name);
-      this.#answered(entry.target ?? '');
+      if (this.#pauses.succeeded(subjectOf(entry))) this.#skipUntilMs = 0;
     } catch (error) {
       this.#failed(entry, error);
       throw error;
@@ -229,45 +213,10 @@ export class Mirror {
     else await this.#store(now);
   }
 
-  /** After an outage nobody waits for a pause that the outage had brought about. */
-  #answered(target: string): void {
-    const pause = this.#targetPauses.get(target);
-    if (pause === undefined) return;
-    this.#targetPauses.delete(target);
-    if (pause.lengthMs < OUTAGE_PAUSE_MS) return;
-    for (const [name, { target: of }] of this.#pauses) if (of === target) this.#pauses.delete(name);
-    this.#skipUntilMs = 0;
-  }
-
   #failed(entry: SpoolEntry, error: unknown): void {
     if (this.#stop.signal.aborted) return;
-    const name = nameOf(entry);
     this.#parts.onError(error, `${entry.bucket}/${entry.key}`);
-    const target = entry.target ?? '';
-    this.#wakeLater(this.#pause(this.#pauses, name, { target, maxMs: PAUSE_MS_MAX }));
-    // Of several that fail together each makes the target's pause longer: so each looks again at its end.
-    if (isStoreError(error, 'io_failed'))
-      this.#wakeLater(
-        this.#pause(this.#targetPauses, target, { target, maxMs: TARGET_PAUSE_MS_MAX }),
-      );
-  }
-
-  #pause(
-    pauses: Map<string, Pause>,
-    name: string,
-    { target, maxMs }: { readonly target: string; readonly maxMs: number },
-  ): number {
-    const lengthMs = Math.min((pauses.get(name)?.lengthMs ?? PAUSE_MS_MIN / 2) * 2, maxMs);
-    pauses.set(name, { target, lengthMs, untilMs: this.#parts.clock.monotonic() + lengthMs });
-    return lengthMs;
-  }
-
-  #wakeLater(pauseMs: number): void {
-    // A timer may be a little early.
-    this.#parts.clock.sleep(pauseMs + TIMER_SLACK_MS, this.#stop.signal).then(
-      () => this.wake(),
-      () => undefined, // closed meanwhile
-    );
+    this.#pauses.failed(subjectOf(entry), { isAway: isStoreError(error, 'io_failed') });
   }
 
   // ── one name ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -496,6 +445,10 @@ export class Mirror {
 
 function nameOf({ target, bucket, key }: SpoolEntry): string {
   return ownName(target, { bucket, key });
+}
+
+function subjectOf(entry: SpoolEntry): Subject {
+  return { name: nameOf(entry), target: entry.target ?? '' };
 }
 
 function isWholeOf({ offset, length }: Extent, { sizeBytes }: BlobRecord): boolean {
