@@ -6,7 +6,8 @@
  * I1  One name is sent by one at a time, its states in order; the last one is what stays.
  * I2  An object is stored under its own name as one plain object, whatever blobs it lies in, and verified before its blobs
  *     count as stored there.
- *     An object of an encrypted bucket is there as the segments of its extents, one behind the other.
+ *     An object of an encrypted bucket is there as the segments of its extents, one behind the other. One whose name the store
+ *     cannot have is there blob by blob, under private names.
  * I3  Before a name is overwritten or deleted in tier 2, blobs that live on elsewhere and lie there are copied to a
  *     private name, or found in another object: no byte that somebody still needs goes with a name.
  * I4  Nothing is done to a name in tier 2 before the change that asks for it is durable: a power cut that takes the change back
@@ -32,7 +33,8 @@ import type { LifeLog } from '../store/life-log.ts';
 import type { RemoteObject, RemoteSource, RemoteTier } from '../tier/tier.ts';
 import type { BlobPlacement, HeldFile, Place } from './blob-placement.ts';
 import { Pauses, type Subject } from './pauses.ts';
-import { ownName, privateName, privateNameBeside } from './remote-names.ts';
+import type { PrivateCopies } from './private-copies.ts';
+import { NO_OWN_NAME, ownName, privateNameBeside } from './remote-names.ts';
 import { isSealedBlob, type SealedCopies } from './sealed-copies.ts';
 
 const SENDS_AT_ONCE = 4;
@@ -48,6 +50,7 @@ export interface MirrorParts {
   readonly clock: Clock;
   readonly log: LifeLog;
   readonly sealed: SealedCopies;
+  readonly privateCopies: PrivateCopies;
   readonly onMoved: (move: { from: Place; to: Place; bytes: number }) => void;
   /** A name's turn is over: it was stored, deleted, given up, or has to wait for another try. */
   readonly onSent: (name: { readonly bucket: string; readonly key: string }) => void;
@@ -230,12 +233,11 @@ export class Mirror {
   }
 
   async #store(entry: SpoolEntry): Promise<void> {
-    const { catalog, log } = this.#parts;
+    const { catalog } = this.#parts;
     const object = await catalog.findObject(entry.bucket, entry.key);
     if (object === undefined || object.version !== entry.version) return; // it goes on with the entry of now
-    let made: { readonly name: string; readonly object: RemoteObject; readonly from: Place };
     try {
-      made = await this.#storeObject(entry, object);
+      await this.#storeObject(entry, object);
     } catch (error) {
       const now = await catalog.findObject(entry.bucket, entry.key);
       if (now?.version !== object.version) return; // overtaken: what failed is wanted no more
@@ -246,8 +248,23 @@ export class Mirror {
       }
       throw error;
     }
-    const { name, from } = made;
+  }
+
+  async #storeObject(entry: SpoolEntry, object: ObjectRecord): Promise<void> {
+    const name = ownName(entry.target, entry);
+    if (!this.#parts.remote.accepts(name)) return await this.#storeBlobs(entry, object);
+    await this.#rescue(name);
+    let made: { readonly object: RemoteObject; readonly from: Place };
+    try {
+      made = await this.#put(name, object);
+    } catch (error) {
+      // Since we looked, another object may have taken the name's place in a directory.
+      if (!isStoreError(error, 'name_invalid')) throw error;
+      return await this.#storeBlobs(entry, object);
+    }
+    const { catalog, log } = this.#parts;
     const { etag } = made.object;
+    const { from } = made;
     const copies = await this.#copiesIn(name, etag, object);
     const isNoted = await catalog.setMirrored(entry, { etag, copies });
     if (!isNoted) return;
@@ -256,22 +273,20 @@ export class Mirror {
     this.#parts.onMoved({ from, to: 'remote', bytes: object.sizeBytes });
   }
 
-  async #storeObject(
-    entry: SpoolEntry,
-    object: ObjectRecord,
-  ): Promise<{ readonly name: string; readonly object: RemoteObject; readonly from: Place }> {
-    const { remote } = this.#parts;
-    const own = ownName(entry.target, entry);
-    const fallback = privateName(entry.target, entry.bucket, object.version);
-    if (!remote.accepts(own)) return { name: fallback, ...(await this.#put(fallback, object)) };
-    await this.#rescue(own);
-    try {
-      return { name: own, ...(await this.#put(own, object)) };
-    } catch (error) {
-      // Since we looked, another object may have taken the name's place in a directory.
-      if (!isStoreError(error, 'name_invalid')) throw error;
-      return { name: fallback, ...(await this.#put(fallback, object)) };
+  /** An object that cannot have its name there. */
+  async #storeBlobs(entry: SpoolEntry, object: ObjectRecord): Promise<void> {
+    const { catalog, placement } = this.#parts;
+    for (const { blobId } of object.extents) {
+      const blob = await catalog.findBlob(blobId);
+      if (blob === undefined) throw lost(object, blobId);
+      if (blob.remote !== null) continue;
+      const why = 'mirrored by policy, under no name of its own';
+      const result = await placement.move(blobId, 'remote', { drop: [], why });
+      if (result === 'done') continue;
+      const message = `a part of ${object.bucket}/${object.key} could not be stored: ${result}`;
+      throw new StoreError('busy', message, { blobId, result });
     }
+    await catalog.setMirrored(entry, { etag: NO_OWN_NAME, copies: [] });
   }
 
   async #put(
@@ -398,27 +413,30 @@ export class Mirror {
 
   /** I3 */
   async #rescue(name: string): Promise<void> {
-    const { catalog, placement, remote } = this.#parts;
+    const { catalog, placement } = this.#parts;
     for (const { blobId } of await catalog.listBlobsStoredAs(name))
       await placement.exclusively(blobId, async () => {
         const blob = await catalog.findBlob(blobId);
         if (blob === undefined || blob.refs === 0 || blob.remote?.name !== name) return;
-        const { memoryBytes, diskBytes, generation } = blob;
         const elsewhere = await this.#findElsewhere(blob, name);
-        const to = elsewhere ?? (await this.#copyToPrivate(blob));
-        const isSet = await catalog.setBlobCopies(blobId, generation, {
-          ...{ memoryBytes, diskBytes, remote: to },
-        });
-        if (!isSet && elsewhere === undefined) await remote.delete(to.name);
+        if (elsewhere === undefined) await this.#copyToPrivate(blob, blob.remote);
+        else await this.#setRemote(blob, elsewhere);
       });
   }
 
-  async #copyToPrivate(blob: BlobRecord): Promise<RemoteCopy> {
-    const { name: from, offset, etag } = blob.remote as RemoteCopy;
-    const name = privateNameBeside(from, blob.blobId);
-    const run = { offset, length: storedSize(blob), etag };
-    const made = await this.#parts.remote.copy(from, name, run);
-    return { name, offset: 0, etag: made.etag };
+  async #copyToPrivate(blob: BlobRecord, from: RemoteCopy): Promise<void> {
+    const { privateCopies, remote } = this.#parts;
+    const name = privateNameBeside(from.name, blob.blobId);
+    const run = { offset: from.offset, length: storedSize(blob), etag: from.etag };
+    await privateCopies.during(name, async () => {
+      const { etag } = await remote.copy(from.name, name, run);
+      await this.#setRemote(blob, { name, offset: 0, etag });
+    });
+  }
+
+  async #setRemote(blob: BlobRecord, remote: RemoteCopy): Promise<void> {
+    const { blobId, generation, memoryBytes, diskBytes } = blob;
+    await this.#parts.catalog.setBlobCopies(blobId, generation, { memoryBytes, diskBytes, remote });
   }
 
   /** Another plain object that has the whole blob in it. */

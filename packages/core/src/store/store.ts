@@ -34,6 +34,7 @@ import { BlobPlacement, type MoveResult } from '../placement/blob-placement.ts';
 import { RecencyIndex } from '../placement/evictor.ts';
 import { Mirror } from '../placement/mirror.ts';
 import { durabilityOf, meets } from '../placement/policy.ts';
+import { PrivateCopies } from '../placement/private-copies.ts';
 import { SealedCopies } from '../placement/sealed-copies.ts';
 import { Spiller } from '../placement/spiller.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
@@ -145,8 +146,13 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     ...{ catalog, memory, disk, remote, mover, vault },
     nextId: () => ids.next(),
   });
+  const privateCopies = new PrivateCopies({
+    ...{ catalog, remote, clock },
+    onError: (error, subject) => observer.failed(error, 'removal', subject),
+  });
   const placement: BlobPlacement = new BlobPlacement({
     ...{ catalog, memory, disk, remote, mover, leases, diskLeases, recency, log, sealed },
+    privateCopies,
     onMoved: (move) => observer.moved(move),
     onError: (error) => observer.failed(error, 'removal'),
   });
@@ -156,7 +162,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     onError: (error, subject) => observer.failed(error, 'verification', subject),
   });
   const mirror = new Mirror({
-    ...{ catalog, placement, remote, clock, log, sealed },
+    ...{ catalog, placement, remote, clock, log, sealed, privateCopies },
     onMoved: (move) => observer.moved(move),
     onSent: (name) => waits.noteChanged(name),
     onError: (error, subject) => observer.failed(error, 'mirror', subject),
@@ -195,6 +201,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
       log,
       vault,
       sealed,
+      privateCopies,
     },
     staging: new StagingTable(),
     jobs: new JobTable(),
@@ -276,9 +283,10 @@ class CatalogObjectStore implements ObjectStore {
   }
 
   async start(): Promise<void> {
-    const { catalog, clock, awake, jobs, mirror, spiller, spoolGate } = this.#parts;
+    const { catalog, clock, awake, jobs, mirror, privateCopies, spiller, spoolGate } = this.#parts;
     for (const job of await catalog.listJobs()) jobs.open(job, awake.now());
     spoolGate.look(await catalog.spoolTotals(), clock.now());
+    privateCopies.wake();
     mirror.wake();
     void spiller.makeRoom(0);
     void spiller.makeRoom(1);
@@ -778,7 +786,8 @@ class CatalogObjectStore implements ObjectStore {
   }
 
   async close(): Promise<void> {
-    const { mirror, spiller, placement, memory, disk, remote, mover, catalog } = this.#parts;
+    const { mirror, spiller, placement, privateCopies } = this.#parts;
+    const { memory, disk, remote, mover, catalog } = this.#parts;
     this.#writes.refuseNewWrites();
     this.#feed.close();
     this.#waits.close();
@@ -788,6 +797,7 @@ class CatalogObjectStore implements ObjectStore {
     await mirror.close();
     await spiller.close();
     await placement.settled();
+    await privateCopies.close();
     await mover.close();
     await memory.close();
     await disk.close();
