@@ -163,7 +163,10 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
   });
   const mirror = new Mirror({
     ...{ catalog, placement, remote, clock, log, sealed, privateCopies },
-    onMoved: (move) => observer.moved(move),
+    onMoved: (move) => {
+      observer.moved(move);
+      spiller.noteRemoteTook();
+    },
     onSent: (name) => waits.noteChanged(name),
     onError: (error, subject) => observer.failed(error, 'mirror', subject),
   });
