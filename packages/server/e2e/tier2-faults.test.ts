@@ -200,29 +200,52 @@ test('an object that is deleted while it is uploaded, and the node killed: no pa
 });
 
 describe('the object store is away', () => {
-  test('and the disk fills: writers are told 429 or 507 with the time to wait, reads and deletes go on, and all drains when it is back', async ({
+  test('and the disk fills: writers are slowed with 429 before it is full and told 507 in the end, each with the time to wait; reads and deletes go on, and all drains when it is back', async ({
     skip,
   }) => {
     const dataDir = await smallTmpfs(40 * MiB);
     if (dataDir === undefined) return skip('mounting a tmpfs is not permitted here');
     const store = await openStore();
     const limits = { memoryLimit: '4MiB', diskLimit: '36MiB' };
-    const { node, client } = await openNode(store, { dataDir, ...limits });
+    const { node, client } = await openNode(store, {
+      ...{ dataDir, ...limits, args: ['--disk-high=0.9', '--disk-low=0.8'] },
+    });
     await client.buckets.create('data', { preset: 'buffered' });
     await store.node.stop();
     const kept = new Map<string, string>();
     const told: number[] = [];
-    for (let i = 0; told.length < 6 && i < 300; i++) {
-      const bytes = content(400_000, i);
-      const { status, retryAfter } = await put(node, `k${i}`, bytes);
-      if (status === 201) kept.set(`k${i}`, hashOf(bytes));
-      else {
-        expect([429, 507]).toContain(status);
-        expect(retryAfter).toBeGreaterThan(0);
-        told.push(status);
-      }
+    let seed = 0;
+    const write = async (key: string): Promise<number> => {
+      const bytes = content(400_000, ++seed);
+      const { status, retryAfter } = await put(node, key, bytes);
+      told.push(status);
+      if (status === 201) kept.set(key, hashOf(bytes));
+      else expect(retryAfter).toBeGreaterThan(0);
+      return status;
+    };
+    const next = (): string => `k${kept.size}`;
+    // Of a name that changes again and again the last state counts; one of the names is made anew after its deletion.
+    for (let i = 0; i < 60; i++) expect(await write(i % 3 === 2 ? 'k0' : next())).toBe(201);
+    await client.delete('data', 'k1');
+    expect(await write('k1')).toBe(201);
+    await vi.waitFor(
+      async () => expect((await client.status()).diskSecondsUntilFull).toBeGreaterThan(0),
+      { timeout: 10_000, interval: 100 },
+    );
+    while (kept.size < 87) expect(await write(next())).toBe(201);
+    // Above its mark the node has tried to make room, and knows that there is none to be made.
+    await vi.waitFor(async () => expect(await failures(node, 'spill')).toBeGreaterThan(7), {
+      ...{ timeout: 60_000, interval: 100 },
+    });
+    told.length = 0;
+    while (told.filter((status) => status === 507).length < 3) {
+      expect(told.length).toBeLessThan(60);
+      await write(next());
     }
-    expect(told).toHaveLength(6);
+    const first = { slowed: told.indexOf(429), full: told.indexOf(507) };
+    expect(first.slowed).toBeGreaterThanOrEqual(0);
+    expect(told.slice(first.slowed, first.full)).toContain(201); // slowed, and not stopped
+    expect(told.slice(first.full)).toEqual([507, 507, 507]); // nothing to wait for but tier 2
     for (const [key, hash] of kept) expect(await read(client, key)).toBe(hash);
     await client.delete('data', 'k0');
     kept.delete('k0');
@@ -244,7 +267,7 @@ describe('the object store is away', () => {
     }
     expect((await client.verify()).broken).toEqual([]);
     process.stdout.write(
-      `full disk, object store away: ${kept.size} objects kept, all of them in the store in the end; refusals ${told.join(' ')}\n`,
+      `full disk, object store away: ${kept.size} objects kept, all of them in the store in the end; the last writes were told ${told.join(' ')}\n`,
     );
   });
 
@@ -285,6 +308,12 @@ describe('the object store is away', () => {
     );
   });
 });
+
+async function failures(node: NodeProcess, work: string): Promise<number> {
+  const metrics = await (await fetch(`${node.url}/metrics`)).text();
+  const counted = new RegExp(`^ebb_background_failures_total\\{work="${work}"\\} (\\d+)`, 'm');
+  return Number(counted.exec(metrics)?.[1] ?? 0);
+}
 
 async function put(
   node: NodeProcess,

@@ -350,7 +350,8 @@ export interface Catalog {
   }): Promise<readonly BlobRecord[]>;
   /**
    * Compare-and-set of where copies lie. False, and no change, when the blob is unknown, freed, or of another generation:
-   * so a mover that was overtaken by a delete or another mover learns it here.
+   * so a mover that was overtaken by a delete or another mover learns it here. A private name of tier 2 under which bytes of
+   * the blob lie from now on is known as unrecorded no more.
    */
   setBlobCopies(blobId: number, expectedGeneration: number, copies: BlobCopies): Promise<boolean>;
   /** What is known only after a blob was read whole. No effect on one whose checksum is known. */
@@ -386,6 +387,16 @@ export interface Catalog {
     readonly bytes: number;
     readonly oldestMs: number | null;
   }>;
+
+  /** Something may lie under this private name of tier 2 that no blob refers to. */
+  notePrivateCopy(name: string): Promise<void>;
+  hasPrivateCopy(name: string): Promise<boolean>;
+  /** Names that were noted and neither recorded nor dropped since, in order, from after one of them ('': from the first). */
+  listPrivateCopies(options: {
+    readonly after: string;
+    readonly limit: number;
+  }): Promise<readonly string[]>;
+  dropPrivateCopy(name: string): Promise<void>;
 
   /** Forgets a freed blob, after its files are gone. No effect on a blob with refs. */
   dropBlob(blobId: number): Promise<void>;

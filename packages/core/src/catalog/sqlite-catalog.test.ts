@@ -195,6 +195,20 @@ describe('sqlite catalog', () => {
     }
   });
 
+  test('a file from before private copies were noted is opened, and notes them', async () => {
+    const directory = await tempDir();
+    await (await openSqliteCatalog({ directory })).close();
+    const database = new DatabaseSync(join(directory, 'catalog.sqlite'));
+    database.exec('drop table private_copies');
+    database.close();
+    for (let start = 0; start < 2; start++) {
+      const catalog = await openSqliteCatalog({ directory });
+      if (start === 0) await catalog.notePrivateCopy('b/.ebb/1');
+      expect(await catalog.hasPrivateCopy('b/.ebb/1')).toBe(true);
+      await catalog.close();
+    }
+  });
+
   test('20,000 keys are listed in order, each once, in pages and by common prefix', async () => {
     const catalog = await openSqliteCatalog({ directory: await tempDir() });
     onTestFinished(async () => await catalog.close());

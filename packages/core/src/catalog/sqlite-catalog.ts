@@ -14,7 +14,7 @@
  *   sqlite-file          opens the file: lock, tables of sqlite-schema, version
  *   sqlite-transactions  changes in groups, reads beside them; prepared statements
  *   wal-keeper           durability and the length of the log, off the main thread
- *   sqlite-tables        the tables: -objects and -blobs (S2), -buckets, -spool, -jobs, -records, -counters (S3)
+ *   sqlite-tables        the tables: -objects and -blobs (S2), -buckets, -spool, -private-copies, -jobs, -records, -counters (S3)
  *   sqlite-events        the log of what was done (E1 to E4)
  *   sqlite-*-changes     what may be done to objects: to one (S1), to many, to those that go to tier 2; to the copies of a blob
  *   sqlite-listing       pages of names
@@ -127,6 +127,7 @@ function createCatalog(parts: {
 }): Catalog {
   const { nodeId, ids, tx, tables, durable, close } = parts;
   const { buckets, objects, blobs, counters, jobs, records, spool, events } = tables;
+  const { privateCopies } = tables;
   return {
     nextIds: (count) => ids.take(count),
     nodeId: async () => nodeId,
@@ -183,6 +184,11 @@ function createCatalog(parts: {
     unsetMirrored: (name) => tx.change(() => unsetMirrored(tables, name)),
     dropSpooled: (entry) => tx.change(() => spool.drop(entry)),
     spoolTotals: () => tx.read(() => spool.totals()),
+
+    notePrivateCopy: (name) => tx.change(() => privateCopies.note(name)),
+    hasPrivateCopy: (name) => tx.read(() => privateCopies.has(name)),
+    listPrivateCopies: (options) => tx.read(() => privateCopies.list(options)),
+    dropPrivateCopy: (name) => tx.change(() => privateCopies.drop(name)),
 
     putJob: (record) => tx.change(() => jobs.put(record)),
     findJob: (jobId) => tx.read(() => jobs.find(jobId)),

@@ -29,6 +29,9 @@ export function setBlobCopies(
 ): boolean {
   const before = tables.blobs.find(blobId);
   if (!tables.blobs.setCopies(blobId, expectedGeneration, copies)) return false;
+  const { remote } = copies;
+  if (remote !== null && remote.name !== before?.remote?.name)
+    tables.privateCopies.drop(remote.name);
   const change = { from: before === undefined ? 0 : holdsOf(before), to: holdsOf(copies) };
   if (change.from !== change.to) recordTiers(tables, blobId, change);
   return true;

@@ -13,6 +13,7 @@ import { MiB, StoreError } from '@ebb/protocol';
 import type { Clock } from '../clock.ts';
 import { translateSqliteError } from './sqlite-errors.ts';
 import { EVENTS_SCHEMA } from './sqlite-events.ts';
+import { PRIVATE_COPIES_SCHEMA } from './sqlite-private-copies.ts';
 import { PAGE_BYTES, SCHEMA, SCHEMA_VERSION } from './sqlite-schema.ts';
 
 export interface CatalogFile {
@@ -85,6 +86,7 @@ function prepareSchema(
     );
   }
   database.exec(EVENTS_SCHEMA);
+  database.exec(PRIVATE_COPIES_SCHEMA);
   addSealIds(database);
   const read = database.prepare('select value from meta where name = ?');
   const meta = (name: string): unknown => read.get(name)?.['value'];

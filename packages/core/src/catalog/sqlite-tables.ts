@@ -9,6 +9,7 @@ import { Counters } from './sqlite-counters.ts';
 import { EventLog, type EventLogOptions } from './sqlite-events.ts';
 import { JobTable } from './sqlite-jobs.ts';
 import { ObjectTable } from './sqlite-objects.ts';
+import { PrivateCopyTable } from './sqlite-private-copies.ts';
 import { RecordTable } from './sqlite-records.ts';
 import { SpoolTable } from './sqlite-spool.ts';
 import type { SqliteTransactions } from './sqlite-transactions.ts';
@@ -21,6 +22,7 @@ export interface Tables {
   readonly jobs: JobTable;
   readonly records: RecordTable;
   readonly spool: SpoolTable;
+  readonly privateCopies: PrivateCopyTable;
   readonly events: EventLog;
 }
 
@@ -43,6 +45,7 @@ export function loadTables(
     jobs: new JobTable(tx),
     records: new RecordTable(tx),
     spool,
+    privateCopies: new PrivateCopyTable(tx),
     events,
   };
 }

@@ -7,7 +7,8 @@
  * I3  The last copy is never dropped here.
  * I4  A file that is being filled is no copy yet: readers see it only after it was published (`readableIn`).
  * I5  Every byte that changes tier is read back through its CRC32C.
- * I6  To tier 2 a blob goes under a private name, which nobody else ever writes or deletes. Objects under their own names are
+ * I6  To tier 2 a blob goes under a private name, which nobody else ever writes or deletes, and which is known before anything
+ *     lies there (private-copies.ts). Objects under their own names are
  *     the mirror's; here they are only read, and only as long as they are what was stored (their ETag).
  */
 import { isStoreError, StoreError } from '@ebb/protocol';
@@ -17,6 +18,7 @@ import type { LeaseTable } from '../store/lease-table.ts';
 import type { LifeLog } from '../store/life-log.ts';
 import type { LocalBlob, LocalTier, Mover, RemoteObject, RemoteTier } from '../tier/tier.ts';
 import type { RecencyIndex } from './evictor.ts';
+import type { PrivateCopies } from './private-copies.ts';
 import { isPrivateName, privateName } from './remote-names.ts';
 import { isSealedBlob, type SealedBlob, type SealedCopies } from './sealed-copies.ts';
 
@@ -48,6 +50,7 @@ export interface PlacementParts {
   readonly recency: RecencyIndex;
   readonly log: LifeLog;
   readonly sealed: SealedCopies;
+  readonly privateCopies: PrivateCopies;
   readonly onMoved: (move: { from: Place; to: Place; bytes: number }) => void;
   readonly onError: (error: unknown) => void;
 }
@@ -198,18 +201,25 @@ export class BlobPlacement {
   }
 
   async #moveToRemote(blob: BlobRecord, options: MoveOptions): Promise<MoveResult> {
-    const { catalog, remote } = this.#parts;
-    const { blobId, sizeBytes, crc32c } = blob;
+    const { catalog, privateCopies } = this.#parts;
+    const { blobId } = blob;
     const [object] = await catalog.objectsOfBlob(blobId, 1);
     if (object === undefined) return 'gone';
     const policy = (await catalog.findBucket(object.bucket))?.policy;
     const name = privateName(policy?.remote ?? null, object.bucket, blobId);
+    return await privateCopies.during(name, () => this.#copyToRemote(blob, name, options));
+  }
+
+  async #copyToRemote(blob: BlobRecord, name: string, options: MoveOptions): Promise<MoveResult> {
+    const { sizeBytes, crc32c } = blob;
     let made: RemoteObject | undefined;
     try {
       if (isSealedBlob(blob)) made = await this.#putSealed(blob, name);
       else
         await this.#fromEachSource(blob, async (file) => {
-          made = await remote.put(name, [{ file, offset: 0, length: sizeBytes, crc32c }]);
+          made = await this.#parts.remote.put(name, [
+            { file, offset: 0, length: sizeBytes, crc32c },
+          ]);
         });
     } catch (error) {
       // To make a segment takes room for it.
@@ -217,13 +227,8 @@ export class BlobPlacement {
       return await this.#goneOr(blob, error);
     }
     const { etag } = made as RemoteObject;
-    let result: MoveResult | undefined;
-    try {
-      result = await this.#publish(blob, 'remote', { remote: { name, offset: 0, etag } }, options);
-    } finally {
-      if (result !== 'done') await remote.delete(name);
-    }
-    return result;
+    const copy = { name, offset: 0, etag };
+    return await this.#publish(blob, 'remote', { remote: copy }, options);
   }
 
   /** From disk first, where the segment is that already. */

@@ -6,12 +6,13 @@
  * I1  One name is sent by one at a time, its states in order; the last one is what stays.
  * I2  An object is stored under its own name as one plain object, whatever blobs it lies in, and verified before its blobs
  *     count as stored there.
- *     An object of an encrypted bucket is there as the segments of its extents, one behind the other.
+ *     An object of an encrypted bucket is there as the segments of its extents, one behind the other. One whose name the store
+ *     cannot have is there blob by blob, under private names.
  * I3  Before a name is overwritten or deleted in tier 2, blobs that live on elsewhere and lie there are copied to a
  *     private name, or found in another object: no byte that somebody still needs goes with a name.
  * I4  Nothing is done to a name in tier 2 before the change that asks for it is durable: a power cut that takes the change back
  *     finds what was there before.
- * I5  What fails is tried again, after a growing pause, in which others get their turn; a target that does not answer is
+ * I5  What fails is tried again, after a growing pause (pauses.ts), in which others get their turn; a target that does not answer is
  *     asked by one at a time. An object that has no good copy left cannot be stored, ever: it is given up, and
  *     `ebb verify` names it.
  */
@@ -31,20 +32,16 @@ import { storedSize } from '../encryption/vault.ts';
 import type { LifeLog } from '../store/life-log.ts';
 import type { RemoteObject, RemoteSource, RemoteTier } from '../tier/tier.ts';
 import type { BlobPlacement, HeldFile, Place } from './blob-placement.ts';
-import { ownName, privateName, privateNameBeside } from './remote-names.ts';
+import { Pauses, type Subject } from './pauses.ts';
+import type { PrivateCopies } from './private-copies.ts';
+import { NO_OWN_NAME, ownName, privateNameBeside } from './remote-names.ts';
 import { isSealedBlob, type SealedCopies } from './sealed-copies.ts';
 
 const SENDS_AT_ONCE = 4;
 const PAGE = 256;
 /** Entries passed over in one look through the spool, which takes some milliseconds then. */
 const SKIPPED_MAX = 1024;
-const PAUSE_MS_MIN = 250;
-const PAUSE_MS_MAX = 30_000;
-/** While a target does not answer, it is asked at least so often. */
-const TARGET_PAUSE_MS_MAX = 10_000;
-/** A pause of this length comes after some failures in a row with no success between them: not one name is the cause. */
-const OUTAGE_PAUSE_MS = 1000;
-const TIMER_SLACK_MS = 5;
+const SPOOL_FAILED_PAUSE_MS = 30_000;
 
 export interface MirrorParts {
   readonly catalog: Catalog;
@@ -53,16 +50,11 @@ export interface MirrorParts {
   readonly clock: Clock;
   readonly log: LifeLog;
   readonly sealed: SealedCopies;
+  readonly privateCopies: PrivateCopies;
   readonly onMoved: (move: { from: Place; to: Place; bytes: number }) => void;
   /** A name's turn is over: it was stored, deleted, given up, or has to wait for another try. */
   readonly onSent: (name: { readonly bucket: string; readonly key: string }) => void;
   readonly onError: (error: unknown, subject: string) => void;
-}
-
-interface Pause {
-  readonly target: string;
-  readonly untilMs: number;
-  readonly lengthMs: number;
 }
 
 /** An object's bytes in local files, which are not given to others before `release`. */
@@ -77,10 +69,8 @@ export class Mirror {
   readonly #queue = new PQueue({ concurrency: SENDS_AT_ONCE });
   /** Names that are being sent (I1). */
   readonly #sending = new Map<string, Promise<void>>();
-  /** Names that failed, and targets that did not answer. */
-  readonly #pauses = new Map<string, Pause>();
-  readonly #targetPauses = new Map<string, Pause>();
   readonly #stop = new AbortController();
+  readonly #pauses: Pauses;
   readonly #idle = new Set<() => void>();
   #pumping: Promise<void> | undefined;
   #isDirty = false;
@@ -89,6 +79,11 @@ export class Mirror {
 
   constructor(parts: MirrorParts) {
     this.#parts = parts;
+    this.#pauses = new Pauses({
+      clock: parts.clock,
+      signal: this.#stop.signal,
+      onOver: () => this.wake(),
+    });
   }
 
   /** The spool may have grown: begins to send, if that is not under way. */
@@ -152,7 +147,7 @@ export class Mirror {
   }
 
   async #pump(): Promise<void> {
-    const { catalog, clock } = this.#parts;
+    const { catalog } = this.#parts;
     try {
       while (this.#isDirty && !this.#stop.signal.aborted) {
         this.#isDirty = false;
@@ -167,32 +162,25 @@ export class Mirror {
             else skipped++;
           }
         }
-        if (skipped > SKIPPED_MAX) {
-          const ends = [...this.#targetPauses.values()].map(({ untilMs }) => untilMs);
-          this.#skipUntilMs = Math.min(...ends, clock.monotonic() + PAUSE_MS_MAX);
-        }
+        if (skipped > SKIPPED_MAX) this.#skipUntilMs = this.#pauses.nextTargetMs();
         if ((await catalog.spoolTotals()).entries === 0)
           for (const resolve of this.#idle) resolve();
       }
     } catch (error) {
       if (this.#stop.signal.aborted) return;
       this.#parts.onError(error, 'spool');
-      this.#wakeLater(PAUSE_MS_MAX);
+      this.#pauses.later(SPOOL_FAILED_PAUSE_MS);
     }
   }
 
   #mayBeSent(entry: SpoolEntry): boolean {
-    const name = nameOf(entry);
-    if (this.#sending.has(name)) return false;
-    const now = this.#parts.clock.monotonic();
-    const pauses = [this.#pauses.get(name), this.#targetPauses.get(entry.target ?? '')];
-    return pauses.every((pause) => pause === undefined || pause.untilMs <= now);
+    return !this.#sending.has(nameOf(entry)) && this.#pauses.mayTry(subjectOf(entry));
   }
 
   /** Waits until a place in the queue is free, so that the spool is never in memory. */
   async #enqueue(entry: SpoolEntry): Promise<void> {
     // While a target does not answer, one entry asks.
-    if (this.#targetPauses.has(entry.target ?? '')) await this.#queue.onIdle();
+    if (this.#pauses.isAway(subjectOf(entry).target)) await this.#queue.onIdle();
     else await this.#queue.onSizeLessThan(1);
     if (this.#stop.signal.aborted || !this.#mayBeSent(entry)) return;
     // Cleared at close: the catalog still knows.
@@ -207,8 +195,7 @@ export class Mirror {
     this.#sending.set(name, run);
     try {
       await run;
-      this.#pauses.delete(name);
-      this.#answered(entry.target ?? '');
+      if (this.#pauses.succeeded(subjectOf(entry))) this.#skipUntilMs = 0;
     } catch (error) {
       this.#failed(entry, error);
       throw error;
@@ -229,45 +216,10 @@ export class Mirror {
     else await this.#store(now);
   }
 
-  /** After an outage nobody waits for a pause that the outage had brought about. */
-  #answered(target: string): void {
-    const pause = this.#targetPauses.get(target);
-    if (pause === undefined) return;
-    this.#targetPauses.delete(target);
-    if (pause.lengthMs < OUTAGE_PAUSE_MS) return;
-    for (const [name, { target: of }] of this.#pauses) if (of === target) this.#pauses.delete(name);
-    this.#skipUntilMs = 0;
-  }
-
   #failed(entry: SpoolEntry, error: unknown): void {
     if (this.#stop.signal.aborted) return;
-    const name = nameOf(entry);
     this.#parts.onError(error, `${entry.bucket}/${entry.key}`);
-    const target = entry.target ?? '';
-    this.#wakeLater(this.#pause(this.#pauses, name, { target, maxMs: PAUSE_MS_MAX }));
-    // Of several that fail together each makes the target's pause longer: so each looks again at its end.
-    if (isStoreError(error, 'io_failed'))
-      this.#wakeLater(
-        this.#pause(this.#targetPauses, target, { target, maxMs: TARGET_PAUSE_MS_MAX }),
-      );
-  }
-
-  #pause(
-    pauses: Map<string, Pause>,
-    name: string,
-    { target, maxMs }: { readonly target: string; readonly maxMs: number },
-  ): number {
-    const lengthMs = Math.min((pauses.get(name)?.lengthMs ?? PAUSE_MS_MIN / 2) * 2, maxMs);
-    pauses.set(name, { target, lengthMs, untilMs: this.#parts.clock.monotonic() + lengthMs });
-    return lengthMs;
-  }
-
-  #wakeLater(pauseMs: number): void {
-    // A timer may be a little early.
-    this.#parts.clock.sleep(pauseMs + TIMER_SLACK_MS, this.#stop.signal).then(
-      () => this.wake(),
-      () => undefined, // closed meanwhile
-    );
+    this.#pauses.failed(subjectOf(entry), { isAway: isStoreError(error, 'io_failed') });
   }
 
   // ── one name ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -281,12 +233,11 @@ export class Mirror {
   }
 
   async #store(entry: SpoolEntry): Promise<void> {
-    const { catalog, log } = this.#parts;
+    const { catalog } = this.#parts;
     const object = await catalog.findObject(entry.bucket, entry.key);
     if (object === undefined || object.version !== entry.version) return; // it goes on with the entry of now
-    let made: { readonly name: string; readonly object: RemoteObject; readonly from: Place };
     try {
-      made = await this.#storeObject(entry, object);
+      await this.#storeObject(entry, object);
     } catch (error) {
       const now = await catalog.findObject(entry.bucket, entry.key);
       if (now?.version !== object.version) return; // overtaken: what failed is wanted no more
@@ -297,8 +248,23 @@ export class Mirror {
       }
       throw error;
     }
-    const { name, from } = made;
+  }
+
+  async #storeObject(entry: SpoolEntry, object: ObjectRecord): Promise<void> {
+    const name = ownName(entry.target, entry);
+    if (!this.#parts.remote.accepts(name)) return await this.#storeBlobs(entry, object);
+    await this.#rescue(name);
+    let made: { readonly object: RemoteObject; readonly from: Place };
+    try {
+      made = await this.#put(name, object);
+    } catch (error) {
+      // Since we looked, another object may have taken the name's place in a directory.
+      if (!isStoreError(error, 'name_invalid')) throw error;
+      return await this.#storeBlobs(entry, object);
+    }
+    const { catalog, log } = this.#parts;
     const { etag } = made.object;
+    const { from } = made;
     const copies = await this.#copiesIn(name, etag, object);
     const isNoted = await catalog.setMirrored(entry, { etag, copies });
     if (!isNoted) return;
@@ -307,22 +273,20 @@ export class Mirror {
     this.#parts.onMoved({ from, to: 'remote', bytes: object.sizeBytes });
   }
 
-  async #storeObject(
-    entry: SpoolEntry,
-    object: ObjectRecord,
-  ): Promise<{ readonly name: string; readonly object: RemoteObject; readonly from: Place }> {
-    const { remote } = this.#parts;
-    const own = ownName(entry.target, entry);
-    const fallback = privateName(entry.target, entry.bucket, object.version);
-    if (!remote.accepts(own)) return { name: fallback, ...(await this.#put(fallback, object)) };
-    await this.#rescue(own);
-    try {
-      return { name: own, ...(await this.#put(own, object)) };
-    } catch (error) {
-      // Since we looked, another object may have taken the name's place in a directory.
-      if (!isStoreError(error, 'name_invalid')) throw error;
-      return { name: fallback, ...(await this.#put(fallback, object)) };
+  /** An object that cannot have its name there. */
+  async #storeBlobs(entry: SpoolEntry, object: ObjectRecord): Promise<void> {
+    const { catalog, placement } = this.#parts;
+    for (const { blobId } of object.extents) {
+      const blob = await catalog.findBlob(blobId);
+      if (blob === undefined) throw lost(object, blobId);
+      if (blob.remote !== null) continue;
+      const why = 'mirrored by policy, under no name of its own';
+      const result = await placement.move(blobId, 'remote', { drop: [], why });
+      if (result === 'done') continue;
+      const message = `a part of ${object.bucket}/${object.key} could not be stored: ${result}`;
+      throw new StoreError('busy', message, { blobId, result });
     }
+    await catalog.setMirrored(entry, { etag: NO_OWN_NAME, copies: [] });
   }
 
   async #put(
@@ -449,27 +413,30 @@ export class Mirror {
 
   /** I3 */
   async #rescue(name: string): Promise<void> {
-    const { catalog, placement, remote } = this.#parts;
+    const { catalog, placement } = this.#parts;
     for (const { blobId } of await catalog.listBlobsStoredAs(name))
       await placement.exclusively(blobId, async () => {
         const blob = await catalog.findBlob(blobId);
         if (blob === undefined || blob.refs === 0 || blob.remote?.name !== name) return;
-        const { memoryBytes, diskBytes, generation } = blob;
         const elsewhere = await this.#findElsewhere(blob, name);
-        const to = elsewhere ?? (await this.#copyToPrivate(blob));
-        const isSet = await catalog.setBlobCopies(blobId, generation, {
-          ...{ memoryBytes, diskBytes, remote: to },
-        });
-        if (!isSet && elsewhere === undefined) await remote.delete(to.name);
+        if (elsewhere === undefined) await this.#copyToPrivate(blob, blob.remote);
+        else await this.#setRemote(blob, elsewhere);
       });
   }
 
-  async #copyToPrivate(blob: BlobRecord): Promise<RemoteCopy> {
-    const { name: from, offset, etag } = blob.remote as RemoteCopy;
-    const name = privateNameBeside(from, blob.blobId);
-    const run = { offset, length: storedSize(blob), etag };
-    const made = await this.#parts.remote.copy(from, name, run);
-    return { name, offset: 0, etag: made.etag };
+  async #copyToPrivate(blob: BlobRecord, from: RemoteCopy): Promise<void> {
+    const { privateCopies, remote } = this.#parts;
+    const name = privateNameBeside(from.name, blob.blobId);
+    const run = { offset: from.offset, length: storedSize(blob), etag: from.etag };
+    await privateCopies.during(name, async () => {
+      const { etag } = await remote.copy(from.name, name, run);
+      await this.#setRemote(blob, { name, offset: 0, etag });
+    });
+  }
+
+  async #setRemote(blob: BlobRecord, remote: RemoteCopy): Promise<void> {
+    const { blobId, generation, memoryBytes, diskBytes } = blob;
+    await this.#parts.catalog.setBlobCopies(blobId, generation, { memoryBytes, diskBytes, remote });
   }
 
   /** Another plain object that has the whole blob in it. */
@@ -496,6 +463,10 @@ export class Mirror {
 
 function nameOf({ target, bucket, key }: SpoolEntry): string {
   return ownName(target, { bucket, key });
+}
+
+function subjectOf(entry: SpoolEntry): Subject {
+  return { name: nameOf(entry), target: entry.target ?? '' };
 }
 
 function isWholeOf({ offset, length }: Extent, { sizeBytes }: BlobRecord): boolean {

@@ -3,13 +3,18 @@
  *
  * - A mirrored object has its own name, `bucket/key`: any S3 client reads it there.
  * - What goes there for want of room, or has to stay when its object is replaced, has a private one: `bucket/.ebb/<id>`, by
- *   the id of the blob or the version, which nothing else ever has. No key begins with `.ebb/` (object-ref.ts).
+ *   the id of the blob, which nothing else ever has. Until its record is written, private-copies.ts knows it. No key begins with `.ebb/` (object-ref.ts).
+ * - What cannot have its own name in a store lies there blob by blob, each under a private one. In place of the ETag of an object
+ *   it has NO_OWN_NAME.
  * - A bucket with a target of its own (`policy.remote`) has names that begin with `|target|` (tier/routed-tier.ts).
  */
 interface ObjectName {
   readonly bucket: string;
   readonly key: string;
 }
+
+/** No store gives such an ETag. Persisted, keep stable. */
+export const NO_OWN_NAME = '.ebb';
 
 const PRIVATE = /^(?:\|[^|]*\|)?[^/]+\/\.ebb\//;
 
@@ -29,6 +34,11 @@ export function isPrivateName(name: string): boolean {
 export function privateNameBeside(name: string, id: number): string {
   const start = name.startsWith('|') ? name.indexOf('|', 1) + 1 : 0;
   return `${name.slice(0, name.indexOf('/', start))}/.ebb/${id}`;
+}
+
+/** '' for the node's own. */
+export function targetOf(name: string): string {
+  return name.startsWith('|') ? name.slice(1, name.indexOf('|', 1)) : '';
 }
 
 function prefixOf(target: string | null): string {

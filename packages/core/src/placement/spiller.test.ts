@@ -130,7 +130,7 @@ describe('memory', () => {
     for (let id = 1; id <= 8; id++) node.add(id, 'memory', 100);
     const spiller = node.createSpiller();
     spiller.noteGrowth(0);
-    expect(spiller.isWorking).toBe(false);
+    expect(spiller.mayFree(0)).toBe(false);
     await spiller.makeRoom(0, 350);
     expect(remaining(node, 'memoryBytes')).toEqual([3, 4, 5, 6, 7, 8]);
   });
@@ -213,10 +213,34 @@ describe('disk', () => {
     const spiller = node.createSpiller();
     await spiller.makeRoom(1);
     expect(node.errors).toHaveLength(8);
-    expect(spiller.isWorking).toBe(false);
     node.remoteFails = false;
     await spiller.makeRoom(1);
     expect(node.used('disk')).toBeLessThanOrEqual(50_000);
+  });
+
+  test('a run that moved nothing was in vain: the next is no reason to wait, until something moved', async () => {
+    const node = new FakeNode({ memory: 100, disk: 1000 });
+    for (let id = 1; id <= 10; id++) node.add(id, 'disk', 100);
+    node.remoteFails = true;
+    const spiller = node.createSpiller();
+    const mayFree: boolean[] = [];
+    node.onMove = () => mayFree.push(spiller.mayFree(1));
+    await spiller.makeRoom(1, 100);
+    expect(mayFree).toEqual(Array.from({ length: 8 }, () => true));
+    expect(spiller.isInVain(1)).toBe(true);
+    mayFree.length = 0;
+    await spiller.makeRoom(1, 100);
+    expect(mayFree).not.toContain(true);
+    spiller.noteRemoteTook();
+    expect(spiller.isInVain(1)).toBe(false);
+    await spiller.makeRoom(1, 100);
+    expect(spiller.isInVain(1)).toBe(true);
+    node.remoteFails = false;
+    await spiller.makeRoom(1, 100);
+    expect(spiller.isInVain(1)).toBe(false);
+    // A run that nothing was asked of is not in vain, whatever it moved.
+    await spiller.makeRoom(1);
+    expect(spiller.isInVain(1)).toBe(false);
   });
 
   test('a catalog that fails makes no unhandled rejection', async () => {

@@ -8,6 +8,8 @@
  * I1  A run ends: each blob is tried once a run in memory, and in at most three passes on disk, whatever readers do meanwhile.
  * I2  What was given up and waits for its readers counts as free: nothing more is pushed out in its place.
  * I3  No run rejects. After a few failures in a row a run gives up, and the next demand begins another.
+ * I4  A run that ended without a byte less, though room was wanted, was in vain: until something moves, those that follow it
+ *     are no reason to wait. Else a node whose disk is full and whose tier 2 is away would seem to be making room for ever.
  */
 import type { Catalog } from '../catalog/catalog.ts';
 import { storedSize } from '../encryption/vault.ts';
@@ -44,6 +46,8 @@ const READS_NOTED_MAX = 100_000;
 interface Run {
   readonly stuck: Set<number>;
   failuresInRow: number;
+  /** It made some room. */
+  hasFreed: boolean;
   /** The tier was above its high mark: the run goes on to the low one. */
   isAboveMark: boolean;
 }
@@ -53,6 +57,8 @@ export class Spiller {
   readonly #readSinceScan = new Set<number>();
   readonly #runs: [Promise<void> | undefined, Promise<void> | undefined] = [undefined, undefined];
   readonly #demandBytes: [number, number] = [0, 0];
+  /** The last runs were in vain (I4). */
+  readonly #isInVain: [boolean, boolean] = [false, false];
   #diskCursor = 0;
   #closed = false;
 
@@ -60,8 +66,19 @@ export class Spiller {
     this.#parts = parts;
   }
 
-  get isWorking(): boolean {
-    return this.#runs[0] !== undefined || this.#runs[1] !== undefined;
+  /** Whether room in this tier may come of the work that is under way (I4). */
+  mayFree(tier: 0 | 1): boolean {
+    return this.#runs[tier] !== undefined && !this.#isInVain[tier];
+  }
+
+  /** Nothing more can go from this tier, as far as is known (I4). */
+  isInVain(tier: 0 | 1): boolean {
+    return this.#isInVain[tier];
+  }
+
+  /** Tier 2 took something: what failed there may go now. */
+  noteRemoteTook(): void {
+    this.#isInVain.fill(false);
   }
 
   /** A second chance for blobs on disk that are read; bounded, because it only improves a guess. */
@@ -88,11 +105,15 @@ export class Spiller {
   }
 
   async #run(tier: 0 | 1): Promise<void> {
+    const run: Run = {
+      ...{ stuck: new Set<number>(), failuresInRow: 0, hasFreed: false, isAboveMark: false },
+    };
     try {
-      await (tier === 0 ? this.#spillMemory() : this.#spillDisk());
+      await (tier === 0 ? this.#spillMemory(run) : this.#spillDisk(run));
     } catch (error) {
       if (!this.#closed) this.#parts.onError(error);
     }
+    if (!run.hasFreed && this.#missingBytes(tier) > 0) this.#isInVain[tier] = true;
     // In one turn: a demand that comes later finds no run, and begins one.
     this.#demandBytes[tier] = 0;
     this.#runs[tier] = undefined;
@@ -113,9 +134,8 @@ export class Spiller {
     return Math.max(aboveMark, this.#demandBytes[tier] - (capacityBytes - heldBytes));
   }
 
-  async #spillMemory(): Promise<void> {
+  async #spillMemory(run: Run): Promise<void> {
     const { placement, recency, leases } = this.#parts;
-    const run = createRun();
     const isHeld = (id: number): boolean =>
       run.stuck.has(id) || leases.isLeased(id) || placement.isMoving(id);
     while (!this.#closed && run.failuresInRow < FAILURES_MAX) {
@@ -161,7 +181,8 @@ export class Spiller {
           });
         }
       }
-      if (result !== 'done') run.stuck.add(blobId);
+      if (result === 'done') this.#noteFreed(0, run);
+      else run.stuck.add(blobId);
       run.failuresInRow = 0;
     } catch (error) {
       run.stuck.add(blobId);
@@ -170,12 +191,11 @@ export class Spiller {
     }
   }
 
-  async #spillDisk(): Promise<void> {
+  async #spillDisk(run: Run): Promise<void> {
     const { catalog } = this.#parts;
-    const run = createRun();
     let passes = this.#diskCursor === 0 ? 1 : 0;
     const missingBytes = this.#missingBytes(1, run);
-    if (missingBytes > 0) this.#parts.dropCached(missingBytes);
+    if (missingBytes > 0 && this.#parts.dropCached(missingBytes) > 0) this.#noteFreed(1, run);
     while (this.#mayGoOn(run)) {
       const page = await catalog.listBlobs({
         afterBlobId: this.#diskCursor,
@@ -214,7 +234,8 @@ export class Spiller {
       const why =
         blob.remote === null ? 'disk above its mark, oldest' : 'disk above its mark, mirrored';
       if (blob.remote === null) await this.#parts.mirrorFirst(blobId);
-      await placement.move(blobId, 'remote', { drop: ['disk'], why });
+      const result = await placement.move(blobId, 'remote', { drop: ['disk'], why });
+      if (result === 'done') this.#noteFreed(1, run);
       run.failuresInRow = 0;
     } catch (error) {
       run.stuck.add(blobId);
@@ -223,11 +244,12 @@ export class Spiller {
     }
   }
 
+  #noteFreed(tier: 0 | 1, run: Run): void {
+    run.hasFreed = true;
+    this.#isInVain[tier] = false;
+  }
+
   async #isPinned(blobId: number): Promise<boolean> {
     return (await this.#parts.catalog.objectsOfBlob(blobId, 64)).some((object) => object.pinned);
   }
-}
-
-function createRun(): Run {
-  return { stuck: new Set(), failuresInRow: 0, isAboveMark: false };
 }

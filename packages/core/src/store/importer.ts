@@ -15,7 +15,7 @@ import { HEADER_BYTES, sealedSize } from '../encryption/frames.ts';
 import type { SealFacts } from '../encryption/sealed-format.ts';
 import type { Vault } from '../encryption/vault.ts';
 import { keyProblem } from '../object-ref.ts';
-import { ownName } from '../placement/remote-names.ts';
+import { NO_OWN_NAME, ownName } from '../placement/remote-names.ts';
 import type { RemoteHeaders, RemoteObject, RemoteTier } from '../tier/tier.ts';
 import type { ObjectRef, SyncReport } from './object-store.ts';
 import { RecentMap } from './recent-map.ts';
@@ -135,6 +135,8 @@ export class Importer {
     // Never stored there by us, and not waiting to be: of a bucket that is not mirrored.
     if (object !== undefined && object.remoteEtag === null) return 'unchanged';
     if (object?.remoteEtag === found?.etag) return 'unchanged';
+    // It could not be stored under its name: that nothing is there says nothing.
+    if (found === undefined && object?.remoteEtag === NO_OWN_NAME) return 'unchanged';
     try {
       return found === undefined
         ? await this.#remove(object as ObjectRecord)

@@ -6,6 +6,7 @@ import { Vault } from '../encryption/vault.ts';
 import { BlobPlacement } from '../placement/blob-placement.ts';
 import { RecencyIndex } from '../placement/evictor.ts';
 import { Mirror } from '../placement/mirror.ts';
+import { PrivateCopies } from '../placement/private-copies.ts';
 import { SealedCopies } from '../placement/sealed-copies.ts';
 import { Spiller } from '../placement/spiller.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
@@ -80,8 +81,13 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     ...{ catalog, memory, disk, remote, mover, vault },
     nextId: () => ids.next(),
   });
+  const privateCopies = new PrivateCopies({
+    ...{ catalog, remote, clock },
+    onError: (error, subject) => observer.failed(error, 'removal', subject),
+  });
   const placement: BlobPlacement = new BlobPlacement({
     ...{ catalog, memory, disk, remote, mover, leases, diskLeases, recency, log, sealed },
+    privateCopies,
     onMoved: (move) => observer.moved(move),
     onError: (error) => observer.failed(error, 'removal'),
   });
@@ -91,8 +97,11 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     onError: (error, subject) => observer.failed(error, 'verification', subject),
   });
   const mirror = new Mirror({
-    ...{ catalog, placement, remote, clock, log, sealed },
-    onMoved: (move) => observer.moved(move),
+    ...{ catalog, placement, remote, clock, log, sealed, privateCopies },
+    onMoved: (move) => {
+      observer.moved(move);
+      spiller.noteRemoteTook();
+    },
     onSent: (name) => waits.noteChanged(name),
     onError: (error, subject) => observer.failed(error, 'mirror', subject),
   });
@@ -130,6 +139,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
       log,
       vault,
       sealed,
+      privateCopies,
     },
     staging: new StagingTable(),
     jobs: new JobTable(),

@@ -6,6 +6,7 @@ import type { BlobPlacement } from '../placement/blob-placement.ts';
 import type { RecencyIndex } from '../placement/evictor.ts';
 import type { Mirror } from '../placement/mirror.ts';
 import type { WaterMarks } from '../placement/policy.ts';
+import type { PrivateCopies } from '../placement/private-copies.ts';
 import type { SealedCopies } from '../placement/sealed-copies.ts';
 import type { Spiller } from '../placement/spiller.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
@@ -90,6 +91,7 @@ export interface StoreParts {
   readonly log: LifeLog;
   readonly vault: Vault;
   readonly sealed: SealedCopies;
+  readonly privateCopies: PrivateCopies;
   readonly buckets: Buckets;
   readonly quotas: Quotas;
   readonly importer: Importer;

@@ -504,7 +504,7 @@ export class ReadPath {
    * while another copy is good.
    */
   async #dropBrokenCopies(blobId: number): Promise<void> {
-    const { catalog, placement, log, mirror, remote } = this.#parts;
+    const { catalog, placement, log, mirror, privateCopies } = this.#parts;
     await placement.exclusively(blobId, async () => {
       const blob = await this.#getBlob(blobId);
       const found = await verifyBlob(this.#parts, blob);
@@ -517,13 +517,15 @@ export class ReadPath {
         diskBytes: has(1) ? null : blob.diskBytes,
         remote: has(2) ? null : blob.remote,
       };
-      if (!(await catalog.setBlobCopies(blobId, blob.generation, kept))) return;
+      const keep = (): Promise<boolean> => catalog.setBlobCopies(blobId, blob.generation, kept);
+      const name = has(2) ? blob.remote?.name : undefined;
+      const isPrivate = name !== undefined && isPrivateName(name);
+      if (!(await (isPrivate ? privateCopies.during(name, keep) : keep()))) return;
       for (const { tier, problem } of broken)
         log.add(blobId, 'broken copy dropped', { tier, problem });
       if (has(0)) placement.giveUp('memory', blobId);
       if (has(1)) placement.giveUp('disk', blobId);
-      if (!has(2) || blob.remote === null) return;
-      if (isPrivateName(blob.remote.name)) await remote.delete(blob.remote.name);
+      if (name === undefined) return;
       // Its bucket wanted a copy there: from the good one, if there is.
       for (const name of await catalog.objectsOfBlob(blobId, 64)) await catalog.unsetMirrored(name);
       mirror.wake();

@@ -6,6 +6,7 @@ import {
   closeSync,
   existsSync,
   openSync,
+  readFileSync,
   readSync,
   rmSync,
   writeFileSync,
@@ -214,6 +215,51 @@ describe('known faults of earlier systems (DESIGN §13)', () => {
     await at.store.delete({ bucket: 'buf', key: 'k0' });
     await at.put('buf', 'again', bytes(100_000, 77));
     expect(await at.get('buf', 'again')).toEqual(bytes(100_000, 77));
+  });
+
+  test('fault 7: on a full disk writers are told to wait while tier 2 may still take something, and that there is no room when it does not; all drains when it does', async () => {
+    const silence = Promise.withResolvers<void>();
+    let isAway = true;
+    const at = await open({
+      diskBytes: 1 * MiB,
+      faults: {
+        remote: (remote) =>
+          override(remote, {
+            put: async (...args) => {
+              if (!isAway) return await remote.put(...args);
+              await silence.promise;
+              throw new StoreError('io_failed', 'tier 2 is away');
+            },
+          }),
+      },
+    });
+    const kept = new Map<string, Buffer>();
+    const write = async (key: string, seed: number): Promise<string> => {
+      try {
+        await at.put('buf', key, bytes(100_000, seed));
+        kept.set(key, bytes(100_000, seed));
+        return 'done';
+      } catch (error) {
+        if (!isStoreError(error)) throw error;
+        expect(error.details['retryAfterMs']).toBeGreaterThan(0);
+        return error.code;
+      }
+    };
+    for (let i = 0; i < 10; i++) expect(await write(`k${i}`, i)).toBe('done');
+    // The spiller waits for an answer, and so may they.
+    for (let i = 0; i < 3; i++) expect(await write('more', i)).toBe('busy');
+    silence.resolve();
+    await vi.waitFor(async () => expect(await write('more', 4)).toBe('tier_full'), 20_000);
+    for (let i = 0; i < 3; i++) expect(await write('more', i)).toBe('tier_full');
+    for (const [key, content] of kept) expect(await at.get('buf', key)).toEqual(content);
+    isAway = false;
+    await vi.waitFor(async () => expect(await write('k3', 33)).toBe('done'), 20_000);
+    await vi.waitFor(async () => expect((await at.store.spool()).entries).toBe(0), 20_000);
+    expect(kept.size).toBe(10);
+    for (const [key, content] of kept) {
+      expect(await at.get('buf', key)).toEqual(content);
+      expect(readFileSync(join(at.root, 'remote/buf', key)).equals(content)).toBe(true);
+    }
   });
 
   test('fault 7: a writer that waits for room gets it when somebody deletes', async () => {

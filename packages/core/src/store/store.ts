@@ -120,9 +120,10 @@ export class CatalogObjectStore implements ObjectStore {
   }
 
   async start(): Promise<void> {
-    const { catalog, clock, awake, jobs, mirror, spiller, spoolGate } = this.#parts;
+    const { catalog, clock, awake, jobs, mirror, privateCopies, spiller, spoolGate } = this.#parts;
     for (const job of await catalog.listJobs()) jobs.open(job, awake.now());
     spoolGate.look(await catalog.spoolTotals(), clock.now());
+    privateCopies.wake();
     mirror.wake();
     void spiller.makeRoom(0);
     void spiller.makeRoom(1);
@@ -630,7 +631,8 @@ export class CatalogObjectStore implements ObjectStore {
   }
 
   async close(): Promise<void> {
-    const { mirror, spiller, placement, memory, disk, remote, mover, catalog } = this.#parts;
+    const { mirror, spiller, placement, privateCopies } = this.#parts;
+    const { memory, disk, remote, mover, catalog } = this.#parts;
     this.#writes.refuseNewWrites();
     this.#feed.close();
     this.#waits.close();
@@ -640,6 +642,7 @@ export class CatalogObjectStore implements ObjectStore {
     await mirror.close();
     await spiller.close();
     await placement.settled();
+    await privateCopies.close();
     await mover.close();
     await memory.close();
     await disk.close();

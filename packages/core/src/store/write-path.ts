@@ -21,6 +21,7 @@ import { SYNC_IO_BYTES_MAX } from '../limits.ts';
 import { parseAnyBucketName, parseKey } from '../object-ref.ts';
 import { durabilityOf, meets, stagingTiers } from '../placement/policy.ts';
 import type { LocalBlob, LocalTier } from '../tier/tier.ts';
+import { LastRoom } from './last-room.ts';
 import type {
   CommitOptions,
   Committed,
@@ -53,9 +54,11 @@ export class WritePath {
   readonly #parts: StoreParts;
   #isDraining = false;
   readonly #committing = new Set<Promise<unknown>>();
+  readonly #lastRoom: LastRoom;
 
   constructor(parts: StoreParts) {
     this.#parts = parts;
+    this.#lastRoom = new LastRoom(parts);
   }
 
   refuseNewWrites(): void {
@@ -373,7 +376,8 @@ export class WritePath {
     reserveBytes: number,
   ): StagedFile | undefined {
     for (const tier of tiers) {
-      const file = this.#tier(tier).create(blobId, reserveBytes);
+      const create = (): LocalBlob | undefined => this.#tier(tier).create(blobId, reserveBytes);
+      const file = tier === 1 ? this.#lastRoom.take(reserveBytes, create) : create();
       if (file !== undefined) return { tier, file };
     }
     return undefined;
@@ -381,7 +385,8 @@ export class WritePath {
 
   /**
    * Asks the spiller for room and tries again, for `roomWaitMs` at most. Then `busy` when room is on its way (files that
-   * wait for their readers, a spiller at work, less in use than before), else `tier_full`.
+   * wait for their readers, a spiller at work with some prospect, less in use than before, or the last room of tier 1, which is
+   * given out slowly), else `tier_full`.
    */
   async #waitForRoom<T>(
     tryOnce: () => T | undefined,
@@ -416,9 +421,10 @@ export class WritePath {
       if (late !== undefined) return late;
     }
     const isComing =
-      spiller.isWorking ||
+      tiers.some((tier) => spiller.mayFree(tier)) ||
       tiers.some((tier) => placement.limboBytes(tier === 0 ? 'memory' : 'disk') > 0) ||
-      this.#usedBytes(tiers) < usedBefore;
+      this.#usedBytes(tiers) < usedBefore ||
+      (tiers.includes(1) && this.#lastRoom.isHeldFor(needBytes));
     throw this.#full(isComing ? 'busy' : 'tier_full', tiers, ref, needBytes);
   }
 

@@ -1030,6 +1030,30 @@ export function catalogConformance(name: string, factory: CatalogFactory): void 
         expect(await catalog.listBlobsStoredAs('one/join')).toEqual([]);
       });
 
+      test('a private name is known from its note to the record of the copy, over restarts too', async () => {
+        const listed = () => catalog.listPrivateCopies({ after: '', limit: 10 });
+        const [blobId] = (await put('a')).blobIds as [number];
+        const names = ['one/.ebb/1', 'one/.ebb/2', '|s3://x/y|one/.ebb/3'];
+        for (const name of [...names, names[0] as string]) await catalog.notePrivateCopy(name);
+        expect(await listed()).toEqual(names);
+        expect(await catalog.listPrivateCopies({ after: 'one/.ebb/1', limit: 1 })).toEqual([
+          'one/.ebb/2',
+        ]);
+        if (factory.reopen !== undefined) catalog = await factory.reopen(catalog);
+        expect(await listed()).toEqual(names);
+        const blob = await get(blobId);
+        const remote = { name: 'one/.ebb/2', offset: 0, etag: 'e' };
+        const places = { ...copies(blob), remote };
+        // Who was overtaken has recorded nothing.
+        expect(await catalog.setBlobCopies(blobId, blob.generation - 1, places)).toBe(false);
+        expect(await catalog.hasPrivateCopy('one/.ebb/2')).toBe(true);
+        expect(await catalog.setBlobCopies(blobId, blob.generation, places)).toBe(true);
+        expect(await catalog.hasPrivateCopy('one/.ebb/2')).toBe(false);
+        await catalog.dropPrivateCopy('one/.ebb/1');
+        await catalog.dropPrivateCopy('one/.ebb/1');
+        expect(await listed()).toEqual(['|s3://x/y|one/.ebb/3']);
+      });
+
       test('a checksum that is not known is noted once', async () => {
         const [blobId] = (await put('a', { crc32c: null })).blobIds as [number];
         expect((await get(blobId)).crc32c).toBeNull();
