@@ -15,11 +15,11 @@ import { type Clock, isMirrored, resolvePolicy, Serial } from '@ebb/core';
 import {
   ACKS,
   type Ack,
+  DEFAULT_RUN_POLICY,
   isStoreError,
   type RestorePlan,
   type RunInfo,
-  type RunPolicyInput,
-  runPolicySchema,
+  type RunPolicyChange,
   type Shard,
   type SnapshotBegun,
   type SnapshotInfo,
@@ -50,6 +50,7 @@ import { type CheckpointStore, Objects } from './objects.ts';
 import {
   begunKey,
   type CheckpointRecords,
+  changedPolicy,
   latestStep,
   type Run,
   Runs,
@@ -142,7 +143,7 @@ class CatalogCheckpointService implements CheckpointService {
     return await this.#runInfo(this.#runs.get(ref));
   }
 
-  async putRun(ref: RunRef, policy: RunPolicyInput): Promise<RunInfo> {
+  async putRun(ref: RunRef, policy: RunPolicyChange): Promise<RunInfo> {
     const run = await this.#ensureRun(ref, policy);
     this.#tidyLater(run);
     return await this.#runInfo(run);
@@ -432,7 +433,7 @@ class CatalogCheckpointService implements CheckpointService {
 
   // ── runs, inside ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-  async #ensureRun(ref: RunRef, policy?: RunPolicyInput): Promise<Run> {
+  async #ensureRun(ref: RunRef, policy?: RunPolicyChange): Promise<Run> {
     parseRunName(ref.run);
     const known = this.#runs.find(ref);
     if (known !== undefined && policy === undefined) return known;
@@ -441,7 +442,7 @@ class CatalogCheckpointService implements CheckpointService {
       const sealed = resolvePolicy({ preset: 'ephemeral', encrypted: true });
       await this.#store.createBucket(SEALED_IMAGE_BUCKET, sealed);
     }
-    const next = runPolicySchema.parse({ ...known?.policy, ...policy });
+    const next = changedPolicy(known?.policy ?? DEFAULT_RUN_POLICY, policy ?? {});
     return await this.#runs.setPolicy(ref, next);
   }
 

@@ -3,7 +3,7 @@ import type {
   Ack,
   RestorePlan,
   RunInfo,
-  RunPolicyInput,
+  RunPolicyChange,
   SnapshotBegun,
   SnapshotInfo,
   SnapshotVerified,
@@ -40,7 +40,7 @@ export interface CheckpointService {
   /** @throws `not_found` */
   getRun(ref: RunRef): Promise<RunInfo>;
   /** Makes the run, and its bucket (preset `buffered`), if they are not there. @throws `name_invalid` */
-  putRun(ref: RunRef, policy: RunPolicyInput): Promise<RunInfo>;
+  putRun(ref: RunRef, policy: RunPolicyChange): Promise<RunInfo>;
   /** With all its snapshots. @throws `not_found` */
   removeRun(ref: RunRef): Promise<{ readonly snapshots: number }>;
   /** Makes memory ready for images, so that the first snapshots touch no fresh page. @throws `tier_full` when they can never fit */

@@ -25,7 +25,7 @@ export interface DeltaBase {
   readonly objectBytes: ReadonlyMap<string, number>;
 }
 
-export interface Piece {
+interface Piece {
   readonly offset: number;
   readonly length: number;
 }

@@ -12,7 +12,7 @@ const MAGIC = 'EBBCKPT1';
 const TABLE_BYTES_MAX = 256 * 1024 * 1024;
 
 /** Where the table lies in the image. */
-export interface Footer {
+interface Footer {
   readonly tableOffset: number;
   readonly tableBytes: number;
   readonly tableCrc32: number;

@@ -14,7 +14,7 @@ export interface SnapshotRef extends RunRef {
 export const IMAGE_BUCKET = 'checkpoint-images';
 /** As above, of runs in encrypted buckets. */
 export const SEALED_IMAGE_BUCKET = 'checkpoint-images-encrypted';
-export const MANIFEST = 'manifest.json';
+const MANIFEST = 'manifest.json';
 const STEP_DIGITS = 12;
 
 export function parseRunName(run: string): string {
@@ -33,7 +33,7 @@ export function parseStep(step: number): number {
   return step;
 }
 
-export function formatStep(step: number): string {
+function formatStep(step: number): string {
   return String(step).padStart(STEP_DIGITS, '0');
 }
 

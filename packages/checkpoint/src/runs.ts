@@ -3,7 +3,13 @@
  * record go through here, so index and catalog do not differ.
  */
 import type { Catalog } from '@ebb/core';
-import { type RunPolicy, runPolicySchema, StoreError } from '@ebb/protocol';
+import {
+  DEFAULT_RUN_POLICY,
+  type RunPolicy,
+  type RunPolicyChange,
+  runPolicyChangeSchema,
+  StoreError,
+} from '@ebb/protocol';
 import { parseSnapshotKey, type RunRef, runKey, type SnapshotRef, snapshotKey } from './names.ts';
 import {
   decodeRecord,
@@ -44,12 +50,12 @@ export class Runs {
 
   async load(): Promise<void> {
     for (const { key, value } of await this.#records.listRecords(RUNS, '')) {
-      const policy = runPolicySchema.parse(JSON.parse(Buffer.from(value).toString('utf8')));
-      this.#add(parseSnapshotKey(key), policy);
+      const kept = runPolicyChangeSchema.parse(JSON.parse(Buffer.from(value).toString('utf8')));
+      this.#add(parseSnapshotKey(key), changedPolicy(DEFAULT_RUN_POLICY, kept));
     }
     for (const { key, value } of await this.#records.listRecords(SNAPSHOTS, '')) {
       const ref = parseSnapshotKey(key);
-      const run = this.find(ref) ?? this.#add(ref, runPolicySchema.parse({}));
+      const run = this.find(ref) ?? this.#add(ref, DEFAULT_RUN_POLICY);
       run.snapshots.set(ref.step, decodeRecord(key, value));
     }
   }
@@ -138,6 +144,12 @@ export class Runs {
     this.#runs.set(runKey(ref), run);
     return run;
   }
+}
+
+/** What the change leaves out stays. */
+export function changedPolicy(policy: RunPolicy, change: RunPolicyChange): RunPolicy {
+  const said = Object.entries(change).filter(([, value]) => value !== undefined);
+  return { ...policy, ...(Object.fromEntries(said) as Partial<RunPolicy>) };
 }
 
 /** Those who wait for a slot or for durability look again. */

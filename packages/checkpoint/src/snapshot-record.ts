@@ -21,7 +21,7 @@ export interface SnapshotRecord {
   readonly isRemoved: boolean;
 }
 
-export interface StoredSnapshot {
+interface StoredSnapshot {
   /** Its manifest is in the bucket of the run. */
   readonly isPublished?: true;
   /** What holds of it. */

@@ -74,10 +74,16 @@ export class Storing {
   wake(): void {
     this.#isDirty = true;
     if (this.#stop.signal.aborted) return;
-    this.#working ??= this.#work().finally(() => {
-      this.#working = undefined;
-      if (this.#isDirty) this.wake();
-    });
+    this.#working ??= this.#work()
+      .catch((error: unknown) => {
+        if (this.#stop.signal.aborted) return;
+        this.#parts.onError(error, 'checkpoints');
+        this.#wakeLater(PAUSE_MS_MAX);
+      })
+      .finally(() => {
+        this.#working = undefined;
+        if (this.#isDirty) this.wake();
+      });
   }
 
   async close(): Promise<void> {
@@ -159,11 +165,15 @@ export class Storing {
       const before = this.#pauses.get(key)?.lengthMs ?? PAUSE_MS_MIN / 2;
       const lengthMs = Math.min(before * 2, PAUSE_MS_MAX);
       this.#pauses.set(key, { lengthMs, untilMs: clock.monotonic() + lengthMs });
-      clock.sleep(lengthMs + 1, this.#stop.signal).then(
-        () => this.wake(),
-        () => undefined, // closed meanwhile
-      );
+      this.#wakeLater(lengthMs + 1);
     }
+  }
+
+  #wakeLater(pauseMs: number): void {
+    this.#parts.clock.sleep(pauseMs, this.#stop.signal).then(
+      () => this.wake(),
+      () => undefined, // closed meanwhile
+    );
   }
 
   // ── one snapshot ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -430,7 +440,7 @@ export function imageBucket(policy: BucketPolicy): string {
 }
 
 /** Data objects that a record needs, also those of what it replaced and may have to give back. */
-export function objectsOf({ stored, previous }: SnapshotRecord): ReadonlyMap<string, number> {
+function objectsOf({ stored, previous }: SnapshotRecord): ReadonlyMap<string, number> {
   return new Map([
     ...Object.entries(previous?.stored?.objects ?? {}),
     ...Object.entries(stored?.objects ?? {}),

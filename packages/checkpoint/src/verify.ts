@@ -102,7 +102,7 @@ function isLoss(error: unknown): error is StoreError {
   );
 }
 
-export function shardsAt(
+function shardsAt(
   shards: ManifestPart['shards'] | readonly Shard[],
   offset: number,
   length: number,

@@ -69,28 +69,32 @@ export type Manifest = z.infer<typeof manifestSchema>;
 
 // ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-export const retentionSchema = z.object({
+export const runPolicySchema = z.object({
   /** The newest so many stay; null: no snapshot goes for its number. */
-  keepLast: z.number().int().positive().nullable().default(null),
+  keepLast: z.number().int().positive().nullable(),
   /** Those at a multiple of so many steps stay, whatever else says. */
-  keepEvery: z.number().int().positive().nullable().default(null),
+  keepEvery: z.number().int().positive().nullable(),
   /** Older ones go. */
-  maxAgeMs: z.number().int().positive().nullable().default(null),
+  maxAgeMs: z.number().int().positive().nullable(),
   /** The oldest go while all together take more: what is shared counts once. */
-  maxBytes: z.number().int().positive().nullable().default(null),
-});
-export const runPolicySchema = retentionSchema.extend({
+  maxBytes: z.number().int().positive().nullable(),
   /** Images in memory at once: the one being written, the last one, and what is not stored yet. */
-  slots: z.number().int().min(1).max(64).default(2),
+  slots: z.number().int().min(1).max(64),
   /** When all slots are taken: the next snapshot waits, is left out, or takes more memory (or disk). */
-  behind: z.enum(['wait', 'skip', 'spill']).default('wait'),
+  behind: z.enum(['wait', 'skip', 'spill']),
   /** A snapshot that a newer one overtook before it was stored: stored after that one, or dropped. */
-  superseded: z.enum(['store', 'drop']).default('store'),
+  superseded: z.enum(['store', 'drop']),
   /** Blocks that an earlier snapshot has are not stored again. */
-  delta: z.boolean().default(true),
+  delta: z.boolean(),
 });
 export type RunPolicy = z.infer<typeof runPolicySchema>;
-export type RunPolicyInput = z.input<typeof runPolicySchema>;
+export const DEFAULT_RUN_POLICY: RunPolicy = {
+  ...{ keepLast: null, keepEvery: null, maxAgeMs: null, maxBytes: null },
+  ...{ slots: 2, behind: 'wait', superseded: 'store', delta: true },
+};
+/** What is left out stays as it is. */
+export const runPolicyChangeSchema = runPolicySchema.partial();
+export type RunPolicyChange = z.infer<typeof runPolicyChangeSchema>;
 
 export const runInfoSchema = z.object({
   bucket: z.string(),

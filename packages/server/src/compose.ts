@@ -2,6 +2,7 @@
 import { mkdirSync, readFileSync } from 'node:fs';
 import type { IncomingMessage } from 'node:http';
 import { join } from 'node:path';
+import { openCheckpointService } from '@ebb/checkpoint';
 import {
   type Catalog,
   createMover,
@@ -119,17 +120,27 @@ export async function openServices(
       records: frame.catalog,
       clock: systemClock,
     });
+    const checkpoints = await openCheckpointService({
+      store,
+      records: frame.catalog,
+      clock: systemClock,
+      onError: (error, subject) => {
+        log.error({ err: error, work: 'checkpoint', subject }, 'background work failed');
+        frame.metrics.backgroundFailures.inc({ work: 'checkpoint' });
+      },
+    });
     const local = store.tiers().filter(({ tier }) => tier !== 2);
     const probe = openProbeFile(local.map(({ location }) => location));
     const remotes = new RemoteChoice(config.remotes);
     const { metrics, facts: node } = frame;
-    const services = { store, shuffles, metrics, log, node, probe, remotes };
+    const services = { store, shuffles, checkpoints, metrics, log, node, probe, remotes };
     frame.metrics.attach({ store, shuffles, connections: frame.facts.connections });
     frame.handler.attach(services);
     frame.s3?.attach(store, frame.catalog);
     frame.frames.attach(services);
     const close = async (): Promise<void> => {
       probe.close();
+      await checkpoints.close();
       await store.close();
     };
     return { ...services, recovery, close };

@@ -1,4 +1,5 @@
 /** What the surfaces need of a running node. Made in compose.ts; surfaces take it and make nothing themselves. */
+import type { CheckpointService } from '@ebb/checkpoint';
 import type { ObjectStore } from '@ebb/core';
 import type { ShuffleService } from '@ebb/shuffle';
 import type { Logger } from 'pino';
@@ -24,6 +25,7 @@ export interface NodeFacts {
 export interface Services {
   readonly store: ObjectStore;
   readonly shuffles: ShuffleService;
+  readonly checkpoints: CheckpointService;
   readonly metrics: Metrics;
   readonly log: Logger;
   readonly node: NodeFacts;

@@ -36,6 +36,7 @@ import { errorAnswer, toStoreError } from './error-response.ts';
 import { describeEventsRoute } from './events.ts';
 import { addFileRoutes } from './files/file-routes.ts';
 import { describeDataRoutes, errorResponses, json, jsonBody } from './openapi.ts';
+import { addRunRoutes } from './runs/run-routes.ts';
 import { bucketInfo, jobInfo, objectInfo, tierInfo } from './views.ts';
 import { explain } from './why.ts';
 
@@ -347,6 +348,7 @@ export function createControlApp(services: Services, fileOwner: Owner): OpenAPIH
   app.openapi(routes.gc, async (c) => c.json(await store.gc(), 200));
 
   addFileRoutes(app, services, fileOwner);
+  addRunRoutes(app, services);
   describeDataRoutes(app.openAPIRegistry);
   describeEventsRoute(app.openAPIRegistry);
   let document: unknown;
