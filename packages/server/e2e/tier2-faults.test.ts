@@ -69,7 +69,7 @@ async function read(client: EbbClient, key: string): Promise<string> {
   return hashOf(await (await client.get('data', key)).bytes());
 }
 
-test(`a random schedule of ${STEPS} faults between node and object store: writes go on, reads give the right bytes or say why not, and in the end all is here and there, once`, async () => {
+test(`a random schedule of ${STEPS} faults between node and object store: writes go on, reads give the right bytes or say why not, in the end all is here and there, once, and nothing is left when it is deleted`, async () => {
   const seed = randomInt(2 ** 31);
   const random = createRandom(seed);
   const below = (end: number): number => Math.floor(random() * end);
@@ -167,11 +167,16 @@ test(`a random schedule of ${STEPS} faults between node and object store: writes
   // From tier 2 alone as well.
   await client.relocatePrefix('data', '', 'remote');
   for (const [key, hash] of kept) expect(await read(client, key)).toBe(hash);
+  await client.deletePrefix('data', '');
+  await vi.waitFor(
+    async () => expect([...(await store.names()), ...(await store.privateNames())]).toEqual([]),
+    { timeout: 60_000, interval: 250 },
+  );
   const injected = [...proxy.harmedBy].map(([fault, count]) => `${fault} ${count}`);
   process.stdout.write(
     `object-store faults, seed ${seed}: ${injected.join(', ')}; ${counts.acknowledged} writes and deletes acknowledged, ` +
       `${counts.evictions} evictions, ${counts.reads} reads during faults; told: ${[...failed].map(([name, count]) => `${name} ${count}`).join(', ')}; ` +
-      `${kept.size} of ${kept.size} objects right in the end, here and there\n`,
+      `${kept.size} of ${kept.size} objects right in the end, here and there; nothing left when they were deleted\n`,
   );
   const harmed = [...proxy.harmedBy.values()].reduce((sum, count) => sum + count, 0);
   expect(harmed).toBeGreaterThan(STEPS / 2);

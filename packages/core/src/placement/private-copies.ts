@@ -58,9 +58,9 @@ export class PrivateCopies {
       try {
         result = await work();
       } catch (error) {
-        // What does not answer now is not asked at once again.
+        // What does not answer now is not asked at once again. Of an outage the catalog knows the names, not this.
         if (isStoreError(error, 'io_failed'))
-          this.#pauses.failed(subjectOf(name), { isAway: true });
+          this.#pauses.failed({ ...subjectOf(name), name: '' }, { isAway: true });
         else await this.#removeUnused(name);
         throw error;
       }

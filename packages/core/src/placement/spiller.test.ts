@@ -238,8 +238,21 @@ describe('disk', () => {
     node.remoteFails = false;
     await spiller.makeRoom(1, 100);
     expect(spiller.isInVain(1)).toBe(false);
-    // A run that nothing was asked of is not in vain, whatever it moved.
+    // A run that nothing was asked of is not in vain, though it moved nothing.
     await spiller.makeRoom(1);
+    expect(spiller.isInVain(1)).toBe(false);
+  });
+
+  test('where all is pinned a run was in vain, and the next may find something to move', async () => {
+    const node = new FakeNode({ memory: 100, disk: 200 });
+    for (const id of [1, 2]) node.add(id, 'disk', 100, { pinned: true });
+    const spiller = node.createSpiller();
+    await spiller.makeRoom(1, 100);
+    expect(spiller.isInVain(1)).toBe(true);
+    (node.blobs.get(1) as FakeBlob).pinned = false;
+    const run = spiller.makeRoom(1, 100);
+    expect(spiller.mayFree(1)).toBe(true);
+    await run;
     expect(spiller.isInVain(1)).toBe(false);
   });
 

@@ -8,8 +8,9 @@
  * I1  A run ends: each blob is tried once a run in memory, and in at most three passes on disk, whatever readers do meanwhile.
  * I2  What was given up and waits for its readers counts as free: nothing more is pushed out in its place.
  * I3  No run rejects. After a few failures in a row a run gives up, and the next demand begins another.
- * I4  A run that ended without a byte less, though room was wanted, was in vain: until something moves, those that follow it
- *     are no reason to wait. Else a node whose disk is full and whose tier 2 is away would seem to be making room for ever.
+ * I4  A run that ended without a byte less, though room was wanted, was in vain. If that was because moves failed, those that
+ *     follow it are no reason to wait, until something moves: else a node whose disk is full and whose tier 2 is away would seem
+ *     to be making room for ever.
  */
 import type { Catalog } from '../catalog/catalog.ts';
 import { storedSize } from '../encryption/vault.ts';
@@ -42,10 +43,13 @@ const DISK_PASSES_MAX = 3;
 const FAILURES_MAX = 8;
 const READS_NOTED_MAX = 100_000;
 
+type Outcome = 'useful' | 'nothing to move' | 'failed';
+
 /** What one run of the spiller knows. */
 interface Run {
   readonly stuck: Set<number>;
   failuresInRow: number;
+  hasFailed: boolean;
   /** It made some room. */
   hasFreed: boolean;
   /** The tier was above its high mark: the run goes on to the low one. */
@@ -57,8 +61,8 @@ export class Spiller {
   readonly #readSinceScan = new Set<number>();
   readonly #runs: [Promise<void> | undefined, Promise<void> | undefined] = [undefined, undefined];
   readonly #demandBytes: [number, number] = [0, 0];
-  /** The last runs were in vain (I4). */
-  readonly #isInVain: [boolean, boolean] = [false, false];
+  /** What came of the last runs (I4). */
+  readonly #outcomes: [Outcome, Outcome] = ['useful', 'useful'];
   #diskCursor = 0;
   #closed = false;
 
@@ -68,17 +72,17 @@ export class Spiller {
 
   /** Whether room in this tier may come of the work that is under way (I4). */
   mayFree(tier: 0 | 1): boolean {
-    return this.#runs[tier] !== undefined && !this.#isInVain[tier];
+    return this.#runs[tier] !== undefined && this.#outcomes[tier] !== 'failed';
   }
 
   /** Nothing more can go from this tier, as far as is known (I4). */
   isInVain(tier: 0 | 1): boolean {
-    return this.#isInVain[tier];
+    return this.#outcomes[tier] !== 'useful';
   }
 
   /** Tier 2 took something: what failed there may go now. */
   noteRemoteTook(): void {
-    this.#isInVain.fill(false);
+    this.#outcomes.fill('useful');
   }
 
   /** A second chance for blobs on disk that are read; bounded, because it only improves a guess. */
@@ -106,14 +110,16 @@ export class Spiller {
 
   async #run(tier: 0 | 1): Promise<void> {
     const run: Run = {
-      ...{ stuck: new Set<number>(), failuresInRow: 0, hasFreed: false, isAboveMark: false },
+      ...{ stuck: new Set<number>(), failuresInRow: 0, hasFailed: false, hasFreed: false },
+      isAboveMark: false,
     };
     try {
       await (tier === 0 ? this.#spillMemory(run) : this.#spillDisk(run));
     } catch (error) {
       if (!this.#closed) this.#parts.onError(error);
     }
-    if (!run.hasFreed && this.#missingBytes(tier) > 0) this.#isInVain[tier] = true;
+    if (!run.hasFreed && this.#missingBytes(tier) > 0)
+      this.#outcomes[tier] = run.hasFailed ? 'failed' : 'nothing to move';
     // In one turn: a demand that comes later finds no run, and begins one.
     this.#demandBytes[tier] = 0;
     this.#runs[tier] = undefined;
@@ -187,6 +193,7 @@ export class Spiller {
     } catch (error) {
       run.stuck.add(blobId);
       run.failuresInRow++;
+      run.hasFailed = true;
       if (!this.#closed) this.#parts.onError(error);
     }
   }
@@ -240,13 +247,14 @@ export class Spiller {
     } catch (error) {
       run.stuck.add(blobId);
       run.failuresInRow++;
+      run.hasFailed = true;
       if (!this.#closed) this.#parts.onError(error);
     }
   }
 
   #noteFreed(tier: 0 | 1, run: Run): void {
     run.hasFreed = true;
-    this.#isInVain[tier] = false;
+    this.#outcomes[tier] = 'useful';
   }
 
   async #isPinned(blobId: number): Promise<boolean> {

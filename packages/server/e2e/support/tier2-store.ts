@@ -21,6 +21,7 @@ export interface Tier2Store extends AsyncDisposable {
   options(url?: string): Required<Pick<NodeProcessOptions, 'args' | 'env'>>;
   /** Names below `ebb/`, without private ones. */
   names(): Promise<string[]>;
+  privateNames(): Promise<string[]>;
   get(name: string): Promise<Buffer>;
   /** Parts of uploads that are open. */
   openParts(): Promise<number>;
@@ -34,19 +35,21 @@ export async function startTier2Store(): Promise<Tier2Store> {
     ...{ endpoint: node.s3Url, region: 'us-east-1', forcePathStyle: true, credentials: KEY },
   });
   await client.send(new CreateBucketCommand({ Bucket: 'tier' }));
+  const list = async (isWanted: (isPrivate: boolean) => boolean): Promise<string[]> => {
+    const names: string[] = [];
+    const where = { Bucket: 'tier', Prefix: 'ebb/' };
+    for await (const { Contents = [] } of paginateListObjectsV2({ client }, where))
+      names.push(...Contents.map(({ Key = '' }) => Key.slice(where.Prefix.length)));
+    return names.filter((name) => isWanted(/(?:^|\/)\.ebb\//.test(name)));
+  };
   return {
     node,
     options: (url = node.s3Url) => ({
       args: [`--remote=s3://tier/ebb?endpoint=${encodeURIComponent(url)}`],
       env: { AWS_ACCESS_KEY_ID: KEY.accessKeyId, AWS_SECRET_ACCESS_KEY: KEY.secretAccessKey },
     }),
-    names: async () => {
-      const names: string[] = [];
-      const where = { Bucket: 'tier', Prefix: 'ebb/' };
-      for await (const { Contents = [] } of paginateListObjectsV2({ client }, where))
-        names.push(...Contents.map(({ Key = '' }) => Key.slice(where.Prefix.length)));
-      return names.filter((name) => !name.includes('/.ebb/') && !name.startsWith('.ebb/'));
-    },
+    names: async () => await list((isPrivate) => !isPrivate),
+    privateNames: async () => await list((isPrivate) => isPrivate),
     get: async (name) => {
       const { Body } = await client.send(
         new GetObjectCommand({ Bucket: 'tier', Key: `ebb/${name}` }),
