@@ -17,6 +17,7 @@ import {
   type Ack,
   DEFAULT_RUN_POLICY,
   isStoreError,
+  type PreparedRun,
   type RestorePlan,
   type RunInfo,
   type RunPolicyChange,
@@ -163,11 +164,13 @@ class CatalogCheckpointService implements CheckpointService {
   async prepare(
     ref: RunRef,
     { imageBytes, slots }: { readonly imageBytes: number; readonly slots?: number | undefined },
-  ): Promise<void> {
+  ): Promise<PreparedRun> {
     const run = await this.#ensureRun(ref);
     this.#assertFits(imageBytes);
     const files = slots ?? run.policy.slots;
     await this.#store.populate({ fileBytes: imageBytes, files }, this.#stop.signal);
+    const policy = (await this.#store.getBucket(ref.bucket)).policy;
+    return { bucket: imageBucket(policy), slots: files };
   }
 
   // ── making a snapshot ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,6 +1,7 @@
 /** What the surfaces call. Implemented by catalog-checkpoint-service.ts. */
 import type {
   Ack,
+  PreparedRun,
   RestorePlan,
   RunInfo,
   RunPolicyChange,
@@ -43,11 +44,14 @@ export interface CheckpointService {
   putRun(ref: RunRef, policy: RunPolicyChange): Promise<RunInfo>;
   /** With all its snapshots. @throws `not_found` */
   removeRun(ref: RunRef): Promise<{ readonly snapshots: number }>;
-  /** Makes memory ready for images, so that the first snapshots touch no fresh page. @throws `tier_full` when they can never fit */
+  /**
+   * Makes memory ready for images, so that the first snapshots touch no fresh page. Resolves with the bucket of images.
+   * @throws `tier_full` when they can never fit
+   */
   prepare(
     ref: RunRef,
     want: { readonly imageBytes: number; readonly slots?: number | undefined },
-  ): Promise<void>;
+  ): Promise<PreparedRun>;
 
   /**
    * Asks for a slot for one part's image. Parts of one snapshot get one decision.

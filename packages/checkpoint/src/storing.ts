@@ -45,6 +45,7 @@ import type { SnapshotRecord } from './snapshot-record.ts';
 
 const PAUSE_MS_MIN = 500;
 const PAUSE_MS_MAX = 30_000;
+const MANIFESTS_KEPT = 4;
 
 export interface StoringParts {
   readonly store: CheckpointStore;
@@ -63,6 +64,8 @@ export class Storing {
   readonly #pauses = new Map<string, { readonly untilMs: number; readonly lengthMs: number }>();
   /** Snapshots whose way to tier 2 is being waited for. */
   readonly #publishing = new Map<string, Promise<void>>();
+  /** The last that were read or written, by key; a session writes a step once. */
+  readonly #manifests = new Map<string, Manifest>();
   #working: Promise<void> | undefined;
   #isDirty = false;
 
@@ -204,6 +207,7 @@ export class Storing {
     };
     const name = this.manifestName(ref, record.session, policy);
     await objects.put(name, Buffer.from(JSON.stringify(manifest)), ack);
+    this.#remember(name.key, manifest);
     const stored = { durability: ack, objects: Object.fromEntries(named), newBytes };
     const { session, previous } = record;
     const isNoted = await runs.change(
@@ -304,12 +308,24 @@ export class Storing {
   /** @throws `data_corrupt` */
   async readManifest(ref: SnapshotRef, session: string): Promise<Manifest> {
     const name = this.manifestName(ref, session, await this.#policyOf(ref.bucket));
+    const known = this.#manifests.get(name.key);
+    if (known !== undefined) return known;
     const bytes = await this.#parts.objects.get(name);
     try {
-      return manifestSchema.parse(JSON.parse(bytes.toString('utf8')));
+      const manifest = manifestSchema.parse(JSON.parse(bytes.toString('utf8')));
+      this.#remember(name.key, manifest);
+      return manifest;
     } catch (error) {
       const message = `${name.bucket}/${name.key} is no manifest`;
       throw new StoreError('data_corrupt', message, { step: ref.step }, error);
+    }
+  }
+
+  #remember(key: string, manifest: Manifest): void {
+    this.#manifests.set(key, manifest);
+    for (const oldest of this.#manifests.keys()) {
+      if (this.#manifests.size <= MANIFESTS_KEPT) break;
+      this.#manifests.delete(oldest);
     }
   }
 

@@ -188,6 +188,10 @@ export const snapshotVerifiedSchema = z.object({
 });
 export type SnapshotVerified = z.infer<typeof snapshotVerifiedSchema>;
 
+/** Files are ready in tier 0 for what is staged in this bucket. */
+export const preparedRunSchema = z.object({ bucket: z.string(), slots: count });
+export type PreparedRun = z.infer<typeof preparedRunSchema>;
+
 export const prepareRunSchema = z.object({
   imageBytes: z.number().int().positive(),
   slots: z.number().int().min(1).max(64).optional(),

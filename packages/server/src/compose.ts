@@ -157,8 +157,9 @@ async function openStore(
 ): Promise<{ readonly store: ObjectStore; readonly recovery: RecoveryReport }> {
   const nodeId = await catalog.nodeId();
   const mover = createMover();
+  const commitMover = createMover();
   // Closed in reverse should a later one fail; from then on the store closes them.
-  const opened: { close(): Promise<void> }[] = [mover];
+  const opened: { close(): Promise<void> }[] = [mover, commitMover];
   try {
     const memory = await openFileTier({
       ...{ name: 'memory', root: config.memoryDir, nodeId, mover },
@@ -177,7 +178,7 @@ async function openStore(
     const remote = await openRemote(config.remotes, { nodeId, mover, dataDir: config.dataDir });
     opened.push(remote);
     return await openObjectStore({
-      ...{ catalog, memory, disk, remote, mover },
+      ...{ catalog, memory, disk, remote, mover, commitMover },
       ...(config.encryptionKeys === null ? {} : { encryptionKeys: config.encryptionKeys }),
       settings: {
         memoryMarks: config.memoryMarks,

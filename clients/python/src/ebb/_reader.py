@@ -205,6 +205,10 @@ class ObjectReader:
         """Fills a writable, contiguous buffer from ``offset``; how many bytes there were. Raises as `read`."""
         raise NotImplementedError
 
+    def local_path(self) -> str | None:
+        """Absolute path of the file that is the whole object, where there is one and it is seen; it holds until `close`."""
+        return None
+
     def close(self) -> None:
         """Gives the lease back. Closing twice does nothing."""
         raise NotImplementedError
@@ -255,6 +259,17 @@ class LeasedReader(ObjectReader):
                 return
             self._is_closed = True
             self._lease.close()
+
+    def local_path(self) -> str | None:
+        lease = self._living_lease()
+        files = lease.session.files
+        extents = lease.opened.extents
+        if files is None or len(extents) != 1:
+            return None
+        extent = extents[0]
+        is_whole = extent.offset == 0 and extent.length == self.info.size_bytes
+        is_seen = extent.path != "" and extent.tier != 2
+        return files.path(extent.tier, extent.path) if is_whole and is_seen else None
 
     def _read_whole(self, offset: int, length: int) -> bytes | None:
         """From one file, without a second copy; None where that is not how it lies."""

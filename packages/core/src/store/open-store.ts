@@ -38,6 +38,8 @@ export interface StoreOptions {
   readonly disk: LocalTier;
   readonly remote: RemoteTier;
   readonly mover: Mover;
+  /** For what a writer waits for, so that it does not wait for copies that nobody waits for; default: the same. */
+  readonly commitMover?: Mover;
   readonly clock?: Clock;
   readonly settings?: Partial<StoreSettings>;
   readonly observer?: Partial<StoreObserver>;
@@ -61,7 +63,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     failed: () => undefined,
     ...options.observer,
   };
-  const { catalog, memory, remote, mover } = options;
+  const { catalog, memory, remote, mover, commitMover = mover } = options;
   const vault = new Vault(options.encryptionKeys ?? null);
   const disk = vault.readableDisk(options.disk);
   const recency = new RecencyIndex();
@@ -126,6 +128,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
       disk,
       remote,
       mover,
+      commitMover,
       clock,
       awake,
       settings,

@@ -74,6 +74,8 @@ export interface StoreParts {
   readonly disk: LocalTier;
   readonly remote: RemoteTier;
   readonly mover: Mover;
+  /** Of writers: their commits, and writes that change the tier. */
+  readonly commitMover: Mover;
   readonly clock: Clock;
   readonly awake: AwakeTime;
   readonly settings: StoreSettings;

@@ -632,7 +632,7 @@ export class CatalogObjectStore implements ObjectStore {
 
   async close(): Promise<void> {
     const { mirror, spiller, placement, privateCopies } = this.#parts;
-    const { memory, disk, remote, mover, catalog } = this.#parts;
+    const { memory, disk, remote, mover, commitMover, catalog } = this.#parts;
     this.#writes.refuseNewWrites();
     this.#feed.close();
     this.#waits.close();
@@ -644,6 +644,7 @@ export class CatalogObjectStore implements ObjectStore {
     await placement.settled();
     await privateCopies.close();
     await mover.close();
+    if (commitMover !== mover) await commitMover.close();
     await memory.close();
     await disk.close();
     await remote.close();

@@ -286,7 +286,7 @@ export class WritePath {
     const crc32c = isEmpty
       ? 0
       : (options.crc32c ??
-        (await this.#parts.mover.checksum(tier.absolutePath(write.blobId), sizeBytes)));
+        (await this.#parts.commitMover.checksum(tier.absolutePath(write.blobId), sizeBytes)));
     if ((options.crc32c ?? crc32c) !== crc32c)
       throw new StoreError('checksum_mismatch', 'no bytes have the CRC32C 0');
     let diskBytes = write.tier === 1 && !isEmpty ? allocatedBytes : null;
@@ -488,7 +488,7 @@ export class WritePath {
   }
 
   async #moveToDisk(write: Staging, needBytes: number): Promise<void> {
-    const { staging, memory, disk, mover } = this.#parts;
+    const { staging, memory, disk, commitMover } = this.#parts;
     const createNow = (): LocalBlob | undefined => {
       this.#assertOpen(write);
       return disk.create(write.blobId, needBytes);
@@ -496,7 +496,7 @@ export class WritePath {
     if (createNow() === undefined)
       await this.#waitForRoom(createNow, { tiers: [1], ref: write.ref, needBytes });
     try {
-      await mover.copy({
+      await commitMover.copy({
         from: memory.absolutePath(write.blobId),
         to: disk.absolutePath(write.blobId),
         sizeBytes: write.writtenBytes,
@@ -514,7 +514,7 @@ export class WritePath {
   }
 
   async #copyToDisk(write: Staging, sizeBytes: number, crc32c: number): Promise<number> {
-    const { disk, memory, mover, vault, sealed } = this.#parts;
+    const { disk, memory, commitMover, vault, sealed } = this.#parts;
     const { blobId, sealId } = write;
     const needBytes = sealId === undefined ? sizeBytes : sealedSize(sizeBytes);
     const createNow = (): LocalBlob | undefined => disk.create(blobId, needBytes);
@@ -525,7 +525,7 @@ export class WritePath {
       await sealed.sealMemory({ blobId, sizeBytes, crc32c, sealId }, { sync: true });
       return disk.seal(blobId, needBytes);
     }
-    const found = await mover.copy({
+    const found = await commitMover.copy({
       from: memory.absolutePath(write.blobId),
       to: disk.absolutePath(write.blobId),
       sizeBytes,

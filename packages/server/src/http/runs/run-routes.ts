@@ -3,6 +3,7 @@ import type { RunRef, SnapshotChoice, SnapshotRef } from '@ebb/checkpoint';
 import {
   CHECKPOINT_BUCKET,
   PATHS,
+  preparedRunSchema,
   prepareRunSchema,
   restorePlanSchema,
   runInfoSchema,
@@ -78,7 +79,10 @@ const routes = {
     path: PATHS.runPrepare,
     summary: 'Makes memory ready for images, so that the first snapshots touch no fresh page',
     request: { params: runParam, query: ofBucket, body: jsonBody(prepareRunSchema) },
-    responses: { 204: { description: 'ready, as far as there is room' }, ...errorResponses },
+    responses: {
+      200: json(preparedRunSchema, 'ready, as far as there is room'),
+      ...errorResponses,
+    },
   }),
   list: createRoute({
     method: 'get',
@@ -183,11 +187,8 @@ export function addRunRoutes(app: OpenAPIHono, { checkpoints }: Services): void 
     c.json(await checkpoints.removeRun(runOf(c.req.valid('param'), c.req.valid('query'))), 200),
   );
   app.openapi(routes.prepare, async (c) => {
-    await checkpoints.prepare(
-      runOf(c.req.valid('param'), c.req.valid('query')),
-      c.req.valid('json'),
-    );
-    return c.body(null, 204);
+    const run = runOf(c.req.valid('param'), c.req.valid('query'));
+    return c.json(await checkpoints.prepare(run, c.req.valid('json')), 200);
   });
   app.openapi(routes.list, async (c) =>
     c.json(

@@ -1,0 +1,7 @@
+"""Checkpoints: `Checkpointer` saves and restores the state of a training job. docs/checkpoints.md has the whole of it."""
+
+from ._api import Snapshot
+from ._checkpointer import Checkpointer, OpenSnapshot, Restored, Save
+from ._tree import UnsupportedValueError
+
+__all__ = ["Checkpointer", "OpenSnapshot", "Restored", "Save", "Snapshot", "UnsupportedValueError"]

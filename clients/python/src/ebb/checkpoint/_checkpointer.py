@@ -1,0 +1,716 @@
+"""Saves and restores the state of a training job.
+
+I1  `save` returns when the state may change: all of it is copied. Everything else happens on one background thread, in
+    the order of the saves.
+I2  A failure there is raised by the next call that waits or saves, once: no snapshot is lost without a word.
+I3  The image is written whole, gaps too: a recycled file holds the bytes of others.
+I4  What is restored matches its digests, or an error says what does not, and which step to go back to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import sys
+import threading
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from types import TracebackType
+from typing import Any, NamedTuple, Optional, Union
+
+import numpy as np
+
+from .._client import Client
+from .._staged import StagedFile
+from ..errors import (
+    BusyError,
+    DataCorruptError,
+    DataLostError,
+    NotFoundError,
+    RequestInvalidError,
+    TierFullError,
+    UnsupportedError,
+)
+from . import _arrays, _tree
+from ._api import Plan, PlannedPart, RunApi, Snapshot, Step
+from ._arrays import Spec
+from ._copy import Copier, Run
+from ._image import Shard, align, encode_tail
+from ._progress import progress_bar
+from ._restore import PartSource, Wanted, fetch
+from ._slots import SlotMappings
+
+_log = logging.getLogger("ebb.checkpoint")
+_COMMIT_WAIT_S = 600.0
+
+
+class Restored(NamedTuple):
+    """A state that was brought back: in the arrays that were given, where they were, else in fresh ones."""
+
+    step: int
+    state: Any
+    metadata: Mapping[str, str]
+
+
+class Layout(NamedTuple):
+    """Where the shards of an image lie."""
+
+    shards: list[Shard]
+    #: Bytes to the table.
+    data_bytes: int
+    #: (offset, length) of bytes between shards.
+    gaps: list[tuple[int, int]]
+
+
+def lay_out(specs: Mapping[str, Spec], tree_bytes: int) -> Layout:
+    """Shards in the order given, and behind them the tree: it changes its size, and moves nothing by that."""
+    shards: list[Shard] = []
+    gaps: list[tuple[int, int]] = []
+    end = 0
+
+    def place(length: int) -> int:
+        nonlocal end
+        offset = align(end)
+        if offset > end:
+            gaps.append((end, offset - end))
+        end = offset + length
+        return offset
+
+    for name, spec in specs.items():
+        shards.append(Shard(name, place(spec.nbytes), spec.nbytes, spec.dtype, spec.shape))
+    shards.append(Shard(_tree.TREE, place(tree_bytes), tree_bytes))
+    return Layout(shards, end, gaps)
+
+
+class Save:
+    """A snapshot on its way. `skipped`: the run leaves it out, because storing is behind."""
+
+    def __init__(self, step: int, done: Optional[Future[Optional[Snapshot]]]) -> None:
+        self.step = step
+        self.skipped = done is None
+        self._done = done
+
+    def result(self, timeout: Optional[float] = None) -> Optional[Snapshot]:
+        """Returns when it is committed (to memory); on ranks that do not commit, when their part is handed over.
+
+        Raises what went wrong.
+        """
+        return None if self._done is None else self._done.result(timeout)
+
+    def done(self) -> bool:
+        return self._done is None or self._done.done()
+
+
+class Checkpointer:
+    """The checkpoints of one run, for one rank.
+
+    Args:
+        client: a client of this node, or where it is (see `ebb.Client`).
+        run: the run's name.
+        bucket: where it is kept; made (buffered: on disk, then in tier 2) if it is not there.
+        rank, world_size: which part this process saves, of how many; from ``torch.distributed`` if that is initialized,
+            else 0 of 1. Rank 0 commits.
+        session: the same text on all ranks of this life of the job, another one in the next life. Made, and told to the
+            other ranks by ``torch.distributed``, unless given, or in ``EBB_CHECKPOINT_SESSION``.
+        threads: that copy; default 2, or 4 with 16 processors or more.
+        verify: compare what is restored with its digests.
+        **policy: what the run keeps (``keep_last``, ``keep_every``, ``max_age_s``, ``max_bytes``) and does
+            (``slots``, ``behind="wait"|"skip"|"spill"``, ``superseded="store"|"drop"``, ``delta``).
+
+    A state is an array or tensor (NumPy, PyTorch, JAX), a plain value (None, bool, int, float, str, bytes), or dicts, lists
+    and tuples of states.
+    """
+
+    def __init__(
+        self,
+        client: Union[Client, str, None] = None,
+        run: str = "default",
+        *,
+        bucket: str = "checkpoints",
+        rank: Optional[int] = None,
+        world_size: Optional[int] = None,
+        session: Optional[str] = None,
+        threads: Optional[int] = None,
+        verify: bool = True,
+        **policy: Any,
+    ) -> None:
+        self._stack = ExitStack()
+        self.client = client if isinstance(client, Client) else self._stack.enter_context(Client(client))
+        self.api = RunApi(self.client, bucket, run)
+        self.run = run
+        found_rank, found_size = _distributed()
+        self.rank = found_rank if rank is None else rank
+        self.world_size = found_size if world_size is None else world_size
+        if not 0 <= self.rank < self.world_size:
+            raise RequestInvalidError(f"rank {self.rank} is not in a world of {self.world_size}")
+        self.session = session or os.environ.get("EBB_CHECKPOINT_SESSION") or _shared_session()
+        self.verify = verify
+        self.copier = Copier(threads)
+        self.slots = SlotMappings()
+        self._lock = threading.Lock()
+        self._background: Optional[ThreadPoolExecutor] = None
+        self._saves: dict[int, Save] = {}
+        self._failure: Optional[BaseException] = None
+        self._buffer: Optional[np.ndarray[Any, Any]] = None
+        if policy:
+            self.api.put_policy(_policy_json(policy))
+
+    @property
+    def part(self) -> str:
+        return part_of_rank(self.rank)
+
+    # -- saving --------------------------------------------------------------------------------------------------
+
+    def prepare(self, state: Any, slots: Optional[int] = None) -> None:
+        """Makes memory ready for snapshots of this size, and maps it, so that the first ones are as fast as all others.
+
+        Takes seconds for gigabytes. What does not fit the node's memory tier beside all else is left out.
+
+        Raises:
+            TierFullError: one image can never fit, or the memory is not there.
+        """
+        tree, arrays = _tree.flatten(state, _arrays.kind_of)
+        layout = lay_out(_specs(arrays), len(_tree.encode(tree)))
+        image_bytes = image_bytes_of(layout)
+        bucket, count = self.api.prepare(image_bytes, slots)
+        self._map_ahead(bucket, count, image_bytes)
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        *,
+        metadata: Optional[Mapping[str, str]] = None,
+        overwrite: bool = True,
+        wait_for_slot_s: Optional[float] = None,
+    ) -> Save:
+        """Takes a snapshot of the state. Returns as soon as the state may change.
+
+        Args:
+            step: a whole number; a later step is newer.
+            metadata: texts to be kept with it; rank 0's count.
+            overwrite: whether a snapshot of this step that is there is replaced.
+            wait_for_slot_s: how long to wait when storing is behind and the run's policy says ``wait``; default: as
+                long as it takes.
+
+        Raises:
+            BusyError: no slot in time.
+            TierFullError: it can never fit the node's memory, or the memory is not there.
+            UnsupportedValueError, UnsupportedError: a value that checkpoints do not take.
+            EbbError: what went wrong with an earlier save (once).
+        """
+        self._raise_failure()
+        tree, arrays = _tree.flatten(state, _arrays.kind_of)
+        text = _tree.encode(tree)
+        layout = lay_out(_specs(arrays), len(text))
+        image = ImageWriter.open(self, step, layout, wait_for_slot_s)
+        if image is None:
+            _log.warning("step %d of run %s is left out: storing is behind", step, self.run)
+            return self._remember(Save(step, None))
+        try:
+            image.fill(arrays.values(), text)
+        except BaseException:
+            image.abort()
+            raise
+        return self.finish(image, step, metadata or {}, overwrite)
+
+    def finish(
+        self,
+        image: ImageWriter,
+        step: int,
+        metadata: Mapping[str, str],
+        overwrite: bool,
+        parts: Optional[list[str]] = None,
+    ) -> Save:
+        """Hands over an image that is filled, behind the caller's back."""
+        names = parts or [part_of_rank(rank) for rank in range(self.world_size)]
+
+        def run() -> Optional[Snapshot]:
+            try:
+                image.commit()
+                if self.rank != 0:
+                    return None
+                return self.api.commit(step, self.session, names, metadata, overwrite, _COMMIT_WAIT_S)
+            except BaseException as error:
+                image.abort()
+                with self._lock:
+                    self._failure = self._failure or error
+                raise
+
+        return self._remember(Save(step, self._executor().submit(run)))
+
+    def wait(self, step: Optional[int] = None, durability: str = "memory", timeout: Optional[float] = None) -> Snapshot:
+        """Returns when the snapshot of a step (default: the last that was saved here) is so durable.
+
+        Args:
+            durability: ``"memory"`` (committed), ``"disk"``, or ``"remote"``.
+            timeout: seconds; default: as long as it takes.
+
+        Raises:
+            TimedOutError: it did not happen in time.
+            NotFoundError: it was left out.
+            EbbError: what went wrong with it.
+        """
+        with self._lock:
+            chosen = max(self._saves, default=None) if step is None else step
+            pending = None if chosen is None else self._saves.get(chosen)
+        if chosen is None:
+            raise NotFoundError(f"run {self.run}: nothing was saved here")
+        if pending is not None and pending.skipped:
+            raise NotFoundError(f"step {chosen} of run {self.run} was left out: storing is behind")
+        if pending is not None:
+            try:
+                pending.result(timeout)
+            except BaseException as error:
+                with self._lock:
+                    if self._failure is error:
+                        self._failure = None
+                raise
+        return self.api.wait(chosen, durability, timeout)
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def latest(self) -> Optional[int]:
+        """The newest step that is complete and not marked bad; None when there is none."""
+        return next((one.step for one in self.list() if one.bad is None), None)
+
+    def list(self) -> list[Snapshot]:
+        """All snapshots, the newest step first."""
+        return self.api.list()
+
+    def pin(self, step: int, pinned: bool = True) -> None:
+        """Keeps a snapshot whatever the run keeps."""
+        self.api.pin(step, pinned)
+
+    def mark_bad(self, step: int, reason: Optional[str]) -> None:
+        """`latest` passes it over from now on; with None, no longer."""
+        self.api.mark(step, reason)
+
+    def remove(self, step: int) -> None:
+        self.api.remove(step)
+
+    # -- restoring -----------------------------------------------------------------------------------------------
+
+    def restore(
+        self,
+        step: Step = "latest",
+        into: Any = None,
+        *,
+        part: Optional[str] = None,
+        strict: bool = True,
+        progress: bool = False,
+    ) -> Restored:
+        """Brings a snapshot back.
+
+        Args:
+            step: a step, or ``"latest"``.
+            into: a state like the one that was saved, whose arrays are overwritten in place; arrays that cannot be
+                written (JAX) are made anew, so use the state that is returned. Default: all arrays are made anew.
+            part: default: this rank's, or the only one there is.
+            strict: whether `into` must have the same arrays as the snapshot; else those that both have are restored.
+            progress: show a bar (tqdm) when it takes long.
+
+        Raises:
+            NotFoundError: no such snapshot.
+            RequestInvalidError: `into` has other arrays, shapes or dtypes; all differences are named. Nothing was changed.
+            DataCorruptError, DataLostError: bytes that are not what was saved, and no other copy; `fallback` in details is
+                the newest older step. Arrays of `into` may have been overwritten.
+        """
+        plan = self.api.plan(step)
+        planned = self._choose_part(plan, part)
+        try:
+            return self._restore(plan, planned, into, strict=strict, progress=progress)
+        except (DataCorruptError, DataLostError) as error:
+            raise self._with_fallback(error, plan.snapshot.step) from error
+
+    def open(self, step: Step = "latest", *, part: Optional[str] = None) -> OpenSnapshot:
+        """A snapshot as read-only arrays over the node's own memory, without a copy and without a look at their digests.
+
+        They stay as they are while one of them is used, whatever happens to the snapshot. One that is no longer in
+        memory is read.
+        """
+        plan = self.api.plan(step)
+        source = PartSource(self.client, self._choose_part(plan, part))
+        try:
+            return OpenSnapshot(plan.snapshot, source)
+        except BaseException:
+            source.close()
+            raise
+
+    def close(self) -> None:
+        """Waits for what is on its way.
+
+        Raises what went wrong with a save, unless another call has raised it.
+        """
+        background, self._background = self._background, None
+        if background is not None:
+            background.shutdown(wait=True)
+        self.copier.close()
+        self.slots.close()
+        self._stack.close()
+        self._raise_failure()
+
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        try:
+            self.close()
+        except Exception:
+            _log.exception("while the checkpointer was closed")
+
+    # -- async twins ---------------------------------------------------------------------------------------------
+
+    async def save_async(self, step: int, state: Any, **options: Any) -> Save:
+        """As `save`; the event loop goes on while the state is copied."""
+        return await asyncio.to_thread(lambda: self.save(step, state, **options))
+
+    async def wait_async(self, step: Optional[int] = None, durability: str = "memory") -> Snapshot:
+        return await asyncio.to_thread(self.wait, step, durability)
+
+    async def restore_async(self, step: Step = "latest", into: Any = None, **options: Any) -> Restored:
+        return await asyncio.to_thread(lambda: self.restore(step, into, **options))
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _map_ahead(self, bucket: str, count: int, image_bytes: int) -> None:
+        """Stages as many files at a time as there are slots, maps them, and gives them back: as objects that are deleted,
+        for what is just given up is not used again."""
+        keys = [f"prepared/{self.session}/{self.rank}/{n}" for n in range(count)]
+        staged: list[StagedFile] = []
+        try:
+            for key in keys:
+                try:
+                    one = self.client.stage(bucket, key, image_bytes, tier=0)
+                except (BusyError, TierFullError):
+                    break
+                staged.append(one)
+                if one.path is not None:
+                    self.slots.open(one, image_bytes)
+            for one in staged:
+                one.commit(1, ack="memory")
+        finally:
+            for one in staged:
+                one.abort()
+            for key in keys[: len(staged)]:
+                with suppress(NotFoundError):
+                    self.client.delete(bucket, key)
+
+    def _restore(
+        self, plan: Plan, planned: PlannedPart, into: Any, *, strict: bool, progress: bool
+    ) -> Restored:
+        tree = read_tree(self.client, planned, self.copier, verify=self.verify)
+        wanted = {leaf.name: leaf.kind for leaf in _tree.leaves(tree)}
+        given: dict[str, Any] = {}
+        if into is not None:
+            _, given = _tree.flatten(into, _arrays.kind_of)
+            _assert_fits(planned, wanted, given, strict=strict)
+        arrays: dict[str, Any] = {}
+        later: list[tuple[Any, str, np.ndarray[Any, Any]]] = []
+        pieces: list[Wanted] = []
+        for name, kind in wanted.items():
+            shard = planned.by_name[name]
+            target = given.get(name)
+            made = target if target is not None else _arrays.empty(kind, _dtype(shard), shard.shape or ())
+            arrays[name] = made
+            address = _arrays.address_of(made) if _is_writable(made) else None
+            if address is None:
+                host = np.empty(shard.length, np.uint8)
+                later.append((made, name, host))
+                address = _address(host)
+            pieces.append(Wanted(shard.offset, shard.length, address))
+        with progress_bar(progress, plan.snapshot.step, sum(piece.length for piece in pieces)) as tick:
+            fetch(self.client, planned, pieces, self.copier, slots=self.slots, verify=self.verify, progress=tick)
+        for made, name, host in later:
+            arrays[name] = _filled(made, host, planned.by_name[name], wanted[name])
+        state = _tree.unflatten(tree, lambda leaf: _as_kind(arrays[leaf.name], leaf.kind))
+        return Restored(plan.snapshot.step, state, plan.snapshot.metadata)
+
+    def _choose_part(self, plan: Plan, part: Optional[str]) -> PlannedPart:
+        parts = plan.parts
+        if part is None:
+            part = next(iter(parts)) if len(parts) == 1 else self.part
+        if part in parts:
+            return parts[part]
+        raise NotFoundError(
+            f"step {plan.snapshot.step} of run {self.run} has the parts {', '.join(parts)}, not {part}: it was saved by "
+            f"{len(parts)} ranks; name a part, or save by ebb.torch.dcp, which restores on any number of ranks",
+            {"parts": list(parts), "part": part},
+        )
+
+    def _with_fallback(self, error: DataCorruptError | DataLostError, step: int) -> DataCorruptError | DataLostError:
+        older = next((one.step for one in self.list() if one.step < step and one.bad is None), None)
+        offer = (
+            "and there is no older snapshot"
+            if older is None
+            else f"the newest older snapshot is step {older}: restore({older}), and mark_bad({step}, …) so that it is passed over"
+        )
+        details = {**error.details, "step": step, "fallback": older}
+        return type(error)(f"step {step} of run {self.run}: {error.message}; {offer}", details)
+
+    def _executor(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._background is None:
+                self._background = ThreadPoolExecutor(1, thread_name_prefix="ebb-checkpoint")
+            return self._background
+
+    def _remember(self, save: Save) -> Save:
+        with self._lock:
+            self._saves[save.step] = save
+            for step in [step for step, one in self._saves.items() if one.done() and one is not save][:-8]:
+                del self._saves[step]
+        return save
+
+    def _raise_failure(self) -> None:
+        with self._lock:
+            failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def keep_buffer(self, length: int) -> np.ndarray[Any, Any]:
+        """Memory of this process for an image that goes through the node; kept, so that its pages are there the next time."""
+        if self._buffer is None or self._buffer.size < length:
+            self._buffer = np.empty(length, np.uint8)
+        return self._buffer[:length]
+
+
+class ImageWriter:
+    """An image that is being filled: in a slot of the node where that is seen, else in memory of this process."""
+
+    def __init__(self, owner: Checkpointer, step: int, layout: Layout, staged: StagedFile) -> None:
+        self.layout = layout
+        self.step = step
+        self._owner = owner
+        self._staged = staged
+        self._tail = encode_tail(layout.shards, layout.data_bytes)
+        self.image_bytes = layout.data_bytes + len(self._tail)
+        if staged.path is not None:
+            slot = owner.slots.open(staged, self.image_bytes)
+            self.view = slot.view[: self.image_bytes]
+            self.address = slot.address
+            self.is_mapped = True
+        else:
+            buffer = owner.keep_buffer(self.image_bytes)
+            self.view = memoryview(buffer)
+            self.address = _address(buffer)
+            self.is_mapped = False
+
+    @classmethod
+    def open(
+        cls, owner: Checkpointer, step: int, layout: Layout, wait_s: Optional[float]
+    ) -> Optional[ImageWriter]:
+        """None: the run leaves the snapshot out."""
+        image_bytes = image_bytes_of(layout)
+        place = owner.api.begin(step, owner.session, owner.part, image_bytes, wait_s)
+        if place is None:
+            return None
+        try:
+            staged = owner.client.stage(*place, image_bytes, tier=0)
+            try:
+                return cls(owner, step, layout, staged)
+            except BaseException:
+                staged.abort()
+                raise
+        except BaseException:
+            owner.api.abort(step, owner.session)
+            raise
+
+    def fill(self, arrays: Any, text: bytes) -> None:
+        """Copies the arrays, in the order of the layout, and the tree."""
+        from ._cuda import copy_from_devices
+
+        runs: list[Run] = []
+        held: list[Any] = []
+        on_devices: list[tuple[int, Any]] = []
+        for shard, array in zip(self.layout.shards, arrays):
+            if _arrays.is_cuda(array):
+                on_devices.append((shard.offset, array))
+                continue
+            address = _arrays.address_of(array)
+            if address is None:
+                host = _arrays.host_copy(array)
+                held.append(host)
+                address = _address(host)
+            runs.append(Run(self.address + shard.offset, address, shard.length))
+        if on_devices:
+            copy_from_devices(self.view, self.address, on_devices, register=self.is_mapped)
+        self._owner.copier.copy(runs)
+        tree = self.layout.shards[-1]
+        self.view[tree.offset : tree.offset + tree.length] = text
+        for offset, length in self.layout.gaps:
+            ctypes.memset(self.address + offset, 0, length)  # I3
+        del held
+
+    def commit(self) -> None:
+        self.view[self.layout.data_bytes : self.image_bytes] = self._tail
+        if not self.is_mapped:
+            self._staged.write(self.view)
+        self._staged.commit(self.image_bytes, ack="memory")
+
+    def abort(self) -> None:
+        """So that the slot is free at once."""
+        try:
+            self._staged.abort()
+            self._owner.api.abort(self.step, self._owner.session)
+        except Exception as error:
+            _log.debug("step %d could not be given up: %s", self.step, error)
+
+
+class OpenSnapshot:
+    """A snapshot whose arrays are read-only views of the node's memory. Use as a context manager."""
+
+    def __init__(self, snapshot: Snapshot, source: PartSource) -> None:
+        self.snapshot = snapshot
+        self.step = snapshot.step
+        self._source = source
+        whole = np.frombuffer(source.map(), np.uint8)
+        part = source.part
+        shard = part.by_name[_tree.TREE]
+        tree = _tree.decode(whole[shard.offset : shard.offset + shard.length].tobytes())
+
+        wraps = {kind: _arrays.wrapper(kind, whole) for kind in {leaf.kind for leaf in _tree.leaves(tree)}}
+
+        def view(leaf: _tree.Leaf) -> Any:
+            one = part.by_name[leaf.name]
+            return wraps[leaf.kind](one.offset, one.length, _dtype(one), one.shape or ())
+
+        self.state = _tree.unflatten(tree, view)
+
+    def close(self) -> None:
+        """Drops the state of this object; arrays that were taken from it stay."""
+        self.state = None
+        self._source.close()
+
+    def __enter__(self) -> OpenSnapshot:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def part_of_rank(rank: int) -> str:
+    return f"rank-{rank:05d}"
+
+
+def image_bytes_of(layout: Layout) -> int:
+    return layout.data_bytes + len(encode_tail(layout.shards, layout.data_bytes))
+
+
+def read_tree(client: Client, part: PlannedPart, copier: Copier, *, verify: bool) -> Any:
+    """
+    Raises:
+        UnsupportedError: the part was not saved by a `Checkpointer`.
+    """
+    shard = part.by_name.get(_tree.TREE)
+    if shard is None:
+        raise UnsupportedError(f"part {part.name} holds no state of a Checkpointer: load it by what saved it")
+    text = np.empty(shard.length, np.uint8)
+    # While there are no digests, the whole image is compared when the arrays are read.
+    checks = verify and part.digests is not None
+    fetch(client, part, [Wanted(shard.offset, shard.length, _address(text))], copier, verify=checks)
+    return _tree.decode(text.tobytes())
+
+
+def _specs(arrays: Mapping[str, Any]) -> dict[str, Spec]:
+    return {name: _arrays.spec_of(array) for name, array in arrays.items()}
+
+
+def _dtype(shard: Shard) -> str:
+    if shard.dtype is None:
+        raise DataCorruptError(f"shard {shard.name} is no tensor")
+    return shard.dtype
+
+
+def _address(array: np.ndarray[Any, Any]) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _is_writable(array: Any) -> bool:
+    return not isinstance(array, np.ndarray) or bool(array.flags.writeable)
+
+
+def _filled(made: Any, host: np.ndarray[Any, Any], shard: Shard, kind: str) -> Any:
+    try:
+        _arrays.fill(made, host)
+    except UnsupportedError:
+        return _arrays.wrap(kind, host, _dtype(shard), shard.shape or ())
+    return made
+
+
+def _as_kind(array: Any, kind: str) -> Any:
+    """A NumPy array that stands for one of JAX becomes that."""
+    if kind == _arrays.JAX and isinstance(array, np.ndarray) and "jax" in sys.modules:
+        import jax.numpy as jnp
+
+        return jnp.asarray(array)
+    return array
+
+
+def _assert_fits(part: PlannedPart, wanted: Mapping[str, str], given: Mapping[str, Any], *, strict: bool) -> None:
+    problems = []
+    if strict:
+        problems += [f"{name} is in the snapshot only" for name in wanted if name not in given]
+        problems += [f"{name} is not in the snapshot" for name in given if name not in wanted]
+    for name, array in given.items():
+        if name in wanted:
+            shard, spec = part.by_name[name], _arrays.spec_of(array)
+            if (shard.dtype, shard.shape) != (spec.dtype, spec.shape):
+                problems.append(
+                    f"{name} is {spec.dtype} {list(spec.shape)} here, {shard.dtype} {list(shard.shape or ())} in the snapshot"
+                )
+    if problems:
+        shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise RequestInvalidError(f"the state does not fit the snapshot: {shown}", {"problems": problems})
+
+
+def _distributed() -> tuple[int, int]:
+    torch = sys.modules.get("torch")
+    distributed = getattr(torch, "distributed", None)
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return int(distributed.get_rank()), int(distributed.get_world_size())
+    return 0, 1
+
+
+def _shared_session() -> str:
+    """A fresh name; with torch.distributed, rank 0's on all ranks."""
+    name = [uuid.uuid4().hex[:16]]
+    rank, size = _distributed()
+    if size > 1:
+        import torch.distributed
+
+        torch.distributed.broadcast_object_list(name, src=0)
+    return name[0]
+
+
+_POLICY = {
+    "keep_last": "keepLast",
+    "keep_every": "keepEvery",
+    "max_age_s": "maxAgeMs",
+    "max_bytes": "maxBytes",
+    "slots": "slots",
+    "behind": "behind",
+    "superseded": "superseded",
+    "delta": "delta",
+}
+
+
+def _policy_json(policy: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = [name for name in policy if name not in _POLICY]
+    if unknown:
+        raise TypeError(f"a Checkpointer takes no {', '.join(unknown)}; of a policy: {', '.join(_POLICY)}")
+    named = {_POLICY[name]: value for name, value in policy.items()}
+    if named.get("maxAgeMs") is not None:
+        named["maxAgeMs"] = int(named["maxAgeMs"] * 1000)
+    return named

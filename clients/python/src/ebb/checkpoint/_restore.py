@@ -1,0 +1,242 @@
+"""Brings parts of a snapshot to where they are wanted, and compares every block with its digest on the way.
+
+I1  Nothing is taken for good that does not match: a block is compared before its bytes are copied (of what is mapped) or
+    as they were read. An image that turns out broken is passed over for what is stored; when that is broken too,
+    the error names part, shards and place.
+I2  A unit of work is a few neighbouring blocks. Digest and copy of one follow each other, so that the second finds it in
+    the processor's cache: together they cost little more than the copy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from typing import Any, Callable, NamedTuple, Optional
+
+import numpy as np
+
+from .._client import Client
+from .._reader import ObjectReader
+from ..errors import DataCorruptError, DataLostError, NotFoundError
+from ._api import PlannedPart
+from ._copy import Copier
+from ._gmac import ThreadDigests, is_available
+from ._slots import SlotMappings
+
+_log = logging.getLogger("ebb.checkpoint")
+_UNIT_BLOCKS = 8
+#: Of an image whose blocks have no digests yet.
+_BLOCK_BYTES = 1024 * 1024
+
+Progress = Callable[[int], None]
+
+
+class Wanted(NamedTuple):
+    """`length` bytes of an image from `offset` on, to be put at `target` (an address)."""
+
+    offset: int
+    length: int
+    target: int
+
+
+class PartSource:
+    """A part that is being read: its image, where that is in memory, or data objects."""
+
+    def __init__(self, client: Client, part: PlannedPart, *, use_image: bool = True) -> None:
+        self.part = part
+        self.client = client
+        self.has_image = use_image and part.image is not None
+        self._stack = ExitStack()
+        self._lock = threading.Lock()
+        self._readers: dict[tuple[str, str], ObjectReader] = {}
+        if self.has_image and part.image is not None:
+            try:
+                self._reader(*part.image)
+            except (NotFoundError, DataLostError):
+                # It was given up since the plan was made, or memory was lost.
+                if part.runs is None:
+                    raise
+                self.has_image = False
+
+    def map(self) -> memoryview:
+        """The whole image, read-only: the node's own pages if it lies in memory, else a copy."""
+        if self.has_image and self.part.image is not None:
+            return self.client.open_map(*self.part.image).view
+        target = np.empty(self.part.image_bytes, np.uint8)
+        self.read_into(memoryview(target), 0)
+        return memoryview(target).toreadonly()
+
+    def kept_mapping(self, slots: Optional[SlotMappings]) -> Optional[int]:
+        """Address of the image in a slot that is mapped here already. Its lease is held until `close`."""
+        if slots is None or not self.has_image or self.part.image is None:
+            return None
+        path = self._reader(*self.part.image).local_path()
+        slot = None if path is None else slots.find(path)
+        return slot.address if slot is not None and slot.length >= self.part.image_bytes else None
+
+    def read_into(self, target: memoryview, offset: int) -> None:
+        """Fills `target` from `offset` of the image on."""
+        part = self.part
+        if self.has_image and part.image is not None:
+            self._reader(*part.image).read_into(target, offset)
+            return
+        end = offset + len(target)
+        for start, length, key, at in part.runs or ():
+            low, high = max(start, offset), min(start + length, end)
+            if low < high:
+                reader = self._reader(part.bucket, key)
+                reader.read_into(target[low - offset : high - offset], at + low - start)
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def _reader(self, bucket: str, key: str) -> ObjectReader:
+        with self._lock:
+            reader = self._readers.get((bucket, key))
+            if reader is None:
+                reader = self._stack.enter_context(self.client.open(bucket, key))
+                self._readers[bucket, key] = reader
+            return reader
+
+
+class _Piece(NamedTuple):
+    """Where bytes of a block go: address, offset in the block, length."""
+
+    target: int
+    start: int
+    length: int
+
+
+def fetch(
+    client: Client,
+    part: PlannedPart,
+    wanted: Iterable[Wanted],
+    copier: Copier,
+    *,
+    slots: Optional[SlotMappings] = None,
+    verify: bool = True,
+    progress: Optional[Progress] = None,
+) -> None:
+    """Copies what is wanted of a part.
+
+    Raises:
+        DataCorruptError: bytes that do not match their digest, and no other copy; with part, shards, offset in details.
+        DataLostError: no copy is left.
+    """
+    pieces = list(wanted)
+    source = PartSource(client, part)
+    try:
+        try:
+            kept = source.kept_mapping(slots)
+            _fetch_from(source, pieces, copier, kept=kept, verify=verify, progress=progress)
+            return
+        except DataCorruptError as error:
+            if not source.has_image or part.runs is None:
+                raise
+            _log.warning("%s; reading what is stored instead", error)
+    finally:
+        source.close()
+    stored = PartSource(client, part, use_image=False)
+    try:
+        _fetch_from(stored, pieces, copier, kept=None, verify=verify, progress=None)
+    finally:
+        stored.close()
+
+
+def _fetch_from(
+    source: PartSource,
+    wanted: Sequence[Wanted],
+    copier: Copier,
+    *,
+    kept: Optional[int],
+    verify: bool,
+    progress: Optional[Progress],
+) -> None:
+    """`kept`: the address of the image, where it is mapped. A new mapping would cost more than reading does."""
+    part = source.part
+    checks = verify and part.digests is not None
+    if verify and not (checks and is_available()):
+        _verify_by_node(source)
+        checks = False
+    block_bytes = part.block_bytes or _BLOCK_BYTES
+    blocks = _blocks(wanted, block_bytes)
+    numbers = sorted(blocks)
+    units = deque(numbers[at : at + _UNIT_BLOCKS] for at in range(0, len(numbers), _UNIT_BLOCKS))
+    digests = ThreadDigests()
+    move = ctypes.memmove
+
+    def work() -> None:
+        # A block at a time, so that it is in the processor's cache when it is copied.
+        buffer = np.empty(block_bytes, np.uint8)
+        here = int(buffer.__array_interface__["data"][0])
+        while True:
+            try:
+                unit = units.popleft()
+            except IndexError:
+                return
+            done = 0
+            for block in unit:
+                low = block * block_bytes
+                length = min(block_bytes, part.image_bytes - low)
+                if kept is None:
+                    source.read_into(memoryview(buffer)[:length], low)
+                address = here if kept is None else kept + low
+                if checks and digests.get().of(address, length) != part.digest(block):
+                    units.clear()
+                    raise _corrupt(part, low, length, in_memory=source.has_image)
+                for target, start, piece_bytes in blocks[block]:
+                    move(target, address + start, piece_bytes)
+                done += length
+            if progress is not None:
+                progress(done)
+
+    copier.run(work, len(units))
+
+
+def _blocks(wanted: Sequence[Wanted], block_bytes: int) -> dict[int, list[_Piece]]:
+    """What is wanted, by the block in which it lies."""
+    blocks: dict[int, list[_Piece]] = {}
+    for offset, length, target in wanted:
+        done = 0
+        while done < length:
+            block, start = divmod(offset + done, block_bytes)
+            piece_bytes = min(length - done, block_bytes - start)
+            blocks.setdefault(block, []).append(_Piece(target + done, start, piece_bytes))
+            done += piece_bytes
+    return blocks
+
+
+def _verify_by_node(source: PartSource) -> None:
+    """Where this process cannot, or where the digests are not made yet: the node compares the objects with their checksums.
+
+    Raises:
+        DataCorruptError
+    """
+    part = source.part
+    names: list[tuple[str, str]] = []
+    if source.has_image and part.image is not None:
+        names.append(part.image)
+    else:
+        names += [(part.bucket, key) for key in dict.fromkeys(run[2] for run in part.runs or ())]
+    for bucket, key in names:
+        query = {"bucket": bucket, "prefix": key}
+        found: Any = source.client.request_json("POST", "/v1/verify", None, query, idempotent=True)
+        if found["broken"]:
+            details = {"part": part.name, "bucket": bucket, "key": key, "broken": found["broken"]}
+            raise DataCorruptError(f"part {part.name}: {bucket}/{key} does not match its checksum", details)
+
+
+def _corrupt(part: PlannedPart, offset: int, length: int, *, in_memory: bool) -> DataCorruptError:
+    names = [
+        shard.name for shard in part.shards if shard.offset < offset + length and offset < shard.offset + shard.length
+    ]
+    where = "in memory" if in_memory else "as it is stored"
+    shown = ", ".join(name or "the tree of the state" for name in names[:5]) + (" …" if len(names) > 5 else "")
+    return DataCorruptError(
+        f"part {part.name} {where}: the block at {offset} does not match its digest; it holds {shown}",
+        {"part": part.name, "offset": offset, "length": length, "shards": names},
+    )
