@@ -1,5 +1,6 @@
 import { open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { type LocalTier, resolvePolicy, systemClock } from '@ebb/core';
 import { MiB, manifestSchema, type RestorePlan } from '@ebb/protocol';
 import {
@@ -45,8 +46,11 @@ class Bench implements AsyncDisposable {
   /** As kill -9 leaves it, and again from there. */
   async crash({ release, ...options }: { loseMemory?: boolean; release?: () => void } = {}) {
     const before = this.service;
-    this.at = await this.at.crash({ memoryBytes: 96 * MiB, ...options });
+    const crashing = this.at.crash({ memoryBytes: 96 * MiB, ...options });
+    // What waits for the disk goes on when its catalog is closed: the old store ends after that.
+    await setTimeout(100);
     release?.();
+    this.at = await crashing;
     await before.close().catch(() => undefined);
     this.service = await this.openService();
   }
