@@ -258,7 +258,7 @@ describe('stored behind the back of the job', () => {
     }
     const infos = (await bench.service.list(RUN)).toReversed();
     expect(infos.map(({ newBytes }) => (newBytes ?? 0) / MiB).map(Math.floor)).toEqual([
-      10, 2, 2, 2,
+      10, 1, 1, 1,
     ]);
     expect(infos.map(({ inMemory }) => inMemory)).toEqual([false, false, false, true]);
     for (const [n, image] of images.entries())

@@ -4,8 +4,8 @@ import { ackSchema } from './control.ts';
 
 export const CHECKPOINT_BUCKET = 'checkpoints';
 export const CHECKPOINT_FORMAT = 'ebb-checkpoint/1';
-/** Bytes; the last block of an image may be shorter. */
-export const CHECKPOINT_BLOCK_BYTES = 1024 * 1024;
+/** Bytes; the last block of an image may be shorter. A tensor that changed costs one block more than it has, on average. */
+export const CHECKPOINT_BLOCK_BYTES = 256 * 1024;
 export const CHECKPOINT_STEP_MAX = 10 ** 12 - 1;
 
 const count = z.number().int().nonnegative();

@@ -162,8 +162,10 @@ class RunApi:
     def get(self, step: Step) -> Snapshot:
         return Snapshot.from_json(self._call("GET", f"/snapshots/{step}"))
 
-    def plan(self, step: Step) -> Plan:
-        answer = self._call("GET", f"/snapshots/{step}/plan")
+    def plan(self, step: Step, *, digests: bool = True) -> Plan:
+        """`digests`: whether they are wanted; they are most of the answer."""
+        query = None if digests else {"digests": "false"}
+        answer = self._call("GET", f"/snapshots/{step}/plan", query=query)
         snapshot = Snapshot.from_json(answer["snapshot"])
         parts = [self._part(row) for row in answer["parts"]]
         return Plan(snapshot, {part.name: part for part in parts})

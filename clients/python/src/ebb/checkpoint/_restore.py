@@ -13,7 +13,7 @@ import ctypes
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, Callable, NamedTuple, Optional
 
@@ -28,9 +28,11 @@ from ._gmac import ThreadDigests, is_available
 from ._slots import SlotMappings
 
 _log = logging.getLogger("ebb.checkpoint")
-_UNIT_BLOCKS = 8
+#: Bytes that a thread takes from the queue at once, and that it reads at once.
+_UNIT_BYTES = 8 * 1024 * 1024
+_READ_BYTES = 1024 * 1024
 #: Of an image whose blocks have no digests yet.
-_BLOCK_BYTES = 1024 * 1024
+_BLOCK_BYTES = 256 * 1024
 
 Progress = Callable[[int], None]
 
@@ -165,36 +167,51 @@ def _fetch_from(
     block_bytes = part.block_bytes or _BLOCK_BYTES
     blocks = _blocks(wanted, block_bytes)
     numbers = sorted(blocks)
-    units = deque(numbers[at : at + _UNIT_BLOCKS] for at in range(0, len(numbers), _UNIT_BLOCKS))
+    per_unit = max(1, _UNIT_BYTES // block_bytes)
+    units = deque(numbers[at : at + per_unit] for at in range(0, len(numbers), per_unit))
     digests = ThreadDigests()
     move = ctypes.memmove
 
+    def place(block: int, address: int) -> None:
+        """`address`: of the block. It is in the processor's cache when its digest is made, and is copied then."""
+        length = min(block_bytes, part.image_bytes - block * block_bytes)
+        if checks and digests.get().of(address, length) != part.digest(block):
+            units.clear()
+            raise _corrupt(part, block * block_bytes, length, in_memory=source.has_image)
+        for target, start, piece_bytes in blocks[block]:
+            move(target, address + start, piece_bytes)
+
     def work() -> None:
-        # A block at a time, so that it is in the processor's cache when it is copied.
-        buffer = np.empty(block_bytes, np.uint8)
+        buffer = np.empty(max(_READ_BYTES, block_bytes), np.uint8)
         here = int(buffer.__array_interface__["data"][0])
         while True:
             try:
                 unit = units.popleft()
             except IndexError:
                 return
-            done = 0
-            for block in unit:
-                low = block * block_bytes
-                length = min(block_bytes, part.image_bytes - low)
-                if kept is None:
-                    source.read_into(memoryview(buffer)[:length], low)
+            for first, count in _neighbours(unit, max(1, buffer.size // block_bytes)):
+                low = first * block_bytes
                 address = here if kept is None else kept + low
-                if checks and digests.get().of(address, length) != part.digest(block):
-                    units.clear()
-                    raise _corrupt(part, low, length, in_memory=source.has_image)
-                for target, start, piece_bytes in blocks[block]:
-                    move(target, address + start, piece_bytes)
-                done += length
+                if kept is None:
+                    length = min(count * block_bytes, part.image_bytes - low)
+                    source.read_into(memoryview(buffer)[:length], low)
+                for n in range(count):
+                    place(first + n, address + n * block_bytes)
             if progress is not None:
-                progress(done)
+                progress(len(unit) * block_bytes)
 
     copier.run(work, len(units))
+
+
+def _neighbours(blocks: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """Runs of consecutive blocks: the first, and how many."""
+    first, count = blocks[0], 0
+    for block in blocks:
+        if block != first + count or count == most:
+            yield first, count
+            first, count = block, 0
+        count += 1
+    yield first, count
 
 
 def _blocks(wanted: Sequence[Wanted], block_bytes: int) -> dict[int, list[_Piece]]:

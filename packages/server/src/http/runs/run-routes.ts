@@ -30,6 +30,9 @@ const snapshotParam = z.object({
 });
 const ofBucket = z.object({ bucket: z.string().default(CHECKPOINT_BUCKET) });
 const ofAnyBucket = z.object({ bucket: z.string().optional() });
+const planQuery = ofBucket.extend({
+  digests: z.enum(['true', 'false']).default('true').describe('they are most of the answer'),
+});
 const waitQuery = ofBucket.extend({
   for: z.enum(['memory', 'disk', 'remote']),
   timeoutMs: z.coerce
@@ -134,7 +137,7 @@ const routes = {
     method: 'get',
     path: PATHS.snapshotPlan,
     summary: 'Where the bytes of a snapshot are, and the shards in them',
-    request: { params: snapshotParam, query: ofBucket },
+    request: { params: snapshotParam, query: planQuery },
     responses: { 200: json(restorePlanSchema), ...errorResponses },
   }),
   wait: createRoute({
@@ -226,9 +229,13 @@ export function addRunRoutes(app: OpenAPIHono, { checkpoints }: Services): void 
     );
     return c.body(null, 204);
   });
-  app.openapi(routes.plan, async (c) =>
-    c.json(await checkpoints.plan(choiceOf(c.req.valid('param'), c.req.valid('query'))), 200),
-  );
+  app.openapi(routes.plan, async (c) => {
+    const query = c.req.valid('query');
+    const plan = await checkpoints.plan(choiceOf(c.req.valid('param'), query));
+    if (query.digests === 'true') return c.json(plan, 200);
+    const parts = plan.parts.map((part) => ({ ...part, digests: null }));
+    return c.json({ ...plan, parts }, 200);
+  });
   app.openapi(routes.wait, async (c) => {
     const { for: ack, timeoutMs } = c.req.valid('query');
     const time = AbortSignal.timeout(timeoutMs);
