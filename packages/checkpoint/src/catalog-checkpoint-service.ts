@@ -77,6 +77,9 @@ const PART_POLL_MS_MAX = 100;
 const BEGUN_MS_MAX = 60 * 60_000;
 const SWEEP_MS = 60_000;
 const RETRY_AFTER_MS = 1000;
+const DRAIN_POLL_MS = 20;
+/** Snapshots of a run that were left out, remembered so that all its ranks are told the same. */
+const SKIPPED_KEPT = 64;
 
 /** Opens the service on a store that has recovered, and goes on where the last one stopped. */
 export async function openCheckpointService(
@@ -120,6 +123,12 @@ class CatalogCheckpointService implements CheckpointService {
     await this.#findBegun();
     this.#storing.wake();
     void this.#sweepForever();
+  }
+
+  async drain(deadlineMs: number): Promise<void> {
+    const until = this.#clock.monotonic() + deadlineMs;
+    while ((await this.#storing.isBehind()) && this.#clock.monotonic() < until)
+      await this.#clock.sleep(DRAIN_POLL_MS);
   }
 
   async close(): Promise<void> {
@@ -184,11 +193,17 @@ class CatalogCheckpointService implements CheckpointService {
     const key = imageKey(ref, session, part);
     const go = { decision: 'go', bucket: imageBucket(policy), key } as const;
     await this.#dropOtherSessions(run, session);
-    if (!run.begun.has(begunKey({ step: ref.step, session })) && wantsStored(policy)) {
-      const reason = await this.#takeSlot(run, ref.step, options);
-      if (reason !== undefined) return { decision: 'skip', reason };
-    }
     const begun = { step: ref.step, session, sinceMs: this.#clock.now() };
+    if (!run.begun.has(begunKey(begun)) && wantsStored(policy)) {
+      const reason =
+        run.skipped.get(begunKey(begun)) ?? (await this.#takeSlot(run, ref.step, options));
+      if (reason !== undefined) {
+        run.skipped.set(begunKey(begun), reason);
+        for (const oldest of run.skipped.keys())
+          if (run.skipped.size > SKIPPED_KEPT) run.skipped.delete(oldest);
+        return { decision: 'skip', reason };
+      }
+    }
     run.begun.set(begunKey(begun), begun);
     return go;
   }

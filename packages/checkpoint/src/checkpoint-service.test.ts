@@ -258,7 +258,7 @@ describe('stored behind the back of the job', () => {
     }
     const infos = (await bench.service.list(RUN)).toReversed();
     expect(infos.map(({ newBytes }) => (newBytes ?? 0) / MiB).map(Math.floor)).toEqual([
-      10, 1, 1, 1,
+      10, 2, 2, 2,
     ]);
     expect(infos.map(({ inMemory }) => inMemory)).toEqual([false, false, false, true]);
     for (const [n, image] of images.entries())
@@ -334,13 +334,31 @@ describe('stored behind the back of the job', () => {
     await bench.service.putRun(RUN, { behind: 'skip' });
     expect(await bench.service.begin(at(3), want)).toMatchObject({ decision: 'skip' });
     await bench.service.putRun(RUN, { behind: 'spill' });
-    expect(await bench.service.begin(at(3), want)).toMatchObject({ decision: 'go' });
-    await bench.service.abort(at(3), 's1');
+    // The other ranks are told what the first one was.
+    const other = { ...want, part: 'rank-00001' };
+    expect(await bench.service.begin(at(3), other)).toMatchObject({ decision: 'skip' });
+    expect(await bench.service.begin(at(5), want)).toMatchObject({ decision: 'go' });
+    await bench.service.abort(at(5), 's1');
     await bench.service.putRun(RUN, { behind: 'wait' });
     const waiting = bench.service.begin(at(4), want);
     disk.release();
     expect(await waiting).toMatchObject({ decision: 'go' });
   });
+});
+
+test('a drain waits until what is in memory alone is stored', async () => {
+  const disk = holdDisk();
+  bench = await Bench.open({ faults: disk });
+  await bench.save(
+    1,
+    stateOf(1, () => 1),
+  );
+  await bench.service.drain(50);
+  expect((await bench.service.get(at(1))).durability).toBe('memory');
+  const draining = bench.service.drain(30_000);
+  disk.release();
+  await draining;
+  expect((await bench.service.get(at(1))).durability).not.toBe('memory');
 });
 
 describe('after a crash', () => {

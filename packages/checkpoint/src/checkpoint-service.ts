@@ -82,5 +82,7 @@ export interface CheckpointService {
   verify(ref: SnapshotChoice, signal?: AbortSignal): Promise<SnapshotVerified>;
   /** @throws `not_found` */
   remove(ref: SnapshotRef): Promise<void>;
+  /** Resolves when every snapshot is as durable on this node as its bucket asks, or the time is up. */
+  drain(deadlineMs: number): Promise<void>;
   close(): Promise<void>;
 }

@@ -37,6 +37,8 @@ export interface Run {
   readonly snapshots: Map<number, SnapshotRecord>;
   /** By step and session. */
   readonly begun: Map<string, Begun>;
+  /** Why a step is left out, by step and session. */
+  readonly skipped: Map<string, string>;
   readonly waiters: Set<() => void>;
 }
 
@@ -139,6 +141,7 @@ export class Runs {
       policy,
       snapshots: new Map(),
       begun: new Map(),
+      skipped: new Map(),
       waiters: new Set(),
     };
     this.#runs.set(runKey(ref), run);

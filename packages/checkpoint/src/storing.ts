@@ -89,6 +89,17 @@ export class Storing {
       });
   }
 
+  /** Whether a snapshot is not stored yet that is to be. */
+  async isBehind(): Promise<boolean> {
+    for (const run of this.#parts.runs.all())
+      if (
+        visible(run).some(([, { stored }]) => stored === null) &&
+        (await this.#wantsStored(run.ref.bucket))
+      )
+        return true;
+    return false;
+  }
+
   async close(): Promise<void> {
     this.#stop.abort();
     await this.#working;

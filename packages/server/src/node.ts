@@ -201,7 +201,10 @@ class Node implements RunningNode {
     this.#log.info({ reason, deadlineMs: drainDeadlineMs, persist: persistOnDrain }, 'draining');
     this.#frame?.frames.sayGoingAway(reason);
     try {
-      await this.services.store.drain({ persist: persistOnDrain, deadlineMs: drainDeadlineMs });
+      // First: what it stores are writes, and the store takes no more of them after this.
+      await this.services.checkpoints.drain(drainDeadlineMs);
+      const leftMs = Math.max(0, drainDeadlineMs - (performance.now() - startedMs));
+      await this.services.store.drain({ persist: persistOnDrain, deadlineMs: leftMs });
     } catch (error) {
       this.#log.error(
         { err: error },

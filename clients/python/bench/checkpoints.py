@@ -1,0 +1,575 @@
+"""Checkpoints side by side: how long training stands still, and what else it costs.
+
+    python bench/checkpoints.py [--rounds 5] [--gigabytes 2.1] [--arms copy,ebb,torch,…] [--json FILE] [--plot FILE]
+
+The state is that of a small GPT with Adam: weights and two moments, float32, 870 tensors at 2.1 GB. Every arm is a process
+of its own with a state of its own, and writes to /dev/shm (Ebb: its memory tier is there). The arms take turns, round by
+round, each beside the limit: a copy of the same tensors by two threads into memory that is mapped already.
+
+    stall     s until the state may change
+    total     s until the checkpoint is whole where it was written to (Ebb: committed)
+    cpu       s of the processors for one checkpoint, all processes
+    extra     MB of anonymous memory at most, beside the state; Ebb's slot and DCP's shared memory are not in it
+    restore   s into the tensors of a live model
+
+Not measured here: disks and object stores (bench/tiers.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import mmap
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent / "tests"), str(HERE)]
+
+ARMS = ("copy", "ebb", "ebb-dcp", "torch", "torch-nocrc", "safetensors", "dcp", "dcp-async", "ebb-jax", "orbax")
+
+
+# -- the state ---------------------------------------------------------------------------------------------------
+
+
+def shapes_of(gigabytes: float) -> dict[str, tuple[int, ...]]:
+    """Of a GPT with 24 layers whose width makes weights and two moments that large."""
+    width = round((gigabytes * 1e9 / 4 / 3 / (12 * 24)) ** 0.5 / 64) * 64
+    shapes: dict[str, tuple[int, ...]] = {"wte": (2048, width), "ln.w": (width,)}
+    for layer in range(24):
+        at = f"h.{layer}"
+        shapes |= {
+            f"{at}.ln1.w": (width,),
+            f"{at}.ln1.b": (width,),
+            f"{at}.attn.w": (3 * width, width),
+            f"{at}.attn.b": (3 * width,),
+            f"{at}.proj.w": (width, width),
+            f"{at}.proj.b": (width,),
+            f"{at}.ln2.w": (width,),
+            f"{at}.ln2.b": (width,),
+            f"{at}.fc.w": (4 * width, width),
+            f"{at}.fc.b": (4 * width,),
+            f"{at}.fc2.w": (width, 4 * width),
+            f"{at}.fc2.b": (width,),
+        }
+    return shapes
+
+
+def torch_state(gigabytes: float) -> dict[str, Any]:
+    import torch
+
+    torch.manual_seed(0)
+    shapes = shapes_of(gigabytes)
+    return {group: {name: torch.randn(shape) for name, shape in shapes.items()} for group in ("model", "m", "v")}
+
+
+def tensors_of(state: dict[str, Any]) -> list[Any]:
+    return [tensor for group in state.values() for tensor in group.values()]
+
+
+# -- the limit ---------------------------------------------------------------------------------------------------
+
+
+class Limit:
+    """Two threads copy the tensors into memory whose pages are there and mapped, and back."""
+
+    def __init__(self, tensors: list[Any]) -> None:
+        from ebb.checkpoint._copy import Copier, Run
+
+        self._copier = Copier(2)
+        length = sum(tensor.nbytes for tensor in tensors)
+        with tempfile.TemporaryFile(dir="/dev/shm") as file:
+            os.posix_fallocate(file.fileno(), 0, length)
+            self._mapping = mmap.mmap(file.fileno(), length)
+        base = ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
+        self._there, self._back = [], []
+        at = 0
+        for tensor in tensors:
+            self._there.append(Run(base + at, tensor.data_ptr(), tensor.nbytes))
+            self._back.append(Run(tensor.data_ptr(), base + at, tensor.nbytes))
+            at += tensor.nbytes
+        self.measure()
+
+    def measure(self) -> tuple[float, float]:
+        return timed(lambda: self._copier.copy(self._there)), timed(lambda: self._copier.copy(self._back))
+
+
+# -- the arms ----------------------------------------------------------------------------------------------------
+
+
+class Arm:
+    """`save` returns when the state may change; `finish` when the checkpoint is whole; `restore` fills the state."""
+
+    #: A process beside this one that works for it.
+    helper_pid: Optional[int] = None
+
+    def __init__(self, gigabytes: float) -> None:
+        self.directory = tempfile.mkdtemp(prefix="ebb-bench-", dir="/dev/shm")
+        self.make_state(gigabytes)
+
+    def make_state(self, gigabytes: float) -> None:
+        self.state = torch_state(gigabytes)
+
+    def save(self, step: int) -> None:
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        pass
+
+    def restore(self, step: int) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def path(self, step: int) -> str:
+        """Of two names in turn, as jobs do that keep the last one."""
+        return os.path.join(self.directory, f"slot-{step % 2}")
+
+
+class CopyArm(Arm):
+    def make_state(self, gigabytes: float) -> None:
+        super().make_state(gigabytes)
+        self.limit = Limit(tensors_of(self.state))
+
+    def save(self, step: int) -> None:
+        self.limit._copier.copy(self.limit._there)
+
+    def restore(self, step: int) -> None:
+        self.limit._copier.copy(self.limit._back)
+
+
+class EbbArm(Arm):
+    def make_state(self, gigabytes: float) -> None:
+        from support import NodeProcess
+
+        from ebb.checkpoint import Checkpointer
+
+        super().make_state(gigabytes)
+        room = f"{int(gigabytes * 1000 * 4.5) + 512}MiB"
+        self.node = NodeProcess(memory_limit=room, disk_limit=room)
+        self.helper_pid = self.node.pid
+        # In memory, as all others are: what comes after it is measured by bench/tiers.py.
+        self.checkpointer = Checkpointer(self.node.socket_path, "bench", bucket="bench", **self.policy())
+        self.prepare()
+
+    def policy(self) -> dict[str, Any]:
+        from ebb import Client
+
+        with Client(self.node.socket_path) as client:
+            client.create_bucket("bench", preset="ephemeral")
+        return {"keep_last": 1}
+
+    def prepare(self) -> None:
+        self.checkpointer.prepare(self.state)
+
+    def save(self, step: int) -> None:
+        self.pending = self.checkpointer.save(step, self.state)
+
+    def finish(self) -> None:
+        self.pending.result()
+
+    def restore(self, step: int) -> None:
+        self.checkpointer.restore(step, self.state)
+
+    def close(self) -> None:
+        self.checkpointer.close()
+        self.node.close()
+        super().close()
+
+
+class EbbDcpArm(EbbArm):
+    def prepare(self) -> None:
+        import torch.distributed as dist
+
+        from ebb.torch.dcp import EbbStager, EbbStorageWriter
+
+        self.checkpointer.prepare(self.state)
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        self.stager = EbbStager(self.checkpointer)
+        self.writer = EbbStorageWriter(self.checkpointer)
+
+    def save(self, step: int) -> None:
+        import torch.distributed.checkpoint as dcp
+
+        self.future = dcp.async_save(
+            self.state, checkpoint_id=str(step), storage_writer=self.writer, async_stager=self.stager
+        )
+
+    def finish(self) -> None:
+        self.future.result()
+
+    def restore(self, step: int) -> None:
+        import torch.distributed.checkpoint as dcp
+
+        from ebb.torch.dcp import EbbStorageReader
+
+        dcp.load(self.state, checkpoint_id=str(step), storage_reader=EbbStorageReader(self.checkpointer))
+
+
+class TorchArm(Arm):
+    crc = True
+
+    def save(self, step: int) -> None:
+        import torch
+
+        torch.serialization.set_crc32_options(self.crc)
+        torch.save(self.state, self.path(step))
+
+    def restore(self, step: int) -> None:
+        import torch
+
+        copy_in(self.state, torch.load(self.path(step), mmap=True))
+
+
+class TorchNoCrcArm(TorchArm):
+    crc = False
+
+
+class SafetensorsArm(Arm):
+    def save(self, step: int) -> None:
+        from safetensors.torch import save_file
+
+        save_file({f"{group}.{name}": one for group, of in self.state.items() for name, one in of.items()}, self.path(step))
+
+    def restore(self, step: int) -> None:
+        from safetensors.torch import load_file
+
+        import torch
+
+        found = load_file(self.path(step))
+        with torch.no_grad():
+            for group, of in self.state.items():
+                for name, one in of.items():
+                    one.copy_(found[f"{group}.{name}"])
+
+
+class DcpArm(Arm):
+    def make_state(self, gigabytes: float) -> None:
+        import torch.distributed as dist
+
+        super().make_state(gigabytes)
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+    def save(self, step: int) -> None:
+        import torch.distributed.checkpoint as dcp
+
+        shutil.rmtree(self.path(step), ignore_errors=True)
+        dcp.save(self.state, checkpoint_id=self.path(step))
+
+    def restore(self, step: int) -> None:
+        import torch.distributed.checkpoint as dcp
+
+        dcp.load(self.state, checkpoint_id=self.path(step))
+
+
+class DcpAsyncArm(DcpArm):
+    """With the stager that PyTorch takes by itself, which copies in a thread: the state may change when that is done."""
+
+    def save(self, step: int) -> None:
+        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+        if step == 1:
+            self.stager = DefaultStager(StagingOptions(False, True, True, False))
+        shutil.rmtree(self.path(step), ignore_errors=True)
+        self.answer = dcp.async_save(self.state, checkpoint_id=self.path(step), async_stager=self.stager)
+        self.answer.staging_completion.result()
+
+    def finish(self) -> None:
+        self.answer.upload_completion.result()
+
+
+class JaxArm(Arm):
+    def make_state(self, gigabytes: float) -> None:
+        import jax.numpy as jnp
+        import numpy as np
+
+        rng = np.random.default_rng(0)
+        shapes = shapes_of(gigabytes)
+        self.state = {
+            group: {name: jnp.asarray(rng.random(shape, dtype=np.float32)) for name, shape in shapes.items()}
+            for group in ("model", "m", "v")
+        }
+
+
+class EbbJaxArm(JaxArm, EbbArm):
+    def make_state(self, gigabytes: float) -> None:
+        JaxArm.make_state(self, gigabytes)
+        made = self.state
+        EbbArm.make_state(self, 0.001)  # the node; its state goes
+        self.checkpointer.close()
+        self.node.close()
+        self.state = made
+        from support import NodeProcess
+
+        from ebb.checkpoint import Checkpointer
+
+        room = f"{int(gigabytes * 1000 * 4.5) + 512}MiB"
+        self.node = NodeProcess(memory_limit=room, disk_limit=room)
+        self.helper_pid = self.node.pid
+        self.checkpointer = Checkpointer(self.node.socket_path, "bench", bucket="bench", **self.policy())
+        self.prepare()
+
+    def restore(self, step: int) -> None:
+        self.state = self.checkpointer.restore(step, self.state).state
+
+
+class OrbaxArm(JaxArm):
+    def save(self, step: int) -> None:
+        import orbax.checkpoint as ocp
+
+        if step == 1:
+            self.saver = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+        self.saver.wait_until_finished()
+        self.saver.save(self.path(step), args=ocp.args.StandardSave(self.state), force=True)
+
+    def finish(self) -> None:
+        self.saver.wait_until_finished()
+
+    def restore(self, step: int) -> None:
+        import jax
+        import orbax.checkpoint as ocp
+
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, self.state)
+        self.state = self.saver.restore(self.path(step), args=ocp.args.StandardRestore(abstract))
+
+
+CLASSES: dict[str, type[Arm]] = {
+    "copy": CopyArm,
+    "ebb": EbbArm,
+    "ebb-dcp": EbbDcpArm,
+    "torch": TorchArm,
+    "torch-nocrc": TorchNoCrcArm,
+    "safetensors": SafetensorsArm,
+    "dcp": DcpArm,
+    "dcp-async": DcpAsyncArm,
+    "ebb-jax": EbbJaxArm,
+    "orbax": OrbaxArm,
+}
+
+
+def copy_in(state: dict[str, Any], found: dict[str, Any]) -> None:
+    import torch
+
+    with torch.no_grad():
+        for group, of in state.items():
+            for name, one in of.items():
+                one.copy_(found[group][name])
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------
+
+
+def timed(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+class PeakMemory:
+    """Anonymous memory of this process at most, looked at every few milliseconds."""
+
+    def __enter__(self) -> PeakMemory:
+        self.before = self.most = anonymous_bytes()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.005):
+            self.most = max(self.most, anonymous_bytes())
+
+
+def anonymous_bytes() -> int:
+    with open("/proc/self/status", encoding="ascii") as status:
+        for line in status:
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def cpu_seconds(pid: Optional[int]) -> float:
+    """Of this process, of those that it has waited for, and of the one beside it."""
+    mine = os.times()
+    total = mine.user + mine.system + mine.children_user + mine.children_system
+    if pid is not None:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
+            fields = stat.read().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def serve(name: str, gigabytes: float) -> None:
+    """One arm in this process: a step for each line that comes in, its figures in the line that goes out."""
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is not a figure
+    if not name.startswith(("ebb-jax", "orbax")):
+        import torch
+
+        torch.set_num_threads(2)
+    arm = CLASSES[name](gigabytes)
+    print("ready", file=out, flush=True)
+    step = 0
+    for line in sys.stdin:
+        if line.strip() == "end":
+            break
+        step += 1
+        cpu = cpu_seconds(arm.helper_pid)
+        with PeakMemory() as memory:
+            start = time.perf_counter()
+            arm.save(step)
+            stall = time.perf_counter() - start
+            arm.finish()
+            total = time.perf_counter() - start
+        cpu = cpu_seconds(arm.helper_pid) - cpu
+        extra = (memory.most - memory.before) / 1e6
+        restore = timed(lambda: arm.restore(step))
+        print(json.dumps({"stall": stall, "total": total, "cpu": cpu, "extra": extra, "restore": restore}), file=out, flush=True)
+    arm.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--gigabytes", type=float, default=2.1)
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--json")
+    parser.add_argument("--plot")
+    parser.add_argument("--serve")
+    arguments = parser.parse_args()
+    if arguments.serve:
+        serve(arguments.serve, arguments.gigabytes)
+        return 0
+    rows: dict[str, list[dict[str, float]]] = {}
+    for name in arguments.arms.split(","):
+        rows[name] = run_arm(name, arguments)
+    tell(rows)
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(rows, indent=1))
+    if arguments.plot:
+        plot(rows, arguments.plot)
+    return 0
+
+
+def run_arm(name: str, arguments: argparse.Namespace) -> list[dict[str, float]]:
+    """All rounds of one arm, with the limit's process beside it; the memory of this machine does not hold all arms at once."""
+    found = []
+    with Child(name, arguments.gigabytes) as child, Child("copy", arguments.gigabytes) as limit:
+        if not child.is_ready:
+            print(f"{name}: not here: {child.problem}", flush=True)
+            return []
+        for _ in range(arguments.rounds):
+            near = limit.step()
+            row = child.step()
+            row["limit_stall"], row["limit_restore"] = near["stall"], near["restore"]
+            found.append(row)
+    return found
+
+
+class Child:
+    def __init__(self, name: str, gigabytes: float) -> None:
+        command = [sys.executable, __file__, "--serve", name, "--gigabytes", str(gigabytes)]
+        self._errors = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
+        )
+        assert self._process.stdout is not None
+        self.is_ready = self._process.stdout.readline().strip() == "ready"
+
+    @property
+    def problem(self) -> str:
+        self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().strip().splitlines()
+        return lines[-1] if lines else "it says nothing"
+
+    def step(self) -> dict[str, float]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write("step\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(self.problem)
+        return dict(json.loads(line))
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write("end\n")
+            self._process.stdin.close()
+            self._process.wait(60)
+        except (OSError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait()
+
+
+def middle(rows: list[dict[str, float]], what: str) -> float:
+    """Without the first round, in which memory is touched for the first time."""
+    kept = [row[what] for row in (rows[1:] or rows)]
+    return statistics.median(kept)
+
+
+def tell(rows: dict[str, list[dict[str, float]]]) -> None:
+    print(f"{'arm':13} {'stall s':>17} {'x limit':>8} {'first s':>8} {'total s':>8} {'cpu s':>6} {'extra MB':>9} {'restore s':>17} {'x limit':>8}")
+    for name, found in rows.items():
+        if not found:
+            continue
+        kept = found[1:] or found
+
+        def spread(what: str, kept: list[dict[str, float]] = kept) -> str:
+            values = [row[what] for row in kept]
+            return f"{statistics.median(values):.3f} ({min(values):.2f}–{max(values):.2f})"
+
+        def ratio(what: str, kept: list[dict[str, float]] = kept) -> str:
+            return f"{statistics.median(row[what] / row['limit_' + what] for row in kept):.2f}"
+
+        print(
+            f"{name:13} {spread('stall'):>17} {ratio('stall'):>8} {found[0]['stall']:8.2f} {middle(found, 'total'):8.2f} "
+            f"{middle(found, 'cpu'):6.2f} {middle(found, 'extra'):9.0f} {spread('restore'):>17} {ratio('restore'):>8}",
+            flush=True,
+        )
+
+
+def plot(rows: dict[str, list[dict[str, float]]], file: str) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    names = [name for name, found in rows.items() if found]
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 0.45 * len(names) + 1.2), sharey=True)
+    for axis, what, title in zip(axes, ("stall", "restore"), ("training stands still, s", "restore into a live model, s")):
+        values = [middle(rows[name], what) for name in names]
+        bars = axis.barh(names, values, color=["#2a6f97" if "ebb" in name else "#a9b4c2" for name in names])
+        axis.bar_label(bars, fmt="%.2f", padding=3)
+        axis.set_title(title)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.margins(x=0.15)
+    axes[0].invert_yaxis()
+    figure.tight_layout()
+    figure.savefig(file)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
