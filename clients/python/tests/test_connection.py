@@ -16,15 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import open_client
-from support import NodeProcess
-from test_client import MIB, noise
 
 import ebb
+from conftest import open_client
 from ebb import _messages as messages
 from ebb import errors
 from ebb._connection import Session
 from ebb._retry import RetryPolicy
+from support import NodeProcess
+from test_client import MIB, noise
 
 
 def session_of(client: ebb.Client) -> Session:
