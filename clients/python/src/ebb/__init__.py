@@ -10,6 +10,7 @@ On the node itself bytes go through the node's files; elsewhere through HTTP, wi
         assert client.get("results", "greeting.txt") == b"hello"
 """
 
+from ._aio import AsyncClient
 from ._client import (
     BucketInfo,
     Client,
@@ -31,6 +32,7 @@ __all__ = [
     "NO_RETRY",
     "Ack",
     "Affected",
+    "AsyncClient",
     "BucketInfo",
     "Client",
     "Committed",

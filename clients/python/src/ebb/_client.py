@@ -57,7 +57,6 @@ from ._reader import (
 )
 from ._retry import DEFAULT_RETRY, NO_RETRY, RetryPolicy, with_retry
 from ._staged import Committed, StagedFile, normal_metadata
-from ._version import __version__
 from .errors import (
     AbortedError,
     EbbError,
@@ -187,7 +186,7 @@ class Client:
         self._http = HttpClient(address, tls, retry)
         self._frames: Connection | None = None
         if not address.is_tls:
-            self._frames = self._connect(address, name or f"ebb-python/{__version__} pid-{os.getpid()}", path)
+            self._frames = self._connect(address, name or "", path)
         elif address is given:
             self._http.json("GET", "/v1/status")
         _clients.add(self)

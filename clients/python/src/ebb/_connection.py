@@ -62,6 +62,7 @@ from ._messages import (
 )
 from ._retry import RetryPolicy, with_retry
 from ._transport import from_os_error, open_socket, unreachable
+from ._version import __version__
 from .errors import (
     EbbError,
     NodeUnreachableError,
@@ -169,12 +170,10 @@ class Session:
         self.hello: HelloResponse
         #: Direct access to the node's files; None when this process does not see them.
         self.files: LocalFiles | None = None
-        self._reader = threading.Thread(
-            target=_read_frames, args=(weakref.ref(self), sock, received), name="ebb-frames", daemon=True
-        )
-        self._reader.start()
         # One that is dropped without a close must not leave its reader waiting.
         self._finalizer = weakref.finalize(self, _shut_down, sock, self._pid)
+        arguments = (weakref.ref(self), sock, received)
+        threading.Thread(target=_read_frames, args=arguments, name="ebb-frames", daemon=True).start()
 
     @property
     def is_alive(self) -> bool:
@@ -459,7 +458,8 @@ class Connection:
         sock, received = _upgrade(self._address)
         session = Session(sock, self._address, received)
         try:
-            request = HelloRequest(PROTOCOL_VERSION, self._client_name, self._job_id)
+            name = self._client_name or f"ebb-python/{__version__} pid-{os.getpid()}"
+            request = HelloRequest(PROTOCOL_VERSION, name, self._job_id)
             session.hello = session.call(HELLO, request, timeout_s=CONNECT_TIMEOUT_S)
             if session.hello.protocol_version != PROTOCOL_VERSION:
                 raise VersionUnsupportedError(

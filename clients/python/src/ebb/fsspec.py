@@ -1,0 +1,377 @@
+"""``ebb://bucket/path`` for fsspec, and so for pandas, zarr, PyTorch's distributed checkpoints, and others.
+
+Installing this package makes the protocol known; ``fsspec.filesystem("ebb", node=…)`` takes what `ebb.Client` takes.
+
+A directory is there while an object's key begins with its path; one that was made stays while it is empty. Files are
+published whole at their close, or at the end of a transaction; ``mv`` of a file or a directory is one step. Nothing
+is cached.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from fsspec.callbacks import DEFAULT_CALLBACK
+from fsspec.spec import AbstractFileSystem
+from fsspec.utils import stringify_path
+
+from ._client import Client, ListPage, ObjectInfo
+from ._files import ReadFile, WriteFile, split_url
+from .errors import BucketExistsError, DirectoryNotEmptyError, NotFoundError
+
+Info = dict[str, Any]
+
+
+class EbbFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """Args: node, job, path, ca_file, cert_file, key_file: as `ebb.Client` takes them."""
+
+    protocol = "ebb"
+    root_marker = ""
+
+    def __init__(
+        self,
+        node: str | None = None,
+        job: str | None = None,
+        path: str = "auto",
+        ca_file: str | None = None,
+        cert_file: str | None = None,
+        key_file: str | None = None,
+        **storage_options: Any,
+    ) -> None:
+        super().__init__(**storage_options)
+        self._arguments: dict[str, Any] = {
+            "node": node,
+            "job": job,
+            "path": path,
+            "ca_file": ca_file,
+            "cert_file": cert_file,
+            "key_file": key_file,
+        }
+        self._client: Client | None = None
+        self._client_lock = threading.Lock()
+
+    @property
+    def client(self) -> Client:
+        """Opened by the first call that needs it."""
+        with self._client_lock:
+            if self._client is None:
+                self._client = Client(**self._arguments)
+            return self._client
+
+    # -- looking ---------------------------------------------------------------------------------------------
+
+    def info(self, path: str, **kwargs: Any) -> Info:
+        path = self._strip_protocol(path)
+        bucket, key = split_url(path)
+        if not key:
+            if bucket:
+                self.client.bucket(bucket)
+            return _directory(path)
+        try:
+            return _file(self.client.stat(bucket, key))
+        except NotFoundError:
+            if self._is_directory(bucket, key):
+                return _directory(path)
+            raise FileNotFoundError(path) from None
+
+    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
+        path = self._strip_protocol(path)
+        bucket, key = split_url(path)
+        if not bucket:
+            found = [_directory(row.name) for row in self.client.buckets()]
+        else:
+            found = self._list_directory(bucket, f"{key}/" if key else "")
+            if not found and key and not self._is_directory(bucket, key):
+                found = [self.info(path)]
+        return found if detail else [row["name"] for row in found]
+
+    def find(
+        self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **kwargs: Any
+    ) -> Any:
+        path = self._strip_protocol(path)
+        bucket, key = split_url(path)
+        if not bucket or maxdepth is not None or withdirs:
+            return super().find(path, maxdepth=maxdepth, withdirs=withdirs, detail=detail, **kwargs)
+        # One listing without a delimiter, where the general way lists each directory.
+        try:
+            found = [
+                _file(row) for row in self.client.list(bucket, f"{key}/" if key else "") if not row.key.endswith("/")
+            ]
+            if not found and key:
+                found = [_file(self.client.stat(bucket, key))]
+        except FileNotFoundError:
+            found = []
+        return {row["name"]: row for row in found} if detail else [row["name"] for row in found]
+
+    def exists(self, path: str, **kwargs: Any) -> bool:
+        try:
+            self.info(path)
+            return True
+        except FileNotFoundError:
+            return False
+
+    def created(self, path: str) -> datetime:
+        """When the version there is was committed, in UTC."""
+        info = self.info(path)
+        if info["type"] == "directory":
+            raise IsADirectoryError(path)
+        created: datetime = info["created"]
+        return created
+
+    def modified(self, path: str) -> datetime:
+        """As `created`: a version does not change."""
+        return self.created(path)
+
+    def ukey(self, path: str) -> str:
+        """Another one for each version."""
+        info = self.info(path)
+        return hashlib.sha256(f"{info['name']}@{info.get('etag', '')}".encode()).hexdigest()
+
+    def checksum(self, path: str) -> int:
+        """Another one for each version; 64 bits of the hash of its ETag."""
+        return int(self.ukey(path)[:16], 16)
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def _open(
+        self,
+        path: str,
+        mode: str = "rb",
+        block_size: int | None = None,
+        autocommit: bool = True,
+        cache_options: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        bucket, key = self._object(path)
+        if mode == "rb":
+            return ReadFile(self.client, bucket, key)
+        if mode not in ("wb", "xb", "ab"):
+            raise ValueError(f"the mode {mode!r} is not offered: rb, wb, xb and ab are")
+        return WriteFile(self.client, bucket, key, mode, autocommit=autocommit, **kwargs)
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
+        bucket, key = self._object(path)
+        if start is None and end is None:
+            return self.client.get(bucket, key)
+        with self.client.open(bucket, key) as reader:
+            return reader.read(*_bounds(start, end, reader.size_bytes))
+
+    def cat_ranges(
+        self, paths: list[str], starts: Any, ends: Any, max_gap: Any = None, on_error: str = "return", **kwargs: Any
+    ) -> list[Any]:
+        """Each object is opened once, whatever the number of its ranges."""
+        if max_gap is not None:
+            raise NotImplementedError("max_gap")
+        if not isinstance(paths, list):
+            raise TypeError("paths is a list")
+        starts = starts if isinstance(starts, list) else [starts] * len(paths)
+        ends = ends if isinstance(ends, list) else [ends] * len(paths)
+        if not len(starts) == len(ends) == len(paths):
+            raise ValueError("paths, starts and ends are of one length")
+        found: list[Any] = [None] * len(paths)
+        for path in dict.fromkeys(paths):
+            wanted = [at for at, name in enumerate(paths) if name == path]
+            try:
+                bucket, key = self._object(path)
+                with self.client.open(bucket, key) as reader:
+                    for at in wanted:
+                        found[at] = reader.read(*_bounds(starts[at], ends[at], reader.size_bytes))
+            except Exception as error:
+                if on_error != "return":
+                    raise
+                for at in wanted:
+                    found[at] = error
+        return found
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    def pipe_file(self, path: str, value: Any, mode: str = "overwrite", **kwargs: Any) -> None:
+        if self._intrans:
+            with self.open(path, "xb" if mode == "create" else "wb", **kwargs) as file:
+                file.write(value)
+            return
+        bucket, key = self._object(path)
+        self.client.put(bucket, key, value, if_none_match=mode == "create", **kwargs)
+
+    def put_file(
+        self, lpath: str, rpath: str, callback: Any = DEFAULT_CALLBACK, mode: str = "overwrite", **kwargs: Any
+    ) -> None:
+        if os.path.isdir(lpath):
+            self.makedirs(rpath, exist_ok=True)
+            return
+        size = os.path.getsize(lpath)
+        callback.set_size(size)
+        if self._intrans:
+            with open(lpath, "rb") as source, self.open(rpath, "xb" if mode == "create" else "wb", **kwargs) as target:
+                while piece := source.read(self.blocksize):
+                    target.write(piece)
+        else:
+            bucket, key = self._object(rpath)
+            self.client.put(bucket, key, Path(lpath), if_none_match=mode == "create", **kwargs)
+        callback.absolute_update(size)
+
+    def cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
+        """Another name for the same bytes; none are copied."""
+        from_bucket, from_key = self._object(path1)
+        to_bucket, to_key = self._object(path2)
+        try:
+            self.client.copy(from_bucket, from_key, to_key, to_bucket=to_bucket)
+        except NotFoundError:
+            if not self._is_directory(from_bucket, from_key):
+                raise FileNotFoundError(path1) from None
+            self.makedirs(path2, exist_ok=True)
+
+    def mv(self, path1: Any, path2: Any, recursive: bool = False, maxdepth: int | None = None, **kwargs: Any) -> None:
+        """A file, or with ``recursive`` a directory, changes its name in one step; patterns and lists are copied and
+        deleted. Into a directory that is there, or when ``path2`` ends in ``/``, it keeps its last name."""
+        path1, path2 = stringify_path(path1), stringify_path(path2)
+        if not (isinstance(path1, str) and isinstance(path2, str)) or maxdepth is not None or _is_pattern(path1):
+            super().mv(path1, path2, recursive=recursive, maxdepth=maxdepth, **kwargs)
+            return
+        contents_only = recursive and path1.endswith("/")
+        source, target = self._strip_protocol(path1), self._strip_protocol(path2)
+        if source == target:
+            return
+        is_file = self.isfile(source)
+        if not is_file and not self.isdir(source):
+            raise FileNotFoundError(path1)
+        if not contents_only and (path2.endswith("/") or self.isdir(target)):
+            target = f"{target}/{source.rsplit('/', 1)[-1]}"
+        from_bucket, from_key = self._object(source)
+        to_bucket, to_key = self._object(target)
+        if is_file:
+            self.client.rename(from_bucket, from_key, to_key, to_bucket=to_bucket)
+            return
+        if not recursive:
+            raise IsADirectoryError(f"{path1} is a directory: mv(…, recursive=True)")
+        if f"{target}/".startswith(f"{source}/"):
+            raise ValueError(f"cannot move {path1} into itself")
+        self.client.rename_prefix(from_bucket, f"{from_key}/", f"{to_key}/", to_bucket=to_bucket)
+
+    rename = mv
+    move = mv
+
+    # -- directories and deletion ----------------------------------------------------------------------------
+
+    def mkdir(self, path: str, create_parents: bool = True, **kwargs: Any) -> None:
+        """A directory that stays while it is empty. With ``create_parents`` the bucket is made when it is missing;
+        other parents need not be there. Keyword arguments are those of `ebb.Client.create_bucket`."""
+        path = self._strip_protocol(path)
+        bucket, key = split_url(path)
+        if not bucket:
+            raise ValueError("a directory needs a name")
+        if self.exists(path):
+            raise FileExistsError(path)
+        if not key or (create_parents and not self.exists(bucket)):
+            self._make_bucket(bucket, **kwargs)
+        if key:
+            self.client.make_directory(bucket, key)
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        path = self._strip_protocol(path)
+        try:
+            self.mkdir(path)
+        except FileExistsError:
+            if not exist_ok or self.isfile(path):
+                raise
+
+    def rmdir(self, path: str) -> None:
+        path = self._strip_protocol(path)
+        bucket, key = split_url(path)
+        if not key:
+            self.client.delete_bucket(bucket)
+            return
+        try:
+            self.client.remove_directory(bucket, key)
+        except NotFoundError:
+            if self._is_directory(bucket, key):
+                raise DirectoryNotEmptyError(f"{path} has objects", {"bucket": bucket, "path": key}) from None
+            raise FileNotFoundError(path) from None
+
+    def rm_file(self, path: str) -> None:
+        bucket, key = self._object(path)
+        self.client.delete(bucket, key)
+
+    def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
+        """With ``recursive`` a directory goes with all that is in it, at one stroke."""
+        paths = [path] if isinstance(path, (str, os.PathLike)) else path
+        for name in paths:
+            for found in self.expand_path(name, recursive=False):
+                self._remove(found, recursive=recursive, maxdepth=maxdepth)
+
+    def _remove(self, path: str, *, recursive: bool, maxdepth: int | None) -> None:
+        if self.isfile(path):
+            self.rm_file(path)
+        elif not recursive:
+            raise IsADirectoryError(f"{path} is a directory: rm(…, recursive=True)")
+        elif maxdepth is not None:
+            super().rm(path, recursive=True, maxdepth=maxdepth)
+        else:
+            bucket, key = split_url(path)
+            self.client.delete_prefix(bucket, f"{key}/" if key else "")
+            if not key:
+                self.client.delete_bucket(bucket)
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _object(self, path: str) -> tuple[str, str]:
+        bucket, key = split_url(self._strip_protocol(path))
+        if not key:
+            raise IsADirectoryError(f"{path} names no object: ebb://bucket/path")
+        return bucket, key
+
+    def _make_bucket(self, bucket: str, **policy: Any) -> None:
+        with contextlib.suppress(BucketExistsError):  # made meanwhile, with another policy
+            self.client.create_bucket(bucket, **policy)
+
+    def _is_directory(self, bucket: str, key: str) -> bool:
+        page = self.client.list_page(bucket, f"{key}/", limit=1)
+        return bool(page.objects)
+
+    def _pages(self, bucket: str, prefix: str) -> Iterator[ListPage]:
+        after: str | None = ""
+        while after is not None:
+            page = self.client.list_page(bucket, prefix, delimiter="/", start_after=after)
+            yield page
+            after = page.next
+
+    def _list_directory(self, bucket: str, prefix: str) -> list[Info]:
+        found: list[Info] = []
+        for page in self._pages(bucket, prefix):
+            found += [_file(row) for row in page.objects if row.key != prefix]
+            found += [_directory(f"{bucket}/{name.rstrip('/')}") for name in page.prefixes]
+        return found
+
+
+def _directory(path: str) -> Info:
+    return {"name": path, "size": 0, "type": "directory"}
+
+
+def _file(row: ObjectInfo) -> Info:
+    return {
+        "name": f"{row.bucket}/{row.key}",
+        "size": row.size_bytes,
+        "type": "file",
+        "created": datetime.fromtimestamp(row.created_at_ms / 1000, tz=timezone.utc),
+        "etag": row.etag,
+        "version": row.version,
+        "crc32c": row.crc32c,
+        "durability": row.durability,
+    }
+
+
+def _bounds(start: int | None, end: int | None, size: int) -> tuple[int, int]:
+    """As slices have them, as offset and length."""
+    first, last, _ = slice(start, end).indices(size)
+    return first, max(0, last - first)
+
+
+def _is_pattern(path: str) -> bool:
+    return any(char in path for char in "*?[")
