@@ -52,6 +52,7 @@ import {
   stageObject,
 } from './put.ts';
 import type { RetryPolicy } from './retry.ts';
+import { createRuns, createSnapshots, type Runs, type Snapshots } from './runs.ts';
 import type { StagedWriterOptions } from './staged-writer.ts';
 import { type Waited, type WaitOptions, waitForObject } from './wait.ts';
 
@@ -95,6 +96,10 @@ export interface EbbClient extends AsyncDisposable {
   readonly path: 'local' | 'http';
   readonly buckets: Buckets;
   readonly jobs: Jobs;
+  /** Of checkpoints: what is kept of each training job. */
+  readonly runs: Runs;
+  /** Of a run. */
+  readonly snapshots: Snapshots;
   /** The connection for frequent calls, for feature packages. @throws `unsupported` when the node is behind a plain HTTP proxy */
   readonly connection: FrameConnection;
 
@@ -181,6 +186,8 @@ class Client implements EbbClient {
   readonly path: 'local' | 'http';
   readonly buckets: Buckets;
   readonly jobs: Jobs;
+  readonly runs: Runs;
+  readonly snapshots: Snapshots;
   readonly #parts: ClientParts;
   readonly #http: HttpClient;
 
@@ -190,6 +197,13 @@ class Client implements EbbClient {
     this.path = parts.path;
     this.jobs = createJobs(parts.http);
     this.buckets = this.#createBuckets();
+    const runs = {
+      http: parts.http,
+      open: this.open.bind(this),
+      withSignal: this.#with.bind(this),
+    };
+    this.runs = createRuns(runs);
+    this.snapshots = createSnapshots(runs);
   }
 
   get connection(): FrameConnection {
