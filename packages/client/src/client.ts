@@ -44,6 +44,7 @@ import { listOf } from './lists.ts';
 import { openLocalFile } from './local-file.ts';
 import type { ObjectRef } from './object-info.ts';
 import { type ObjectHandle, openHttpObject, openLocalObject } from './object-reader.ts';
+import { createPrefixSnapshots, type PrefixSnapshots } from './prefix-snapshots.ts';
 import {
   type Committed,
   type PutOptions,
@@ -100,6 +101,8 @@ export interface EbbClient extends AsyncDisposable {
   readonly runs: Runs;
   /** Of a run. */
   readonly snapshots: Snapshots;
+  /** Of objects and prefixes. */
+  readonly prefixSnapshots: PrefixSnapshots;
   /** The connection for frequent calls, for feature packages. @throws `unsupported` when the node is behind a plain HTTP proxy */
   readonly connection: FrameConnection;
 
@@ -188,6 +191,7 @@ class Client implements EbbClient {
   readonly jobs: Jobs;
   readonly runs: Runs;
   readonly snapshots: Snapshots;
+  readonly prefixSnapshots: PrefixSnapshots;
   readonly #parts: ClientParts;
   readonly #http: HttpClient;
 
@@ -204,6 +208,7 @@ class Client implements EbbClient {
     };
     this.runs = createRuns(runs);
     this.snapshots = createSnapshots(runs);
+    this.prefixSnapshots = createPrefixSnapshots(runs);
   }
 
   get connection(): FrameConnection {

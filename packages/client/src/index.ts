@@ -41,6 +41,7 @@ export {
 export type { ObjectHandle } from './object-reader.ts';
 export { type OpenClientOptions, openClient } from './open-client.ts';
 export type { PartReader } from './part-reader.ts';
+export type { PrefixSnapshots, RestoreSnapshotOptions } from './prefix-snapshots.ts';
 export type { CommitOptions, Committed, Progress, PutOptions, StagedWriter } from './put.ts';
 export { DEFAULT_RETRY, decideRetry, type RetryPolicy, withRetry } from './retry.ts';
 // Checkpoints
