@@ -1,4 +1,4 @@
-/** `ebb checkpoint` against a real daemon; images are made as docs/checkpoint-format.md says. */
+/** `ebb checkpoint` and `ebb snapshot` against a real daemon; images are made as docs/checkpoint-format.md says. */
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
@@ -348,6 +348,42 @@ test('kill -9 between commit and store loses nothing: the snapshot is read, and 
   const stored = await json('show', 'killed');
   expect(stored).toMatchObject({ snapshot: { durability: 'remote', newBytes: image.length } });
   expect(await ok('verify', 'killed')).toMatch(/0 broken/);
+});
+
+test('ebb snapshot keeps a prefix or an object as it is, over kill -9, and brings it back', async () => {
+  const snapshot = async (...args: string[]): Promise<Ran> =>
+    await runEbb(['snapshot', ...args], { EBB_NODE: node.url });
+  const listed = async (): Promise<string> =>
+    (await client.list('data')).objects.map(({ key }) => key).join(' ');
+  await client.buckets.create('data');
+  for (const key of ['m/1', 'm/2', 'mm']) await client.put('data', key, Buffer.from(key));
+  expect((await snapshot('create', 'data/m', 'before')).stdout).toBe(
+    'snapshot before: 2 objects (6 B) of ebb://data/m/\n',
+  );
+  expect((await snapshot('create', 'data/mm', 'one', '--json')).stdout).toContain('"key":"mm"');
+  expect(await snapshot('create', 'data/m/', 'before')).toMatchObject({ code: 4 });
+  expect(await snapshot('create', 'data/none/', 'none')).toMatchObject({ code: 3 });
+  await node.kill();
+  await node.start();
+  expect((await snapshot('ls')).stdout).toMatch(
+    /before .* 2 +6 B +ebb:\/\/data\/m\/ +data-snapshots\/before\/\none .*ebb:\/\/data\/mm /,
+  );
+  await client.put('data', 'm/1', Buffer.from('changed'));
+  await client.put('data', 'm/3', Buffer.from('new'));
+  await client.delete('data', 'm/2');
+  expect(await snapshot('restore', 'before')).toMatchObject({ code: 4 });
+  expect((await snapshot('restore', 'before', '--exact')).stdout).toBe(
+    'restored 2 objects (6 B) to ebb://data/m/, deleted 1\n',
+  );
+  expect(await listed()).toBe('m/1 m/2 mm');
+  expect(await snapshot('restore', 'before', '--to', 'data/n')).toMatchObject({ code: 0 });
+  expect(await snapshot('restore', 'one', '--to', 'data/n/')).toMatchObject({ code: 0 });
+  expect(await listed()).toBe('m/1 m/2 mm n/1 n/2 n/mm');
+  await using got = await client.get('data', 'n/1');
+  expect(Buffer.concat(await Array.fromAsync(got.body)).toString()).toBe('m/1');
+  expect(await snapshot('rm', 'before', 'one')).toMatchObject({ code: 0 });
+  expect((await client.list('data-snapshots')).objects).toEqual([]);
+  expect(await snapshot('restore', 'before')).toMatchObject({ code: 3 });
 });
 
 /** Changes one byte of the file that holds these bytes, behind the node's back. */

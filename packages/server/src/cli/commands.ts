@@ -37,6 +37,7 @@ export const COMMANDS: readonly CommandEntry[] = [
     'list, restore, export and keep checkpoints of training jobs',
     () => import('./checkpoint.ts'),
   ),
+  entry('snapshot', 'keep objects as they are, and bring them back', () => import('./snapshot.ts')),
   entry('shuffles', 'list registered shuffles', () => import('./shuffles.ts')),
   entry('watch', 'print what happens to objects', () => import('./watch.ts')),
   entry('wait', 'wait until an object is durable', () => import('./wait.ts')),
