@@ -3,6 +3,8 @@ import {
   type Ack,
   isStoreError,
   PATHS,
+  type PreparedRun,
+  preparedRunSchema,
   type RestorePlan,
   type RunInfo,
   type RunPolicyChange,
@@ -38,7 +40,7 @@ export interface Runs {
     run: string,
     want: { readonly imageBytes: number; readonly slots?: number | undefined },
     options?: InBucket,
-  ): Promise<void>;
+  ): Promise<PreparedRun>;
 }
 
 /** `latest`: the newest snapshot that is not marked bad. */
@@ -96,7 +98,7 @@ export function createRuns({ http, withSignal }: RunsParts): Runs {
     },
     async prepare(run, want, options = {}) {
       const request = { ...ask(options), body: want, idempotent: true };
-      await http.plain('POST', runPath(PATHS.runPrepare, run), request);
+      return await http.json('POST', runPath(PATHS.runPrepare, run), preparedRunSchema, request);
     },
   };
 
