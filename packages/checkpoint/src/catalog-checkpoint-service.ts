@@ -39,6 +39,7 @@ import {
   IMAGE_BUCKET,
   imageKey,
   imagesPrefix,
+  parsePartName,
   parseRunName,
   parseStep,
   type RunRef,
@@ -187,6 +188,7 @@ class CatalogCheckpointService implements CheckpointService {
   async begin(ref: SnapshotRef, options: BeginOptions): Promise<SnapshotBegun> {
     const { session, part, imageBytes } = options;
     parseStep(ref.step);
+    parsePartName(part);
     const run = await this.#ensureRun(ref);
     this.#assertFits(imageBytes);
     const policy = (await this.#store.getBucket(ref.bucket)).policy;
@@ -211,6 +213,7 @@ class CatalogCheckpointService implements CheckpointService {
   async commit(ref: SnapshotRef, options: CommitSnapshot): Promise<SnapshotInfo> {
     const { session } = options;
     parseStep(ref.step);
+    for (const part of options.parts) parsePartName(part);
     const run = this.#runs.get(ref);
     const policy = (await this.#store.getBucket(ref.bucket)).policy;
     const bucket = imageBucket(policy);

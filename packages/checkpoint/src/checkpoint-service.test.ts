@@ -303,6 +303,27 @@ describe('stored behind the back of the job', () => {
     );
   });
 
+  test('parts that are called as others’ objects are keep bytes of their own', async () => {
+    bench = await Bench.open();
+    const save = async (step: number, session: string, images: Record<string, Buffer>) => {
+      const parts = Object.keys(images);
+      for (const part of parts) await bench.hand(step, part, images[part] as Buffer, session);
+      const options = { session, parts, metadata: {}, overwrite: true };
+      await bench.service.commit(at(step), options);
+      await bench.service.wait(at(step), 'disk');
+    };
+    const image = (text: string): Buffer => buildImage({ weights: Buffer.alloc(2 * MiB, text) });
+    const first = image('of step 1 ');
+    await save(1, 's1', { a: first });
+    await save(2, 's1', { a: first });
+    const anew = { a: image('a, once more '), 'a.1': image('a.1, once more ') };
+    await save(1, 's2', anew);
+    const plan = await bench.service.plan(at(1));
+    expect((await bench.read(plan, 0, 'runs')).equals(anew.a)).toBe(true);
+    expect((await bench.read(plan, 1, 'runs')).equals(anew['a.1'])).toBe(true);
+    expect(await codeOf(bench.hand(3, 'manifest.json', image('x')))).toBe('name_invalid');
+  });
+
   test('the run’s policy keeps the last ones', async () => {
     bench = await Bench.open();
     await bench.service.putRun(RUN, { keepLast: 2, keepEvery: 4 });

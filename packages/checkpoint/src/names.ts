@@ -27,6 +27,12 @@ export function parseRunName(run: string): string {
   return run;
 }
 
+/** Its data objects lie beside the manifest. */
+export function parsePartName(part: string): string {
+  if (part !== MANIFEST) return part;
+  throw new StoreError('name_invalid', `a part cannot be called ${MANIFEST}: the manifest is`);
+}
+
 export function parseStep(step: number): number {
   if (!Number.isSafeInteger(step) || step < 0 || step > CHECKPOINT_STEP_MAX)
     throw new StoreError('request_invalid', `${step} is no step: use 0 to ${CHECKPOINT_STEP_MAX}`);

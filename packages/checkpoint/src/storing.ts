@@ -250,7 +250,7 @@ export class Storing {
       const blockBytes = CHECKPOINT_BLOCK_BYTES;
       const imageBytes = opened.object.sizeBytes;
       const digests = await objects.digest(opened, blockBytes, thread);
-      const newKey = this.#freeDataKey(ref, part);
+      const newKey = this.#freeDataKey(ref, part, record);
       const plan = planDelta(
         { imageBytes, blockBytes, digests: new Digests(digests) },
         newKey,
@@ -281,11 +281,16 @@ export class Storing {
     });
   }
 
-  /** One that nobody names: an earlier snapshot of this step may have been replaced while others still share its blocks. */
-  #freeDataKey(ref: SnapshotRef, part: string): string {
+  /**
+   * One that nobody names: an earlier snapshot of this step may have been replaced while others still share its blocks. Another part
+   * of this one may be called as a further copy of ours is.
+   */
+  #freeDataKey(ref: SnapshotRef, part: string, { parts }: SnapshotRecord): string {
     const { snapshots } = this.#parts.runs.get(ref);
+    const others = parts.filter(({ name }) => name !== part);
     for (let copy = 0; ; copy++) {
       const key = dataKey(ref, part, copy);
+      if (others.some(({ name }) => dataKey(ref, name, 0) === key)) continue;
       if (![...snapshots.values()].some((record) => objectsOf(record).has(key))) return key;
     }
   }

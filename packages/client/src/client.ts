@@ -44,6 +44,7 @@ import { listOf } from './lists.ts';
 import { openLocalFile } from './local-file.ts';
 import type { ObjectRef } from './object-info.ts';
 import { type ObjectHandle, openHttpObject, openLocalObject } from './object-reader.ts';
+import { createPrefixSnapshots, type PrefixSnapshots } from './prefix-snapshots.ts';
 import {
   type Committed,
   type PutOptions,
@@ -52,6 +53,7 @@ import {
   stageObject,
 } from './put.ts';
 import type { RetryPolicy } from './retry.ts';
+import { createRuns, createSnapshots, type Runs, type Snapshots } from './runs.ts';
 import type { StagedWriterOptions } from './staged-writer.ts';
 import { type Waited, type WaitOptions, waitForObject } from './wait.ts';
 
@@ -95,6 +97,12 @@ export interface EbbClient extends AsyncDisposable {
   readonly path: 'local' | 'http';
   readonly buckets: Buckets;
   readonly jobs: Jobs;
+  /** Of checkpoints: what is kept of each training job. */
+  readonly runs: Runs;
+  /** Of a run. */
+  readonly snapshots: Snapshots;
+  /** Of objects and prefixes. */
+  readonly prefixSnapshots: PrefixSnapshots;
   /** The connection for frequent calls, for feature packages. @throws `unsupported` when the node is behind a plain HTTP proxy */
   readonly connection: FrameConnection;
 
@@ -181,6 +189,9 @@ class Client implements EbbClient {
   readonly path: 'local' | 'http';
   readonly buckets: Buckets;
   readonly jobs: Jobs;
+  readonly runs: Runs;
+  readonly snapshots: Snapshots;
+  readonly prefixSnapshots: PrefixSnapshots;
   readonly #parts: ClientParts;
   readonly #http: HttpClient;
 
@@ -190,6 +201,14 @@ class Client implements EbbClient {
     this.path = parts.path;
     this.jobs = createJobs(parts.http);
     this.buckets = this.#createBuckets();
+    const runs = {
+      http: parts.http,
+      open: this.open.bind(this),
+      withSignal: this.#with.bind(this),
+    };
+    this.runs = createRuns(runs);
+    this.snapshots = createSnapshots(runs);
+    this.prefixSnapshots = createPrefixSnapshots(runs);
   }
 
   get connection(): FrameConnection {

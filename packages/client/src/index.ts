@@ -40,8 +40,12 @@ export {
 } from './object-name.ts';
 export type { ObjectHandle } from './object-reader.ts';
 export { type OpenClientOptions, openClient } from './open-client.ts';
+export type { PartReader } from './part-reader.ts';
+export type { PrefixSnapshots, RestoreSnapshotOptions } from './prefix-snapshots.ts';
 export type { CommitOptions, Committed, Progress, PutOptions, StagedWriter } from './put.ts';
 export { DEFAULT_RETRY, decideRetry, type RetryPolicy, withRetry } from './retry.ts';
+// Checkpoints
+export type { InBucket, Runs, Snapshots, SnapshotWaitOptions, StepChoice } from './runs.ts';
 export {
   openStagedFile,
   type SealedWrite,

@@ -15,6 +15,10 @@ export type * from './files/files.ts';
 export { KEY_BYTES_MAX, parseBucketName, parseJobId, parseKey } from './object-ref.ts';
 export { resolvePolicy } from './placement/policy.ts';
 export { Serial } from './serial.ts';
+export {
+  openPrefixSnapshots,
+  type PrefixSnapshots,
+} from './snapshots/prefix-snapshots.ts';
 export type * from './store/object-store.ts';
 export { type OpenedStore, openObjectStore, type StoreOptions } from './store/open-store.ts';
 export type { StoreObserver, StoreSettings } from './store/parts.ts';

@@ -22,4 +22,5 @@ export {
   type TierIndex,
 } from './messages.ts';
 export * from './paths.ts';
+export * from './prefix-snapshots.ts';
 export * from './units.ts';

@@ -41,6 +41,9 @@ export const PATHS = {
   snapshotPin: '/v1/runs/{run}/snapshots/{step}/pin',
   snapshotBad: '/v1/runs/{run}/snapshots/{step}/bad',
   snapshotVerify: '/v1/runs/{run}/snapshots/{step}/verify',
+  prefixSnapshots: '/v1/prefix-snapshots',
+  prefixSnapshot: '/v1/prefix-snapshots/{name}',
+  prefixSnapshotRestore: '/v1/prefix-snapshots/{name}/restore',
   verify: '/v1/verify',
   gc: '/v1/gc',
 } as const;

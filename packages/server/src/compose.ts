@@ -9,6 +9,7 @@ import {
   type ObjectStore,
   openFileTier,
   openObjectStore,
+  openPrefixSnapshots,
   openSqliteCatalog,
   type RecoveryReport,
   systemClock,
@@ -129,11 +130,23 @@ export async function openServices(
         frame.metrics.backgroundFailures.inc({ work: 'checkpoint' });
       },
     });
+    const remotes = new RemoteChoice(config.remotes);
+    const prefixSnapshots = await openPrefixSnapshots({
+      store,
+      records: frame.catalog,
+      clock: systemClock,
+      assertRemoteFree: async (bucket, remote) =>
+        remotes.assertFree(bucket, remote, await store.listBuckets()),
+      onError: (error, subject) => {
+        log.error({ err: error, work: 'snapshot', subject }, 'background work failed');
+        frame.metrics.backgroundFailures.inc({ work: 'snapshot' });
+      },
+    });
     const local = store.tiers().filter(({ tier }) => tier !== 2);
     const probe = openProbeFile(local.map(({ location }) => location));
-    const remotes = new RemoteChoice(config.remotes);
     const { metrics, facts: node } = frame;
-    const services = { store, shuffles, checkpoints, metrics, log, node, probe, remotes };
+    const features = { shuffles, checkpoints, prefixSnapshots };
+    const services = { store, ...features, metrics, log, node, probe, remotes };
     frame.metrics.attach({ store, shuffles, connections: frame.facts.connections });
     frame.handler.attach(services);
     frame.s3?.attach(store, frame.catalog);
@@ -141,6 +154,7 @@ export async function openServices(
     const close = async (): Promise<void> => {
       probe.close();
       await checkpoints.close();
+      await prefixSnapshots.close();
       await store.close();
     };
     return { ...services, recovery, close };

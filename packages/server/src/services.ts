@@ -1,6 +1,6 @@
 /** What the surfaces need of a running node. Made in compose.ts; surfaces take it and make nothing themselves. */
 import type { CheckpointService } from '@ebb/checkpoint';
-import type { ObjectStore } from '@ebb/core';
+import type { ObjectStore, PrefixSnapshots } from '@ebb/core';
 import type { ShuffleService } from '@ebb/shuffle';
 import type { Logger } from 'pino';
 import type { Metrics } from './metrics.ts';
@@ -26,6 +26,7 @@ export interface Services {
   readonly store: ObjectStore;
   readonly shuffles: ShuffleService;
   readonly checkpoints: CheckpointService;
+  readonly prefixSnapshots: PrefixSnapshots;
   readonly metrics: Metrics;
   readonly log: Logger;
   readonly node: NodeFacts;

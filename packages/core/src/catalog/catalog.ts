@@ -302,6 +302,22 @@ export interface Catalog {
     stamp?: VersionStamp,
   ): Promise<Freed & { readonly objects: number; readonly sizeBytes: number }>;
 
+  /**
+   * Copies every key that starts with `from.prefix` in one step, as copyObject does: what is under the new names afterwards is what
+   * was under the old ones at one moment. `exact`: other keys that start with `to.prefix` are deleted, in the same step; it
+   * goes with `overwrite`. All copies have the stamp's version.
+   * @throws `already_exists` when a target exists and `overwrite` is false; `request_invalid` when one prefix contains the other;
+   * `name_invalid`, `superseded`
+   */
+  copyPrefix(
+    from: { readonly bucket: string; readonly prefix: string },
+    to: { readonly bucket: string; readonly prefix: string },
+    options: { readonly overwrite: boolean; readonly exact: boolean },
+    stamp: VersionStamp,
+  ): Promise<
+    Freed & { readonly objects: number; readonly sizeBytes: number; readonly removed: number }
+  >;
+
   /** The version of this number, the null version, or the latest, be it an object or a delete marker. */
   findVersion(
     bucket: string,

@@ -2,15 +2,16 @@
  * Changes of many objects: all below a prefix, or all of a job.
  *
  * - Each runs in one piece, about 30 µs an object, and nothing else meanwhile: callers bound the ones that have a limit.
- *   renamePrefix has none, because it must be atomic.
+ *   renamePrefix and copyPrefix have none, because they must be atomic.
  * - They work in batches: memory holds a batch of rows, and the blobs that were freed (S4).
- * - renamePrefix checks every new name before it writes the first (S1).
+ * - renamePrefix and copyPrefix check every new name before they write the first (S1).
  */
 import { assert, StoreError } from '@ebb/protocol';
 import { bucketOfVersions, keyProblem } from '../object-ref.ts';
 import type { BlobRecord, Freed, VersionStamp } from './catalog.ts';
 import { assertSameEncryption, type Bucket } from './sqlite-buckets.ts';
 import {
+  extentsOf,
   fromRow,
   type ObjectRow,
   type PlacedObject,
@@ -125,6 +126,84 @@ export function renamePrefix(
   }
 }
 
+export function copyPrefix(
+  tables: Tables,
+  from: PrefixName,
+  to: PrefixName,
+  options: { readonly overwrite: boolean; readonly exact: boolean },
+  stamp: VersionStamp,
+): Freed & { readonly objects: number; readonly sizeBytes: number; readonly removed: number } {
+  const { overwrite, exact } = options;
+  assert(overwrite || !exact, 'what is deleted may be overwritten as well');
+  assertApart(from, to);
+  const { objects } = tables;
+  const source = tables.buckets.get(from.bucket);
+  const target = tables.buckets.get(to.bucket);
+  assertSameEncryption(source, target);
+  const renamed = (key: string): string => to.prefix + key.slice(from.prefix.length);
+  checkTargets(tables, { source, prefix: from.prefix }, { bucket: target, renamed, overwrite });
+  for (const [key] of rowsUnder(tables, source, from.prefix))
+    assertNewest(tables, target, renamed(key), stamp);
+  // The prefixes are apart, so neither loop meets what the other one writes.
+  const removed = exact
+    ? removeOthers(tables, { source, from, target, to }, stamp)
+    : emptyReceipt();
+  const receipt = emptyReceipt();
+  for (const row of rowsUnder(tables, source, from.prefix)) {
+    const stored = fromRow(row);
+    const key = renamed(stored.key);
+    const copy = { key, ...stamp, jobId: null, pinned: false, remoteEtag: null };
+    const incoming = { ...stored, ...copy };
+    const after = extentsOf(incoming);
+    const old = objects.find(target, key);
+    const { freed } = versions.putCurrent(tables, target, { old, incoming, after });
+    count(receipt, stored, freed);
+  }
+  return { ...receipt, freed: [...removed.freed, ...receipt.freed], removed: removed.objects };
+}
+
+/** Deletes what is under the target's prefix and has no counterpart in the source. */
+function removeOthers(
+  tables: Tables,
+  {
+    source,
+    from,
+    target,
+    to,
+  }: {
+    readonly source: Bucket;
+    readonly from: PrefixName;
+    readonly target: Bucket;
+    readonly to: PrefixName;
+  },
+  stamp: VersionStamp,
+): Receipt {
+  const receipt = emptyReceipt();
+  const isOther = ([key]: ObjectRow): boolean =>
+    tables.objects.find(source, from.prefix + key.slice(to.prefix.length)) === undefined;
+  for (const [key] of rowsUnder(tables, target, to.prefix).filter(isOther))
+    versions.assertStamp(tables, target, key, stamp);
+  for (const row of rowsUnder(tables, target, to.prefix).filter(isOther)) {
+    const stored = fromRow(row);
+    const { freed } = versions.removeCurrent(tables, { bucket: target, stored }, stamp);
+    count(receipt, stored, freed);
+  }
+  return receipt;
+}
+
+/** Nothing newer than the stamp is under the name. @throws {StoreError} `superseded` */
+function assertNewest(tables: Tables, bucket: Bucket, key: string, stamp: VersionStamp): void {
+  versions.assertStamp(tables, bucket, key, stamp);
+  const old = tables.objects.find(bucket, key);
+  if (old === undefined || old.version <= stamp.version) return;
+  const { name } = bucket.record;
+  throw new StoreError(
+    'superseded',
+    `${name}/${key} has version ${old.version}; version ${stamp.version} comes too late`,
+    { bucket: name, key, version: stamp.version, newer: old.version },
+  );
+}
+
 /** For good: what a job wrote ends with it, and what it replaced comes back. */
 function removeOfJob(tables: Tables, { bucket, stored }: PlacedObject): BlobRecord[] {
   const owner = bucketOfVersions(bucket.record.name);
@@ -172,7 +251,7 @@ function assertApart(from: PrefixName, to: PrefixName): void {
   );
 }
 
-/** Every new name of a prefix rename. @throws {StoreError} `name_invalid`, `already_exists` */
+/** Every new name of a prefix that is renamed or copied. @throws {StoreError} `name_invalid`, `already_exists` */
 function checkTargets(
   tables: Tables,
   from: { readonly source: Bucket; readonly prefix: string },

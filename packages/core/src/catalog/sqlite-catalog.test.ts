@@ -289,23 +289,31 @@ describe('sqlite catalog', () => {
         if (i === 200) await catalog.setBucketPolicy('bucket', { ...POLICY, versioning });
         const from = { bucket: 'bucket', key: keyOf(i * 7) };
         const stamp = { version: await catalog.nextIds(1), createdAtMs: 1 };
+        const prefix = `p${i % 3}/`;
         const work =
-          i % 5 === 0
-            ? catalog.deleteObject('bucket', from.key, {}, stamp)
-            : i % 5 === 1
-              ? catalog.copyObject(
-                  from,
-                  {
-                    bucket: 'other',
-                    key: keyOf(i),
-                    version: await catalog.nextIds(1),
-                    createdAtMs: 1,
-                  },
-                  {},
-                )
-              : i % 5 === 2
-                ? catalog.renameObject(from, { bucket: 'bucket', key: keyOf(i) }, {}, stamp)
-                : commit(catalog, keyOf(i), { jobId: i % 2 === 0 ? 'job' : null });
+          i % 20 === 19
+            ? catalog.copyPrefix(
+                { bucket: i % 40 === 19 ? 'bucket' : 'other', prefix },
+                { bucket: i % 40 === 19 ? 'other' : 'bucket', prefix },
+                { overwrite: true, exact: i % 60 === 19 },
+                stamp,
+              )
+            : i % 5 === 0
+              ? catalog.deleteObject('bucket', from.key, {}, stamp)
+              : i % 5 === 1
+                ? catalog.copyObject(
+                    from,
+                    {
+                      bucket: 'other',
+                      key: keyOf(i),
+                      version: await catalog.nextIds(1),
+                      createdAtMs: 1,
+                    },
+                    {},
+                  )
+                : i % 5 === 2
+                  ? catalog.renameObject(from, { bucket: 'bucket', key: keyOf(i) }, {}, stamp)
+                  : commit(catalog, keyOf(i), { jobId: i % 2 === 0 ? 'job' : null });
         await work.catch((error: unknown) => expect(isStoreError(error, 'not_found')).toBe(true));
       }
       const totals = await catalog.totals();

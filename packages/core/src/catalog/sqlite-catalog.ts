@@ -25,7 +25,7 @@ import { randomUUID } from 'node:crypto';
 import { StoreError } from '@ebb/protocol';
 import { type Clock, systemClock } from '../clock.ts';
 import type { Catalog } from './catalog.ts';
-import { deleteJobObjects, deletePrefix, renamePrefix } from './sqlite-bulk-changes.ts';
+import { copyPrefix, deleteJobObjects, deletePrefix, renamePrefix } from './sqlite-bulk-changes.ts';
 import { setBlobCopies } from './sqlite-copy-changes.ts';
 import { sums } from './sqlite-counters.ts';
 import { translateSqliteError } from './sqlite-errors.ts';
@@ -153,6 +153,8 @@ function createCatalog(parts: {
     renamePrefix: (from, to, options, stamp) =>
       tx.change(() => renamePrefix(tables, from, to, options, stamp)),
     findVersion: (bucket, key, which) => tx.read(() => findVersion(tables, { bucket, key }, which)),
+    copyPrefix: (from, to, options, stamp) =>
+      tx.change(() => copyPrefix(tables, from, to, options, stamp)),
     listVersions: (bucket, options) =>
       tx.read(() => listVersions(tables, buckets.find(bucket), options)),
     deleteVersion: (bucket, key, which, condition) =>

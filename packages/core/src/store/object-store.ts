@@ -294,6 +294,15 @@ export interface ObjectStore {
     options: { overwrite: boolean },
   ): Promise<{ objects: number; sizeBytes: number }>;
   /**
+   * Copies all below a prefix in one step: no bytes move. `exact`: what else is below the target's prefix is deleted, in the same step.
+   * @throws `unsupported` between buckets of which one alone is encrypted; `already_exists` without `overwrite`; `request_invalid`
+   */
+  copyPrefix(
+    from: { bucket: string; prefix: string },
+    to: { bucket: string; prefix: string },
+    options: { overwrite: boolean; exact: boolean },
+  ): Promise<{ objects: number; sizeBytes: number; removed: number }>;
+  /**
    * Takes in what is in tier 2 under the bucket's names and not here, and what changed there; `remove`: what went there goes
    * here too. Nothing is read before somebody asks for it.
    * @throws `bucket_not_found`, `aborted`, `io_failed`

@@ -65,6 +65,17 @@ const operation = fc.oneof(
     }),
   },
   {
+    weight: 1,
+    arbitrary: fc.record({
+      do: fc.constant('copyPrefix' as const),
+      bucket,
+      from: fc.constantFrom('a/', 'b/'),
+      toBucket: bucket,
+      to: fc.constantFrom('z/', 'y/'),
+      exact: fc.boolean(),
+    }),
+  },
+  {
     weight: 2,
     arbitrary: fc.record({
       do: fc.constant('relocate' as const),
@@ -164,6 +175,23 @@ async function apply(at: TestStore, model: Model, op: Operation): Promise<TestSt
         model.set(`${op.bucket}/${op.to}${known.slice(from.length)}`, model.get(known) as Buffer);
         model.delete(known);
       }
+      return at;
+    }
+    case 'copyPrefix': {
+      const [from, to] = [`${op.bucket}/${op.from}`, `${op.toBucket}/${op.to}`];
+      const copies = [...model].filter(([known]) => known.startsWith(from));
+      const names = new Set(copies.map(([known]) => to + known.slice(from.length)));
+      const others = [...model.keys()].filter(
+        (known) => op.exact && known.startsWith(to) && !names.has(known),
+      );
+      const copied = await at.store.copyPrefix(
+        { bucket: op.bucket, prefix: op.from },
+        { bucket: op.toBucket, prefix: op.to },
+        { overwrite: true, exact: op.exact },
+      );
+      expect(copied).toMatchObject({ objects: copies.length, removed: others.length });
+      for (const known of others) model.delete(known);
+      for (const [known, bytes] of copies) model.set(to + known.slice(from.length), bytes);
       return at;
     }
     case 'relocate':

@@ -370,11 +370,7 @@ export class CatalogObjectStore implements ObjectStore {
   ): Promise<{ objects: number; sizeBytes: number }> {
     parseAnyBucketName(from.bucket);
     parseAnyBucketName(to.bucket);
-    if (await this.#mustRewrite([from.bucket, to.bucket]))
-      throw new StoreError(
-        'unsupported',
-        `${from.bucket} and ${to.bucket} are not both encrypted: objects are copied one by one between them`,
-      );
+    await this.#assertShares(from.bucket, to.bucket);
     const result = await stamped(this.#parts, (stamp) =>
       this.#parts.catalog.renamePrefix(from, to, options, stamp),
     );
@@ -384,6 +380,26 @@ export class CatalogObjectStore implements ObjectStore {
       for await (const object of objectsUnder(this.#parts.catalog, to.bucket, to.prefix))
         await this.#keepPromises(object);
     return { objects: result.objects, sizeBytes: result.sizeBytes };
+  }
+
+  async copyPrefix(
+    from: { bucket: string; prefix: string },
+    to: { bucket: string; prefix: string },
+    options: { overwrite: boolean; exact: boolean },
+  ): Promise<{ objects: number; sizeBytes: number; removed: number }> {
+    parseAnyBucketName(from.bucket);
+    parseAnyBucketName(to.bucket);
+    if (options.exact && !options.overwrite)
+      throw new StoreError('request_invalid', 'exact deletes objects, so it needs overwrite');
+    await this.#assertShares(from.bucket, to.bucket);
+    const result = await stamped(this.#parts, (stamp) =>
+      this.#parts.catalog.copyPrefix(from, to, options, stamp),
+    );
+    await this.retireAll(result.freed);
+    this.#parts.mirror.wake();
+    for await (const object of objectsUnder(this.#parts.catalog, to.bucket, to.prefix))
+      await this.#keepPromises(object);
+    return { objects: result.objects, sizeBytes: result.sizeBytes, removed: result.removed };
   }
 
   async sync(
@@ -723,6 +739,13 @@ export class CatalogObjectStore implements ObjectStore {
       kinds.add((buckets.find(name) ?? (await buckets.get(name))).policy.encrypted === true);
     }
     return kinds.size > 1;
+  }
+
+  /** @throws `unsupported` */
+  async #assertShares(from: string, to: string): Promise<void> {
+    if (!(await this.#mustRewrite([from, to]))) return;
+    const message = `${from} and ${to} are not both encrypted: objects are copied one by one between them`;
+    throw new StoreError('unsupported', message, { from, to });
   }
 
   #isGivenUp(tier: TierIndex, blobId: number): boolean {

@@ -32,6 +32,12 @@ export const COMMANDS: readonly CommandEntry[] = [
   entry('sync', 'take in what others put into the remote tier', () => import('./sync.ts')),
   entry('warm', 'fetch objects from the remote tier ahead of need', () => import('./warm.ts')),
   entry('jobs', 'list jobs, or end one', () => import('./jobs.ts')),
+  entry(
+    'checkpoint',
+    'list, restore, export and keep checkpoints of training jobs',
+    () => import('./checkpoint.ts'),
+  ),
+  entry('snapshot', 'keep objects as they are, and bring them back', () => import('./snapshot.ts')),
   entry('shuffles', 'list registered shuffles', () => import('./shuffles.ts')),
   entry('watch', 'print what happens to objects', () => import('./watch.ts')),
   entry('wait', 'wait until an object is durable', () => import('./wait.ts')),

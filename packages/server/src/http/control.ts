@@ -36,6 +36,7 @@ import { errorAnswer, toStoreError } from './error-response.ts';
 import { describeEventsRoute } from './events.ts';
 import { addFileRoutes } from './files/file-routes.ts';
 import { describeDataRoutes, errorResponses, json, jsonBody } from './openapi.ts';
+import { addPrefixSnapshotRoutes } from './prefix-snapshots.ts';
 import { addRunRoutes } from './runs/run-routes.ts';
 import { bucketInfo, jobInfo, objectInfo, tierInfo } from './views.ts';
 import { explain } from './why.ts';
@@ -349,6 +350,7 @@ export function createControlApp(services: Services, fileOwner: Owner): OpenAPIH
 
   addFileRoutes(app, services, fileOwner);
   addRunRoutes(app, services);
+  addPrefixSnapshotRoutes(app, services);
   describeDataRoutes(app.openAPIRegistry);
   describeEventsRoute(app.openAPIRegistry);
   let document: unknown;

@@ -107,6 +107,16 @@ export function catalogEventsConformance(name: string, factory: EventCatalogFact
       const copy = { bucket: 'one', key: 'copy', version, createdAtMs: 1 };
       await catalog.copyObject({ bucket: 'two', key: 'r/1' }, copy, {});
       expect(await next()).toEqual(['created one/copy']);
+      await putObject(catalog, 's/2');
+      await putObject(catalog, 's/3');
+      await next();
+      await catalog.copyPrefix(
+        { bucket: 'two', prefix: 'r/' },
+        { bucket: 'one', prefix: 's/' },
+        { overwrite: true, exact: true },
+        { version: await catalog.nextIds(1), createdAtMs: 1 },
+      );
+      expect(await next()).toEqual(['deleted one/s/3', 'created one/s/1', 'updated one/s/2']);
       await catalog.deletePrefix('two', 'r/', 1000);
       expect(await next()).toEqual(['deleted two/r/1', 'deleted two/r/2']);
       await catalog.deleteJobObjects('job', 1000);

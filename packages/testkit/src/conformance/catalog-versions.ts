@@ -332,6 +332,32 @@ export function versionConformance(factory: CatalogFactory): void {
       expect((await catalog.findBlob(blobsOf(object)[0] as number))?.refs).toBe(2);
     });
 
+    test('a prefix that is copied here becomes newest versions; what it replaces or drops is kept', async () => {
+      await catalog.createBucket({ name: 'plain', createdAtMs: 1, policy: policyOf('off') });
+      const source = await putObject(catalog, 'plain', 's/a');
+      const [a, b] = [await put('r/a'), await put('r/b')];
+      const version = await catalog.nextIds(1);
+      const copied = await catalog.copyPrefix(
+        { bucket: 'plain', prefix: 's/' },
+        { bucket: 'kept', prefix: 'r/' },
+        { overwrite: true, exact: true },
+        { version, createdAtMs: 7 },
+      );
+      expect(copied).toEqual({ freed: [], objects: 1, sizeBytes: 1, removed: 1 });
+      expect((await catalog.findBlob(blobsOf(source.object)[0] as number))?.refs).toBe(2);
+      expect(await shown()).toEqual([
+        ...[`r/a ${source.object.etag} latest`, `r/a ${a.object.etag}`],
+        ...['r/b marker latest', `r/b ${b.object.etag}`],
+      ]);
+      const late = { version: version - 1, createdAtMs: 7 };
+      const [from, to] = [
+        { bucket: 'plain', prefix: 's/' },
+        { bucket: 'kept', prefix: 'r/' },
+      ];
+      const again = catalog.copyPrefix(from, to, { overwrite: true, exact: true }, late);
+      await expectCode(again, 'superseded');
+    });
+
     test('a page goes on below the version it ended with, though that was removed and another took its place', async () => {
       const versions = [await put('a'), await put('a'), await put('a')].map(({ object }) => object);
       const [first, second, third] = versions as [ObjectRecord, ObjectRecord, ObjectRecord];

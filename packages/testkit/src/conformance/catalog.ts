@@ -592,6 +592,95 @@ export function catalogConformance(name: string, factory: CatalogFactory): void 
         expect(await keys()).toEqual(['a/1']);
       });
 
+      describe('of a prefix', () => {
+        const source = { bucket: 'one', prefix: 'a/' };
+        const target = { bucket: 'two', prefix: 'snap/' };
+        const keep = { overwrite: false, exact: false };
+        const stamp = async () => ({ version: await catalog.nextIds(1), createdAtMs: 77 });
+
+        test('every key below it has the same bytes under its new name, in one step; ab is no part of it', async () => {
+          for (const key of ['a', 'a/', 'a/1', 'a/2/3', 'ab'])
+            await put(key, { sizeBytes: 3, jobId: 'j', metadata: { of: key } });
+          await catalog.setPinned('one', 'a/1', true);
+          const { version } = await stamp();
+          const copied = catalog.copyPrefix(source, target, keep, { version, createdAtMs: 77 });
+          expect([[], ['snap/', 'snap/1', 'snap/2/3']]).toContainEqual(await keys('two'));
+          expect(await copied).toEqual({ freed: [], objects: 3, sizeBytes: 9, removed: 0 });
+          expect(await keys()).toEqual(['a', 'a/', 'a/1', 'a/2/3', 'ab']);
+          const of = await catalog.findObject('one', 'a/1');
+          expect(await catalog.findObject('two', 'snap/1')).toEqual({
+            ...of,
+            ...{ bucket: 'two', key: 'snap/1', version, createdAtMs: 77 },
+            ...{ jobId: null, pinned: false },
+          });
+          expect(await catalog.jobTotals('j')).toEqual({ objects: 5, sizeBytes: 15 });
+          const { blobId } = of?.extents[0] as Extent;
+          expect(await holders(catalog, blobId)).toEqual(['one/a/1', 'two/snap/1']);
+          expect((await catalog.deletePrefix('one', 'a/', 9)).freed).toEqual([]);
+          expect((await catalog.deletePrefix('two', 'snap/', 9)).freed).toHaveLength(3);
+        });
+
+        test('a prefix of many keys goes in one step, into its own bucket too', async () => {
+          await Promise.all(range(700).map((i) => put(`a/${i}`)));
+          const here = { bucket: 'one', prefix: 'b/' };
+          const copied = catalog.copyPrefix(source, here, keep, await stamp());
+          expect([700, 1400]).toContain((await keys()).length);
+          expect((await copied).objects).toBe(700);
+          expect(await catalog.bucketTotals('one')).toMatchObject({ objects: 1400 });
+        });
+
+        test('what is there is refused, or replaced and freed; what has no counterpart stays, unless it is to be exact', async () => {
+          for (const key of ['a/1', 'a/2']) await put(key);
+          const replaced = await put('snap/2', { bucket: 'two' });
+          const other = await put('snap/3', { bucket: 'two' });
+          await put('snapshot', { bucket: 'two' });
+          const copy = async (options: { overwrite: boolean; exact: boolean }) =>
+            await catalog.copyPrefix(source, target, options, await stamp());
+          await refused(copy(keep), 'already_exists');
+          expect(await keys('two')).toEqual(['snap/2', 'snap/3', 'snapshot']);
+          const over = await copy({ overwrite: true, exact: false });
+          expect(over).toMatchObject({ objects: 2, removed: 0 });
+          expect(over.freed.map((blob) => blob.blobId)).toEqual(replaced.blobIds);
+          expect(await keys('two')).toEqual(['snap/1', 'snap/2', 'snap/3', 'snapshot']);
+          const exact = await copy({ overwrite: true, exact: true });
+          expect(exact).toMatchObject({ objects: 2, removed: 1 });
+          expect(exact.freed.map((blob) => blob.blobId)).toEqual(other.blobIds);
+          expect(await keys('two')).toEqual(['snap/1', 'snap/2', 'snapshot']);
+        });
+
+        test('of nothing it is nothing, and exactly nothing empties the target', async () => {
+          await put('snap/1', { bucket: 'two' });
+          const nothing = { objects: 0, sizeBytes: 0 };
+          const copy = async (exact: boolean) =>
+            await catalog.copyPrefix(source, target, { overwrite: true, exact }, await stamp());
+          expect(await copy(false)).toEqual({ ...nothing, freed: [], removed: 0 });
+          expect(await keys('two')).toEqual(['snap/1']);
+          expect(await copy(true)).toMatchObject({ ...nothing, removed: 1 });
+          expect(await keys('two')).toEqual([]);
+        });
+
+        test('§13.1 one that cannot be is refused whole', async () => {
+          await put('a/1');
+          await put('a/2');
+          const there = await put('snap/2', { bucket: 'two' });
+          const before = await catalog.totals();
+          const over = { overwrite: true, exact: true };
+          const copy = async (to: { bucket: string; prefix: string }, bucket = 'one') =>
+            await catalog.copyPrefix({ bucket, prefix: 'a/' }, to, over, await stamp());
+          await refused(copy({ bucket: 'one', prefix: 'a/b/' }), 'request_invalid');
+          await refused(copy({ bucket: 'one', prefix: 'a/' }), 'request_invalid');
+          await refused(copy({ bucket: 'one', prefix: '' }), 'request_invalid');
+          await refused(copy({ bucket: 'none', prefix: 'x/' }), 'bucket_not_found');
+          await refused(copy({ bucket: 'one', prefix: 'x/' }, 'none'), 'bucket_not_found');
+          await refused(copy({ bucket: 'two', prefix: 'x'.repeat(1024) }), 'name_invalid');
+          const late = { version: there.object.version - 1, createdAtMs: 1 };
+          await refused(catalog.copyPrefix(source, target, over, late), 'superseded');
+          expect(await keys()).toEqual(['a/1', 'a/2']);
+          expect(await keys('two')).toEqual(['snap/2']);
+          expect(await catalog.totals()).toEqual(before);
+        });
+      });
+
       test('a pin is set and taken back, and no more', async () => {
         const { object } = await put('a');
         expect(await catalog.setPinned('one', 'a', true)).toEqual({ ...object, pinned: true });
@@ -872,6 +961,19 @@ export function catalogConformance(name: string, factory: CatalogFactory): void 
         ]);
         await catalog.deletePrefix('one', 'r/', 10);
         expect((await spooled()).every((entry) => entry.endsWith('deleted'))).toBe(true);
+      });
+
+      test('copies of all below a prefix are entered, and what they replace or drop', async () => {
+        for (const key of ['p/1', 'p/2', 'r/2', 'r/3']) await put(key);
+        for (const key of ['p/1', 'p/2', 'r/2', 'r/3']) await store(key);
+        await catalog.copyPrefix(
+          { bucket: 'one', prefix: 'p/' },
+          { bucket: 'one', prefix: 'r/' },
+          { overwrite: true, exact: true },
+          { version: await catalog.nextIds(1), createdAtMs: 5 },
+        );
+        expect((await catalog.findObject('one', 'r/2'))?.remoteEtag).toBeNull();
+        expect((await spooled()).toSorted()).toEqual(['r/1 stored', 'r/2 stored', 'r/3 deleted']);
       });
 
       test('a bucket that is not mirrored has entries only for what is asked to be stored, and for its deletion', async () => {
@@ -1476,6 +1578,13 @@ const operation = fc.oneof(
     overwrite: fc.boolean(),
   }),
   fc.record({
+    op: fc.constant('copyPrefix' as const),
+    from: prefixPlace,
+    to: prefixPlace,
+    overwrite: fc.boolean(),
+    exact: fc.boolean(),
+  }),
+  fc.record({
     op: fc.constant('deletePrefix' as const),
     at: prefixPlace,
     limit: fc.integer({ min: 1, max: 3 }),
@@ -1601,6 +1710,15 @@ function bind(
         model: () => model.renamePrefix(step.from, step.to, step.overwrite),
         catalog: (c) => c.renamePrefix(step.from, step.to, { overwrite: step.overwrite }),
       };
+    case 'copyPrefix': {
+      const { from, to, overwrite } = step;
+      const options = { overwrite, exact: overwrite && step.exact };
+      const stamp = { version: ids + 1, createdAtMs: 50 };
+      return {
+        model: () => model.copyPrefix(from, to, options, stamp),
+        catalog: (c) => c.copyPrefix(from, to, options, stamp),
+      };
+    }
     case 'deletePrefix':
       return {
         model: () =>
@@ -1750,6 +1868,32 @@ class Model {
     }
     const sizeBytes = moved.reduce((sum, { object }) => sum + object.sizeBytes, 0);
     return { freed: this.#recount(), objects: moved.length, sizeBytes };
+  }
+  copyPrefix(
+    from: { bucket: string; prefix: string },
+    to: { bucket: string; prefix: string },
+    { overwrite, exact }: { overwrite: boolean; exact: boolean },
+    stamp: { version: number; createdAtMs: number },
+  ): unknown {
+    const contains = from.prefix.startsWith(to.prefix) || to.prefix.startsWith(from.prefix);
+    if (from.bucket === to.bucket && contains) throw new StoreError('request_invalid');
+    const under = (at: { bucket: string; prefix: string }): ObjectRecord[] =>
+      this.sorted().filter(({ bucket, key }) => bucket === at.bucket && key.startsWith(at.prefix));
+    const copies = under(from).map((object) => ({
+      ...object,
+      ...{ bucket: to.bucket, key: to.prefix + object.key.slice(from.prefix.length), ...stamp },
+      ...{ jobId: null, pinned: false, remoteEtag: null },
+    }));
+    for (const copy of copies) {
+      if (copy.key === '') throw new StoreError('name_invalid');
+      if (!overwrite && this.find(copy) !== undefined) throw new StoreError('already_exists');
+    }
+    const isOther = ({ key }: ObjectRecord): boolean => !copies.some((copy) => copy.key === key);
+    const others = exact ? under(to).filter(isOther) : [];
+    for (const object of others) this.#unset(object);
+    for (const copy of copies) this.#set(copy);
+    const sizeBytes = copies.reduce((sum, copy) => sum + copy.sizeBytes, 0);
+    return { freed: this.#recount(), objects: copies.length, sizeBytes, removed: others.length };
   }
   /** In the order of names, which is what a limited deletion of the catalogs here does too. */
   deleteAll(limit: number, matches: (object: ObjectRecord) => boolean): unknown {
