@@ -21,16 +21,28 @@ START_TIMEOUT_S = 60
 class NodeProcess:
     """`kill` is SIGKILL, `stop` SIGTERM; `start` takes the same directories and the same port again."""
 
-    def __init__(self, *args: str, memory_limit: str = "256MiB", disk_limit: str = "1GiB") -> None:
-        self.data_dir = tempfile.mkdtemp(prefix="ebb-py-data-", dir="/dev/shm")
+    def __init__(
+        self,
+        *args: str,
+        memory_limit: str = "256MiB",
+        disk_limit: str = "1GiB",
+        data_parent: str = "/dev/shm",
+        env: dict[str, str] | None = None,
+    ) -> None:
+        self.data_dir = tempfile.mkdtemp(prefix="ebb-py-data-", dir=data_parent)
         self.memory_dir = tempfile.mkdtemp(prefix="ebb-py-mem-", dir="/dev/shm")
         self.socket_path = os.path.join(self.data_dir, "ebb.sock")
         self.url = ""
         self.log = ""
         self._args = [f"--memory-limit={memory_limit}", f"--disk-limit={disk_limit}", *args]
+        self._env = env or {}
         self._listen = "127.0.0.1:0"
         self._process: subprocess.Popen[str] | None = None
         self.start()
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
 
     @property
     def socket_url(self) -> str:
@@ -50,7 +62,7 @@ class NodeProcess:
             "--s3-listen=127.0.0.1:0",
             *self._args,
         ]
-        env = {name: value for name, value in os.environ.items() if not name.startswith("EBB_")}
+        env = {name: value for name, value in os.environ.items() if not name.startswith("EBB_")} | self._env
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env
         )
