@@ -30,6 +30,7 @@ import {
 import type {
   BeginOptions,
   CheckpointService,
+  CheckpointTotals,
   CommitSnapshot,
   SnapshotChoice,
 } from './checkpoint-service.ts';
@@ -101,6 +102,8 @@ class CatalogCheckpointService implements CheckpointService {
   readonly #serial = new Serial<string>();
   readonly #storing: Storing;
   readonly #stop = new AbortController();
+  #committed = 0;
+  #skipped = 0;
 
   constructor({ store, records, clock, onError }: CheckpointServiceOptions) {
     this.#store = store;
@@ -128,7 +131,7 @@ class CatalogCheckpointService implements CheckpointService {
 
   async drain(deadlineMs: number): Promise<void> {
     const until = this.#clock.monotonic() + deadlineMs;
-    while ((await this.#storing.isBehind()) && this.#clock.monotonic() < until)
+    while ((await this.#storing.unstored()).length > 0 && this.#clock.monotonic() < until)
       await this.#clock.sleep(DRAIN_POLL_MS);
   }
 
@@ -139,6 +142,21 @@ class CatalogCheckpointService implements CheckpointService {
     await this.#storing.close();
     await this.#serial.settled();
     await this.#objects.close();
+  }
+
+  async totals(): Promise<CheckpointTotals> {
+    const runs = this.#runs.all();
+    const unstored = await this.#storing.unstored();
+    const times = unstored.map(({ committedAtMs }) => committedAtMs);
+    return {
+      runs: runs.length,
+      snapshots: runs.reduce((sum, run) => sum + visible(run).length, 0),
+      unstored: unstored.length,
+      oldestUnstoredMs: times.length === 0 ? null : Math.min(...times),
+      committed: this.#committed,
+      skipped: this.#skipped,
+      storedBytes: this.#storing.storedBytes,
+    };
   }
 
   // ── runs ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -200,6 +218,7 @@ class CatalogCheckpointService implements CheckpointService {
       const reason =
         run.skipped.get(begunKey(begun)) ?? (await this.#takeSlot(run, ref.step, options));
       if (reason !== undefined) {
+        if (!run.skipped.has(begunKey(begun))) this.#skipped++;
         run.skipped.set(begunKey(begun), reason);
         for (const oldest of run.skipped.keys())
           if (run.skipped.size > SKIPPED_KEPT) run.skipped.delete(oldest);
@@ -238,6 +257,7 @@ class CatalogCheckpointService implements CheckpointService {
         previous: isThere ? keptOf(there) : null,
       };
       await this.#runs.put(ref, record, { durable: policy.ack !== 'memory' });
+      this.#committed++;
       run.begun.delete(begunKey({ step: ref.step, session }));
       if (isThere)
         for (const { name } of there.parts)

@@ -35,7 +35,23 @@ export interface CommitSnapshot {
   readonly signal?: AbortSignal;
 }
 
+/** Of all runs of the node. The last three count since the start. */
+export interface CheckpointTotals {
+  readonly runs: number;
+  readonly snapshots: number;
+  /** In memory alone, and to be stored. */
+  readonly unstored: number;
+  /** Since when the oldest of those waits, in ms since the epoch; null when none does. */
+  readonly oldestUnstoredMs: number | null;
+  readonly committed: number;
+  /** Left out, since storing was behind. */
+  readonly skipped: number;
+  /** Bytes of data objects. */
+  readonly storedBytes: number;
+}
+
 export interface CheckpointService {
+  totals(): Promise<CheckpointTotals>;
   /** Of one bucket, or of all. */
   listRuns(bucket?: string): Promise<readonly RunInfo[]>;
   /** @throws `not_found` */

@@ -68,6 +68,8 @@ export class Storing {
   readonly #manifests = new Map<string, Manifest>();
   #working: Promise<void> | undefined;
   #isDirty = false;
+  /** Bytes of data objects that were made since the start. */
+  storedBytes = 0;
 
   constructor(parts: StoringParts) {
     this.#parts = parts;
@@ -89,15 +91,13 @@ export class Storing {
       });
   }
 
-  /** Whether a snapshot is not stored yet that is to be. */
-  async isBehind(): Promise<boolean> {
+  /** Snapshots that are to be stored and are not yet. */
+  async unstored(): Promise<readonly SnapshotRecord[]> {
+    const found: SnapshotRecord[] = [];
     for (const run of this.#parts.runs.all())
-      if (
-        visible(run).some(([, { stored }]) => stored === null) &&
-        (await this.#wantsStored(run.ref.bucket))
-      )
-        return true;
-    return false;
+      if (await this.#wantsStored(run.ref.bucket))
+        for (const [, record] of visible(run)) if (record.stored === null) found.push(record);
+    return found;
   }
 
   async close(): Promise<void> {
@@ -260,6 +260,7 @@ export class Storing {
       if (newBytes > 0) {
         const to = { bucket: ref.bucket, key: newKey, sizeBytes: newBytes, ack };
         await objects.gather(opened, pieces, to, thread);
+        this.storedBytes += newBytes;
       }
       const shards = await readShards((target, at) => objects.read(opened, target, at), {
         imageBytes,

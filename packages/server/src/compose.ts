@@ -147,7 +147,7 @@ export async function openServices(
     const { metrics, facts: node } = frame;
     const features = { shuffles, checkpoints, prefixSnapshots };
     const services = { store, ...features, metrics, log, node, probe, remotes };
-    frame.metrics.attach({ store, shuffles, connections: frame.facts.connections });
+    frame.metrics.attach({ store, shuffles, checkpoints, connections: frame.facts.connections });
     frame.handler.attach(services);
     frame.s3?.attach(store, frame.catalog);
     frame.frames.attach(services);

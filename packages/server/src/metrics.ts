@@ -1,4 +1,5 @@
 /** Metrics of one node, in a registry of its own. Gauges are read when somebody scrapes; nothing here runs in between. */
+import type { CheckpointService, CheckpointTotals } from '@ebb/checkpoint';
 import type { ObjectStore, StoreObserver } from '@ebb/core';
 import { OPS, type StoreErrorCode } from '@ebb/protocol';
 import type { ShuffleService } from '@ebb/shuffle';
@@ -13,6 +14,7 @@ const DURATION_BUCKETS = [
 interface MetricsSources {
   readonly store: ObjectStore;
   readonly shuffles: ShuffleService;
+  readonly checkpoints: CheckpointService;
   readonly connections: () => number;
 }
 
@@ -149,7 +151,58 @@ function createFrameMetrics(registry: Registry): FrameMetrics {
   };
 }
 
-function attachGauges(registry: Registry, { store, shuffles, connections }: MetricsSources): void {
+function attachCheckpoints(registers: Registry[], checkpoints: CheckpointService): void {
+  const gauge = (name: string, help: string, read: (totals: CheckpointTotals) => number): void => {
+    new Gauge({
+      ...{ name, help, registers },
+      async collect() {
+        this.set(read(await checkpoints.totals()));
+      },
+    });
+  };
+  const counter = (name: string, help: string, read: (now: CheckpointTotals) => number): void => {
+    new Counter({
+      ...{ name, help, registers },
+      async collect() {
+        const now = read(await checkpoints.totals());
+        this.reset();
+        this.inc(now);
+      },
+    });
+  };
+  gauge('ebb_checkpoint_snapshots', 'Snapshots of all runs.', (totals) => totals.snapshots);
+  gauge(
+    'ebb_checkpoint_unstored_snapshots',
+    'Snapshots that are in memory alone, and are to be stored.',
+    (totals) => totals.unstored,
+  );
+  gauge(
+    'ebb_checkpoint_unstored_oldest_seconds',
+    'How long the oldest of them waits; 0 when none does.',
+    ({ oldestUnstoredMs }) =>
+      oldestUnstoredMs === null ? 0 : (Date.now() - oldestUnstoredMs) / 1000,
+  );
+  counter(
+    'ebb_checkpoint_commits_total',
+    'Snapshots that were committed.',
+    (totals) => totals.committed,
+  );
+  counter(
+    'ebb_checkpoint_skipped_total',
+    'Snapshots that were left out because storing was behind.',
+    (totals) => totals.skipped,
+  );
+  counter(
+    'ebb_checkpoint_stored_bytes_total',
+    'Bytes of snapshots that no earlier snapshot had, and that were stored.',
+    (totals) => totals.storedBytes,
+  );
+}
+
+function attachGauges(
+  registry: Registry,
+  { store, shuffles, checkpoints, connections }: MetricsSources,
+): void {
   const registers = [registry];
   const tierGauge = (
     name: string,
@@ -200,6 +253,7 @@ function attachGauges(registry: Registry, { store, shuffles, connections }: Metr
   gauge('ebb_shuffles', 'Shuffles registered.', async () => (await shuffles.list()).length);
   gauge('ebb_files_open', 'Objects open as files.', () => store.files.size);
   gauge('ebb_connections', 'Frame connections open.', connections);
+  attachCheckpoints(registers, checkpoints);
   const spoolGauge = (
     name: string,
     help: string,

@@ -1,4 +1,5 @@
 /** Every metric that a node offers, from the registry that a node has. Nothing is read: gauges are only described. */
+import type { CheckpointService } from '@ebb/checkpoint';
 import type { ObjectStore } from '@ebb/core';
 import type { ShuffleService } from '@ebb/shuffle';
 import { createMetrics } from '../metrics.ts';
@@ -16,6 +17,7 @@ export function listMetrics(): readonly MetricDescription[] {
   metrics.attach({
     store: unread as ObjectStore,
     shuffles: unread as ShuffleService,
+    checkpoints: unread as CheckpointService,
     connections: () => 0,
   });
   return metrics.registry.getMetricsAsArray().map((metric) => ({
