@@ -1,19 +1,29 @@
 /**
  * Installs what a fresh clone needs, and nothing twice: npm packages (with their own current Node), a Python
- * environment with Spark and the TPC-DS generator, the Spark plugin, and the TPC-DS queries.
+ * environment with Spark and the TPC-DS generator, one with the Python client, the Spark plugin, and the TPC-DS queries.
  *
  * Runs on plain Node 20 before anything is installed, so it must import nothing but Node and its own files.
- * The three branches below touch different things and run side by side; the two that use Maven run one after the
+ * The branches below touch different things and run side by side; the two that use Maven run one after the
  * other, since two Mavens filling one local repository can spoil it.
  *
  *   node scripts/setup.mjs                  everything
  *   node scripts/setup.mjs --only npm,jvm   some steps
  */
-import { existsSync, mkdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { isInstalled } from './lib/npm-packages.mjs';
-import { JVM, OWN_NODE, QUERIES, ROOT, VENV, VENV_PYTHON } from './lib/paths.mjs';
+import {
+  CLIENT_VENV,
+  CLIENT_VENV_PYTHON,
+  JVM,
+  OWN_NODE,
+  PYTHON,
+  QUERIES,
+  ROOT,
+  VENV,
+  VENV_PYTHON,
+} from './lib/paths.mjs';
 import { dropStamp, hashText, hashTree, isStamped, listFiles, writeStamp } from './lib/stamp.mjs';
 import { runStep, StepError, say, sayFailure } from './lib/steps.mjs';
 import { checkToolchain, REQUIRED } from './lib/toolchain.mjs';
@@ -26,7 +36,10 @@ const COPY_GOAL = 'org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy';
 /** A Maven build that says nothing but what is wrong, and never asks. */
 export const MAVEN_QUIET = ['-q', '-B', '-ntp'];
 
-export const STEPS = ['npm', 'python', 'jvm', 'queries'];
+export const STEPS = ['npm', 'python', 'python-client', 'jvm', 'queries'];
+/** Steps that need fewer tools than Spark does. */
+const TOOLS_OF_STEP = { npm: ['node'], 'python-client': ['node', 'python'] };
+const PIP_INSTALL = '-m pip --disable-pip-version-check install --progress-bar off'.split(' ');
 
 /** Sets up the named steps; `quiet` leaves out what was found in order. @throws {StepError} */
 export async function setUp({ only = STEPS, quiet = false } = {}) {
@@ -50,7 +63,7 @@ export async function setUp({ only = STEPS, quiet = false } = {}) {
   // All branches settle before a failure is told: nothing goes on in the background after this function ends.
   const branches = await Promise.allSettled([
     wanted('npm', isInstalled) ? installNpmPackages() : undefined,
-    preparePython(wanted, tools.python?.command),
+    preparePythons(wanted, tools.python?.command),
     prepareJvm(wanted, tools.python?.command),
   ]);
   const failed = branches.find((branch) => branch.status === 'rejected');
@@ -59,9 +72,9 @@ export async function setUp({ only = STEPS, quiet = false } = {}) {
   remark(`✓ set-up took ${((Date.now() - started) / 1000).toFixed(1)} s`);
 }
 
-/** npm packages need nothing but Node; everything else ends in Spark, which needs all tools. */
+/** Everything but the steps named above ends in Spark, which needs all tools. */
 function toolsFor(steps) {
-  return steps.every((step) => step === 'npm') ? ['node'] : Object.keys(REQUIRED);
+  return [...new Set(steps.flatMap((step) => TOOLS_OF_STEP[step] ?? Object.keys(REQUIRED)))];
 }
 
 async function installNpmPackages() {
@@ -75,6 +88,12 @@ async function installNpmPackages() {
   });
 }
 
+/** One after the other: two pips at once only wait for the network together. */
+async function preparePythons(wanted, python) {
+  await preparePython(wanted, python);
+  await preparePythonClient(wanted, python);
+}
+
 async function preparePython(wanted, python) {
   const key = hashText(...PYTHON_PACKAGES, ...PYTHON_BUILD_PACKAGES);
   if (!wanted('python', () => isStamped('python', key))) return;
@@ -85,11 +104,39 @@ async function preparePython(wanted, python) {
       dropStamp('python');
       rmSync(VENV, { recursive: true, force: true });
       await run(python, ['-m', 'venv', VENV]);
-      const pip = ['-m', 'pip', '--disable-pip-version-check', 'install', '--progress-bar', 'off'];
       // pyspark comes as a source package; setuptools turns it into a wheel here, without fetching its own again.
-      await run(VENV_PYTHON, [...pip, ...PYTHON_BUILD_PACKAGES]);
-      await run(VENV_PYTHON, [...pip, '--no-build-isolation', ...PYTHON_PACKAGES]);
+      await run(VENV_PYTHON, [...PIP_INSTALL, ...PYTHON_BUILD_PACKAGES]);
+      await run(VENV_PYTHON, [...PIP_INSTALL, '--no-build-isolation', ...PYTHON_PACKAGES]);
       writeStamp('python', key, [VENV_PYTHON, path.join(VENV, 'bin', 'tpcgen-cli')]);
+    },
+  );
+}
+
+/** The client is installed as its sources lie here: a change of them needs no set-up, one of its metadata does. */
+async function preparePythonClient(wanted, python) {
+  const requirements = readdirSync(PYTHON)
+    .filter((name) => /^requirements-test.*\.txt$/.test(name))
+    .sort()
+    .map((name) => path.join(PYTHON, name));
+  const sources = [...requirements, path.join(PYTHON, 'pyproject.toml')];
+  const key = hashText(...sources.map((file) => readFileSync(file, 'utf8')));
+  if (!wanted('python-client', () => isStamped('python-client', key))) return;
+  await runStep(
+    'python-client',
+    'a virtual environment with the Python client',
+    async ({ run }) => {
+      dropStamp('python-client');
+      rmSync(CLIENT_VENV, { recursive: true, force: true });
+      await run(python, ['-m', 'venv', CLIENT_VENV]);
+      await run(CLIENT_VENV_PYTHON, [
+        ...PIP_INSTALL,
+        ...requirements.flatMap((file) => ['-r', file]),
+      ]);
+      // hatchling is among the requirements: nothing is fetched to build with.
+      const local = ['--no-deps', '--no-build-isolation', '--editable', PYTHON];
+      await run(CLIENT_VENV_PYTHON, [...PIP_INSTALL, ...local]);
+      await run(CLIENT_VENV_PYTHON, ['-c', 'import ebb']);
+      writeStamp('python-client', key, [CLIENT_VENV_PYTHON]);
     },
   );
 }

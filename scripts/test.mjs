@@ -1,7 +1,7 @@
 /**
  * `npm test`: sets up, runs every suite to its end, and says what came of it.
  *
- *   npm test                     unit tests, JVM tests, end-to-end tests
+ *   npm test                     unit tests, JVM tests, end-to-end tests, tests of the Python client
  *   npm test -- unit e2e         some suites
  *
  * The last line is always `N passed, N failed`; the exit code is 0 only if nothing failed, and every suite ran at least one test.
@@ -9,10 +9,10 @@
 import { existsSync, readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { runForeground, runOwnNode } from './lib/own-node.mjs';
-import { generatedDir, JVM, ROOT, shown } from './lib/paths.mjs';
+import { CLIENT_VENV_PYTHON, generatedDir, JVM, PYTHON, ROOT, shown } from './lib/paths.mjs';
 import { listFiles } from './lib/stamp.mjs';
 import { say, sayFailure } from './lib/steps.mjs';
-import { addCounts, countSurefire, countVitest, judgeSuite } from './lib/test-counts.mjs';
+import { addCounts, countJUnit, countVitest, judgeSuite } from './lib/test-counts.mjs';
 import { MAVEN_QUIET, STEPS, setUp } from './setup.mjs';
 
 /** Two cores: more workers than that only take memory from Spark. */
@@ -23,7 +23,10 @@ const SUITES = {
   unit: () => runVitest('unit'),
   jvm: runMaven,
   e2e: () => runVitest('e2e'),
+  python: runPytest,
 };
+/** What a suite needs of the set-up; the others need all of it. */
+const STEPS_OF_SUITE = { unit: ['npm'], python: ['npm', 'python-client'] };
 
 process.exitCode = await main(process.argv.slice(2));
 
@@ -35,8 +38,7 @@ async function main(wanted) {
       throw new Error(
         `no such suite: ${unknown.join(', ')}; there are ${Object.keys(SUITES).join(', ')}`,
       );
-    // Unit tests alone need npm packages alone.
-    await setUp({ only: names.every((name) => name === 'unit') ? ['npm'] : STEPS });
+    await setUp({ only: [...new Set(names.flatMap((name) => STEPS_OF_SUITE[name] ?? STEPS))] });
   } catch (error) {
     sayFailure(error);
     say('0 passed, 1 failed');
@@ -92,10 +94,23 @@ async function runMaven() {
   });
   const reports = surefireReports();
   say(`${reports.length} test classes in ${shown(JVM)}`);
-  return judgeSuite(
-    addCounts(reports.map((file) => countSurefire(readFileSync(file, 'utf8')))),
-    code,
+  return judgeSuite(addCounts(reports.map((file) => countJUnit(readFileSync(file, 'utf8')))), code);
+}
+
+async function runPytest() {
+  const report = path.join(generatedDir('test'), 'python.xml');
+  rmSync(report, { force: true });
+  const code = await runForeground(
+    CLIENT_VENV_PYTHON,
+    ['-m', 'pytest', '-q', `--junitxml=${report}`],
+    {
+      cwd: PYTHON,
+    },
   );
+  const counts = existsSync(report)
+    ? countJUnit(readFileSync(report, 'utf8'))
+    : { ...NOTHING, failures: [] };
+  return judgeSuite(counts, code);
 }
 
 function surefireReports() {

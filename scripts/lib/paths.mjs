@@ -7,8 +7,12 @@ export const ROOT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '
 const GENERATED = path.join(ROOT, '.ebb');
 export const VENV = path.join(GENERATED, 'venv');
 export const VENV_PYTHON = path.join(VENV, 'bin', 'python');
+/** Of the Python client: apart from Spark's, so that a change of one does not make the other again. */
+export const CLIENT_VENV = path.join(GENERATED, 'python-client');
+export const CLIENT_VENV_PYTHON = path.join(CLIENT_VENV, 'bin', 'python');
 export const QUERIES = path.join(GENERATED, 'queries');
 export const JVM = path.join(ROOT, 'clients', 'jvm');
+export const PYTHON = path.join(ROOT, 'clients', 'python');
 /** The Node that Ebb runs on: an npm package, so that an older Node on the machine does not matter. */
 export const OWN_NODE = path.join(ROOT, 'node_modules', '.bin', 'node');
 

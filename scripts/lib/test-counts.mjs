@@ -1,4 +1,4 @@
-/** Counting tests from what the runners write: vitest's JSON and the XML files of Maven's surefire. */
+/** Counting tests from what the runners write: vitest's JSON and the XML files of Maven's surefire and of pytest. */
 
 /** @typedef {{passed: number, failed: number, skipped: number, failures: string[]}} Counts */
 
@@ -18,10 +18,10 @@ export function countVitest(report) {
   return counts;
 }
 
-/** @returns {Counts} of one `TEST-*.xml`. */
-export function countSurefire(xml) {
+/** @returns {Counts} of one `<testsuite>`, as Maven's surefire and pytest write it. */
+export function countJUnit(xml) {
   const suite = /<testsuite\b[^>]*>/.exec(xml)?.[0];
-  if (suite === undefined) throw new Error('no <testsuite> in a surefire report');
+  if (suite === undefined) throw new Error('no <testsuite> in a report');
   const read = (name) => Number(new RegExp(`\\b${name}="(\\d+)"`).exec(suite)?.[1] ?? 0);
   const [tests, failures, errors, skipped] = ['tests', 'failures', 'errors', 'skipped'].map(read);
   const failed = failures + errors;

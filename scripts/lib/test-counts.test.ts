@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { addCounts, countSurefire, countVitest, judgeSuite } from './test-counts.mjs';
+import { addCounts, countJUnit, countVitest, judgeSuite } from './test-counts.mjs';
 
 test('vitest: a file that cannot be loaded is a failure, though it has no failing test', () => {
   const report = {
@@ -27,13 +27,13 @@ test('surefire: failures and errors both fail, and are named', () => {
   const xml = `<?xml version="1.0"?><testsuite name="T" time="1.5" tests="5" errors="1" skipped="1" failures="1">
     <testcase name="good" classname="T"/><testcase name="bad" classname="T"><failure message="no"/></testcase>
     <testcase name="worse" classname="T"><error message="no"/></testcase></testsuite>`;
-  expect(countSurefire(xml)).toEqual({
+  expect(countJUnit(xml)).toEqual({
     passed: 2,
     failed: 2,
     skipped: 1,
     failures: ['T: bad', 'T: worse'],
   });
-  expect(() => countSurefire('<html>')).toThrow('no <testsuite>');
+  expect(() => countJUnit('<html>')).toThrow('no <testsuite>');
 });
 
 describe('judgeSuite', () => {

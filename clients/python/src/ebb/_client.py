@@ -765,9 +765,13 @@ def _nearest_address(given: NodeAddress, http: HttpClient) -> NodeAddress:
         return given
     finally:
         http.close()
-    if not isinstance(socket_path, str) or not os.access(socket_path, os.R_OK | os.W_OK):
+    if not isinstance(socket_path, str) or not _may_use(socket_path):
         return given  # another container with the same loopback, or no rights on the socket: TCP works as well
     return parse_node_address(f"unix://{quote(socket_path)}")
+
+
+def _may_use(path: str) -> bool:
+    return os.access(path, os.R_OK | os.W_OK)
 
 
 def _find_extent(file: Any) -> tuple[int | None, int | None]:

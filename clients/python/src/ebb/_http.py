@@ -142,8 +142,13 @@ class Answer:
         return done
 
     def read_all(self, bytes_max: int = JSON_BYTES_MAX) -> bytes:
+        announced = self._response.length
+        if announced is not None and announced > bytes_max:
+            self.close()
+            raise TooLargeError(f"an answer of {announced} bytes, at most {bytes_max} are taken")
         try:
-            body = self._response.read(bytes_max + 1)
+            # Older Pythons make room for all that is asked for: ask for what there is.
+            body = self._response.read() if announced is not None else self._response.read(bytes_max + 1)
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise unreachable(f"the answer broke off: {error}") from error
