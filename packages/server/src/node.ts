@@ -203,7 +203,8 @@ class Node implements RunningNode {
     try {
       // First: what it stores are writes, and the store takes no more of them after this.
       await this.services.checkpoints.drain(drainDeadlineMs);
-      const leftMs = Math.max(0, drainDeadlineMs - (performance.now() - startedMs));
+      const tookMs = Math.ceil(performance.now() - startedMs);
+      const leftMs = Math.max(0, drainDeadlineMs - tookMs);
       await this.services.store.drain({ persist: persistOnDrain, deadlineMs: leftMs });
     } catch (error) {
       this.#log.error(
