@@ -2,9 +2,9 @@
 
     python bench/checkpoints.py [--rounds 5] [--gigabytes 2.1] [--arms copy,ebb,torch,…] [--json FILE] [--plot FILE]
 
-The state is that of a small GPT with Adam: weights and two moments, float32, 870 tensors at 2.1 GB. Every arm is a process
-of its own with a state of its own, and writes to /dev/shm (Ebb: its memory tier is there). The arms take turns, round by
-round, each beside the limit: a copy of the same tensors by two threads into memory that is mapped already.
+The state is that of a small GPT with Adam: weights and two moments, float32, 870 tensors at 2.1 GB. Every arm is a
+process of its own with a state of its own, and writes to /dev/shm (Ebb: its memory tier is there). Each round is beside
+the limit: a copy of the same tensors by two threads into memory that is mapped already.
 
     stall     s until the state may change
     total     s until the checkpoint is whole where it was written to (Ebb: committed)
@@ -30,7 +30,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "tests"), str(HERE)]
@@ -110,7 +110,7 @@ class Arm:
     """`save` returns when the state may change; `finish` when the checkpoint is whole; `restore` fills the state."""
 
     #: A process beside this one that works for it.
-    helper_pid: Optional[int] = None
+    helper_pid: int | None = None
 
     def __init__(self, gigabytes: float) -> None:
         self.directory = tempfile.mkdtemp(prefix="ebb-bench-", dir="/dev/shm")
@@ -150,9 +150,8 @@ class CopyArm(Arm):
 
 class EbbArm(Arm):
     def make_state(self, gigabytes: float) -> None:
-        from support import NodeProcess
-
         from ebb.checkpoint import Checkpointer
+        from support import NodeProcess
 
         super().make_state(gigabytes)
         room = f"{int(gigabytes * 1000 * 4.5) + 512}MiB"
@@ -190,7 +189,6 @@ class EbbArm(Arm):
 class EbbDcpArm(EbbArm):
     def prepare(self) -> None:
         import torch.distributed as dist
-
         from ebb.torch.dcp import EbbStager, EbbStorageWriter
 
         self.checkpointer.prepare(self.state)
@@ -210,7 +208,6 @@ class EbbDcpArm(EbbArm):
 
     def restore(self, step: int) -> None:
         import torch.distributed.checkpoint as dcp
-
         from ebb.torch.dcp import EbbStorageReader
 
         dcp.load(self.state, checkpoint_id=str(step), storage_reader=EbbStorageReader(self.checkpointer))
@@ -239,12 +236,13 @@ class SafetensorsArm(Arm):
     def save(self, step: int) -> None:
         from safetensors.torch import save_file
 
-        save_file({f"{group}.{name}": one for group, of in self.state.items() for name, one in of.items()}, self.path(step))
+        save_file(
+            {f"{group}.{name}": one for group, of in self.state.items() for name, one in of.items()}, self.path(step)
+        )
 
     def restore(self, step: int) -> None:
-        from safetensors.torch import load_file
-
         import torch
+        from safetensors.torch import load_file
 
         found = load_file(self.path(step))
         with torch.no_grad():
@@ -273,7 +271,7 @@ class DcpArm(Arm):
 
 
 class DcpAsyncArm(DcpArm):
-    """With the stager that PyTorch takes by itself, which copies in a thread: the state may change when that is done."""
+    """With the stager that PyTorch takes by itself, which copies in a thread; then the state may change."""
 
     def save(self, step: int) -> None:
         import torch.distributed.checkpoint as dcp
@@ -310,9 +308,8 @@ class EbbJaxArm(JaxArm, EbbArm):
         self.checkpointer.close()
         self.node.close()
         self.state = made
-        from support import NodeProcess
-
         from ebb.checkpoint import Checkpointer
+        from support import NodeProcess
 
         room = f"{int(gigabytes * 1000 * 4.5) + 512}MiB"
         self.node = NodeProcess(memory_limit=room, disk_limit=room)
@@ -403,7 +400,7 @@ def anonymous_bytes() -> int:
     return 0
 
 
-def cpu_seconds(pid: Optional[int]) -> float:
+def cpu_seconds(pid: int | None) -> float:
     """Of this process, of those that it has waited for, and of the one beside it."""
     mine = os.times()
     total = mine.user + mine.system + mine.children_user + mine.children_system
@@ -427,11 +424,9 @@ def serve(name: str, gigabytes: float) -> None:
         torch.set_num_threads(2)
     arm = CLASSES[name](gigabytes)
     print("ready", file=out, flush=True)
-    step = 0
-    for line in sys.stdin:
+    for step, line in enumerate(sys.stdin, 1):
         if line.strip() == "end":
             break
-        step += 1
         cpu = cpu_seconds(arm.helper_pid)
         with PeakMemory() as memory:
             start = time.perf_counter()
@@ -441,8 +436,14 @@ def serve(name: str, gigabytes: float) -> None:
             total = time.perf_counter() - start
         cpu = cpu_seconds(arm.helper_pid) - cpu
         extra = (memory.most - memory.before) / 1e6
-        restore = timed(lambda: arm.restore(step))
-        print(json.dumps({"stall": stall, "total": total, "cpu": cpu, "extra": extra, "restore": restore}), file=out, flush=True)
+        start = time.perf_counter()
+        arm.restore(step)
+        restore = time.perf_counter() - start
+        print(
+            json.dumps({"stall": stall, "total": total, "cpu": cpu, "extra": extra, "restore": restore}),
+            file=out,
+            flush=True,
+        )
     arm.close()
 
 
@@ -470,7 +471,7 @@ def main() -> int:
 
 
 def run_arm(name: str, arguments: argparse.Namespace) -> list[dict[str, float]]:
-    """All rounds of one arm, with the limit's process beside it; the memory of this machine does not hold all arms at once."""
+    """All rounds of one arm, with the limit's process beside it: memory does not hold all arms at once."""
     found = []
     with Child(name, arguments.gigabytes) as child, Child("copy", arguments.gigabytes) as limit:
         if not child.is_ready:
@@ -487,7 +488,7 @@ def run_arm(name: str, arguments: argparse.Namespace) -> list[dict[str, float]]:
 class Child:
     def __init__(self, name: str, gigabytes: float) -> None:
         command = [sys.executable, __file__, "--serve", name, "--gigabytes", str(gigabytes)]
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
         )
@@ -502,7 +503,8 @@ class Child:
         return lines[-1] if lines else "it says nothing"
 
     def step(self) -> dict[str, float]:
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.write("step\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
@@ -531,24 +533,28 @@ def middle(rows: list[dict[str, float]], what: str) -> float:
 
 
 def tell(rows: dict[str, list[dict[str, float]]]) -> None:
-    print(f"{'arm':13} {'stall s':>17} {'x limit':>8} {'first s':>8} {'total s':>8} {'cpu s':>6} {'extra MB':>9} {'restore s':>17} {'x limit':>8}")
+    columns = (("stall s", 20), ("x limit", 8), ("first s", 8), ("total s", 8), ("cpu s", 7), ("extra MB", 9))
+    columns += (("restore s", 20), ("x limit", 8))
+    print("arm".ljust(12) + "".join(title.rjust(width) for title, width in columns))
     for name, found in rows.items():
-        if not found:
-            continue
-        kept = found[1:] or found
+        if found:
+            cells = cells_of(found)
+            print(name.ljust(12) + "".join(cell.rjust(width) for cell, (_, width) in zip(cells, columns)), flush=True)
 
-        def spread(what: str, kept: list[dict[str, float]] = kept) -> str:
-            values = [row[what] for row in kept]
-            return f"{statistics.median(values):.3f} ({min(values):.2f}–{max(values):.2f})"
 
-        def ratio(what: str, kept: list[dict[str, float]] = kept) -> str:
-            return f"{statistics.median(row[what] / row['limit_' + what] for row in kept):.2f}"
+def cells_of(found: list[dict[str, float]]) -> list[str]:
+    kept = found[1:] or found
 
-        print(
-            f"{name:13} {spread('stall'):>17} {ratio('stall'):>8} {found[0]['stall']:8.2f} {middle(found, 'total'):8.2f} "
-            f"{middle(found, 'cpu'):6.2f} {middle(found, 'extra'):9.0f} {spread('restore'):>17} {ratio('restore'):>8}",
-            flush=True,
-        )
+    def spread(what: str) -> str:
+        values = [row[what] for row in kept]
+        return f"{statistics.median(values):.3f} ({min(values):.2f}-{max(values):.2f})"
+
+    def ratio(what: str) -> str:
+        return f"{statistics.median(row[what] / row['limit_' + what] for row in kept):.2f}"
+
+    figures = [f"{found[0]['stall']:.2f}", f"{middle(found, 'total'):.2f}", f"{middle(found, 'cpu'):.2f}"]
+    extra = f"{middle(found, 'extra'):.0f}"
+    return [spread("stall"), ratio("stall"), *figures, extra, spread("restore"), ratio("restore")]
 
 
 def plot(rows: dict[str, list[dict[str, float]]], file: str) -> None:
@@ -559,7 +565,9 @@ def plot(rows: dict[str, list[dict[str, float]]], file: str) -> None:
 
     names = [name for name, found in rows.items() if found]
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 0.45 * len(names) + 1.2), sharey=True)
-    for axis, what, title in zip(axes, ("stall", "restore"), ("training stands still, s", "restore into a live model, s")):
+    for axis, what, title in zip(
+        axes, ("stall", "restore"), ("training stands still, s", "restore into a live model, s")
+    ):
         values = [middle(rows[name], what) for name in names]
         bars = axis.barh(names, values, color=["#2a6f97" if "ebb" in name else "#a9b4c2" for name in names])
         axis.bar_label(bars, fmt="%.2f", padding=3)

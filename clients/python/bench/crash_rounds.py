@@ -1,7 +1,7 @@
 """``kill -9`` of trainer, node or both, at random points: ``python bench/crash_rounds.py [--rounds 100] [--seed N]``.
 
-After each round the latest snapshot is at least the last one that was committed, whole, and bit for bit what was saved; and
-so is every other snapshot that is listed. Ends with 1 when one was not.
+After each round the latest snapshot is at least the last one that was committed, whole, and bit for bit what was saved;
+and so is every other snapshot that is listed. Ends with 1 when one was not.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "tests"), str(HERE)]
 
 from crash_trainer import difference  # noqa: E402
-from support import NodeProcess  # noqa: E402
 
-from ebb.errors import NotFoundError  # noqa: E402
 from ebb.checkpoint import Checkpointer  # noqa: E402
+from ebb.errors import NotFoundError  # noqa: E402
+from support import NodeProcess  # noqa: E402
 
 RUN = "drill"
 

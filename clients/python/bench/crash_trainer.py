@@ -1,7 +1,7 @@
-"""A training job without the training, for crash_rounds.py: it goes on from the latest snapshot, and saves one after the other.
+"""A training job without the training, for crash_rounds.py: it goes on from the latest snapshot, and saves more.
 
-Each step's state follows from its number, so that whoever restores it knows every byte. Says on its standard output what
-it restored and what was committed, one line of JSON each.
+Each step's state follows from its number, so that whoever restores it knows every byte. Says on its standard output
+what it restored and what was committed, one line of JSON each.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """What happens behind a checkpoint's back: ``python bench/tiers.py [--gigabytes 2.1] [--only delta,disk,s3,training]``.
 
-    delta     a tenth of the tensors changes at each step: what is stored and mirrored of each snapshot
-    disk      restoring what lies on disk, not in the page cache, beside two threads that read the same files
-    s3        restoring what lies in an object store alone, beside a parallel reader of the same objects (needs MinIO:
-              `npm run setup:peers -- --only minio`, and boto3)
-    training  steps a second of a loop that keeps all processors busy, with and without a snapshot every so often
+delta     a tenth of the tensors changes at each step: what is stored and mirrored of each snapshot
+disk      restoring what lies on disk, not in the page cache, beside two threads that read the same files
+s3        restoring what lies in an object store alone, beside a parallel reader of the same objects (needs MinIO:
+          `npm run setup:peers -- --only minio`, and boto3)
+training  steps a second of a loop that keeps all processors busy, with and without a snapshot every so often
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ sys.path[:0] = [str(HERE.parent / "tests"), str(HERE)]
 
 import numpy as np  # noqa: E402
 from checkpoints import shapes_of, timed  # noqa: E402
-from support import NodeProcess  # noqa: E402
 
 from ebb.checkpoint import Checkpointer  # noqa: E402
+from support import NodeProcess  # noqa: E402
 
 MINIO = HERE.parents[2] / ".ebb/tools/minio"
 KEY = {"access": "benchkeyid", "secret": "a-secret-of-the-benchmark"}
@@ -66,6 +66,14 @@ def change(state: dict[str, dict[str, np.ndarray[Any, Any]]], step: int, share: 
     return done / bytes_of(state)
 
 
+def verdict(holds: bool) -> str:
+    return "holds" if holds else "DOES NOT HOLD"
+
+
+def spread(values: list[float]) -> str:
+    return f"{min(values):.2f} to {max(values):.2f}"
+
+
 def room(gigabytes: float, times: float) -> str:
     return f"{int(gigabytes * 1000 * times) + 512}MiB"
 
@@ -75,24 +83,27 @@ def room(gigabytes: float, times: float) -> str:
 
 def delta(gigabytes: float, steps: int = 10) -> None:
     state = state_of(gigabytes)
-    with NodeProcess(memory_limit=room(gigabytes, 4.5), disk_limit=room(gigabytes, 10)) as node:
-        with Checkpointer(node.socket_path, "delta") as checkpointer:
-            checkpointer.prepare(state)
-            checkpointer.save(0, state)
-            checkpointer.wait(0, "remote")
-            shares, stored = [], []
-            for step in range(1, steps + 1):
-                shares.append(change(state, step))
-                checkpointer.save(step, state)
-                took = timed(lambda step=step: checkpointer.wait(step, "remote"))  # type: ignore[misc]
-                snapshot = checkpointer.api.get(step)
-                assert snapshot.new_bytes is not None
-                stored.append(snapshot.new_bytes / snapshot.image_bytes)
-                print(f"  step {step}: changed {shares[-1]:.2%}, stored and mirrored {stored[-1]:.2%}, remote after {took:.2f} s")
+    with (
+        NodeProcess(memory_limit=room(gigabytes, 4.5), disk_limit=room(gigabytes, 10)) as node,
+        Checkpointer(node.socket_path, "delta") as checkpointer,
+    ):
+        checkpointer.prepare(state)
+        checkpointer.save(0, state)
+        checkpointer.wait(0, "remote")
+        shares, stored = [], []
+        for step in range(1, steps + 1):
+            shares.append(change(state, step))
+            checkpointer.save(step, state)
+            took = timed(lambda step=step: checkpointer.wait(step, "remote"))  # type: ignore[misc]
+            snapshot = checkpointer.api.get(step)
+            assert snapshot.new_bytes is not None
+            stored.append(snapshot.new_bytes / snapshot.image_bytes)
+            print(f"  step {step}: changed {shares[-1]:.2%}, stored {stored[-1]:.2%}, remote after {took:.2f} s")
+    changed, mirrored = statistics.mean(shares), statistics.mean(stored)
     print(
-        f"delta: {statistics.mean(shares):.2%} of the bytes changed at each step, {statistics.mean(stored):.2%} were mirrored "
-        f"({min(stored):.2%}–{max(stored):.2%}); wanted at most 12 %: {'holds' if max(stored) <= 0.12 else 'DOES NOT HOLD'}"
+        f"delta: {changed:.2%} of the bytes changed at each step, {mirrored:.2%} mirrored, at most {max(stored):.2%};"
     )
+    print(f"  wanted at most 12 %: {verdict(max(stored) <= 0.12)}")
 
 
 # -- restoring ---------------------------------------------------------------------------------------------------
@@ -137,9 +148,10 @@ def disk(gigabytes: float, rounds: int = 3) -> None:
     state = state_of(gigabytes)
     where = tempfile.mkdtemp(prefix="ebb-bench-", dir=os.environ.get("EBB_BENCH_DISK", tempfile.gettempdir()))
     try:
-        with NodeProcess(
-            memory_limit=room(gigabytes, 4.5), disk_limit=room(gigabytes, 4), data_parent=where
-        ) as node, Checkpointer(node.socket_path, "disk") as checkpointer:
+        with (
+            NodeProcess(memory_limit=room(gigabytes, 4.5), disk_limit=room(gigabytes, 4), data_parent=where) as node,
+            Checkpointer(node.socket_path, "disk") as checkpointer,
+        ):
             checkpointer.save(1, state)
             checkpointer.wait(1, "remote")
             # The next one takes its place in memory.
@@ -157,10 +169,13 @@ def disk(gigabytes: float, rounds: int = 3) -> None:
                 speeds.append(bytes_of(state) / took / 1e9)
     finally:
         shutil.rmtree(where, ignore_errors=True)
-    print(
-        f"disk: restored at {statistics.median(speeds):.2f} GB/s, {statistics.median(ratios):.2f} of what two threads read "
-        f"({min(ratios):.2f}–{max(ratios):.2f}); wanted at least 0.7: {'holds' if statistics.median(ratios) >= 0.7 else 'DOES NOT HOLD'}"
-    )
+    tell_restored("disk", "two threads read", speeds, ratios)
+
+
+def tell_restored(name: str, peer: str, speeds: list[float], ratios: list[float]) -> None:
+    ratio = statistics.median(ratios)
+    print(f"{name}: {statistics.median(speeds):.2f} GB/s, {ratio:.2f} ({spread(ratios)}) of what {peer};")
+    print(f"  wanted at least 0.7: {verdict(ratio >= 0.7)}")
 
 
 @contextmanager
@@ -170,7 +185,16 @@ def minio() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     env = {**os.environ, "MINIO_ROOT_USER": KEY["access"], "MINIO_ROOT_PASSWORD": KEY["secret"]}
-    command = [str(MINIO), "server", "--quiet", "--address", f"127.0.0.1:{port}", "--console-address", "127.0.0.1:0", directory]
+    command = [
+        str(MINIO),
+        "server",
+        "--quiet",
+        "--address",
+        f"127.0.0.1:{port}",
+        "--console-address",
+        "127.0.0.1:0",
+        directory,
+    ]
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(200):
@@ -210,12 +234,15 @@ def s3(gigabytes: float, rounds: int = 3) -> None:
             except Exception:
                 time.sleep(0.1)
         env = {"AWS_ACCESS_KEY_ID": KEY["access"], "AWS_SECRET_ACCESS_KEY": KEY["secret"]}
-        with NodeProcess(
-            f"--remote=s3://mirror?endpoint={endpoint}",
-            memory_limit=room(gigabytes, 4.5),
-            disk_limit=room(gigabytes, 4),
-            env=env,
-        ) as node, Checkpointer(node.socket_path, "s3") as checkpointer:
+        with (
+            NodeProcess(
+                f"--remote=s3://mirror?endpoint={endpoint}",
+                memory_limit=room(gigabytes, 4.5),
+                disk_limit=room(gigabytes, 4),
+                env=env,
+            ) as node,
+            Checkpointer(node.socket_path, "s3") as checkpointer,
+        ):
             checkpointer.save(1, state)
             checkpointer.wait(1, "remote")
             state["model"]["wte"] += 1
@@ -231,10 +258,7 @@ def s3(gigabytes: float, rounds: int = 3) -> None:
                 took = timed(lambda: checkpointer.restore(1, state))
                 ratios.append(plain / took)
                 speeds.append(bytes_of(state) / took / 1e9)
-    print(
-        f"s3: restored at {statistics.median(speeds):.2f} GB/s, {statistics.median(ratios):.2f} of what a parallel reader got "
-        f"({min(ratios):.2f}–{max(ratios):.2f}); wanted at least 0.7: {'holds' if statistics.median(ratios) >= 0.7 else 'DOES NOT HOLD'}"
-    )
+    tell_restored("s3", "a parallel reader got", speeds, ratios)
 
 
 def read_objects(client: Any, bucket: str, prefix: str, threads: int = 4) -> float:
@@ -295,22 +319,24 @@ def training(gigabytes: float, seconds: float = 60, every: float = 20) -> None:
             thread.join()
         return sum(counts) / took
 
-    with NodeProcess(memory_limit=room(gigabytes, 4.5), disk_limit=room(gigabytes, 10)) as node:
-        with Checkpointer(node.socket_path, "training") as checkpointer:
-            checkpointer.prepare(state)
-            checkpointer.save(0, state)
-            checkpointer.wait(0, "remote")
-            ratios = []
-            for number in range(2):
-                alone = steps(None, 0)
-                beside = steps(checkpointer, 1 + number * 100)
-                ratios.append(beside / alone)
-                print(f"  {alone:.0f} steps/s alone, {beside:.0f} with a snapshot every {every:.0f} s")
+    with (
+        NodeProcess(memory_limit=room(gigabytes, 4.5), disk_limit=room(gigabytes, 10)) as node,
+        Checkpointer(node.socket_path, "training") as checkpointer,
+    ):
+        checkpointer.prepare(state)
+        checkpointer.save(0, state)
+        checkpointer.wait(0, "remote")
+        ratios = []
+        for number in range(2):
+            alone = steps(None, 0)
+            beside = steps(checkpointer, 1 + number * 100)
+            ratios.append(beside / alone)
+            print(f"  {alone:.0f} steps/s alone, {beside:.0f} with a snapshot every {every:.0f} s")
+    ratio = statistics.mean(ratios)
     print(
-        f"training: {statistics.mean(ratios):.1%} of the steps with snapshots of a tenth changed every {every:.0f} s on {workers} "
-        f"busy processors ({min(ratios):.1%}–{max(ratios):.1%}); wanted at least 95 %: "
-        f"{'holds' if statistics.mean(ratios) >= 0.95 else 'DOES NOT HOLD'}"
+        f"training: {ratio:.1%} ({min(ratios):.1%} to {max(ratios):.1%}) of the steps, on {workers} processors, with a"
     )
+    print(f"  snapshot of a tenth changed every {every:.0f} s; wanted at least 95 %: {verdict(ratio >= 0.95)}")
 
 
 def main() -> None:
