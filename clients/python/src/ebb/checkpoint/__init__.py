@@ -1,4 +1,4 @@
-"""Checkpoints: `Checkpointer` saves and restores the state of a training job. docs/checkpoints.md has the whole of it."""
+"""Checkpoints: `Checkpointer` saves and restores the state of a training job (docs/checkpoints.md)."""
 
 from ._api import Snapshot
 from ._checkpointer import Checkpointer, OpenSnapshot, Restored, Save

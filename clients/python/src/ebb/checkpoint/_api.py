@@ -6,7 +6,7 @@ import base64
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional, Union
+from typing import Any, Union
 from urllib.parse import quote
 
 from .._client import Client
@@ -42,10 +42,10 @@ class Snapshot:
     durability: str
     in_memory: bool
     image_bytes: int
-    new_bytes: Optional[int]
+    new_bytes: int | None
     parts: Mapping[str, int]
     pinned: bool
-    bad: Optional[str]
+    bad: str | None
     metadata: Mapping[str, str]
 
     @classmethod
@@ -73,10 +73,10 @@ class PlannedPart:
     name: str
     image_bytes: int
     bucket: str
-    image: Optional[tuple[str, str]]
+    image: tuple[str, str] | None
     block_bytes: int
-    digests: Optional[bytes]
-    runs: Optional[Sequence[tuple[int, int, str, int]]]
+    digests: bytes | None
+    runs: Sequence[tuple[int, int, str, int]] | None
     shards: Sequence[Shard]
     by_name: Mapping[str, Shard] = field(default_factory=dict)
 
@@ -103,15 +103,15 @@ class RunApi:
     def put_policy(self, policy: Mapping[str, Any]) -> Mapping[str, Any]:
         return self._call("PUT", "", dict(policy))  # type: ignore[no-any-return]
 
-    def prepare(self, image_bytes: int, slots: Optional[int]) -> tuple[str, int]:
+    def prepare(self, image_bytes: int, slots: int | None) -> tuple[str, int]:
         """Bucket of images, and how many slots the run has."""
         body = {"imageBytes": image_bytes, **({} if slots is None else {"slots": slots})}
         answer = self._call("POST", "/prepare", body, idempotent=True)
         return answer["bucket"], answer["slots"]
 
     def begin(
-        self, step: int, session: str, part: str, image_bytes: int, wait_s: Optional[float]
-    ) -> Optional[tuple[str, str]]:
+        self, step: int, session: str, part: str, image_bytes: int, wait_s: float | None
+    ) -> tuple[str, str] | None:
         """Bucket and key for the image; None: the run leaves this snapshot out."""
         body = {"session": session, "part": part, "imageBytes": image_bytes}
         deadline_s = None if wait_s is None else time.monotonic() + wait_s
@@ -170,7 +170,7 @@ class RunApi:
         parts = [self._part(row) for row in answer["parts"]]
         return Plan(snapshot, {part.name: part for part in parts})
 
-    def wait(self, step: int, durability: str, timeout_s: Optional[float]) -> Snapshot:
+    def wait(self, step: int, durability: str, timeout_s: float | None) -> Snapshot:
         """A snapshot that another rank has still to commit is waited for, too."""
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
@@ -188,11 +188,9 @@ class RunApi:
                     time.sleep(_POLL_S)
 
     def pin(self, step: int, pinned: bool) -> Snapshot:
-        return Snapshot.from_json(
-            self._call("POST", f"/snapshots/{step}/pin", {"pinned": pinned}, idempotent=True)
-        )
+        return Snapshot.from_json(self._call("POST", f"/snapshots/{step}/pin", {"pinned": pinned}, idempotent=True))
 
-    def mark(self, step: int, bad: Optional[str]) -> Snapshot:
+    def mark(self, step: int, bad: str | None) -> Snapshot:
         return Snapshot.from_json(self._call("POST", f"/snapshots/{step}/bad", {"bad": bad}, idempotent=True))
 
     def verify(self, step: Step) -> Mapping[str, Any]:
@@ -221,9 +219,9 @@ class RunApi:
         method: str,
         path: str,
         body: Any = None,
-        query: Optional[Mapping[str, Any]] = None,
+        query: Mapping[str, Any] | None = None,
         *,
-        idempotent: Optional[bool] = None,
+        idempotent: bool | None = None,
     ) -> Any:
         asked = {"bucket": self.bucket, **(query or {})}
         return self.client.request_json(method, self._path + path, body, asked, idempotent=idempotent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Spec(NamedTuple):
     nbytes: int
 
 
-def kind_of(value: Any) -> Optional[str]:
+def kind_of(value: Any) -> str | None:
     """Whose array a value is; None: it is no array."""
     if isinstance(value, (np.ndarray, np.generic)):
         return NUMPY
@@ -45,7 +45,7 @@ def kind_of(value: Any) -> Optional[str]:
 def spec_of(value: Any) -> Spec:
     """
     Raises:
-        UnsupportedError: a dtype that checkpoints do not take (objects, strings, quantized or sparse tensors).
+        UnsupportedError: what checkpoints do not take (objects, strings; quantized, sparse or distributed tensors).
     """
     kind = kind_of(value)
     if kind == TORCH:
@@ -57,25 +57,35 @@ def is_cuda(value: Any) -> bool:
     return kind_of(value) == TORCH and value.is_cuda
 
 
-def address_of(value: Any) -> Optional[int]:
+def address_of(value: Any) -> int | None:
     """Where the bytes of a CPU array lie in memory, row by row; None when they do not lie so, or on a device."""
     kind = kind_of(value)
     if kind == TORCH:
-        return int(value.data_ptr()) if value.device.type == "cpu" and value.is_contiguous() else None
+        is_plain = value.device.type == "cpu" and value.is_contiguous() and not (value.is_conj() or value.is_neg())
+        return int(value.data_ptr()) if is_plain else None
     if kind == NUMPY and isinstance(value, np.ndarray) and value.flags.c_contiguous and _is_native(value.dtype):
-        return int(value.__array_interface__["data"][0])
+        return address(value)
     return None
+
+
+def address(array: np.ndarray[Any, Any]) -> int:
+    """Of a host array's first byte."""
+    return int(array.__array_interface__["data"][0])
 
 
 def host_copy(value: Any) -> np.ndarray[Any, Any]:
     """The bytes of any array as a contiguous host array; one that lies so already is not copied."""
     kind = kind_of(value)
     if kind == TORCH:
-        tensor = value.detach().cpu().contiguous()
-        return _torch_bytes(tensor)
+        return _torch_bytes(resolved(value).cpu().contiguous())
     array = np.asarray(value)
     native = array if _is_native(array.dtype) else array.astype(array.dtype.newbyteorder("="))
     return np.ascontiguousarray(native).reshape(-1).view(np.uint8)
+
+
+def resolved(tensor: Any) -> Any:
+    """A tensor whose bytes are its values: `conj` and the imaginary part of it only mark what is to be computed."""
+    return tensor.detach().resolve_conj().resolve_neg()
 
 
 def fill(target: Any, source: np.ndarray[Any, Any]) -> None:
@@ -139,7 +149,8 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
         import ml_dtypes
     except ImportError:
         return np.dtype(_CARRIERS[name])
-    return np.dtype(getattr(ml_dtypes, name))
+    found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+    return found
 
 
 def _numpy_dtype_name(dtype: Any) -> str:
@@ -156,7 +167,15 @@ def _is_native(dtype: Any) -> bool:
 def _torch_spec(tensor: Any) -> Spec:
     name = str(tensor.dtype).removeprefix("torch.")
     if name not in _TORCH_DTYPES or tensor.layout != sys.modules["torch"].strided or tensor.is_quantized:
-        raise UnsupportedError(f"tensors of {tensor.dtype}, {tensor.layout} are not checkpointed: make them dense and strided")
+        raise UnsupportedError(
+            f"tensors of {tensor.dtype}, {tensor.layout} are not checkpointed: make them dense and strided"
+        )
+    if tensor.device.type == "meta":
+        raise UnsupportedError("tensors on the device meta have no values that could be checkpointed")
+    if hasattr(tensor, "__tensor_flatten__"):
+        raise UnsupportedError(
+            f"a {type(tensor).__qualname__} consists of other tensors: save it by ebb.torch.dcp, or what it consists of"
+        )
     return Spec(name, tuple(tensor.shape), tensor.numel() * tensor.element_size())
 
 

@@ -3,14 +3,12 @@
 I1  `save` returns when the state may change: all of it is copied. Everything else happens on one background thread, in
     the order of the saves.
 I2  A failure there is raised by the next call that waits or saves, once: no snapshot is lost without a word.
-I3  The image is written whole, gaps too: a recycled file holds the bytes of others.
-I4  What is restored matches its digests, or an error says what does not, and which step to go back to.
+I3  What is restored matches its digests, or an error says what does not, and which step to go back to.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
 import sys
@@ -20,7 +18,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from types import TracebackType
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
@@ -38,14 +36,16 @@ from ..errors import (
 from . import _arrays, _tree
 from ._api import Plan, PlannedPart, RunApi, Snapshot, Step
 from ._arrays import Spec
-from ._copy import Copier, Run
-from ._image import Shard, align, encode_tail
+from ._copy import Copier
+from ._image import Shard
+from ._image_writer import ImageWriter, lay_out, part_of_rank
 from ._progress import progress_bar
 from ._restore import PartSource, Wanted, fetch
-from ._slots import SlotMappings
+from ._slots import Buffers, SlotMappings
 
 _log = logging.getLogger("ebb.checkpoint")
-_COMMIT_WAIT_S = 600.0
+#: Other ranks may be so much later with their parts.
+COMMIT_WAIT_S = 600.0
 
 
 class Restored(NamedTuple):
@@ -56,45 +56,15 @@ class Restored(NamedTuple):
     metadata: Mapping[str, str]
 
 
-class Layout(NamedTuple):
-    """Where the shards of an image lie."""
-
-    shards: list[Shard]
-    #: Bytes to the table.
-    data_bytes: int
-    #: (offset, length) of bytes between shards.
-    gaps: list[tuple[int, int]]
-
-
-def lay_out(specs: Mapping[str, Spec], tree_bytes: int) -> Layout:
-    """Shards in the order given, and behind them the tree: it changes its size, and moves nothing by that."""
-    shards: list[Shard] = []
-    gaps: list[tuple[int, int]] = []
-    end = 0
-
-    def place(length: int) -> int:
-        nonlocal end
-        offset = align(end)
-        if offset > end:
-            gaps.append((end, offset - end))
-        end = offset + length
-        return offset
-
-    for name, spec in specs.items():
-        shards.append(Shard(name, place(spec.nbytes), spec.nbytes, spec.dtype, spec.shape))
-    shards.append(Shard(_tree.TREE, place(tree_bytes), tree_bytes))
-    return Layout(shards, end, gaps)
-
-
 class Save:
     """A snapshot on its way. `skipped`: the run leaves it out, because storing is behind."""
 
-    def __init__(self, step: int, done: Optional[Future[Optional[Snapshot]]]) -> None:
+    def __init__(self, step: int, done: Future[Snapshot | None] | None) -> None:
         self.step = step
         self.skipped = done is None
         self._done = done
 
-    def result(self, timeout: Optional[float] = None) -> Optional[Snapshot]:
+    def result(self, timeout: float | None = None) -> Snapshot | None:
         """Returns when it is committed (to memory); on ranks that do not commit, when their part is handed over.
 
         Raises what went wrong.
@@ -121,20 +91,20 @@ class Checkpointer:
         **policy: what the run keeps (``keep_last``, ``keep_every``, ``max_age_s``, ``max_bytes``) and does
             (``slots``, ``behind="wait"|"skip"|"spill"``, ``superseded="store"|"drop"``, ``delta``).
 
-    A state is an array or tensor (NumPy, PyTorch, JAX), a plain value (None, bool, int, float, str, bytes), or dicts, lists
-    and tuples of states.
+    A state is an array or tensor (NumPy, PyTorch, JAX), a plain value (None, bool, int, float, str, bytes), or dicts,
+    lists and tuples of states.
     """
 
     def __init__(
         self,
-        client: Union[Client, str, None] = None,
+        client: Client | str | None = None,
         run: str = "default",
         *,
         bucket: str = "checkpoints",
-        rank: Optional[int] = None,
-        world_size: Optional[int] = None,
-        session: Optional[str] = None,
-        threads: Optional[int] = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        session: str | None = None,
+        threads: int | None = None,
         verify: bool = True,
         **policy: Any,
     ) -> None:
@@ -152,10 +122,10 @@ class Checkpointer:
         self.copier = Copier(threads)
         self.slots = SlotMappings()
         self._lock = threading.Lock()
-        self._background: Optional[ThreadPoolExecutor] = None
+        self._background: ThreadPoolExecutor | None = None
         self._saves: dict[int, Save] = {}
-        self._failure: Optional[BaseException] = None
-        self._buffer: Optional[np.ndarray[Any, Any]] = None
+        self._failure: BaseException | None = None
+        self.buffers = Buffers()
         if policy:
             self.api.put_policy(_policy_json(policy))
 
@@ -165,7 +135,7 @@ class Checkpointer:
 
     # -- saving --------------------------------------------------------------------------------------------------
 
-    def prepare(self, state: Any, slots: Optional[int] = None) -> None:
+    def prepare(self, state: Any, slots: int | None = None) -> None:
         """Makes memory ready for snapshots of this size, and maps it, so that the first ones are as fast as all others.
 
         Takes seconds for gigabytes. What does not fit the node's memory tier beside all else is left out.
@@ -174,8 +144,7 @@ class Checkpointer:
             TierFullError: one image can never fit, or the memory is not there.
         """
         tree, arrays = _tree.flatten(state, _arrays.kind_of)
-        layout = lay_out(_specs(arrays), len(_tree.encode(tree)))
-        image_bytes = image_bytes_of(layout)
+        image_bytes = lay_out(_specs(arrays), len(_tree.encode(tree))).image_bytes
         bucket, count = self.api.prepare(image_bytes, slots)
         self._map_ahead(bucket, count, image_bytes)
 
@@ -184,9 +153,9 @@ class Checkpointer:
         step: int,
         state: Any,
         *,
-        metadata: Optional[Mapping[str, str]] = None,
+        metadata: Mapping[str, str] | None = None,
         overwrite: bool = True,
-        wait_for_slot_s: Optional[float] = None,
+        wait_for_slot_s: float | None = None,
     ) -> Save:
         """Takes a snapshot of the state. Returns as soon as the state may change.
 
@@ -207,43 +176,47 @@ class Checkpointer:
         tree, arrays = _tree.flatten(state, _arrays.kind_of)
         text = _tree.encode(tree)
         layout = lay_out(_specs(arrays), len(text))
-        image = ImageWriter.open(self, step, layout, wait_for_slot_s)
+        image = ImageWriter.open(self, step, layout.image_bytes, wait_for_slot_s)
         if image is None:
-            _log.warning("step %d of run %s is left out: storing is behind", step, self.run)
-            return self._remember(Save(step, None))
+            return self.leave_out(step)
         try:
-            image.fill(arrays.values(), text)
+            image.write(zip(layout.shards, arrays.values()))
+            image.put(layout.shards[-1], text)
+            image.seal(layout)
         except BaseException:
             image.abort()
             raise
-        return self.finish(image, step, metadata or {}, overwrite)
+        return self.behind(step, lambda: self._hand_over(image, metadata or {}, overwrite))
 
-    def finish(
-        self,
-        image: ImageWriter,
-        step: int,
-        metadata: Mapping[str, str],
-        overwrite: bool,
-        parts: Optional[list[str]] = None,
-    ) -> Save:
-        """Hands over an image that is filled, behind the caller's back."""
-        names = parts or [part_of_rank(rank) for rank in range(self.world_size)]
+    def _hand_over(self, image: ImageWriter, metadata: Mapping[str, str], overwrite: bool) -> Snapshot | None:
+        try:
+            image.commit()
+            if self.rank != 0:
+                return None
+            parts = [part_of_rank(rank) for rank in range(self.world_size)]
+            return self.api.commit(image.step, self.session, parts, metadata, overwrite, COMMIT_WAIT_S)
+        except BaseException:
+            image.abort()
+            raise
 
-        def run() -> Optional[Snapshot]:
+    def leave_out(self, step: int) -> Save:
+        _log.warning("step %d of run %s is left out: storing is behind", step, self.run)
+        return self._remember(Save(step, None))
+
+    def behind(self, step: int, work: Callable[[], Snapshot | None]) -> Save:
+        """Does what is left of a save behind the caller's back."""
+
+        def run() -> Snapshot | None:
             try:
-                image.commit()
-                if self.rank != 0:
-                    return None
-                return self.api.commit(step, self.session, names, metadata, overwrite, _COMMIT_WAIT_S)
+                return work()
             except BaseException as error:
-                image.abort()
                 with self._lock:
                     self._failure = self._failure or error
                 raise
 
         return self._remember(Save(step, self._executor().submit(run)))
 
-    def wait(self, step: Optional[int] = None, durability: str = "memory", timeout: Optional[float] = None) -> Snapshot:
+    def wait(self, step: int | None = None, durability: str = "memory", timeout: float | None = None) -> Snapshot:
         """Returns when the snapshot of a step (default: the last that was saved here) is so durable.
 
         Args:
@@ -274,7 +247,7 @@ class Checkpointer:
 
     # -- looking -------------------------------------------------------------------------------------------------
 
-    def latest(self) -> Optional[int]:
+    def latest(self) -> int | None:
         """The newest step that is complete and not marked bad; None when there is none."""
         return next((one.step for one in self.list() if one.bad is None), None)
 
@@ -286,7 +259,7 @@ class Checkpointer:
         """Keeps a snapshot whatever the run keeps."""
         self.api.pin(step, pinned)
 
-    def mark_bad(self, step: int, reason: Optional[str]) -> None:
+    def mark_bad(self, step: int, reason: str | None) -> None:
         """`latest` passes it over from now on; with None, no longer."""
         self.api.mark(step, reason)
 
@@ -300,7 +273,7 @@ class Checkpointer:
         step: Step = "latest",
         into: Any = None,
         *,
-        part: Optional[str] = None,
+        part: str | None = None,
         strict: bool = True,
         progress: bool = False,
     ) -> Restored:
@@ -316,19 +289,20 @@ class Checkpointer:
 
         Raises:
             NotFoundError: no such snapshot.
-            RequestInvalidError: `into` has other arrays, shapes or dtypes; all differences are named. Nothing was changed.
-            DataCorruptError, DataLostError: bytes that are not what was saved, and no other copy; `fallback` in details is
-                the newest older step. Arrays of `into` may have been overwritten.
+            RequestInvalidError: `into` has other arrays, shapes or dtypes; all differences are named. Nothing was
+                changed.
+            DataCorruptError, DataLostError: bytes that are not what was saved, and no other copy; `fallback` in
+                details is the newest older step. Arrays of `into` may have been overwritten.
         """
         plan = self.api.plan(step)
         planned = self._choose_part(plan, part)
         try:
             return self._restore(plan, planned, into, strict=strict, progress=progress)
         except (DataCorruptError, DataLostError) as error:
-            raise self._with_fallback(error, plan.snapshot.step) from error
+            raise self.with_fallback(error, plan.snapshot.step) from error
 
-    def open(self, step: Step = "latest", *, part: Optional[str] = None) -> OpenSnapshot:
-        """A snapshot as read-only arrays over the node's own memory, without a copy and without a look at their digests.
+    def open(self, step: Step = "latest", *, part: str | None = None) -> OpenSnapshot:
+        """A snapshot as read-only arrays over the node's own memory, without a copy, and not compared with digests.
 
         They stay as they are while one of them is used, whatever happens to the snapshot. One that is no longer in
         memory is read.
@@ -359,9 +333,9 @@ class Checkpointer:
 
     def __exit__(
         self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if error is None:
             self.close()
@@ -377,7 +351,7 @@ class Checkpointer:
         """As `save`; the event loop goes on while the state is copied."""
         return await asyncio.to_thread(lambda: self.save(step, state, **options))
 
-    async def wait_async(self, step: Optional[int] = None, durability: str = "memory") -> Snapshot:
+    async def wait_async(self, step: int | None = None, durability: str = "memory") -> Snapshot:
         return await asyncio.to_thread(self.wait, step, durability)
 
     async def restore_async(self, step: Step = "latest", into: Any = None, **options: Any) -> Restored:
@@ -386,8 +360,8 @@ class Checkpointer:
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _map_ahead(self, bucket: str, count: int, image_bytes: int) -> None:
-        """Stages as many files at a time as there are slots, maps them, and gives them back: as objects that are deleted,
-        for what is just given up is not used again."""
+        """Stages as many files at a time as there are slots, maps them, and gives them back: as objects that are
+        deleted, for what is just given up is not used again."""
         keys = [f"prepared/{self.session}/{self.rank}/{n}" for n in range(count)]
         staged: list[StagedFile] = []
         try:
@@ -408,9 +382,7 @@ class Checkpointer:
                 with suppress(NotFoundError):
                     self.client.delete(bucket, key)
 
-    def _restore(
-        self, plan: Plan, planned: PlannedPart, into: Any, *, strict: bool, progress: bool
-    ) -> Restored:
+    def _restore(self, plan: Plan, planned: PlannedPart, into: Any, *, strict: bool, progress: bool) -> Restored:
         tree = read_tree(self.client, planned, self.copier, verify=self.verify)
         wanted = {leaf.name: leaf.kind for leaf in _tree.leaves(tree)}
         given: dict[str, Any] = {}
@@ -429,7 +401,7 @@ class Checkpointer:
             if address is None:
                 host = np.empty(shard.length, np.uint8)
                 later.append((made, name, host))
-                address = _address(host)
+                address = _arrays.address(host)
             pieces.append(Wanted(shard.offset, shard.length, address))
         with progress_bar(progress, plan.snapshot.step, sum(piece.length for piece in pieces)) as tick:
             fetch(self.client, planned, pieces, self.copier, slots=self.slots, verify=self.verify, progress=tick)
@@ -438,24 +410,26 @@ class Checkpointer:
         state = _tree.unflatten(tree, lambda leaf: _as_kind(arrays[leaf.name], leaf.kind))
         return Restored(plan.snapshot.step, state, plan.snapshot.metadata)
 
-    def _choose_part(self, plan: Plan, part: Optional[str]) -> PlannedPart:
+    def _choose_part(self, plan: Plan, part: str | None) -> PlannedPart:
         parts = plan.parts
         if part is None:
             part = next(iter(parts)) if len(parts) == 1 else self.part
         if part in parts:
             return parts[part]
         raise NotFoundError(
-            f"step {plan.snapshot.step} of run {self.run} has the parts {', '.join(parts)}, not {part}: it was saved by "
-            f"{len(parts)} ranks; name a part, or save by ebb.torch.dcp, which restores on any number of ranks",
+            f"step {plan.snapshot.step} of run {self.run} has the parts {', '.join(parts)}, not {part}: "
+            f"it was saved by {len(parts)} ranks; name a part, or save by ebb.torch.dcp, which restores on any number "
+            "of ranks",
             {"parts": list(parts), "part": part},
         )
 
-    def _with_fallback(self, error: DataCorruptError | DataLostError, step: int) -> DataCorruptError | DataLostError:
+    def with_fallback(self, error: DataCorruptError | DataLostError, step: int) -> DataCorruptError | DataLostError:
         older = next((one.step for one in self.list() if one.step < step and one.bad is None), None)
         offer = (
             "and there is no older snapshot"
             if older is None
-            else f"the newest older snapshot is step {older}: restore({older}), and mark_bad({step}, …) so that it is passed over"
+            else f"the newest older snapshot is step {older}: restore({older}), and mark_bad({step}, …) "
+            "so that it is passed over"
         )
         details = {**error.details, "step": step, "fallback": older}
         return type(error)(f"step {step} of run {self.run}: {error.message}; {offer}", details)
@@ -478,94 +452,6 @@ class Checkpointer:
             failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
-
-    def keep_buffer(self, length: int) -> np.ndarray[Any, Any]:
-        """Memory of this process for an image that goes through the node; kept, so that its pages are there the next time."""
-        if self._buffer is None or self._buffer.size < length:
-            self._buffer = np.empty(length, np.uint8)
-        return self._buffer[:length]
-
-
-class ImageWriter:
-    """An image that is being filled: in a slot of the node where that is seen, else in memory of this process."""
-
-    def __init__(self, owner: Checkpointer, step: int, layout: Layout, staged: StagedFile) -> None:
-        self.layout = layout
-        self.step = step
-        self._owner = owner
-        self._staged = staged
-        self._tail = encode_tail(layout.shards, layout.data_bytes)
-        self.image_bytes = layout.data_bytes + len(self._tail)
-        if staged.path is not None:
-            slot = owner.slots.open(staged, self.image_bytes)
-            self.view = slot.view[: self.image_bytes]
-            self.address = slot.address
-            self.is_mapped = True
-        else:
-            buffer = owner.keep_buffer(self.image_bytes)
-            self.view = memoryview(buffer)
-            self.address = _address(buffer)
-            self.is_mapped = False
-
-    @classmethod
-    def open(
-        cls, owner: Checkpointer, step: int, layout: Layout, wait_s: Optional[float]
-    ) -> Optional[ImageWriter]:
-        """None: the run leaves the snapshot out."""
-        image_bytes = image_bytes_of(layout)
-        place = owner.api.begin(step, owner.session, owner.part, image_bytes, wait_s)
-        if place is None:
-            return None
-        try:
-            staged = owner.client.stage(*place, image_bytes, tier=0)
-            try:
-                return cls(owner, step, layout, staged)
-            except BaseException:
-                staged.abort()
-                raise
-        except BaseException:
-            owner.api.abort(step, owner.session)
-            raise
-
-    def fill(self, arrays: Any, text: bytes) -> None:
-        """Copies the arrays, in the order of the layout, and the tree."""
-        from ._cuda import copy_from_devices
-
-        runs: list[Run] = []
-        held: list[Any] = []
-        on_devices: list[tuple[int, Any]] = []
-        for shard, array in zip(self.layout.shards, arrays):
-            if _arrays.is_cuda(array):
-                on_devices.append((shard.offset, array))
-                continue
-            address = _arrays.address_of(array)
-            if address is None:
-                host = _arrays.host_copy(array)
-                held.append(host)
-                address = _address(host)
-            runs.append(Run(self.address + shard.offset, address, shard.length))
-        if on_devices:
-            copy_from_devices(self.view, self.address, on_devices, register=self.is_mapped)
-        self._owner.copier.copy(runs)
-        tree = self.layout.shards[-1]
-        self.view[tree.offset : tree.offset + tree.length] = text
-        for offset, length in self.layout.gaps:
-            ctypes.memset(self.address + offset, 0, length)  # I3
-        del held
-
-    def commit(self) -> None:
-        self.view[self.layout.data_bytes : self.image_bytes] = self._tail
-        if not self.is_mapped:
-            self._staged.write(self.view)
-        self._staged.commit(self.image_bytes, ack="memory")
-
-    def abort(self) -> None:
-        """So that the slot is free at once."""
-        try:
-            self._staged.abort()
-            self._owner.api.abort(self.step, self._owner.session)
-        except Exception as error:
-            _log.debug("step %d could not be given up: %s", self.step, error)
 
 
 class OpenSnapshot:
@@ -600,14 +486,6 @@ class OpenSnapshot:
         self.close()
 
 
-def part_of_rank(rank: int) -> str:
-    return f"rank-{rank:05d}"
-
-
-def image_bytes_of(layout: Layout) -> int:
-    return layout.data_bytes + len(encode_tail(layout.shards, layout.data_bytes))
-
-
 def read_tree(client: Client, part: PlannedPart, copier: Copier, *, verify: bool) -> Any:
     """
     Raises:
@@ -619,7 +497,7 @@ def read_tree(client: Client, part: PlannedPart, copier: Copier, *, verify: bool
     text = np.empty(shard.length, np.uint8)
     # While there are no digests, the whole image is compared when the arrays are read.
     checks = verify and part.digests is not None
-    fetch(client, part, [Wanted(shard.offset, shard.length, _address(text))], copier, verify=checks)
+    fetch(client, part, [Wanted(shard.offset, shard.length, _arrays.address(text))], copier, verify=checks)
     return _tree.decode(text.tobytes())
 
 
@@ -631,10 +509,6 @@ def _dtype(shard: Shard) -> str:
     if shard.dtype is None:
         raise DataCorruptError(f"shard {shard.name} is no tensor")
     return shard.dtype
-
-
-def _address(array: np.ndarray[Any, Any]) -> int:
-    return int(array.__array_interface__["data"][0])
 
 
 def _is_writable(array: Any) -> bool:
@@ -668,7 +542,8 @@ def _assert_fits(part: PlannedPart, wanted: Mapping[str, str], given: Mapping[st
             shard, spec = part.by_name[name], _arrays.spec_of(array)
             if (shard.dtype, shard.shape) != (spec.dtype, spec.shape):
                 problems.append(
-                    f"{name} is {spec.dtype} {list(spec.shape)} here, {shard.dtype} {list(shard.shape or ())} in the snapshot"
+                    f"{name} is {spec.dtype} {list(spec.shape)} here, "
+                    f"{shard.dtype} {list(shard.shape or ())} in the snapshot"
                 )
     if problems:
         shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
@@ -686,7 +561,7 @@ def _distributed() -> tuple[int, int]:
 def _shared_session() -> str:
     """A fresh name; with torch.distributed, rank 0's on all ranks."""
     name = [uuid.uuid4().hex[:16]]
-    rank, size = _distributed()
+    _rank, size = _distributed()
     if size > 1:
         import torch.distributed
 

@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, NamedTuple
 
 #: Bytes that a thread takes from the queue at once.
 CHUNK_BYTES = 8 * 1024 * 1024
@@ -35,9 +35,9 @@ def default_threads() -> int:
 class Copier:
     """Its threads live as long as it does; the caller's thread copies too."""
 
-    def __init__(self, threads: Optional[int] = None) -> None:
+    def __init__(self, threads: int | None = None) -> None:
         self.threads = default_threads() if threads is None else max(1, threads)
-        self._pool: Optional[ThreadPoolExecutor] = None
+        self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 
     def copy(self, runs: Iterable[Run]) -> None:
@@ -62,7 +62,7 @@ class Copier:
         """Calls `work` in each thread, and returns when all calls have. The first failure is raised."""
         others = min(self.threads, pieces) - 1
         pending = [self._executor().submit(work) for _ in range(others)]
-        failure: Optional[BaseException] = None
+        failure: BaseException | None = None
         try:
             work()
         except BaseException as error:
@@ -70,7 +70,7 @@ class Copier:
         for one in pending:
             try:
                 one.result()
-            except BaseException as error:
+            except BaseException as error:  # noqa: PERF203
                 failure = failure or error
         if failure is not None:
             raise failure

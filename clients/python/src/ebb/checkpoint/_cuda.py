@@ -1,7 +1,7 @@
 """Tensors on a GPU, copied into a slot by its copy engine.
 
-The slot's pages are registered with CUDA once, and stay so while the slot is kept: a copy into pageable memory goes through
-a bounce buffer of the driver at a fraction of what the bus does.
+The slot's pages are registered with CUDA once, and stay so while the slot is kept: a copy into pageable memory goes
+through a bounce buffer of the driver at a fraction of what the bus does.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from ._arrays import resolved
 
 _log = logging.getLogger("ebb.checkpoint")
 #: Address and length of what is registered.
@@ -32,7 +33,7 @@ def copy_from_devices(view: memoryview, address: int, tensors: Sequence[tuple[in
         device = tensor.device.index
         stream = _stream(device)
         used.add(device)
-        source = tensor.detach().contiguous()
+        source = resolved(tensor).contiguous()
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             flat = source.reshape(-1).view(torch.uint8)
@@ -46,16 +47,15 @@ def _stream(device: int) -> Any:
     import torch
 
     if device not in _streams:
-        _streams[device] = torch.cuda.Stream(device)
+        cuda: Any = torch.cuda
+        _streams[device] = cuda.Stream(device)
     return _streams[device]
 
 
 def _register(address: int, length: int) -> None:
-    import torch
-
     if _registered.get(address, 0) >= length:
         return
-    runtime = torch.cuda.cudart()
+    runtime = _runtime()
     if address in _registered:
         runtime.cudaHostUnregister(address)
         del _registered[address]
@@ -69,6 +69,11 @@ def _register(address: int, length: int) -> None:
 def unregister(address: int) -> None:
     """Before the memory is unmapped."""
     if _registered.pop(address, None) is not None:
-        import torch
+        _runtime().cudaHostUnregister(address)
 
-        torch.cuda.cudart().cudaHostUnregister(address)
+
+def _runtime() -> Any:
+    import torch
+
+    cuda: Any = torch.cuda
+    return cuda.cudart()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import threading
-from typing import Any, Optional
+from typing import Any
 
 DIGEST_BYTES = 16
 _KEY = b"ebb-checkpoint/1"
@@ -16,7 +16,7 @@ _NONCE = bytes(12)
 _GET_TAG = 0x10  # EVP_CTRL_AEAD_GET_TAG
 
 
-def _load() -> Optional[ctypes.CDLL]:
+def _load() -> ctypes.CDLL | None:
     candidates = []
     try:
         import _hashlib
@@ -93,7 +93,7 @@ class ThreadDigests(threading.local):
     """A `BlockDigest` for each thread that asks."""
 
     def __init__(self) -> None:
-        self._own: Optional[BlockDigest] = None
+        self._own: BlockDigest | None = None
 
     def get(self) -> BlockDigest:
         if self._own is None:

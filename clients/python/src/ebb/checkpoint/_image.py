@@ -7,7 +7,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 from ..errors import DataCorruptError
 
@@ -46,10 +46,10 @@ class Shard:
     name: str
     offset: int
     length: int
-    dtype: Optional[str] = None
-    shape: Optional[tuple[int, ...]] = None
-    piece_of: Optional[tuple[int, ...]] = None
-    piece_start: Optional[tuple[int, ...]] = None
+    dtype: str | None = None
+    shape: tuple[int, ...] | None = None
+    piece_of: tuple[int, ...] | None = None
+    piece_start: tuple[int, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {"name": self.name, "offset": self.offset, "length": self.length}
@@ -89,7 +89,7 @@ def parse_tail(tail: bytes, image_bytes: int) -> list[Shard]:
     """The shards of an image, from its last bytes.
 
     Raises:
-        DataCorruptError: it is no image, or more of its end is needed (`needed_bytes` says how much in that case first).
+        DataCorruptError: it is no image, or more of its end is needed (`needed_bytes` says how much, before).
     """
     offset, length = _footer(tail, image_bytes)
     start = offset - (image_bytes - len(tail))

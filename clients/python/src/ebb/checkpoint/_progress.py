@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Callable, Optional
+from typing import Callable
 
 
 @contextmanager
-def progress_bar(is_wanted: bool, step: int, total_bytes: int) -> Iterator[Optional[Callable[[int], None]]]:
+def progress_bar(is_wanted: bool, step: int, total_bytes: int) -> Iterator[Callable[[int], None] | None]:
     """Gives what is to be called with bytes done, from any thread; None where no bar is shown."""
     if not is_wanted:
         yield None

@@ -1,10 +1,10 @@
 """Brings parts of a snapshot to where they are wanted, and compares every block with its digest on the way.
 
-I1  Nothing is taken for good that does not match: a block is compared before its bytes are copied (of what is mapped) or
-    as they were read. An image that turns out broken is passed over for what is stored; when that is broken too,
+I1  Nothing is taken for good that does not match: a block is compared before its bytes are copied (of what is mapped)
+    or as they were read. An image that turns out broken is passed over for what is stored; when that is broken too,
     the error names part, shards and place.
-I2  A unit of work is a few neighbouring blocks. Digest and copy of one follow each other, so that the second finds it in
-    the processor's cache: together they cost little more than the copy.
+I2  A unit of work is a few neighbouring blocks. Digest and copy of one follow each other, so that the second finds it
+    in the processor's cache: together they cost little more than the copy.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
 from .._client import Client
 from .._reader import ObjectReader
 from ..errors import DataCorruptError, DataLostError, NotFoundError
+from . import _arrays
 from ._api import PlannedPart
 from ._copy import Copier
 from ._gmac import ThreadDigests, is_available
@@ -55,6 +56,7 @@ class PartSource:
         self._stack = ExitStack()
         self._lock = threading.Lock()
         self._readers: dict[tuple[str, str], ObjectReader] = {}
+        self._kept: memoryview | None = None
         if self.has_image and part.image is not None:
             try:
                 self._reader(*part.image)
@@ -69,16 +71,18 @@ class PartSource:
         if self.has_image and self.part.image is not None:
             return self.client.open_map(*self.part.image).view
         target = np.empty(self.part.image_bytes, np.uint8)
-        self.read_into(memoryview(target), 0)
-        return memoryview(target).toreadonly()
+        self.read_into(target.data, 0)
+        return target.data.toreadonly()
 
-    def kept_mapping(self, slots: Optional[SlotMappings]) -> Optional[int]:
-        """Address of the image in a slot that is mapped here already. Its lease is held until `close`."""
+    def kept_mapping(self, slots: SlotMappings | None) -> int | None:
+        """Address of the image in a slot that is mapped here already. Lease and mapping are held until `close`."""
         if slots is None or not self.has_image or self.part.image is None:
             return None
         path = self._reader(*self.part.image).local_path()
-        slot = None if path is None else slots.find(path)
-        return slot.address if slot is not None and slot.length >= self.part.image_bytes else None
+        self._kept = None if path is None else slots.find(path)
+        if self._kept is None or len(self._kept) < self.part.image_bytes:
+            return None
+        return _arrays.address(np.frombuffer(self._kept, np.uint8))
 
     def read_into(self, target: memoryview, offset: int) -> None:
         """Fills `target` from `offset` of the image on."""
@@ -94,6 +98,7 @@ class PartSource:
                 reader.read_into(target[low - offset : high - offset], at + low - start)
 
     def close(self) -> None:
+        self._kept = None
         self._stack.close()
 
     def _reader(self, bucket: str, key: str) -> ObjectReader:
@@ -119,9 +124,9 @@ def fetch(
     wanted: Iterable[Wanted],
     copier: Copier,
     *,
-    slots: Optional[SlotMappings] = None,
+    slots: SlotMappings | None = None,
     verify: bool = True,
-    progress: Optional[Progress] = None,
+    progress: Progress | None = None,
 ) -> None:
     """Copies what is wanted of a part.
 
@@ -154,9 +159,9 @@ def _fetch_from(
     wanted: Sequence[Wanted],
     copier: Copier,
     *,
-    kept: Optional[int],
+    kept: int | None,
     verify: bool,
-    progress: Optional[Progress],
+    progress: Progress | None,
 ) -> None:
     """`kept`: the address of the image, where it is mapped. A new mapping would cost more than reading does."""
     part = source.part
@@ -183,7 +188,7 @@ def _fetch_from(
 
     def work() -> None:
         buffer = np.empty(max(_READ_BYTES, block_bytes), np.uint8)
-        here = int(buffer.__array_interface__["data"][0])
+        here = _arrays.address(buffer)
         while True:
             try:
                 unit = units.popleft()
@@ -194,7 +199,7 @@ def _fetch_from(
                 address = here if kept is None else kept + low
                 if kept is None:
                     length = min(count * block_bytes, part.image_bytes - low)
-                    source.read_into(memoryview(buffer)[:length], low)
+                    source.read_into(buffer.data[:length], low)
                 for n in range(count):
                     place(first + n, address + n * block_bytes)
             if progress is not None:
@@ -228,7 +233,7 @@ def _blocks(wanted: Sequence[Wanted], block_bytes: int) -> dict[int, list[_Piece
 
 
 def _verify_by_node(source: PartSource) -> None:
-    """Where this process cannot, or where the digests are not made yet: the node compares the objects with their checksums.
+    """Where this process cannot, or the digests are not made yet: the node compares the objects with their checksums.
 
     Raises:
         DataCorruptError

@@ -1,4 +1,4 @@
-"""Mappings of recycled files, kept from one snapshot to the next: the first touch of a page costs more than the copy into it.
+"""Mappings of recycled files, kept from one snapshot to the next: the first touch of a page costs more than the copy.
 
 A kept mapping keeps the memory of its file, also when the node has given the file up. So few are kept, and those whose
 file has no name any more are dropped whenever a snapshot is made.
@@ -12,8 +12,10 @@ import mmap
 import os
 import threading
 from collections import OrderedDict
-from typing import Optional
-from typing import Optional
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
 
 from .._staged import StagedFile
 from ..errors import IoFailedError, TierFullError
@@ -68,10 +70,8 @@ class Slot:
         unregister(self.address)
         del self._anchor
         self.view.release()
-        try:
+        with suppress(BufferError):  # somebody has a view: the mapping ends with that
             self._mapping.close()
-        except BufferError:
-            pass  # somebody has a view: the mapping ends with that
         os.close(self._fd)
 
 
@@ -107,15 +107,15 @@ class SlotMappings:
                     self._slots.popitem(last=False)[1].close()
             return slot
 
-    def find(self, path: str) -> Optional[Slot]:
-        """The kept mapping of a file, for reading what was written there before; it stays as long as nothing is staged."""
+    def find(self, path: str) -> memoryview | None:
+        """The kept mapping of a file, for reading what was written there. It stays mapped while the view is held."""
         try:
             inode = os.stat(path).st_ino
         except OSError:
             return None
         with self._lock:
             slot = self._slots.get(inode)
-            return slot if slot is not None and slot.is_file(path) else None
+            return slot.view[:] if slot is not None and slot.is_file(path) else None
 
     def close(self) -> None:
         with self._lock:
@@ -130,3 +130,28 @@ class SlotMappings:
                 slot.close()
 
 
+class Buffers:
+    """Memory of this process for images that go through the node; kept, so that its pages are there the next time.
+
+    Thread-safe.
+    """
+
+    def __init__(self, keep: int = 2) -> None:
+        self._keep = keep
+        self._lock = threading.Lock()
+        self._free: list[np.ndarray[Any, Any]] = []
+
+    def take(self, length: int) -> np.ndarray[Any, Any]:
+        """At least `length` bytes, the caller's own until `give_back`."""
+        with self._lock:
+            for n, found in enumerate(self._free):
+                if found.size >= length:
+                    return self._free.pop(n)
+        return np.empty(length, np.uint8)
+
+    def give_back(self, buffer: np.ndarray[Any, Any]) -> None:
+        """The largest stay."""
+        with self._lock:
+            self._free.append(buffer)
+            self._free.sort(key=len)
+            del self._free[: -self._keep]

@@ -1,6 +1,6 @@
 """A state as a tree: nested containers whose leaves are arrays or plain values.
 
-Arrays become shards; everything else becomes one JSON text, the shard ``""``, so that loading a checkpoint never runs code.
+Arrays become shards; everything else becomes one JSON text, the shard ``""``: loading a checkpoint never runs code.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from ..errors import DataCorruptError
 
@@ -31,7 +31,7 @@ class UnsupportedValueError(TypeError):
     """A value of the state is neither an array nor a plain value."""
 
 
-def flatten(state: Any, kind_of: Callable[[Any], Optional[str]]) -> tuple[Any, dict[str, Any]]:
+def flatten(state: Any, kind_of: Callable[[Any], str | None]) -> tuple[Any, dict[str, Any]]:
     """Takes a state apart.
 
     Args:
@@ -69,7 +69,8 @@ def flatten(state: Any, kind_of: Callable[[Any], Optional[str]]) -> tuple[Any, d
         where = ".".join(path) or "the state"
         raise UnsupportedValueError(
             f"{where} is a {type(value).__module__}.{type(value).__qualname__}: a checkpoint takes arrays and tensors, "
-            "None, bool, int, float, str, bytes, and dicts, lists and tuples of them; turn it into those, or leave it out"
+            "None, bool, int, float, str, bytes, and dicts, lists and tuples of them; turn it into those, "
+            "or leave it out"
         )
 
     return walk(state, ()), arrays

@@ -1,0 +1,186 @@
+"""Writes the image of a part: into a slot of the node where that is seen, else into memory of this process.
+
+I1  The image is written whole, gaps too: a recycled file holds the bytes of others.
+I2  What a writer holds (slot or memory) is its own until `commit` or `discard`: several may be under way at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .._staged import StagedFile
+from ..errors import RequestInvalidError
+from . import _arrays, _tree
+from ._arrays import Spec
+from ._copy import Run
+from ._cuda import copy_from_devices
+from ._image import Shard, align, encode_tail
+
+if TYPE_CHECKING:
+    from ._checkpointer import Checkpointer
+
+_log = logging.getLogger("ebb.checkpoint")
+
+
+class Layout(NamedTuple):
+    """Where the shards of an image lie."""
+
+    shards: list[Shard]
+    #: Bytes to the table.
+    data_bytes: int
+    #: (offset, length) of bytes between shards.
+    gaps: list[tuple[int, int]]
+    #: Table and footer.
+    tail: bytes
+
+    @property
+    def image_bytes(self) -> int:
+        return self.data_bytes + len(self.tail)
+
+
+def layout_of(shards: list[Shard]) -> Layout:
+    """Of shards that have their places."""
+    gaps: list[tuple[int, int]] = []
+    end = 0
+    for offset, length in sorted((shard.offset, shard.length) for shard in shards):
+        if offset > end:
+            gaps.append((end, offset - end))
+        end = max(end, offset + length)
+    return Layout(shards, end, gaps, encode_tail(shards, end))
+
+
+def lay_out(specs: Mapping[str, Spec], tree_bytes: int) -> Layout:
+    """Shards in the order given, and behind them the tree: it changes its size, and moves nothing by that."""
+    shards: list[Shard] = []
+    end = 0
+    for name, spec in specs.items():
+        shards.append(Shard(name, align(end), spec.nbytes, spec.dtype, spec.shape))
+        end = shards[-1].offset + spec.nbytes
+    shards.append(Shard(_tree.TREE, align(end), tree_bytes))
+    return layout_of(shards)
+
+
+class ImageWriter:
+    """An image that is being filled.
+
+    Attributes:
+        part: its name.
+        room_bytes: what table and shards may take.
+        view: the room.
+        address: where that begins in this process.
+        is_mapped: it lies in a slot of the node.
+    """
+
+    def __init__(self, owner: Checkpointer, step: int, part: str, room_bytes: int, staged: StagedFile) -> None:
+        self.step = step
+        self.part = part
+        self.room_bytes = room_bytes
+        self._owner = owner
+        self._staged = staged
+        self._layout: Layout | None = None
+        self._buffer: np.ndarray[Any, Any] | None = None
+        if staged.path is not None:
+            slot = owner.slots.open(staged, room_bytes)
+            self.view = slot.view[:room_bytes]
+            self.address = slot.address
+            self.is_mapped = True
+        else:
+            self._buffer = owner.buffers.take(room_bytes)
+            self.view = self._buffer.data[:room_bytes]
+            self.address = _arrays.address(self._buffer)
+            self.is_mapped = False
+
+    @classmethod
+    def open(
+        cls, owner: Checkpointer, step: int, room_bytes: int, wait_s: float | None, part: str | None = None
+    ) -> ImageWriter | None:
+        """None: the run leaves the snapshot out."""
+        name = part or owner.part
+        place = owner.api.begin(step, owner.session, name, room_bytes, wait_s)
+        if place is None:
+            return None
+        try:
+            staged = owner.client.stage(*place, room_bytes, tier=0)
+            try:
+                return cls(owner, step, name, room_bytes, staged)
+            except BaseException:
+                staged.abort()
+                raise
+        except BaseException:
+            owner.api.abort(step, owner.session)
+            raise
+
+    def write(self, arrays: Iterable[tuple[Shard, Any]]) -> None:
+        """Copies arrays to their places, several at a time. They may change when it returns."""
+        runs: list[Run] = []
+        held: list[Any] = []
+        on_devices: list[tuple[int, Any]] = []
+        for shard, array in arrays:
+            if _arrays.is_cuda(array):
+                on_devices.append((shard.offset, array))
+                continue
+            address = _arrays.address_of(array)
+            if address is None:
+                host = _arrays.host_copy(array)
+                held.append(host)
+                address = _arrays.address(host)
+            runs.append(Run(self.address + shard.offset, address, shard.length))
+        if on_devices:
+            copy_from_devices(self.view, self.address, on_devices, register=self.is_mapped)
+        self._owner.copier.copy(runs)
+        del held
+
+    def put(self, shard: Shard, data: bytes | memoryview) -> None:
+        self.view[shard.offset : shard.offset + shard.length] = data
+
+    def seal(self, layout: Layout) -> None:
+        """Says what lies where, when all shards are written.
+
+        Raises:
+            RequestInvalidError: that does not fit the room.
+        """
+        if layout.image_bytes > self.room_bytes:
+            raise RequestInvalidError(f"an image of {layout.image_bytes} bytes in a room of {self.room_bytes}")
+        for offset, length in layout.gaps:
+            ctypes.memset(self.address + offset, 0, length)  # I1
+        self._layout = layout
+
+    def commit(self) -> None:
+        """Hands the part over."""
+        layout = self._layout
+        assert layout is not None, "it is sealed"
+        image_bytes = layout.image_bytes
+        self.view[layout.data_bytes : image_bytes] = layout.tail
+        if not self.is_mapped:
+            self._staged.write(self.view[:image_bytes])
+        self._staged.commit(image_bytes, ack="memory")
+        self._give_back()
+
+    def discard(self) -> None:
+        """Gives this image up, and leaves the other parts of the snapshot alone. Does nothing after a commit."""
+        try:
+            self._staged.abort()
+        finally:
+            self._give_back()
+
+    def abort(self) -> None:
+        """Gives the snapshot up, so that its slot is free at once."""
+        try:
+            self.discard()
+            self._owner.api.abort(self.step, self._owner.session)
+        except Exception as error:
+            _log.debug("step %d could not be given up: %s", self.step, error)
+
+    def _give_back(self) -> None:
+        buffer, self._buffer = self._buffer, None
+        if buffer is not None:
+            self._owner.buffers.give_back(buffer)
+
+
+def part_of_rank(rank: int) -> str:
+    return f"rank-{rank:05d}"
