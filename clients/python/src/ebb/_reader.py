@@ -206,7 +206,7 @@ class ObjectReader:
         raise NotImplementedError
 
     def local_path(self) -> str | None:
-        """Absolute path of the file that is the whole object, where there is one and it is seen; it holds until `close`."""
+        """Absolute path of the file that is the whole object, if there is one that is seen; it holds until `close`."""
         return None
 
     def close(self) -> None:

@@ -180,7 +180,7 @@ class Checkpointer:
         if image is None:
             return self.leave_out(step)
         try:
-            image.write(zip(layout.shards, arrays.values()))
+            image.write((shard, arrays[shard.name]) for shard in layout.shards[:-1])
             image.put(layout.shards[-1], text)
             image.seal(layout)
         except BaseException:

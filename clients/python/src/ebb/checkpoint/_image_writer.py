@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ._checkpointer import Checkpointer
 
 _log = logging.getLogger("ebb.checkpoint")
+#: Less than a block.
+SMALL_BYTES = 64 * 1024
 
 
 class Layout(NamedTuple):
@@ -55,10 +57,11 @@ def layout_of(shards: list[Shard]) -> Layout:
 
 
 def lay_out(specs: Mapping[str, Spec], tree_bytes: int) -> Layout:
-    """Shards in the order given, and behind them the tree: it changes its size, and moves nothing by that."""
+    """Large shards in the order given, then the small ones, so that those which change share few blocks with others; and
+    behind them the tree: it changes its size, and moves nothing by that."""
     shards: list[Shard] = []
     end = 0
-    for name, spec in specs.items():
+    for name, spec in sorted(specs.items(), key=lambda item: item[1].nbytes < SMALL_BYTES):
         shards.append(Shard(name, align(end), spec.nbytes, spec.dtype, spec.shape))
         end = shards[-1].offset + spec.nbytes
     shards.append(Shard(_tree.TREE, align(end), tree_bytes))
