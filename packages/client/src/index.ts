@@ -45,7 +45,14 @@ export type { PrefixSnapshots, RestoreSnapshotOptions } from './prefix-snapshots
 export type { CommitOptions, Committed, Progress, PutOptions, StagedWriter } from './put.ts';
 export { DEFAULT_RETRY, decideRetry, type RetryPolicy, withRetry } from './retry.ts';
 // Checkpoints
-export type { InBucket, Runs, Snapshots, SnapshotWaitOptions, StepChoice } from './runs.ts';
+export type {
+  InBucket,
+  PlanOptions,
+  Runs,
+  Snapshots,
+  SnapshotWaitOptions,
+  StepChoice,
+} from './runs.ts';
 export {
   openStagedFile,
   type SealedWrite,

@@ -46,6 +46,11 @@ export interface Runs {
 /** `latest`: the newest snapshot that is not marked bad. */
 export type StepChoice = number | 'latest';
 
+export interface PlanOptions extends InBucket {
+  /** false: without the digests of blocks, which are most of the answer. */
+  readonly digests?: boolean | undefined;
+}
+
 export interface SnapshotWaitOptions extends InBucket {
   /** Default: `remote`. */
   readonly for?: Ack | undefined;
@@ -58,7 +63,7 @@ export interface Snapshots {
   list(run: string, options?: InBucket): Promise<SnapshotInfo[]>;
   get(run: string, step: StepChoice, options?: InBucket): Promise<SnapshotInfo>;
   /** Where the bytes of its parts are, and the shards in them. */
-  plan(run: string, step: StepChoice, options?: InBucket): Promise<RestorePlan>;
+  plan(run: string, step: StepChoice, options?: PlanOptions): Promise<RestorePlan>;
   /** Resolves when it is so durable. @throws `timed_out`, `not_mirrored`, `precondition_failed` when another snapshot takes its step */
   wait(run: string, step: StepChoice, options?: SnapshotWaitOptions): Promise<SnapshotInfo>;
   /** Keeps it whatever the run keeps, or no longer. */
@@ -119,8 +124,10 @@ export function createSnapshots({ http, open, withSignal }: RunsParts): Snapshot
       return await http.json('GET', path, snapshotInfoSchema, ask(options));
     },
     async plan(run, step, options = {}) {
+      const { query, signal } = ask(options);
       const path = stepPath(PATHS.snapshotPlan, run, step);
-      return await http.json('GET', path, restorePlanSchema, ask(options));
+      const asked = { ...query, digests: options.digests };
+      return await http.json('GET', path, restorePlanSchema, { query: asked, signal });
     },
     async wait(run, step, options = {}) {
       const { for: ack = 'remote', timeoutMs = Number.POSITIVE_INFINITY } = options;
@@ -160,7 +167,7 @@ export function createSnapshots({ http, open, withSignal }: RunsParts): Snapshot
       const { bucket, run, step } = plan.snapshot;
       const { signal } = withSignal(options);
       const replan = async (): Promise<RestorePlan> => {
-        const now = await snapshots.plan(run, step, { bucket, signal });
+        const now = await snapshots.plan(run, step, { bucket, digests: false, signal });
         assertSame(plan.snapshot, now.snapshot);
         return now;
       };

@@ -302,6 +302,12 @@ const step = fc.oneof(
   fc.record({ op: fc.constant('rename' as const), bucket, key, toBucket: bucket, to: key }),
   fc.record({ op: fc.constant('append' as const), bucket, key, to: key }),
   fc.record({ op: fc.constant('renamePrefix' as const) }),
+  fc.record({
+    op: fc.constant('copyPrefix' as const),
+    bucket,
+    toBucket: bucket,
+    exact: fc.boolean(),
+  }),
   fc.record({ op: fc.constant('evict' as const), bucket, key }),
   fc.record({ op: fc.constant('settle' as const) }),
   fc.record({ op: fc.constant('crash' as const) }),
@@ -330,6 +336,17 @@ test('after any life, crashes included, tier 2 holds exactly the objects of the 
             if (content === undefined) continue;
             expected.delete(`buf/d/${k}`);
             expected.set(`mem/e/${k}`, content);
+          }
+        } else if (now.op === 'copyPrefix') {
+          await at.store.copyPrefix(
+            { bucket: now.bucket, prefix: 'd/' },
+            { bucket: now.toBucket, prefix: 'e/' },
+            { overwrite: true, exact: now.exact },
+          );
+          for (const k of ['x', 'y']) {
+            const content = expected.get(`${now.bucket}/d/${k}`);
+            if (content !== undefined) expected.set(`${now.toBucket}/e/${k}`, content);
+            else if (now.exact) expected.delete(`${now.toBucket}/e/${k}`);
           }
         } else {
           const from = name(now.bucket, now.key);

@@ -22,7 +22,7 @@ export function createDiff(): AnyCommand {
       'after',
       `${examples('ebb checkpoint diff gpt 1100 1200')}
 
-No tensor is read: the digests of blocks of 1 MiB are compared. A block that changed marks every shard that lies in it, so a small
+No tensor is read: the digests of blocks of 256 KiB are compared. A block that changed marks every shard that lies in it, so a small
 shard beside one that changed may be called changed too. A shard that moved by anything but whole blocks is "moved": its blocks cannot be compared.`,
     )
     .action(async (run, first, second, options) => {

@@ -33,9 +33,8 @@ what safetensors cannot hold, is left out and named on standard error.`,
     )
     .action(async (run, step, options) => {
       await withClient(options, async (session) => {
-        const { bucket } = options;
-        const { signal } = session;
-        const plan = await session.client.snapshots.plan(run, step, { bucket, signal });
+        const asked = { bucket: options.bucket, digests: false, signal: session.signal };
+        const plan = await session.client.snapshots.plan(run, step, asked);
         const { tensors, leftOut } = choose(plan, options);
         for (const { part, name, why } of leftOut)
           process.stderr.write(`left out: ${printable(name)} of part ${part}: ${why}\n`);

@@ -66,8 +66,8 @@ export function createShow(): AnyCommand {
     )
     .action(async (run, step, options) => {
       await withClient(options, async ({ client, signal }) => {
-        const at = { bucket: options.bucket, signal };
-        const plan = await client.snapshots.plan(run, step, at);
+        const asked = { bucket: options.bucket, digests: false, signal };
+        const plan = await client.snapshots.plan(run, step, asked);
         const parts = plan.parts.map(({ digests: _, ...part }) => part);
         if (options.json === true) {
           await printJson({ snapshot: plan.snapshot, parts });

@@ -9,6 +9,8 @@ import {
   formatBytes,
   type Manifest,
   type ManifestPart,
+  MiB,
+  type RestorePart,
   type RestorePlan,
   StoreError,
 } from '@ebb/protocol';
@@ -22,6 +24,8 @@ import { bucketOption, runArgument, stepChoiceArgument } from './arguments.ts';
 import { writeWhole } from './files.ts';
 
 const PARTS_AT_ONCE = 4;
+/** Over HTTP each is a request. */
+const READ_BYTES = 4 * MiB;
 const MANIFEST = 'manifest.json';
 
 export function createRestore(): AnyCommand {
@@ -108,50 +112,60 @@ function manifestPart({ part }: PartReader, digests: string): ManifestPart {
   const { name, imageBytes, shards } = part;
   return {
     ...{ name, imageBytes, shards, digests },
-    ...{ blockBytes: CHECKPOINT_BLOCK_BYTES, digest: 'gmac-aes-128' },
+    ...{ blockBytes: blockBytesOf(part), digest: 'gmac-aes-128' },
     runs: [[0, imageBytes, fileOf(name), 0]],
   };
 }
 
-/** Block by block: the next is read while one is written. Returns the digests. @throws `data_corrupt` */
+/** Of one that is not stored yet we choose. */
+function blockBytesOf({ blockBytes, digests }: RestorePart): number {
+  return digests === null ? CHECKPOINT_BLOCK_BYTES : blockBytes;
+}
+
+/** Piece by piece: the next is read while one is written. Returns the digests of its blocks. @throws `data_corrupt` */
 async function copyImage(
   reader: PartReader,
   write: (bytes: Uint8Array) => Promise<void>,
   progress: Progress,
 ): Promise<string> {
   const { DIGEST_BYTES, digestOf } = await import('@ebb/checkpoint');
-  const { name, imageBytes, digests, shards, blockBytes } = reader.part;
+  const { imageBytes, digests } = reader.part;
   const known = digests === null ? undefined : Buffer.from(digests, 'base64');
-  if (known !== undefined && blockBytes !== CHECKPOINT_BLOCK_BYTES)
-    throw new StoreError('version_unsupported', `part ${name} has blocks of ${blockBytes} bytes`);
+  const blockBytes = blockBytesOf(reader.part);
+  const pieceBytes = Math.max(1, Math.floor(READ_BYTES / blockBytes)) * blockBytes;
   const found: Buffer[] = [];
-  const buffers = [0, 1].map(() => Buffer.allocUnsafeSlow(CHECKPOINT_BLOCK_BYTES));
+  const buffers = [0, 1].map(() => Buffer.allocUnsafeSlow(Math.min(pieceBytes, imageBytes)));
   const fill = async (at: number): Promise<Buffer> => {
-    const buffer = buffers[(at / CHECKPOINT_BLOCK_BYTES) % 2] as Buffer;
+    const buffer = buffers[(at / pieceBytes) % 2] as Buffer;
     return buffer.subarray(0, await reader.read(buffer, at));
   };
   let reading = fill(0);
-  for (let at = 0; at < imageBytes; at += CHECKPOINT_BLOCK_BYTES) {
-    const block = await reading;
-    const digest = digestOf(block);
-    const slot = found.push(digest) - 1;
-    const expected = known?.subarray(slot * DIGEST_BYTES, (slot + 1) * DIGEST_BYTES);
-    if (expected !== undefined && !digest.equals(expected)) {
-      const end = at + block.length;
-      const hit = shards.filter(({ offset, length }) => offset < end && offset + length > at);
-      throw new StoreError(
-        'data_corrupt',
-        `part ${name}: bytes ${at} to ${end} are not what was stored (${hit.map((shard) => shard.name).join(', ')}); "ebb checkpoint verify" tells more`,
-        { part: name, offset: at },
-      );
+  for (let at = 0; at < imageBytes; at += pieceBytes) {
+    const piece = await reading;
+    for (let from = 0; from < piece.length; from += blockBytes) {
+      const digest = digestOf(piece.subarray(from, from + blockBytes));
+      const slot = (found.push(digest) - 1) * DIGEST_BYTES;
+      const isKnown =
+        known === undefined || digest.equals(known.subarray(slot, slot + DIGEST_BYTES));
+      if (!isKnown) throw mismatch(reader.part, at + from, at + from + blockBytes);
     }
-    const next = at + CHECKPOINT_BLOCK_BYTES;
+    const next = at + pieceBytes;
     if (next < imageBytes) {
       reading = fill(next);
       reading.catch(() => undefined); // awaited in the next turn
     }
-    await write(block);
-    progress.add(block.length);
+    await write(piece);
+    progress.add(piece.length);
   }
   return Buffer.concat(found).toString('base64');
+}
+
+function mismatch({ name, shards, imageBytes }: RestorePart, from: number, to: number): StoreError {
+  const end = Math.min(to, imageBytes);
+  const hit = shards.filter(({ offset, length }) => offset < end && offset + length > from);
+  return new StoreError(
+    'data_corrupt',
+    `part ${name}: bytes ${from} to ${end} are not what was stored (${hit.map((shard) => shard.name).join(', ')}); "ebb checkpoint verify" tells more`,
+    { part: name, offset: from },
+  );
 }
