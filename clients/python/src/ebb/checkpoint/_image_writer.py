@@ -57,8 +57,8 @@ def layout_of(shards: list[Shard]) -> Layout:
 
 
 def lay_out(specs: Mapping[str, Spec], tree_bytes: int) -> Layout:
-    """Large shards in the order given, then the small ones, so that those which change share few blocks with others; and
-    behind them the tree: it changes its size, and moves nothing by that."""
+    """Large shards in the order given, then the small ones, so that those which change share few blocks with others;
+    and behind them the tree: it changes its size, and moves nothing by that."""
     shards: list[Shard] = []
     end = 0
     for name, spec in sorted(specs.items(), key=lambda item: item[1].nbytes < SMALL_BYTES):
