@@ -12,7 +12,7 @@ the limit: a copy of the same tensors by two threads into memory that is mapped 
     extra     MB of anonymous memory at most, beside the state; Ebb's slot and DCP's shared memory are not in it
     restore   s into the tensors of a live model
 
-Not measured here: disks and object stores (bench/tiers.py).
+What Ebb does after the commit (storing, copying to tier 2) is over before the restore; bench/tiers.py measures that.
 """
 
 from __future__ import annotations
@@ -125,6 +125,9 @@ class Arm:
     def finish(self) -> None:
         pass
 
+    def settle(self, step: int) -> None:
+        """What else happens behind a checkpoint, so that it does not disturb what is measured next."""
+
     def restore(self, step: int) -> None:
         raise NotImplementedError
 
@@ -157,16 +160,8 @@ class EbbArm(Arm):
         room = f"{int(gigabytes * 1000 * 4.5) + 512}MiB"
         self.node = NodeProcess(memory_limit=room, disk_limit=room)
         self.helper_pid = self.node.pid
-        # In memory, as all others are: what comes after it is measured by bench/tiers.py.
-        self.checkpointer = Checkpointer(self.node.socket_path, "bench", bucket="bench", **self.policy())
+        self.checkpointer = Checkpointer(self.node.socket_path, "bench", keep_last=1)
         self.prepare()
-
-    def policy(self) -> dict[str, Any]:
-        from ebb import Client
-
-        with Client(self.node.socket_path) as client:
-            client.create_bucket("bench", preset="ephemeral")
-        return {"keep_last": 1}
 
     def prepare(self) -> None:
         self.checkpointer.prepare(self.state)
@@ -176,6 +171,9 @@ class EbbArm(Arm):
 
     def finish(self) -> None:
         self.pending.result()
+
+    def settle(self, step: int) -> None:
+        self.checkpointer.wait(step, "remote")
 
     def restore(self, step: int) -> None:
         self.checkpointer.restore(step, self.state)
@@ -314,7 +312,7 @@ class EbbJaxArm(JaxArm, EbbArm):
         room = f"{int(gigabytes * 1000 * 4.5) + 512}MiB"
         self.node = NodeProcess(memory_limit=room, disk_limit=room)
         self.helper_pid = self.node.pid
-        self.checkpointer = Checkpointer(self.node.socket_path, "bench", bucket="bench", **self.policy())
+        self.checkpointer = Checkpointer(self.node.socket_path, "bench", keep_last=1)
         self.prepare()
 
     def restore(self, step: int) -> None:
@@ -436,6 +434,7 @@ def serve(name: str, gigabytes: float) -> None:
             total = time.perf_counter() - start
         cpu = cpu_seconds(arm.helper_pid) - cpu
         extra = (memory.most - memory.before) / 1e6
+        arm.settle(step)
         start = time.perf_counter()
         arm.restore(step)
         restore = time.perf_counter() - start
