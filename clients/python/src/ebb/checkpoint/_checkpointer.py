@@ -172,7 +172,7 @@ class Checkpointer:
             UnsupportedValueError, UnsupportedError: a value that checkpoints do not take.
             EbbError: what went wrong with an earlier save (once).
         """
-        self._raise_failure()
+        self.raise_failure()
         tree, arrays = _tree.flatten(state, _arrays.kind_of)
         text = _tree.encode(tree)
         layout = lay_out(_specs(arrays), len(text))
@@ -236,14 +236,18 @@ class Checkpointer:
         if pending is not None and pending.skipped:
             raise NotFoundError(f"step {chosen} of run {self.run} was left out: storing is behind")
         if pending is not None:
-            try:
-                pending.result(timeout)
-            except BaseException as error:
-                with self._lock:
-                    if self._failure is error:
-                        self._failure = None
-                raise
+            self.settle(pending, timeout)
         return self.api.wait(chosen, durability, timeout)
+
+    def settle(self, save: Save, timeout: float | None = None) -> Snapshot | None:
+        """`Save.result`, for a caller that is told here what went wrong: later calls do not raise it again."""
+        try:
+            return save.result(timeout)
+        except BaseException as error:
+            with self._lock:
+                if self._failure is error:
+                    self._failure = None
+            raise
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -326,7 +330,7 @@ class Checkpointer:
         self.copier.close()
         self.slots.close()
         self._stack.close()
-        self._raise_failure()
+        self.raise_failure()
 
     def __enter__(self) -> Checkpointer:
         return self
@@ -447,7 +451,7 @@ class Checkpointer:
                 del self._saves[step]
         return save
 
-    def _raise_failure(self) -> None:
+    def raise_failure(self) -> None:
         with self._lock:
             failure, self._failure = self._failure, None
         if failure is not None:
