@@ -46,6 +46,9 @@ from ._slots import Buffers, SlotMappings
 _log = logging.getLogger("ebb.checkpoint")
 #: Other ranks may be so much later with their parts.
 COMMIT_WAIT_S = 600.0
+#: A plan is out of date when its image is given up, since it is stored, or when a newer snapshot took its place. The
+#: next plan says where the bytes are now.
+PLANS_MAX = 4
 
 
 class Restored(NamedTuple):
@@ -298,12 +301,17 @@ class Checkpointer:
             DataCorruptError, DataLostError: bytes that are not what was saved, and no other copy; `fallback` in
                 details is the newest older step. Arrays of `into` may have been overwritten.
         """
-        plan = self.api.plan(step)
-        planned = self._choose_part(plan, part)
-        try:
-            return self._restore(plan, planned, into, strict=strict, progress=progress)
-        except (DataCorruptError, DataLostError) as error:
-            raise self.with_fallback(error, plan.snapshot.step) from error
+        for left in range(PLANS_MAX, 0, -1):
+            plan = self.api.plan(step)
+            planned = self._choose_part(plan, part)
+            try:
+                return self._restore(plan, planned, into, strict=strict, progress=progress)
+            except NotFoundError:
+                if left == 1:
+                    raise
+            except (DataCorruptError, DataLostError) as error:
+                raise self.with_fallback(error, plan.snapshot.step) from error
+        raise AssertionError("the last plan raised")
 
     def open(self, step: Step = "latest", *, part: str | None = None) -> OpenSnapshot:
         """A snapshot as read-only arrays over the node's own memory, without a copy, and not compared with digests.

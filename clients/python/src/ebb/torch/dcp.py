@@ -56,11 +56,11 @@ from torch.futures import Future
 
 from ..checkpoint import Checkpointer, Save, Snapshot, _arrays
 from ..checkpoint._api import Plan, Step
-from ..checkpoint._checkpointer import COMMIT_WAIT_S
+from ..checkpoint._checkpointer import COMMIT_WAIT_S, PLANS_MAX
 from ..checkpoint._image import Shard, align
 from ..checkpoint._image_writer import ImageWriter, layout_of
 from ..checkpoint._restore import Wanted, fetch
-from ..errors import DataCorruptError, DataLostError, RequestInvalidError, UnsupportedError
+from ..errors import DataCorruptError, DataLostError, NotFoundError, RequestInvalidError, UnsupportedError
 from ._metadata import admitted, assert_admitted, decode_metadata, encode_metadata
 from ._slices import Runs, runs_of_box, strides_of
 from ._staging import StagedState, stage
@@ -541,7 +541,7 @@ class EbbStorageReader(StorageReader):
             UnsupportedError: it was not saved by DCP.
             DataCorruptError, DataLostError
         """
-        if self._plan is None:
+        if self._plan is None or self._metadata is None:
             owner = self._checkpointer
             plan = owner.api.plan(self._step)
             part = plan.parts.get(METADATA_PART)
@@ -550,12 +550,12 @@ class EbbStorageReader(StorageReader):
                     f"step {plan.snapshot.step} of run {owner.run} was not saved by torch.distributed.checkpoint: "
                     "restore it by what saved it"
                 )
+            self._plan = plan
             try:
-                self._metadata = decode_metadata(self._read_bytes(plan, METADATA_PART, part.by_name[_METADATA_SHARD]))
+                self._metadata = decode_metadata(self._read_bytes(METADATA_PART, part.by_name[_METADATA_SHARD]))
             except (DataCorruptError, DataLostError) as error:
                 raise owner.with_fallback(error, plan.snapshot.step) from error
-            self._plan = plan
-        return self._plan.snapshot.step
+        return self._opened.snapshot.step
 
     def read_metadata(self, *args: Any, **_: Any) -> Metadata:
         self.open()
@@ -692,14 +692,26 @@ class EbbStorageReader(StorageReader):
             sizes,
         )
 
-    def _fetch(self, part: str, wanted: Sequence[Wanted], plan: Plan | None = None) -> None:
+    def _fetch(self, part: str, wanted: Sequence[Wanted]) -> None:
         owner = self._checkpointer
-        planned = (plan or self._opened).parts[part]
-        fetch(owner.client, planned, wanted, owner.copier, slots=owner.slots, verify=owner.verify)
+        for left in range(PLANS_MAX, 0, -1):
+            plan = self._opened
+            try:
+                fetch(owner.client, plan.parts[part], wanted, owner.copier, slots=owner.slots, verify=owner.verify)
+                return
+            except NotFoundError:
+                if left == 1:
+                    raise
+            again = owner.api.plan(plan.snapshot.step)
+            if again.snapshot.session != plan.snapshot.session:
+                raise NotFoundError(
+                    f"another snapshot of step {plan.snapshot.step} took the place of the one being read"
+                )
+            self._plan = again
 
-    def _read_bytes(self, plan: Plan, part: str, shard: Shard) -> bytes:
+    def _read_bytes(self, part: str, shard: Shard) -> bytes:
         data = bytearray(shard.length)
-        self._fetch(part, [Wanted(shard.offset, shard.length, _arrays.address(_bytes_array(data)))], plan)
+        self._fetch(part, [Wanted(shard.offset, shard.length, _arrays.address(_bytes_array(data)))])
         return bytes(data)
 
 
