@@ -46,6 +46,9 @@ from ._slots import Buffers, SlotMappings
 _log = logging.getLogger("ebb.checkpoint")
 #: Other ranks may be so much later with their parts.
 COMMIT_WAIT_S = 600.0
+#: A plan is out of date when its image is given up, since it is stored, or when a newer snapshot took its place. The
+#: next plan says where the bytes are now.
+PLANS_MAX = 4
 
 
 class Restored(NamedTuple):
@@ -172,7 +175,7 @@ class Checkpointer:
             UnsupportedValueError, UnsupportedError: a value that checkpoints do not take.
             EbbError: what went wrong with an earlier save (once).
         """
-        self._raise_failure()
+        self.raise_failure()
         tree, arrays = _tree.flatten(state, _arrays.kind_of)
         text = _tree.encode(tree)
         layout = lay_out(_specs(arrays), len(text))
@@ -236,14 +239,18 @@ class Checkpointer:
         if pending is not None and pending.skipped:
             raise NotFoundError(f"step {chosen} of run {self.run} was left out: storing is behind")
         if pending is not None:
-            try:
-                pending.result(timeout)
-            except BaseException as error:
-                with self._lock:
-                    if self._failure is error:
-                        self._failure = None
-                raise
+            self.settle(pending, timeout)
         return self.api.wait(chosen, durability, timeout)
+
+    def settle(self, save: Save, timeout: float | None = None) -> Snapshot | None:
+        """`Save.result`, for a caller that is told here what went wrong: later calls do not raise it again."""
+        try:
+            return save.result(timeout)
+        except BaseException as error:
+            with self._lock:
+                if self._failure is error:
+                    self._failure = None
+            raise
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -294,12 +301,17 @@ class Checkpointer:
             DataCorruptError, DataLostError: bytes that are not what was saved, and no other copy; `fallback` in
                 details is the newest older step. Arrays of `into` may have been overwritten.
         """
-        plan = self.api.plan(step)
-        planned = self._choose_part(plan, part)
-        try:
-            return self._restore(plan, planned, into, strict=strict, progress=progress)
-        except (DataCorruptError, DataLostError) as error:
-            raise self.with_fallback(error, plan.snapshot.step) from error
+        for left in range(PLANS_MAX, 0, -1):
+            plan = self.api.plan(step)
+            planned = self._choose_part(plan, part)
+            try:
+                return self._restore(plan, planned, into, strict=strict, progress=progress)
+            except NotFoundError:
+                if left == 1:
+                    raise
+            except (DataCorruptError, DataLostError) as error:
+                raise self.with_fallback(error, plan.snapshot.step) from error
+        raise AssertionError("the last plan raised")
 
     def open(self, step: Step = "latest", *, part: str | None = None) -> OpenSnapshot:
         """A snapshot as read-only arrays over the node's own memory, without a copy, and not compared with digests.
@@ -326,7 +338,7 @@ class Checkpointer:
         self.copier.close()
         self.slots.close()
         self._stack.close()
-        self._raise_failure()
+        self.raise_failure()
 
     def __enter__(self) -> Checkpointer:
         return self
@@ -447,7 +459,7 @@ class Checkpointer:
                 del self._saves[step]
         return save
 
-    def _raise_failure(self) -> None:
+    def raise_failure(self) -> None:
         with self._lock:
             failure, self._failure = self._failure, None
         if failure is not None:
