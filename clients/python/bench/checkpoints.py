@@ -187,6 +187,7 @@ class EbbArm(Arm):
 class EbbDcpArm(EbbArm):
     def prepare(self) -> None:
         import torch.distributed as dist
+
         from ebb.torch.dcp import EbbStager, EbbStorageWriter
 
         self.checkpointer.prepare(self.state)
@@ -206,6 +207,7 @@ class EbbDcpArm(EbbArm):
 
     def restore(self, step: int) -> None:
         import torch.distributed.checkpoint as dcp
+
         from ebb.torch.dcp import EbbStorageReader
 
         dcp.load(self.state, checkpoint_id=str(step), storage_reader=EbbStorageReader(self.checkpointer))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 import ebb
-from support import NodeProcess
+from support import NodeProcess, open_client
 
 _numbers = itertools.count()
 
@@ -45,12 +45,3 @@ def bucket(node: NodeProcess) -> str:
     with ebb.Client(node.socket_url) as opened:
         opened.create_bucket(name, "ephemeral")
     return name
-
-
-def open_client(node: NodeProcess, how: str) -> ebb.Client:
-    opened = ebb.Client(node.url, path="auto" if how == "local" else "http")
-    if how == "http":
-        assert opened._frames is not None
-        opened._frames.close()
-        opened._frames = None
-    return opened

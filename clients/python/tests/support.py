@@ -12,6 +12,8 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
+import ebb
+
 REPO = Path(__file__).resolve().parents[3]
 OWN_NODE = REPO / "node_modules/.bin/node"
 READY = re.compile(r'"url":"([^"]+)".*"msg":"ready"')
@@ -115,3 +117,13 @@ class NodeProcess:
         except ValueError:
             pass  # closed by the end
         ready.set()
+
+
+def open_client(node: NodeProcess, how: str) -> ebb.Client:
+    """`how`: through files, frames, or HTTP alone."""
+    opened = ebb.Client(node.url, path="auto" if how == "local" else "http")
+    if how == "http":
+        assert opened._frames is not None
+        opened._frames.close()
+        opened._frames = None
+    return opened

@@ -18,12 +18,11 @@ from pathlib import Path
 import pytest
 
 import ebb
-from conftest import open_client
 from ebb import _messages as messages
 from ebb import errors
 from ebb._connection import Session
 from ebb._retry import RetryPolicy
-from support import NodeProcess
+from support import NodeProcess, open_client
 from test_client import MIB, noise
 
 

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 import ebb
-from conftest import open_client
 from ebb import errors
-from support import NodeProcess
+from support import NodeProcess, open_client
 from test_client import MIB, noise
 
 
