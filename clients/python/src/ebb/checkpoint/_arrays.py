@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Hashable
 from typing import Any, Callable, NamedTuple
 
 import numpy as np
@@ -51,6 +52,17 @@ def spec_of(value: Any) -> Spec:
     if kind == TORCH:
         return _torch_spec(value)
     return Spec(_numpy_dtype_name(value.dtype), tuple(value.shape), int(value.nbytes))
+
+
+def identity(value: Any) -> Hashable:
+    """The same for arrays that are the same elements of the same memory: tied weights have a tensor each in a state."""
+    kind = kind_of(value)
+    if kind == TORCH and _has_memory(value) and value.numel() > 0:
+        marks = (value.is_conj(), value.is_neg())
+        return (TORCH, str(value.device), value.data_ptr(), value.dtype, tuple(value.shape), value.stride(), *marks)
+    if kind == NUMPY and isinstance(value, np.ndarray) and value.size > 0:
+        return (NUMPY, address(value), value.dtype.str, value.shape, value.strides)
+    return id(value)
 
 
 def is_cuda(value: Any) -> bool:
@@ -172,11 +184,17 @@ def _torch_spec(tensor: Any) -> Spec:
         )
     if tensor.device.type == "meta":
         raise UnsupportedError("tensors on the device meta have no values that could be checkpointed")
-    if hasattr(tensor, "__tensor_flatten__"):
+    if not _has_memory(tensor):
         raise UnsupportedError(
             f"a {type(tensor).__qualname__} consists of other tensors: save it by ebb.torch.dcp, or what it consists of"
         )
     return Spec(name, tuple(tensor.shape), tensor.numel() * tensor.element_size())
+
+
+def _has_memory(tensor: Any) -> bool:
+    """It is dense and strided, and no wrapper of other tensors."""
+    is_dense = tensor.layout == sys.modules["torch"].strided and tensor.device.type != "meta"
+    return is_dense and not hasattr(tensor, "__tensor_flatten__")
 
 
 def _torch_bytes(tensor: Any) -> np.ndarray[Any, Any]:

@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from types import TracebackType
@@ -146,7 +146,7 @@ class Checkpointer:
         Raises:
             TierFullError: one image can never fit, or the memory is not there.
         """
-        tree, arrays = _tree.flatten(state, _arrays.kind_of)
+        tree, arrays = _tree.flatten(state, _arrays.kind_of, _arrays.identity)
         image_bytes = lay_out(_specs(arrays), len(_tree.encode(tree))).image_bytes
         bucket, count = self.api.prepare(image_bytes, slots)
         self._map_ahead(bucket, count, image_bytes)
@@ -176,7 +176,7 @@ class Checkpointer:
             EbbError: what went wrong with an earlier save (once).
         """
         self.raise_failure()
-        tree, arrays = _tree.flatten(state, _arrays.kind_of)
+        tree, arrays = _tree.flatten(state, _arrays.kind_of, _arrays.identity)
         text = _tree.encode(tree)
         layout = lay_out(_specs(arrays), len(text))
         image = ImageWriter.open(self, step, layout.image_bytes, wait_for_slot_s)
@@ -281,7 +281,7 @@ class Checkpointer:
         into: Any = None,
         *,
         part: str | None = None,
-        strict: bool = True,
+        strict: bool | Collection[str] = True,
         progress: bool = False,
     ) -> Restored:
         """Brings a snapshot back.
@@ -291,7 +291,8 @@ class Checkpointer:
             into: a state like the one that was saved, whose arrays are overwritten in place; arrays that cannot be
                 written (JAX) are made anew, so use the state that is returned. Default: all arrays are made anew.
             part: default: this rank's, or the only one there is.
-            strict: whether `into` must have the same arrays as the snapshot; else those that both have are restored.
+            strict: whether `into` must have the same arrays as the snapshot; else those that both have are restored in
+                place, and the others are made anew. Or the keys of the state below which it must.
             progress: show a bar (tqdm) when it takes long.
 
         Raises:
@@ -394,33 +395,51 @@ class Checkpointer:
                 with suppress(NotFoundError):
                     self.client.delete(bucket, key)
 
-    def _restore(self, plan: Plan, planned: PlannedPart, into: Any, *, strict: bool, progress: bool) -> Restored:
+    def _restore(
+        self, plan: Plan, planned: PlannedPart, into: Any, *, strict: bool | Collection[str], progress: bool
+    ) -> Restored:
         tree = read_tree(self.client, planned, self.copier, verify=self.verify)
-        wanted = {leaf.name: leaf.kind for leaf in _tree.leaves(tree)}
-        given: dict[str, Any] = {}
+        wanted = _tree.paths(tree)
+        given: dict[_tree.Path, Any] = {}
         if into is not None:
-            _, given = _tree.flatten(into, _arrays.kind_of)
+            into_tree, arrays = _tree.flatten(into, _arrays.kind_of, _arrays.identity)
+            given = {path: arrays[leaf.name] for path, leaf in _tree.paths(into_tree).items()}
             _assert_fits(planned, wanted, given, strict=strict)
-        arrays: dict[str, Any] = {}
-        later: list[tuple[Any, str, np.ndarray[Any, Any]]] = []
+        made: dict[_tree.Path, Any] = {}
+        fresh: dict[str, Any] = {}
+        # Arrays that share their memory are read once: where they were not one when saved, the last of them.
+        sources: dict[Any, tuple[Any, _tree.Leaf]] = {}
+        for path, leaf in wanted.items():
+            target = given.get(path)
+            if target is None:
+                shard = planned.by_name[leaf.name]
+                if leaf.name not in fresh:
+                    fresh[leaf.name] = _arrays.empty(leaf.kind, _dtype(shard), shard.shape or ())
+                target = fresh[leaf.name]
+            made[path] = target
+            sources[_arrays.identity(target)] = (target, leaf)
+        later: dict[Any, tuple[Any, _tree.Leaf, np.ndarray[Any, Any]]] = {}
         pieces: list[Wanted] = []
-        for name, kind in wanted.items():
-            shard = planned.by_name[name]
-            target = given.get(name)
-            made = target if target is not None else _arrays.empty(kind, _dtype(shard), shard.shape or ())
-            arrays[name] = made
-            address = _arrays.address_of(made) if _is_writable(made) else None
+        for key, (target, leaf) in sources.items():
+            shard = planned.by_name[leaf.name]
+            address = _arrays.address_of(target) if _is_writable(target) else None
             if address is None:
                 host = np.empty(shard.length, np.uint8)
-                later.append((made, name, host))
+                later[key] = (target, leaf, host)
                 address = _arrays.address(host)
             pieces.append(Wanted(shard.offset, shard.length, address))
         with progress_bar(progress, plan.snapshot.step, sum(piece.length for piece in pieces)) as tick:
             fetch(self.client, planned, pieces, self.copier, slots=self.slots, verify=self.verify, progress=tick)
-        for made, name, host in later:
-            arrays[name] = _filled(made, host, planned.by_name[name], wanted[name])
-        state = _tree.unflatten(tree, lambda leaf: _as_kind(arrays[leaf.name], leaf.kind))
-        return Restored(plan.snapshot.step, state, plan.snapshot.metadata)
+        anew = {
+            key: _filled(target, host, planned.by_name[leaf.name], leaf.kind)
+            for key, (target, leaf, host) in later.items()
+        }
+
+        def found(path: _tree.Path, leaf: _tree.Leaf) -> Any:
+            array = made[path]
+            return _as_kind(anew.get(_arrays.identity(array), array), leaf.kind)
+
+        return Restored(plan.snapshot.step, _tree.unflatten(tree, found), plan.snapshot.metadata)
 
     def _choose_part(self, plan: Plan, part: str | None) -> PlannedPart:
         parts = plan.parts
@@ -480,7 +499,7 @@ class OpenSnapshot:
 
         wraps = {kind: _arrays.wrapper(kind, whole) for kind in {leaf.kind for leaf in _tree.leaves(tree)}}
 
-        def view(leaf: _tree.Leaf) -> Any:
+        def view(_: _tree.Path, leaf: _tree.Leaf) -> Any:
             one = part.by_name[leaf.name]
             return wraps[leaf.kind](one.offset, one.length, _dtype(one), one.shape or ())
 
@@ -544,17 +563,25 @@ def _as_kind(array: Any, kind: str) -> Any:
     return array
 
 
-def _assert_fits(part: PlannedPart, wanted: Mapping[str, str], given: Mapping[str, Any], *, strict: bool) -> None:
-    problems = []
-    if strict:
-        problems += [f"{name} is in the snapshot only" for name in wanted if name not in given]
-        problems += [f"{name} is not in the snapshot" for name in given if name not in wanted]
-    for name, array in given.items():
-        if name in wanted:
-            shard, spec = part.by_name[name], _arrays.spec_of(array)
+def _assert_fits(
+    part: PlannedPart,
+    wanted: Mapping[_tree.Path, _tree.Leaf],
+    given: Mapping[_tree.Path, Any],
+    *,
+    strict: bool | Collection[str],
+) -> None:
+    def must(path: _tree.Path) -> bool:
+        return strict if isinstance(strict, bool) else bool(path) and path[0] in strict
+
+    name = _tree.name_of
+    problems = [f"{name(path)} is in the snapshot only" for path in wanted if must(path) and path not in given]
+    problems += [f"{name(path)} is not in the snapshot" for path in given if must(path) and path not in wanted]
+    for path, array in given.items():
+        if path in wanted:
+            shard, spec = part.by_name[wanted[path].name], _arrays.spec_of(array)
             if (shard.dtype, shard.shape) != (spec.dtype, spec.shape):
                 problems.append(
-                    f"{name} is {spec.dtype} {list(spec.shape)} here, "
+                    f"{name(path)} is {spec.dtype} {list(spec.shape)} here, "
                     f"{shard.dtype} {list(shard.shape or ())} in the snapshot"
                 )
     if problems:

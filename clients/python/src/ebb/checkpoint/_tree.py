@@ -9,7 +9,7 @@ import base64
 import json
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Callable
 
@@ -31,12 +31,19 @@ class UnsupportedValueError(TypeError):
     """A value of the state is neither an array nor a plain value."""
 
 
-def flatten(state: Any, kind_of: Callable[[Any], str | None]) -> tuple[Any, dict[str, Any]]:
+#: Keys and positions from the root to a leaf.
+Path = tuple[Any, ...]
+
+
+def flatten(
+    state: Any, kind_of: Callable[[Any], str | None], identity: Callable[[Any], Hashable] = id
+) -> tuple[Any, dict[str, Any]]:
     """Takes a state apart.
 
     Args:
         state: dicts, lists, tuples; arrays; None, bool, int, float, str, bytes.
         kind_of: whose array a value is, or None when it is none.
+        identity: the same for arrays that are one, as tied weights are: they are one array under the first path.
 
     Returns:
         The tree with a `Leaf` in the place of each array, and the arrays by name: their paths, joined by dots.
@@ -45,16 +52,16 @@ def flatten(state: Any, kind_of: Callable[[Any], str | None]) -> tuple[Any, dict
         UnsupportedValueError: names the path of a value that is neither.
     """
     arrays: dict[str, Any] = {}
-    seen: dict[int, Leaf] = {}
+    seen: dict[Hashable, Leaf] = {}
 
     def walk(value: Any, path: tuple[str, ...]) -> Any:
         kind = kind_of(value)
         if kind is not None:
-            leaf = seen.get(id(value))
+            leaf = seen.get(identity(value))
             if leaf is None:
-                leaf = Leaf(_unused(".".join(path) or "value", arrays), kind)
+                leaf = Leaf(_unused(name_of(path), arrays), kind)
                 arrays[leaf.name] = value
-                seen[id(value)] = leaf
+                seen[identity(value)] = leaf
             return leaf
         if value is None or isinstance(value, (bool, int, float, str, bytes)):
             return value
@@ -76,19 +83,30 @@ def flatten(state: Any, kind_of: Callable[[Any], str | None]) -> tuple[Any, dict
     return walk(state, ()), arrays
 
 
-def unflatten(tree: Any, make: Callable[[Leaf], Any]) -> Any:
+def unflatten(tree: Any, make: Callable[[Path, Leaf], Any], path: Path = ()) -> Any:
     """The tree with what `make` gives in the place of each leaf."""
     if isinstance(tree, Leaf):
-        return make(tree)
+        return make(path, tree)
     if isinstance(tree, dict):
-        pairs = ((key, unflatten(one, make)) for key, one in tree.items())
+        pairs = ((key, unflatten(one, make, (*path, key))) for key, one in tree.items())
         return OrderedDict(pairs) if isinstance(tree, OrderedDict) else dict(pairs)
-    if isinstance(tree, list):
-        return [unflatten(one, make) for one in tree]
-    if isinstance(tree, tuple):
-        items = [unflatten(one, make) for one in tree]
+    if isinstance(tree, (list, tuple)):
+        items = [unflatten(one, make, (*path, n)) for n, one in enumerate(tree)]
+        if isinstance(tree, list):
+            return items
         return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
     return tree
+
+
+def paths(tree: Any) -> dict[Path, Leaf]:
+    """All leaves, by where they are."""
+    found: dict[Path, Leaf] = {}
+    unflatten(tree, found.__setitem__)
+    return found
+
+
+def name_of(path: Path) -> str:
+    return ".".join(str(one) for one in path) or "value"
 
 
 def leaves(tree: Any) -> Iterator[Leaf]:

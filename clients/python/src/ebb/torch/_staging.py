@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
@@ -58,14 +58,14 @@ def stage(owner: Checkpointer, step: int, state: Mapping[str, Any]) -> tuple[dic
         UnsupportedError: a tensor that checkpoints do not take; names it.
         BusyError, TierFullError: no slot, no memory.
     """
-    shards: dict[tuple[Any, ...], Shard] = {}
+    shards: dict[Hashable, Shard] = {}
     sources: list[tuple[Shard, torch.Tensor]] = []
     end = 0
     table_bytes = 0
     for path, tensor in _tensors(state, ()):
         spec = _spec_of(path, tensor)
         table_bytes += _ROW_BYTES + 2 * len(".".join(path)) + _DIMENSION_BYTES * len(spec.shape)
-        key = _identity(tensor)
+        key = _arrays.identity(tensor)
         if key in shards:
             continue
         shards[key] = Shard("", align(end), spec.nbytes, spec.dtype, spec.shape)
@@ -80,7 +80,7 @@ def stage(owner: Checkpointer, step: int, state: Mapping[str, Any]) -> tuple[dic
         view = _arrays.wrapper(_arrays.TORCH, np.frombuffer(image.view, np.uint8))
 
         def staged(tensor: torch.Tensor) -> torch.Tensor:
-            shard = shards[_identity(tensor)]
+            shard = shards[_arrays.identity(tensor)]
             assert shard.dtype is not None, "it is a tensor"
             found: torch.Tensor = view(shard.offset, shard.length, shard.dtype, shard.shape or ())
             for name in _SHARD_ATTRIBUTES:
@@ -172,9 +172,3 @@ def _spec_of(path: tuple[str, ...], tensor: torch.Tensor) -> _arrays.Spec:
 def _local(tensor: DTensor) -> torch.Tensor:
     with torch.no_grad():
         return tensor.to_local()
-
-
-def _identity(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """The same for tensors that are the same elements of the same memory."""
-    place = tensor.data_ptr() if tensor.numel() > 0 else id(tensor)
-    return (tensor.device, place, tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.is_conj(), tensor.is_neg())
