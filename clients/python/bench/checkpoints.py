@@ -188,29 +188,18 @@ class EbbDcpArm(EbbArm):
     def prepare(self) -> None:
         import torch.distributed as dist
 
-        from ebb.torch.dcp import EbbStager, EbbStorageWriter
-
         self.checkpointer.prepare(self.state)
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-        self.stager = EbbStager(self.checkpointer)
-        self.writer = EbbStorageWriter(self.checkpointer)
 
     def save(self, step: int) -> None:
-        import torch.distributed.checkpoint as dcp
+        from ebb.torch import dcp
 
-        self.future = dcp.async_save(
-            self.state, checkpoint_id=str(step), storage_writer=self.writer, async_stager=self.stager
-        )
-
-    def finish(self) -> None:
-        self.future.result()
+        self.pending = dcp.async_save(self.checkpointer, step, self.state)
 
     def restore(self, step: int) -> None:
-        import torch.distributed.checkpoint as dcp
+        from ebb.torch import dcp
 
-        from ebb.torch.dcp import EbbStorageReader
-
-        dcp.load(self.state, checkpoint_id=str(step), storage_reader=EbbStorageReader(self.checkpointer))
+        dcp.load(self.checkpointer, self.state, step)
 
 
 class TorchArm(Arm):
