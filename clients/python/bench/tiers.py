@@ -252,7 +252,7 @@ def s3(gigabytes: float, rounds: int = 3) -> None:
             for _ in range(rounds):
                 # Only the object store has it.
                 checkpointer.client.request_json(
-                    "POST", "/v1/relocate", {"bucket": "checkpoints", "prefix": "s3/", "tier": "remote"}
+                    "POST", "/v1/relocate", {"bucket": "checkpoints", "key": "s3/", "prefix": True, "tier": "remote"}
                 )
                 plain = read_objects(client, "mirror", "checkpoints/s3/000000000001/")
                 took = timed(lambda: checkpointer.restore(1, state))
