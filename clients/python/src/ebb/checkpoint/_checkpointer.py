@@ -16,7 +16,9 @@ import threading
 import uuid
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from concurrent.futures import wait as wait_for_all
+from contextlib import AbstractContextManager, ExitStack, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Callable, NamedTuple
 
@@ -37,6 +39,7 @@ from . import _arrays, _tree
 from ._api import Plan, PlannedPart, RunApi, Snapshot, Step
 from ._arrays import Spec
 from ._copy import Copier
+from ._directory import directory, restore_directory, save_directory
 from ._image import Shard
 from ._image_writer import ImageWriter, lay_out, part_of_rank
 from ._progress import progress_bar
@@ -73,6 +76,11 @@ class Save:
         Raises what went wrong.
         """
         return None if self._done is None else self._done.result(timeout)
+
+    def await_end(self) -> None:
+        """Whatever came of it."""
+        if self._done is not None:
+            wait_for_all([self._done])
 
     def done(self) -> bool:
         return self._done is None or self._done.done()
@@ -120,7 +128,7 @@ class Checkpointer:
         self.world_size = found_size if world_size is None else world_size
         if not 0 <= self.rank < self.world_size:
             raise RequestInvalidError(f"rank {self.rank} is not in a world of {self.world_size}")
-        self.session = session or os.environ.get("EBB_CHECKPOINT_SESSION") or _shared_session()
+        self.session = session or os.environ.get("EBB_CHECKPOINT_SESSION") or _session(self.world_size)
         self.verify = verify
         self.copier = Copier(threads)
         self.slots = SlotMappings()
@@ -189,9 +197,10 @@ class Checkpointer:
         except BaseException:
             image.abort()
             raise
-        return self.behind(step, lambda: self._hand_over(image, metadata or {}, overwrite))
+        return self.behind(step, lambda: self.hand_over(image, metadata or {}, overwrite))
 
-    def _hand_over(self, image: ImageWriter, metadata: Mapping[str, str], overwrite: bool) -> Snapshot | None:
+    def hand_over(self, image: ImageWriter, metadata: Mapping[str, str], overwrite: bool) -> Snapshot | None:
+        """Of this rank; rank 0 commits when all have done so."""
         try:
             image.commit()
             if self.rank != 0:
@@ -241,6 +250,18 @@ class Checkpointer:
         if pending is not None:
             self.settle(pending, timeout)
         return self.api.wait(chosen, durability, timeout)
+
+    def flush(self) -> None:
+        """Waits until all that was saved here is committed.
+
+        Raises:
+            EbbError: what went wrong with one of them (once).
+        """
+        with self._lock:
+            saves = list(self._saves.values())
+        for save in saves:
+            save.await_end()
+        self.raise_failure()
 
     def settle(self, save: Save, timeout: float | None = None) -> Snapshot | None:
         """`Save.result`, for a caller that is told here what went wrong: later calls do not raise it again."""
@@ -320,13 +341,83 @@ class Checkpointer:
         They stay as they are while one of them is used, whatever happens to the snapshot. One that is no longer in
         memory is read.
         """
-        plan = self.api.plan(step, digests=False)
-        source = PartSource(self.client, self._choose_part(plan, part))
-        try:
-            return OpenSnapshot(plan.snapshot, source)
-        except BaseException:
-            source.close()
-            raise
+        for left in range(PLANS_MAX, 0, -1):
+            plan = self.api.plan(step, digests=False)
+            planned = self._choose_part(plan, part)
+            with ExitStack() as opened:
+                try:
+                    source = PartSource(self.client, planned)
+                    opened.callback(source.close)
+                    snapshot = OpenSnapshot(plan.snapshot, source)
+                except NotFoundError:
+                    if left == 1:
+                        raise
+                    continue
+                opened.pop_all()
+                return snapshot
+        raise AssertionError("the last plan raised")
+
+    # -- directories ---------------------------------------------------------------------------------------------
+
+    def directory(
+        self,
+        step: int,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        overwrite: bool = True,
+        within: str | None = None,
+    ) -> AbstractContextManager[Path]:
+        """An empty directory for any tool that writes files: leaving ``with`` makes them one snapshot.
+
+        An exception in the block saves nothing. Each rank has a directory of its own.
+
+        Args:
+            within: where it is made; default: in memory (``/dev/shm``), else where temporary files go.
+
+        Raises:
+            UnsupportedError: there is something that is no file.
+            EbbError: as `save`; what went wrong until it was committed too.
+        """
+        return directory(self, step, metadata, overwrite=overwrite, within=within)
+
+    def save_directory(
+        self,
+        step: int,
+        path: str | os.PathLike[str],
+        *,
+        metadata: Mapping[str, str] | None = None,
+        overwrite: bool = True,
+    ) -> Save:
+        """A snapshot of the files of a directory that is there already. They may change when this returns. Raises as
+        `directory`."""
+        return save_directory(self, step, path, metadata, overwrite=overwrite)
+
+    def restore_directory(
+        self, step: Step, path: str | os.PathLike[str], *, part: str | None = None, overwrite: bool = False
+    ) -> Snapshot:
+        """Writes the files of a snapshot to a directory, which appears whole or not at all.
+
+        Args:
+            part: default: the files of all ranks.
+            overwrite: whether a directory that is not empty is replaced.
+
+        Raises:
+            AlreadyExistsError: there is one.
+            RequestInvalidError: ranks saved files of one name; say whose.
+            UnsupportedError: it is no snapshot of a directory.
+            NotFoundError, DataCorruptError, DataLostError: as `restore`. Nothing was changed.
+        """
+        for left in range(PLANS_MAX, 0, -1):
+            plan = self.api.plan(step)
+            parts = list(plan.parts) if part is None else [self._choose_part(plan, part).name]
+            try:
+                return restore_directory(self, plan, path, parts, overwrite=overwrite)
+            except NotFoundError:
+                if left == 1:
+                    raise
+            except (DataCorruptError, DataLostError) as error:
+                raise self.with_fallback(error, plan.snapshot.step) from error
+        raise AssertionError("the last plan raised")
 
     def close(self) -> None:
         """Waits for what is on its way.
@@ -597,11 +688,10 @@ def _distributed() -> tuple[int, int]:
     return 0, 1
 
 
-def _shared_session() -> str:
+def _session(world_size: int) -> str:
     """A fresh name; with torch.distributed, rank 0's on all ranks."""
     name = [uuid.uuid4().hex[:16]]
-    _rank, size = _distributed()
-    if size > 1:
+    if world_size > 1 and _distributed()[1] > 1:
         import torch.distributed
 
         torch.distributed.broadcast_object_list(name, src=0)

@@ -1,0 +1,155 @@
+"""`ebb.torch`: modules, optimizers, generators; tensors of all dtypes."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+from test_dcp import assert_same, blank, some_state
+from torch import nn
+
+from ebb.checkpoint import Checkpointer
+from ebb.errors import RequestInvalidError, UnsupportedError
+from ebb.torch import load, save
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(50, 8)
+        self.norm = nn.BatchNorm1d(8)
+        self.lm_head = nn.Linear(8, 50, bias=False)
+        self.lm_head.weight = self.wte.weight
+
+    def forward(self, tokens: Any) -> Any:
+        return self.lm_head(self.norm(self.wte(tokens)))
+
+
+def trained(seed: int, steps: int = 3) -> tuple[Any, Any, Any]:
+    torch.manual_seed(seed)
+    model = Tied()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+    for _ in range(steps):
+        model(torch.arange(20)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+    return model, optimizer, scheduler
+
+
+def test_tensors_of_all_dtypes_come_back(checkpointer: Checkpointer) -> None:
+    state = some_state()
+    checkpointer.save(1, state)
+    checkpointer.wait()
+    found = checkpointer.restore().state
+    assert_same(found, state)
+    assert found["model"]["wte"] is found["model"]["lm_head"]
+    into = blank(state)
+    kept = into["odd"]["transposed"]
+    found = checkpointer.restore(into=into).state
+    assert_same(found, state)
+    assert found["odd"]["transposed"] is kept
+    into["odd"] = {**blank(state["odd"]), "transposed": torch.zeros(5, 7).t(), "strided": torch.zeros(40)[::3]}
+    assert_same(checkpointer.restore(into=into).state, state)
+    with checkpointer.open() as snapshot:
+        assert_same(snapshot.state, state)
+
+
+def test_training_goes_on_as_if_nothing_had_been(checkpointer: Checkpointer) -> None:
+    model, optimizer, scheduler = trained(1)
+    save(checkpointer, 3, model=model, optimizer=optimizer, scheduler=scheduler, epoch=2, history=[1.0, 2.0])
+    checkpointer.wait()
+    other, other_optimizer, other_scheduler = trained(2, steps=0)
+    weight = other.wte.weight
+    found = load(checkpointer, model=other, optimizer=other_optimizer, scheduler=other_scheduler)
+    assert found.step == 3
+    assert found.more == {"epoch": 2, "history": [1.0, 2.0]}
+    assert other.wte.weight is weight
+    assert other.lm_head.weight is weight
+    for one in (model, other):
+        one(torch.arange(20)).square().mean().backward()
+    optimizer.step()
+    other_optimizer.step()
+    assert_same(other.state_dict(), model.state_dict())
+    assert_same(other_optimizer.state_dict()["state"], optimizer.state_dict()["state"])
+    assert other_scheduler.state_dict() == scheduler.state_dict()
+
+
+def test_tied_weights_are_saved_once(checkpointer: Checkpointer) -> None:
+    save(checkpointer, 1, model=trained(1)[0])
+    checkpointer.wait()
+    names = [shard.name for shard in checkpointer.api.plan(1).parts["rank-00000"].shards]
+    assert "model.wte.weight" in names
+    assert "model.lm_head.weight" not in names
+
+
+def test_another_model_is_told_by_name_and_not_changed(checkpointer: Checkpointer) -> None:
+    save(checkpointer, 1, model=nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)))
+    checkpointer.wait()
+    other = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(1, 1)).double()
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    with pytest.raises(RequestInvalidError) as caught:
+        load(checkpointer, model=other)
+    problems = caught.value.details["problems"]
+    assert "model.1.weight is float64 [5, 4] here, float32 [2, 4] in the snapshot" in problems
+    assert "model.2.bias is not in the snapshot" in problems
+    assert_same(other.state_dict(), before)
+    with pytest.raises(RequestInvalidError, match="has no optimizer"):
+        load(checkpointer, optimizer=torch.optim.SGD(other.parameters()))
+    fewer = nn.Sequential(nn.Linear(3, 4))
+    with pytest.raises(RequestInvalidError, match=r"model\.1\.weight is in the snapshot only"):
+        load(checkpointer, model=fewer)
+    load(checkpointer, strict=False, model=fewer)
+
+
+def test_a_module_that_does_more_is_asked(checkpointer: Checkpointer) -> None:
+    class More(nn.Linear):
+        extra = 0
+
+        def get_extra_state(self) -> Any:
+            return {"extra": self.extra}
+
+        def set_extra_state(self, state: Any) -> None:
+            self.extra = state["extra"]
+
+    model = More(2, 3)
+    model.extra = 7
+    save(checkpointer, 1, model=model)
+    checkpointer.wait()
+    other = More(2, 3)
+    load(checkpointer, model=other)
+    assert other.extra == 7
+    assert torch.equal(other.weight, model.weight)
+
+
+def test_generators_go_on_where_they_were(checkpointer: Checkpointer) -> None:
+    save(checkpointer, 1, rng=True, epoch=1)
+    checkpointer.wait()
+    drawn = (random.random(), np.random.random(), torch.rand(3).tolist())
+    load(checkpointer)
+    assert (random.random(), np.random.random(), torch.rand(3).tolist()) == drawn
+
+
+def test_a_distributed_tensor_is_sent_to_dcp(checkpointer: Checkpointer) -> None:
+    class Wrapper(torch.Tensor):
+        @staticmethod
+        def __new__(cls, inner: Any) -> Any:
+            return torch.Tensor._make_wrapper_subclass(cls, inner.shape)
+
+        def __tensor_flatten__(self) -> Any:
+            return ["inner"], None
+
+        @classmethod
+        def __torch_dispatch__(cls, *_: Any) -> Any:
+            raise NotImplementedError
+
+    with pytest.raises(UnsupportedError, match=r"ebb\.torch\.dcp"):
+        checkpointer.save(1, {"w": Wrapper(torch.ones(3))})
+    with pytest.raises(UnsupportedError, match="device meta"):
+        checkpointer.save(1, {"w": torch.ones(3, device="meta")})
