@@ -112,6 +112,7 @@ export class Storing {
     while (this.#isDirty && !this.#stop.signal.aborted) {
       this.#isDirty = false;
       for (;;) {
+        await this.#publishWhatIsStored();
         const next = await this.#next();
         if (next === undefined || this.#stop.signal.aborted) break;
         const { run } = next;
@@ -119,8 +120,6 @@ export class Storing {
           this.#parts.serial.run(runKey(run.ref), async () => await this.#storeNext(next.ref)),
         );
       }
-      for (const run of this.#parts.runs.all())
-        if (await this.#wantsStored(run.ref.bucket)) await this.#publishAll(run);
     }
   }
 
@@ -174,6 +173,8 @@ export class Storing {
       this.#pauses.delete(key);
     } catch (error) {
       if (this.#stop.signal.aborted) return;
+      // Of one that was removed meanwhile nothing is left to be done.
+      if (this.#parts.runs.find(ref)?.snapshots.get(ref.step)?.isRemoved !== false) return;
       this.#parts.onError(error, key);
       const { clock } = this.#parts;
       const before = this.#pauses.get(key)?.lengthMs ?? PAUSE_MS_MIN / 2;
@@ -351,6 +352,11 @@ export class Storing {
   }
 
   // ── to tier 2 (I3) ────────────────────────────────────────────────────────────────────────────────────────────────
+
+  async #publishWhatIsStored(): Promise<void> {
+    for (const run of this.#parts.runs.all())
+      if (await this.#wantsStored(run.ref.bucket)) await this.#publishAll(run);
+  }
 
   async #publishAll(run: Run): Promise<void> {
     const policy = await this.#policyOf(run.ref.bucket);
