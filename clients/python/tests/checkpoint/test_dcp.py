@@ -140,6 +140,17 @@ def test_a_staged_state_is_not_copied_again(checkpointer: Checkpointer, monkeypa
     staged_save(checkpointer, 1, some_state())
 
 
+def test_prepared_memory_takes_the_first_state(checkpointer: Checkpointer) -> None:
+    state = some_state()
+    dcp.EbbStager(checkpointer).prepare({**state, "module": torch.nn.Linear(3, 4)})
+    dcp.EbbStager(checkpointer).prepare(state)
+    opened = checkpointer.slots.open
+    fresh = []
+    checkpointer.slots.open = lambda *args: (fresh.append(slot := opened(*args)), slot)[1]  # type: ignore[method-assign]
+    staged_save(checkpointer, 1, state)
+    assert not fresh[0].is_fresh
+
+
 def test_a_state_may_change_when_stage_has_returned(checkpointer: Checkpointer) -> None:
     state = {"w": torch.ones(1000), "values": {"history": [1, 2]}, "pair": (torch.ones(2), 1)}
     staged = dcp.EbbStager(checkpointer, 1).stage(state)

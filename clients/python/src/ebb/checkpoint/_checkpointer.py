@@ -156,6 +156,10 @@ class Checkpointer:
         """
         tree, arrays = _tree.flatten(state, _arrays.kind_of, _arrays.identity)
         image_bytes = lay_out(_specs(arrays), len(_tree.encode(tree))).image_bytes
+        self.prepare_bytes(image_bytes, slots)
+
+    def prepare_bytes(self, image_bytes: int, slots: int | None = None) -> None:
+        """As `prepare`, where the size of the images is known."""
         bucket, count = self.api.prepare(image_bytes, slots)
         self._map_ahead(bucket, count, image_bytes)
 

@@ -58,20 +58,7 @@ def stage(owner: Checkpointer, step: int, state: Mapping[str, Any]) -> tuple[dic
         UnsupportedError: a tensor that checkpoints do not take; names it.
         BusyError, TierFullError: no slot, no memory.
     """
-    shards: dict[Hashable, Shard] = {}
-    sources: list[tuple[Shard, torch.Tensor]] = []
-    end = 0
-    table_bytes = 0
-    for path, tensor in _tensors(state, ()):
-        spec = _spec_of(path, tensor)
-        table_bytes += _ROW_BYTES + 2 * len(".".join(path)) + _DIMENSION_BYTES * len(spec.shape)
-        key = _arrays.identity(tensor)
-        if key in shards:
-            continue
-        shards[key] = Shard("", align(end), spec.nbytes, spec.dtype, spec.shape)
-        sources.append((shards[key], tensor))
-        end = align(end) + spec.nbytes
-    room_bytes = align(end) + table_bytes + _bytes_of_values(state) + _VALUE_BYTES + FOOTER_BYTES
+    shards, sources, room_bytes = _lay_out(state)
     image = ImageWriter.open(owner, step, room_bytes, None)
     if image is None:
         return None
@@ -92,6 +79,29 @@ def stage(owner: Checkpointer, step: int, state: Mapping[str, Any]) -> tuple[dic
     except BaseException:
         image.abort()
         raise
+
+
+def room_for(state: Mapping[str, Any]) -> int:
+    """Bytes of the image that `stage` takes for such a state. Raises as that."""
+    return _lay_out(state)[2]
+
+
+def _lay_out(state: Mapping[str, Any]) -> tuple[dict[Hashable, Shard], list[tuple[Shard, torch.Tensor]], int]:
+    """Where the tensors go, by their memory; what goes there; the room for all."""
+    shards: dict[Hashable, Shard] = {}
+    sources: list[tuple[Shard, torch.Tensor]] = []
+    end = 0
+    table_bytes = 0
+    for path, tensor in _tensors(state, ()):
+        spec = _spec_of(path, tensor)
+        table_bytes += _ROW_BYTES + 2 * len(".".join(path)) + _DIMENSION_BYTES * len(spec.shape)
+        key = _arrays.identity(tensor)
+        if key in shards:
+            continue
+        shards[key] = Shard("", align(end), spec.nbytes, spec.dtype, spec.shape)
+        sources.append((shards[key], tensor))
+        end = align(end) + spec.nbytes
+    return shards, sources, align(end) + table_bytes + _bytes_of_values(state) + _VALUE_BYTES + FOOTER_BYTES
 
 
 def _tensors(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], torch.Tensor]]:

@@ -63,7 +63,7 @@ from ..checkpoint._restore import Wanted, fetch
 from ..errors import DataCorruptError, DataLostError, NotFoundError, RequestInvalidError, UnsupportedError
 from ._metadata import admitted, assert_admitted, decode_metadata, encode_metadata
 from ._slices import Runs, runs_of_box, strides_of
-from ._staging import StagedState, stage
+from ._staging import StagedState, room_for, stage
 
 __all__ = ["EbbStager", "EbbStorageReader", "EbbStorageWriter", "async_save", "load", "save"]
 
@@ -178,7 +178,8 @@ class _StateDict(dict):  # type: ignore[type-arg]
 class EbbStager(AsyncStager):
     """Stages for `EbbStorageWriter`: the one copy that is made is the final one.
 
-    DCP does not tell a stager the step, which the slot is for: give ``stager.at(step)`` to each `async_save`.
+    DCP does not tell a stager the step, which the slot is for: give ``stager.at(step)`` to each `async_save`. What all
+    ranks have alike, each stages in full, though one alone saves it: which one is known only when the plan is made.
     """
 
     def __init__(self, checkpointer: Checkpointer, step: int | None = None) -> None:
@@ -188,6 +189,14 @@ class EbbStager(AsyncStager):
     def at(self, step: int) -> EbbStager:
         """The stager of one save."""
         return EbbStager(self._checkpointer, step)
+
+    def prepare(self, state_dict: Mapping[str, Any], slots: int | None = None) -> None:
+        """Makes memory ready for such states, and maps it, so that the first saves are as fast as all others.
+
+        Takes seconds for gigabytes. Raises as `Checkpointer.prepare`.
+        """
+        plain = {key: one.state_dict() if isinstance(one, Stateful) else one for key, one in state_dict.items()}
+        self._checkpointer.prepare_bytes(room_for(plain), slots)
 
     @property
     def should_synchronize_after_execute(self) -> bool:
