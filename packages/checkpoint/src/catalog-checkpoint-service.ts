@@ -40,6 +40,7 @@ import {
   IMAGE_BUCKET,
   imageKey,
   imagesPrefix,
+  PREPARED_PREFIX,
   parsePartName,
   parseRunName,
   parseStep,
@@ -125,6 +126,7 @@ class CatalogCheckpointService implements CheckpointService {
     await this.#runs.load();
     for (const run of this.#runs.all()) await this.#recover(run);
     await this.#findBegun();
+    await this.#dropPrepared(this.#clock.now());
     this.#storing.wake();
     void this.#sweepForever();
   }
@@ -592,8 +594,11 @@ class CatalogCheckpointService implements CheckpointService {
       } catch {
         return; // closed
       }
+      const oldMs = this.#clock.now() - BEGUN_MS_MAX;
+      await this.#dropPrepared(oldMs).catch((error: unknown) =>
+        this.#onError(error, 'checkpoints'),
+      );
       for (const run of this.#runs.all()) {
-        const oldMs = this.#clock.now() - BEGUN_MS_MAX;
         for (const begun of [...run.begun.values()])
           if (begun.sinceMs < oldMs)
             await this.#dropBegun(run, begun.step, begun.session).catch((error: unknown) =>
@@ -602,6 +607,14 @@ class CatalogCheckpointService implements CheckpointService {
         this.#tidyLater(run);
       }
     }
+  }
+
+  /** What clients that died left behind: made before this time. */
+  async #dropPrepared(beforeMs: number): Promise<void> {
+    for (const { name: bucket } of await this.#store.listBuckets())
+      if (bucket === IMAGE_BUCKET || bucket === SEALED_IMAGE_BUCKET)
+        for await (const { key, createdAtMs } of this.#objects.list(bucket, PREPARED_PREFIX))
+          if (createdAtMs <= beforeMs) await this.#objects.delete({ bucket, key });
   }
 
   /** After a restart: what was being removed goes, and what memory lost is what it was before. */

@@ -367,6 +367,21 @@ describe('stored behind the back of the job', () => {
   });
 });
 
+test('what a client had made ready and did not give back is gone after a restart', async () => {
+  bench = await Bench.open();
+  await bench.at.put('checkpoint-images', '.prepared/s1/0/0', Buffer.alloc(1));
+  await bench.hand(
+    1,
+    'rank-00000',
+    stateOf(1, () => 1),
+  );
+  await bench.crash();
+  const { objects } = await bench.at.store.listRecords('checkpoint-images', {
+    ...{ prefix: '', delimiter: '', startAfter: '', limit: 10 },
+  });
+  expect(objects.map(({ key }) => key)).toEqual(['checkpoints/gpt/000000000001/s1/rank-00000']);
+});
+
 test('a drain waits until what is in memory alone is stored', async () => {
   const disk = holdDisk();
   bench = await Bench.open({ faults: disk });

@@ -43,6 +43,9 @@ function formatStep(step: number): string {
   return String(step).padStart(STEP_DIGITS, '0');
 }
 
+/** Before objects of the image buckets by which clients have files made ready; they delete them at once. No bucket begins so. */
+export const PREPARED_PREFIX = '.prepared/';
+
 /** Of the snapshot's record in the catalog. */
 export function snapshotKey({ bucket, run, step }: SnapshotRef): string {
   return `${runKey({ bucket, run })}${formatStep(step)}`;

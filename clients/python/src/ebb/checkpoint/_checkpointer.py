@@ -470,7 +470,7 @@ class Checkpointer:
     def _map_ahead(self, bucket: str, count: int, image_bytes: int) -> None:
         """Stages as many files at a time as there are slots, maps them, and gives them back: as objects that are
         deleted, for what is just given up is not used again."""
-        keys = [f"prepared/{self.session}/{self.rank}/{n}" for n in range(count)]
+        keys = [f".prepared/{self.session}/{self.rank}/{n}" for n in range(count)]
         staged: list[StagedFile] = []
         try:
             for key in keys:
