@@ -81,8 +81,8 @@ const BEGUN_MS_MAX = 60 * 60_000;
 const SWEEP_MS = 60_000;
 const RETRY_AFTER_MS = 1000;
 const DRAIN_POLL_MS = 20;
-/** Snapshots of a run that were left out, remembered so that all its ranks are told the same. */
-const SKIPPED_KEPT = 64;
+/** Snapshots of a run that were left out or given up, remembered so that all its ranks are told the same. */
+const REMEMBERED_MAX = 64;
 
 /** Opens the service on a store that has recovered, and goes on where the last one stopped. */
 export async function openCheckpointService(
@@ -222,11 +222,11 @@ class CatalogCheckpointService implements CheckpointService {
       if (reason !== undefined) {
         if (!run.skipped.has(begunKey(begun))) this.#skipped++;
         run.skipped.set(begunKey(begun), reason);
-        for (const oldest of run.skipped.keys())
-          if (run.skipped.size > SKIPPED_KEPT) run.skipped.delete(oldest);
+        forgetOldest(run.skipped);
         return { decision: 'skip', reason };
       }
     }
+    run.aborted.delete(begunKey(begun));
     run.begun.set(begunKey(begun), begun);
     return go;
   }
@@ -273,6 +273,7 @@ class CatalogCheckpointService implements CheckpointService {
     const run = this.#runs.find(ref);
     if (run === undefined) return;
     if (run.snapshots.get(ref.step)?.session === session) return;
+    remember(run.aborted, begunKey({ step: ref.step, session }));
     await this.#dropBegun(run, ref.step, session);
   }
 
@@ -595,6 +596,8 @@ class CatalogCheckpointService implements CheckpointService {
         return; // closed
       }
       const oldMs = this.#clock.now() - BEGUN_MS_MAX;
+      // Also parts that came when their snapshot was given up already.
+      await this.#findBegun().catch((error: unknown) => this.#onError(error, 'checkpoints'));
       await this.#dropPrepared(oldMs).catch((error: unknown) =>
         this.#onError(error, 'checkpoints'),
       );
@@ -660,10 +663,20 @@ class CatalogCheckpointService implements CheckpointService {
         const record = run.snapshots.get(step);
         if (record?.session === session || record?.previous?.session === session) continue;
         const begun = { step, session, sinceMs: createdAtMs };
-        run.begun.set(begunKey(begun), begun);
+        if (run.aborted.has(begunKey(begun))) await this.#dropBegun(run, step, session);
+        else if (!run.begun.has(begunKey(begun))) run.begun.set(begunKey(begun), begun);
       }
     }
   }
+}
+
+function remember(keys: Set<string>, key: string): void {
+  keys.add(key);
+  forgetOldest(keys);
+}
+
+function forgetOldest(kept: Set<string> | Map<string, unknown>): void {
+  for (const oldest of kept.keys()) if (kept.size > REMEMBERED_MAX) kept.delete(oldest);
 }
 
 /** Snapshots with images in memory, others than this step. */

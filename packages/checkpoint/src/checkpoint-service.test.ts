@@ -1,10 +1,11 @@
 import { open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
-import { type LocalTier, resolvePolicy, systemClock } from '@ebb/core';
+import { type Clock, type LocalTier, resolvePolicy, systemClock } from '@ebb/core';
 import { MiB, manifestSchema, type RestorePlan } from '@ebb/protocol';
 import {
   codeOf,
+  createTestClock,
   openTestStore,
   override,
   type TestStore,
@@ -34,11 +35,11 @@ class Bench implements AsyncDisposable {
     return bench;
   }
 
-  async openService(): Promise<CheckpointService> {
+  async openService(clock: Clock = systemClock): Promise<CheckpointService> {
     return await openCheckpointService({
       store: this.at.store,
       records: this.at.catalog,
-      clock: systemClock,
+      clock,
       onError: (error) => this.errors.push(error),
     });
   }
@@ -380,6 +381,21 @@ test('what a client had made ready and did not give back is gone after a restart
     ...{ prefix: '', delimiter: '', startAfter: '', limit: 10 },
   });
   expect(objects.map(({ key }) => key)).toEqual(['checkpoints/gpt/000000000001/s1/rank-00000']);
+});
+
+test('a part that comes after its snapshot was given up goes with the next sweep, and takes no slot', async () => {
+  const clock = createTestClock(Date.now());
+  bench = await Bench.open();
+  await bench.service.close();
+  bench.service = await bench.openService(clock);
+  const image = stateOf(1, () => 1);
+  const part = { session: 's1', part: 'rank-00000', imageBytes: image.length };
+  const begun = await bench.service.begin(at(1), part);
+  await bench.service.abort(at(1), 's1');
+  const name = begun.decision === 'go' ? begun : { bucket: '', key: '' };
+  await bench.at.put(name.bucket, name.key, image);
+  await clock.advance(61_000);
+  await expect.poll(async () => await bench.at.store.find(name)).toBeUndefined();
 });
 
 test('a drain waits until what is in memory alone is stored', async () => {

@@ -39,6 +39,8 @@ export interface Run {
   readonly begun: Map<string, Begun>;
   /** Why a step is left out, by step and session. */
   readonly skipped: Map<string, string>;
+  /** Given up, by step and session: a part that comes late is thrown away. */
+  readonly aborted: Set<string>;
   readonly waiters: Set<() => void>;
 }
 
@@ -142,6 +144,7 @@ export class Runs {
       snapshots: new Map(),
       begun: new Map(),
       skipped: new Map(),
+      aborted: new Set(),
       waiters: new Set(),
     };
     this.#runs.set(runKey(ref), run);

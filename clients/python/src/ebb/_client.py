@@ -253,14 +253,18 @@ class Client:
         timeout: float | None = None,
         *,
         idempotent: bool | None = None,
+        retry: RetryPolicy | None = None,
     ) -> Any:
         """A call of the control surface (``/v1/…``) that has no method here; the answer's JSON, None without one.
 
         Args:
             timeout: seconds to wait for the node; default: as long as it takes.
             idempotent: whether it may be repeated when its answer was lost; default: GET, HEAD and PUT may.
+            retry: in place of the client's own.
         """
-        return self._http.json(method, path, body=body, query=query, timeout=timeout, idempotent=idempotent)
+        return self._http.json(
+            method, path, body=body, query=query, timeout=timeout, idempotent=idempotent, retry=retry
+        )
 
     def status(self) -> dict[str, Any]:
         """What the node is doing, as ``GET /v1/status`` tells it."""

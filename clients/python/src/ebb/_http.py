@@ -205,6 +205,7 @@ class HttpClient:
         headers: Header | None = None,
         timeout: float | None = None,
         idempotent: bool | None = None,
+        retry: RetryPolicy | None = None,
     ) -> Any:
         """The answer's JSON, or None where it has no body. ``timeout`` in seconds, of each wait for the node."""
         raw = None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8")
@@ -223,7 +224,7 @@ class HttpClient:
                 raise VersionUnsupportedError(f"{method} {path}: the answer is no JSON") from error
 
         repeatable = method in _IDEMPOTENT if idempotent is None else idempotent
-        return with_retry(attempt, idempotent=repeatable, policy=self._retry)
+        return with_retry(attempt, idempotent=repeatable, policy=retry or self._retry)
 
     # -- objects ---------------------------------------------------------------------------------------------
 

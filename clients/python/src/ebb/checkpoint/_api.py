@@ -10,6 +10,7 @@ from typing import Any, Union
 from urllib.parse import quote
 
 from .._client import Client
+from .._retry import RetryPolicy
 from ..errors import BusyError, NotFoundError, TimedOutError
 from ._gmac import DIGEST_BYTES
 from ._image import Shard
@@ -17,6 +18,8 @@ from ._image import Shard
 #: Milliseconds that the node holds one answer back.
 _WAIT_STEP_MS = 30_000
 _POLL_S = 0.05
+#: What a run says of its slots is an answer: the node has waited already.
+_REFUSED_ONCE = RetryPolicy(attempts_max=1)
 
 Step = Union[int, str]
 
@@ -106,7 +109,7 @@ class RunApi:
     def prepare(self, image_bytes: int, slots: int | None) -> tuple[str, int]:
         """Bucket of images, and how many slots the run has."""
         body = {"imageBytes": image_bytes, **({} if slots is None else {"slots": slots})}
-        answer = self._call("POST", "/prepare", body, idempotent=True)
+        answer = self._call("POST", "/prepare", body, idempotent=True, retry=_REFUSED_ONCE)
         return answer["bucket"], answer["slots"]
 
     def begin(
@@ -123,6 +126,7 @@ class RunApi:
                     f"/snapshots/{step}/begin",
                     {**body, "waitMs": max(0, min(left_ms, _WAIT_STEP_MS))},
                     idempotent=True,
+                    retry=_REFUSED_ONCE,
                 )
                 return (answer["bucket"], answer["key"]) if answer["decision"] == "go" else None
             except BusyError:
@@ -222,6 +226,7 @@ class RunApi:
         query: Mapping[str, Any] | None = None,
         *,
         idempotent: bool | None = None,
+        retry: RetryPolicy | None = None,
     ) -> Any:
         asked = {"bucket": self.bucket, **(query or {})}
-        return self.client.request_json(method, self._path + path, body, asked, idempotent=idempotent)
+        return self.client.request_json(method, self._path + path, body, asked, idempotent=idempotent, retry=retry)
