@@ -11,7 +11,7 @@
  *     object that is being deleted.
  * I5  What fails is tried again after a growing pause, and others get their turn meanwhile.
  */
-import { type BucketPolicy, type Clock, isMirrored, type Serial } from '@ebb/core';
+import { type BucketPolicy, type Clock, isMirrored, Pauses, type Serial } from '@ebb/core';
 import {
   type Ack,
   CHECKPOINT_BLOCK_BYTES,
@@ -43,8 +43,7 @@ import { bytesOf, type Retained, stepsToRemove } from './retention.ts';
 import { type Run, type Runs, visible } from './runs.ts';
 import type { SnapshotRecord } from './snapshot-record.ts';
 
-const PAUSE_MS_MIN = 500;
-const PAUSE_MS_MAX = 30_000;
+const LOOK_FAILED_PAUSE_MS = 30_000;
 const MANIFESTS_KEPT = 4;
 
 export interface StoringParts {
@@ -60,8 +59,7 @@ export interface StoringParts {
 export class Storing {
   readonly #parts: StoringParts;
   readonly #stop = new AbortController();
-  /** By snapshot; a failure's pause. */
-  readonly #pauses = new Map<string, { readonly untilMs: number; readonly lengthMs: number }>();
+  readonly #pauses: Pauses;
   /** Snapshots whose way to tier 2 is being waited for. */
   readonly #publishing = new Map<string, Promise<void>>();
   /** The last that were read or written, by key; a session writes a step once. */
@@ -73,6 +71,11 @@ export class Storing {
 
   constructor(parts: StoringParts) {
     this.#parts = parts;
+    this.#pauses = new Pauses({
+      clock: parts.clock,
+      signal: this.#stop.signal,
+      onOver: () => this.wake(),
+    });
   }
 
   /** There may be something to store. */
@@ -83,7 +86,7 @@ export class Storing {
       .catch((error: unknown) => {
         if (this.#stop.signal.aborted) return;
         this.#parts.onError(error, 'checkpoints');
-        this.#wakeLater(PAUSE_MS_MAX);
+        this.#pauses.later(LOOK_FAILED_PAUSE_MS);
       })
       .finally(() => {
         this.#working = undefined;
@@ -129,7 +132,7 @@ export class Storing {
     for (const run of this.#parts.runs.all())
       for (const [step, { stored, committedAtMs }] of visible(run)) {
         const ref = { ...run.ref, step };
-        if (stored !== null || this.#isPaused(ref)) continue;
+        if (stored !== null || !this.#pauses.mayTry(subjectOf(ref))) continue;
         if (best !== undefined && best.committedAtMs >= committedAtMs) continue;
         if (await this.#wantsStored(ref.bucket)) best = { run, ref, committedAtMs };
       }
@@ -161,34 +164,18 @@ export class Storing {
     );
   }
 
-  #isPaused(ref: SnapshotRef): boolean {
-    const pause = this.#pauses.get(snapshotKey(ref));
-    return pause !== undefined && pause.untilMs > this.#parts.clock.monotonic();
-  }
-
   async #try(ref: SnapshotRef, work: () => Promise<void>): Promise<void> {
-    const key = snapshotKey(ref);
+    const subject = subjectOf(ref);
     try {
       await work();
-      this.#pauses.delete(key);
+      this.#pauses.succeeded(subject);
     } catch (error) {
       if (this.#stop.signal.aborted) return;
       // Of one that was removed meanwhile nothing is left to be done.
       if (this.#parts.runs.find(ref)?.snapshots.get(ref.step)?.isRemoved !== false) return;
-      this.#parts.onError(error, key);
-      const { clock } = this.#parts;
-      const before = this.#pauses.get(key)?.lengthMs ?? PAUSE_MS_MIN / 2;
-      const lengthMs = Math.min(before * 2, PAUSE_MS_MAX);
-      this.#pauses.set(key, { lengthMs, untilMs: clock.monotonic() + lengthMs });
-      this.#wakeLater(lengthMs + 1);
+      this.#pauses.failed(subject, { isAway: false });
+      this.#parts.onError(error, subject.name);
     }
-  }
-
-  #wakeLater(pauseMs: number): void {
-    this.#parts.clock.sleep(pauseMs, this.#stop.signal).then(
-      () => this.wake(),
-      () => undefined, // closed meanwhile
-    );
   }
 
   // ── one snapshot ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -293,7 +280,7 @@ export class Storing {
     for (let copy = 0; ; copy++) {
       const key = dataKey(ref, part, copy);
       if (others.some(({ name }) => dataKey(ref, name, 0) === key)) continue;
-      if (![...snapshots.values()].some((record) => objectsOf(record).has(key))) return key;
+      if (!snapshots.values().some((record) => isNamedBy(record, key))) return key;
     }
   }
 
@@ -365,7 +352,7 @@ export class Storing {
       const ref = { ...run.ref, step };
       const key = snapshotKey(ref);
       if (stored === null || stored.isPublished === true) continue;
-      if (this.#publishing.has(key) || this.#isPaused(ref)) continue;
+      if (this.#publishing.has(key) || !this.#pauses.mayTry(subjectOf(ref))) continue;
       const publishing = this.#try(ref, () => this.#publish(ref, session, last)).finally(() => {
         this.#publishing.delete(key);
       });
@@ -469,6 +456,11 @@ interface Base {
   readonly objects: ReadonlyMap<string, number>;
 }
 
+/** For pauses: each snapshot fails for itself. */
+function subjectOf(ref: SnapshotRef): { readonly name: string; readonly target: string } {
+  return { name: snapshotKey(ref), target: ref.bucket };
+}
+
 /** Whether memory alone is not what the bucket promises. */
 export function wantsStored(policy: BucketPolicy): boolean {
   return policy.ack !== 'memory' || isMirrored(policy);
@@ -484,6 +476,10 @@ function objectsOf({ stored, previous }: SnapshotRecord): ReadonlyMap<string, nu
     ...Object.entries(previous?.stored?.objects ?? {}),
     ...Object.entries(stored?.objects ?? {}),
   ]);
+}
+
+function isNamedBy({ stored, previous }: SnapshotRecord, key: string): boolean {
+  return [stored, previous?.stored].some((one) => one != null && Object.hasOwn(one.objects, key));
 }
 
 export function storedBytesOf(run: Run, policy: BucketPolicy): number {

@@ -8,7 +8,6 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import (
     Any,
     BinaryIO,
@@ -20,6 +19,7 @@ from typing import (
 from urllib.parse import quote
 
 from ._address import NodeAddress, find_node, open_tls_context, parse_node_address
+from ._closing import Closing
 from ._connection import Connection, Session
 from ._http import Header, HttpClient, Query, header_text, object_path, quoted_etag
 from ._limits import CALL_TIMEOUT_S, FILE_PIECE_BYTES, LIST_PAGE_OBJECTS, RESERVE_FIRST_BYTES, WAIT_STEP_MS
@@ -128,7 +128,7 @@ class Waited(NamedTuple):
     durability: Ack
 
 
-class Client:
+class Client(Closing):
     """A client of one node. Thread-safe, usable after a fork (each process connects for itself), and picklable.
 
     Args:
@@ -226,17 +226,6 @@ class Client:
         if self._frames is not None:
             self._frames.close()
         self._http.close()
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> tuple[Any, tuple[dict[str, Any]]]:
         return (_open_again, (self._arguments,))

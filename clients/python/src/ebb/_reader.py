@@ -17,12 +17,13 @@ import mmap
 import os
 import threading
 import weakref
+from abc import abstractmethod
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ._closing import Closing
 from ._connection import Connection, Session
 from ._http import HttpClient, OpenInfo, changed_while_read
 from ._limits import EAGER_FILES_MAX, PIECE_BYTES, PIECES_INFLIGHT
@@ -181,7 +182,7 @@ def open_lease(session: Session, bucket: str, key: str) -> Lease:
         raise
 
 
-class ObjectReader:
+class ObjectReader(Closing):
     """An open version of an object. It stays readable while this is open, whatever happens to the name. Thread-safe."""
 
     info: OpenInfo
@@ -201,28 +202,17 @@ class ObjectReader:
         self.read_into(target, offset)
         return bytes(target)
 
+    @abstractmethod
     def read_into(self, buffer: Any, offset: int = 0) -> int:
         """Fills a writable, contiguous buffer from ``offset``; how many bytes there were. Raises as `read`."""
-        raise NotImplementedError
 
     def local_path(self) -> str | None:
         """Absolute path of the file that is the whole object, if there is one that is seen; it holds until `close`."""
         return None
 
+    @abstractmethod
     def close(self) -> None:
         """Gives the lease back. Closing twice does nothing."""
-        raise NotImplementedError
-
-    def __enter__(self) -> ObjectReader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _readable(self, offset: int, length: int | None) -> int:
         if offset < 0 or (length is not None and length < 0):
@@ -330,7 +320,7 @@ class HttpReader(ObjectReader):
         self._is_closed = True
 
 
-class ObjectMap:
+class ObjectMap(Closing):
     """The bytes of a version, read-only: mapped where the node's file is seen, else read into memory of this process.
 
     Use `view` (a ``memoryview`` of bytes) or `array`. Both stay valid after `close`, and keep the memory; the lease
@@ -363,17 +353,6 @@ class ObjectMap:
     def close(self) -> None:
         """Drops this view of the memory; others stay."""
         self.view = memoryview(b"")
-
-    def __enter__(self) -> ObjectMap:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def map_object(connection: Connection, bucket: str, key: str, retry: RetryPolicy) -> ObjectMap:

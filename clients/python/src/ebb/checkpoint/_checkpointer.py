@@ -20,11 +20,12 @@ from concurrent.futures import wait as wait_for_all
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, TypeVar
 
 import numpy as np
 
 from .._client import Client
+from .._closing import Closing
 from .._staged import StagedFile
 from ..errors import (
     BusyError,
@@ -46,6 +47,7 @@ from ._progress import progress_bar
 from ._restore import PartSource, Wanted, fetch
 from ._slots import Buffers, SlotMappings
 
+T = TypeVar("T")
 _log = logging.getLogger("ebb.checkpoint")
 #: Other ranks may be so much later with their parts.
 COMMIT_WAIT_S = 600.0
@@ -327,17 +329,11 @@ class Checkpointer:
             DataCorruptError, DataLostError: bytes that are not what was saved, and no other copy; `fallback` in
                 details is the newest older step. Arrays of `into` may have been overwritten.
         """
-        for left in range(PLANS_MAX, 0, -1):
-            plan = self.api.plan(step)
-            planned = self._choose_part(plan, part)
-            try:
-                return self._restore(plan, planned, into, strict=strict, progress=progress)
-            except NotFoundError:
-                if left == 1:
-                    raise
-            except (DataCorruptError, DataLostError) as error:
-                raise self.with_fallback(error, plan.snapshot.step) from error
-        raise AssertionError("the last plan raised")
+
+        def run(plan: Plan) -> Restored:
+            return self._restore(plan, self._choose_part(plan, part), into, strict=strict, progress=progress)
+
+        return self._with_plan(step, run)
 
     def open(self, step: Step = "latest", *, part: str | None = None) -> OpenSnapshot:
         """A snapshot as read-only arrays over the node's own memory, without a copy, and not compared with digests.
@@ -345,21 +341,16 @@ class Checkpointer:
         They stay as they are while one of them is used, whatever happens to the snapshot. One that is no longer in
         memory is read.
         """
-        for left in range(PLANS_MAX, 0, -1):
-            plan = self.api.plan(step, digests=False)
-            planned = self._choose_part(plan, part)
+
+        def run(plan: Plan) -> OpenSnapshot:
             with ExitStack() as opened:
-                try:
-                    source = PartSource(self.client, planned)
-                    opened.callback(source.close)
-                    snapshot = OpenSnapshot(plan.snapshot, source)
-                except NotFoundError:
-                    if left == 1:
-                        raise
-                    continue
+                source = PartSource(self.client, self._choose_part(plan, part))
+                opened.callback(source.close)
+                snapshot = OpenSnapshot(plan.snapshot, source)
                 opened.pop_all()
                 return snapshot
-        raise AssertionError("the last plan raised")
+
+        return self._with_plan(step, run, digests=False)
 
     # -- directories ---------------------------------------------------------------------------------------------
 
@@ -411,17 +402,12 @@ class Checkpointer:
             UnsupportedError: it is no snapshot of a directory.
             NotFoundError, DataCorruptError, DataLostError: as `restore`. Nothing was changed.
         """
-        for left in range(PLANS_MAX, 0, -1):
-            plan = self.api.plan(step)
+
+        def run(plan: Plan) -> Snapshot:
             parts = list(plan.parts) if part is None else [self._choose_part(plan, part).name]
-            try:
-                return restore_directory(self, plan, path, parts, overwrite=overwrite)
-            except NotFoundError:
-                if left == 1:
-                    raise
-            except (DataCorruptError, DataLostError) as error:
-                raise self.with_fallback(error, plan.snapshot.step) from error
-        raise AssertionError("the last plan raised")
+            return restore_directory(self, plan, path, parts, overwrite=overwrite)
+
+        return self._with_plan(step, run)
 
     def close(self) -> None:
         """Waits for what is on its way.
@@ -466,6 +452,19 @@ class Checkpointer:
         return await asyncio.to_thread(lambda: self.restore(step, into, **options))
 
     # -- inside --------------------------------------------------------------------------------------------------
+
+    def _with_plan(self, step: Step, work: Callable[[Plan], T], *, digests: bool = True) -> T:
+        """Does it by a plan, and by a newer one when that turned out to be out of date."""
+        for left in range(PLANS_MAX, 0, -1):
+            plan = self.api.plan(step, digests=digests)
+            try:
+                return work(plan)
+            except NotFoundError:
+                if left == 1:
+                    raise
+            except (DataCorruptError, DataLostError) as error:
+                raise self.with_fallback(error, plan.snapshot.step) from error
+        raise AssertionError("the last plan raised")
 
     def _map_ahead(self, bucket: str, count: int, image_bytes: int) -> None:
         """Stages as many files at a time as there are slots, maps them, and gives them back: as objects that are
@@ -580,7 +579,7 @@ class Checkpointer:
             raise failure
 
 
-class OpenSnapshot:
+class OpenSnapshot(Closing):
     """A snapshot whose arrays are read-only views of the node's memory. Use as a context manager."""
 
     def __init__(self, snapshot: Snapshot, source: PartSource) -> None:
@@ -604,12 +603,6 @@ class OpenSnapshot:
         """Drops the state of this object; arrays that were taken from it stay."""
         self.state = None
         self._source.close()
-
-    def __enter__(self) -> OpenSnapshot:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def read_tree(client: Client, part: PlannedPart, copier: Copier, *, verify: bool) -> Any:
