@@ -52,9 +52,10 @@ static const char *const CODE_NAMES[] = {
     "aborted",
     "internal",
     "directory_not_empty",
+    "starting",
 };
 #define CODES ((int)(sizeof CODE_NAMES / sizeof CODE_NAMES[0]))
-_Static_assert(sizeof CODE_NAMES / sizeof CODE_NAMES[0] == -EBB_E_DIRECTORY_NOT_EMPTY + 1, "a name for every code");
+_Static_assert(sizeof CODE_NAMES / sizeof CODE_NAMES[0] == -EBB_E_STARTING + 1, "a name for every code");
 
 static _Thread_local char last_message[1024];
 

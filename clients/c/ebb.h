@@ -92,6 +92,7 @@ enum {
   EBB_E_ABORTED = -26,
   EBB_E_INTERNAL = -27,
   EBB_E_DIRECTORY_NOT_EMPTY = -28,
+  EBB_E_STARTING = -29,
   /* A code that this library does not know: see ebb_error_message. */
   EBB_E_OTHER = -1000
 };

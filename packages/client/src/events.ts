@@ -20,7 +20,7 @@ import {
 import { toStoreError, unreachable } from './errors.ts';
 import { readBlocks, type StreamBlock } from './event-stream.ts';
 import type { HttpClient } from './http-client.ts';
-import { backoffMs, type RetryPolicy, sleep, withRetry } from './retry.ts';
+import { backoffMs, isRestarting, type RetryPolicy, sleep, withRetry } from './retry.ts';
 
 export interface EventsOptions {
   readonly bucket?: string | undefined;
@@ -100,8 +100,8 @@ class Follower implements EventStream {
 }
 
 /** The node restarts, the connection broke, or we were too slow: the log has what follows. */
-function isBreak({ code }: StoreError): boolean {
-  return code === 'draining' || code === 'busy' || code === 'node_unreachable';
+function isBreak(error: StoreError): boolean {
+  return isRestarting(error) || error.code === 'busy';
 }
 
 function parseEvent(data: string): ObjectEvent {

@@ -40,7 +40,7 @@ import {
 } from './limits.ts';
 import { type LocalFiles, probeLocalFiles } from './local-files.ts';
 import type { NodeAddress } from './node-address.ts';
-import { abortedError, backoffMs, DEFAULT_RETRY, orAborted, sleep } from './retry.ts';
+import { abortedError, backoffMs, DEFAULT_RETRY, isRestarting, orAborted, sleep } from './retry.ts';
 import { hangUpHint } from './tls.ts';
 
 /** The pair of codecs of a call, as `messages.stage`, `messages.mapCommit` … have it. */
@@ -210,8 +210,7 @@ class Connection implements FrameConnection {
         const error = toStoreError(thrown, this.#closing.signal);
         const delayMs = backoffMs(attempts, DEFAULT_RETRY, Math.random());
         const late = performance.now() - startedMs + delayMs > reconnectMs;
-        const passing = error.code === 'node_unreachable' || error.code === 'draining';
-        if (!passing || late || this.#closed) throw error;
+        if (!isRestarting(error) || late || this.#closed) throw error;
         await sleep(delayMs, this.#closing.signal);
       }
     }

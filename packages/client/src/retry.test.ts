@@ -45,7 +45,7 @@ describe('decideRetry', () => {
   test('refusals are bounded in number, an absent node in time', () => {
     expect(again(fail('busy', { attempts: DEFAULT_RETRY.attemptsMax }))).toBe(false);
     expect(again(fail('node_unreachable', { idempotent: true, attempts: 1000 }))).toBe(true);
-    expect(again(fail('busy', { attempts: 1000, details: { starting: true } }))).toBe(true);
+    expect(again(fail('starting', { attempts: 1000 }))).toBe(true);
     expect(
       again(fail('node_unreachable', { idempotent: true, elapsedMs: DEFAULT_RETRY.unreachableMs })),
     ).toBe(false);

@@ -57,8 +57,8 @@ export function decideRetry(failure: Failure, policy: RetryPolicy, random: numbe
 }
 
 /** A node that does not answer, or says that it stops or starts, is on its way back: what counts is time, not tries. */
-function isRestarting({ code, details }: StoreError): boolean {
-  return code === 'node_unreachable' || code === 'draining' || details['starting'] === true;
+export function isRestarting({ code }: StoreError): boolean {
+  return code === 'node_unreachable' || code === 'draining' || code === 'starting';
 }
 
 /** Doubles from the minimum to the maximum; the upper half is random. */

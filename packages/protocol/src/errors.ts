@@ -151,6 +151,11 @@ export const ERRORS = {
       'The node is close to full, or a queue is at its limit; try again after the time it names.',
     remedy: 'Wait the time it names, then try again.',
   },
+  starting: {
+    retry: 'safe',
+    means: 'The node is starting: it reads its catalog and takes no work yet.',
+    remedy: 'Try again when it is ready.',
+  },
   draining: {
     retry: 'safe',
     means: 'The node is stopping and takes no new work.',

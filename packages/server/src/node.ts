@@ -161,7 +161,7 @@ class Node implements RunningNode {
     return this.#state;
   }
   get services(): NodeServices {
-    if (this.#services === undefined) throw new StoreError('busy', 'the node is starting');
+    if (this.#services === undefined) throw new StoreError('starting');
     return this.#services;
   }
 

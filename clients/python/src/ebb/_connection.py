@@ -531,6 +531,6 @@ def _refused(address: NodeAddress, status: int, head: bytes, body: bytes) -> Ebb
         for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])
     }
     code = names.get(b"x-ebb-error-code", b"").decode("latin-1")
-    if status in (429, 503) and code in ("", "busy", "draining"):
-        return error_of(code or "draining", f"{address.text} takes no connections now", {"starting": True})
+    if status in (429, 503) and code in ("", "starting", "draining"):
+        return error_of(code or "draining", f"{address.text} takes no connections now")
     return UnsupportedError(f"{address.text} speaks no frames ({status})")

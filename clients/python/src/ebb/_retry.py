@@ -76,7 +76,7 @@ def backoff_s(attempts: int, policy: RetryPolicy, spread: float) -> float:
 
 def _is_restarting(error: EbbError) -> bool:
     """A node that does not answer, or that stops or starts, is on its way back: what counts is time, not tries."""
-    return error.code in ("node_unreachable", "draining") or error.details.get("starting") is True
+    return error.code in ("node_unreachable", "draining", "starting")
 
 
 def _retry_after_s(error: EbbError) -> float:

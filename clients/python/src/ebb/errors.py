@@ -207,6 +207,13 @@ class BusyError(EbbError):
     retry = "safe"
 
 
+class StartingError(EbbError):
+    """The node is starting: it reads its catalog and takes no work yet."""
+
+    code = "starting"
+    retry = "safe"
+
+
 class DrainingError(EbbError):
     """The node is stopping and takes no new work."""
 

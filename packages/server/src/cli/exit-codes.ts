@@ -41,6 +41,7 @@ export const EXIT_OF_CODE = {
   quota_exceeded: EXIT.noRoom,
   tier_full: EXIT.noRoom,
   busy: EXIT.noRoom,
+  starting: EXIT.unreachable,
   draining: EXIT.unreachable,
   events_gone: EXIT.notFound,
   not_mirrored: EXIT.condition,

@@ -86,8 +86,7 @@ export class FrameServer {
         `the only upgrade is GET ${PATHS.frames} with Upgrade: ${FRAMES_UPGRADE}`,
       );
     const services = this.#services;
-    if (services === undefined)
-      throw new StoreError('busy', 'the node is starting', { retryAfterMs: 1000 });
+    if (services === undefined) throw new StoreError('starting');
     if (services.node.state() === 'draining') throw new StoreError('draining');
     return services;
   }

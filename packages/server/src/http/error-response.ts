@@ -36,6 +36,7 @@ export const HTTP_ERRORS = {
   quota_exceeded: { status: 403 },
   tier_full: { status: 507, retryAfterSeconds: 5 },
   busy: { status: 429, retryAfterSeconds: 1 },
+  starting: { status: 503, retryAfterSeconds: 1 },
   draining: { status: 503, retryAfterSeconds: 5 },
   events_gone: { status: 410 },
   not_mirrored: { status: 409 },

@@ -45,8 +45,7 @@ export function createRequestHandler(node: {
   ): Promise<void> => {
     node.admit(request);
     if (await answerProbe(request.url ?? '/', response, node)) return;
-    if (surfaces === undefined)
-      throw new StoreError('busy', 'the node is starting', { retryAfterMs: 1000, starting: true });
+    if (surfaces === undefined) throw new StoreError('starting');
     await surfaces.answer(request, response, expectsContinue);
   };
   const listen = (

@@ -243,6 +243,7 @@ const BY_STORE_CODE = {
   quota_exceeded: 'QuotaExceeded',
   tier_full: 'StorageFull',
   busy: 'TooManyRequests',
+  starting: 'SlowDown',
   draining: 'SlowDown',
   events_gone: 'InternalError',
   not_mirrored: 'InternalError',

@@ -11,7 +11,7 @@ public final class EbbException extends IOException {
   public enum Retry { NEVER, SAFE, AMBIGUOUS }
 
   private static final Map<String, Retry> SPECIAL = Map.of(
-      "tier_full", Retry.SAFE, "busy", Retry.SAFE, "draining", Retry.SAFE,
+      "tier_full", Retry.SAFE, "busy", Retry.SAFE, "draining", Retry.SAFE, "starting", Retry.SAFE,
       "io_failed", Retry.AMBIGUOUS, "node_unreachable", Retry.AMBIGUOUS, "aborted", Retry.AMBIGUOUS,
       "internal", Retry.AMBIGUOUS);
   private static final Pattern RETRY_AFTER = Pattern.compile("\"retryAfterMs\"\\s*:\\s*(\\d{1,9})");

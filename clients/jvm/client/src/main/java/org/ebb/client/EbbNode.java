@@ -126,7 +126,7 @@ public final class EbbNode implements Closeable {
 
   /** Whether waiting for the node to come back may help. */
   public static boolean isNodeGone(EbbException e) {
-    return e.is("node_unreachable") || e.is("draining");
+    return e.is("node_unreachable") || e.is("draining") || e.is("starting");
   }
 
   /** @throws EbbException `aborted` when the thread is interrupted. */
