@@ -19,6 +19,8 @@ import type { SnapshotRecord } from './snapshot-record.ts';
 
 /** What is larger is no text of JavaScript. */
 const MANIFEST_BYTES_MAX = 500 * MiB;
+/** Each takes memory for its manifest, some megabytes for a large model. */
+const READS_AT_ONCE = 8;
 /** Of this manifest, or of what it names. Others, such as a store that is away, end the import. */
 const REFUSALS = [
   ...(['data_corrupt', 'data_lost', 'key_unavailable', 'name_invalid', 'not_found'] as const),
@@ -91,11 +93,14 @@ export class Importing {
         return undefined;
       }
     };
+    const unknown = steps.filter((step) => runs.find(ref)?.snapshots.has(step) !== true); // I2
     const candidates: Candidate[] = [];
-    for (const step of steps) {
-      if (runs.find(ref)?.snapshots.has(step) === true) continue; // I2
-      const candidate = await tryStep(step, async () => await this.#read(ref, step));
-      if (candidate !== undefined) candidates.push(candidate);
+    for (let at = 0; at < unknown.length; at += READS_AT_ONCE) {
+      const reads = unknown
+        .slice(at, at + READS_AT_ONCE)
+        .map((step) => tryStep(step, async () => await this.#read(ref, step)));
+      await Promise.allSettled(reads);
+      candidates.push(...(await Promise.all(reads)).filter((read) => read !== undefined));
     }
     const imported = await serial.run(runKey(ref), async () => {
       const found = new Map<Candidate, SnapshotRecord>();
@@ -116,6 +121,7 @@ export class Importing {
       if (records.size > 0) await runs.add(ref, records);
       return records.size;
     });
+    refused.sort((a, b) => (a.key < b.key ? -1 : 1));
     const unchanged = steps.length - imported - refused.length;
     const run = runs.find(ref);
     if (run === undefined || imported + unchanged === 0) return { refused };
