@@ -1,6 +1,7 @@
 """Checkpoints side by side: how long training stands still, and what else it costs.
 
-    python bench/checkpoints.py [--rounds 5] [--gigabytes 2.1] [--arms copy,ebb,torch,…] [--json FILE] [--plot FILE]
+    npm run bench -- python/checkpoints [--rounds 5] [--gigabytes 2.1] [--arms copy,ebb,torch,…]
+                                        [--json FILE] [--plot FILE]
 
 The state is that of a small GPT with Adam: weights and two moments, float32, 870 tensors at 2.1 GB. Every arm is a
 process of its own with a state of its own, and writes to /dev/shm (Ebb: its memory tier is there). Each round is beside

@@ -1,4 +1,6 @@
-"""``kill -9`` of trainer, node or both, at random points: ``python bench/crash_rounds.py [--rounds 100] [--seed N]``.
+"""``kill -9`` of trainer, node or both, at random points.
+
+    npm run bench -- python/crash_rounds [--rounds 100] [--seed N]
 
 After each round the latest snapshot is at least the last one that was committed, whole, and bit for bit what was saved;
 and so is every other snapshot that is listed. Ends with 1 when one was not.
@@ -19,7 +21,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "tests"), str(HERE)]
 
-from crash_trainer import difference  # noqa: E402
+from _crash_trainer import difference  # noqa: E402
 
 from ebb.checkpoint import Checkpointer  # noqa: E402
 from ebb.errors import NotFoundError  # noqa: E402
@@ -30,7 +32,7 @@ RUN = "drill"
 
 class Trainer:
     def __init__(self, socket: str, seed: int) -> None:
-        command = [sys.executable, str(HERE / "crash_trainer.py"), socket, RUN, str(seed)]
+        command = [sys.executable, str(HERE / "_crash_trainer.py"), socket, RUN, str(seed)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.lines: list[dict[str, object]] = []
         self._reader = threading.Thread(target=self._read, daemon=True)

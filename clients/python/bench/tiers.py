@@ -1,9 +1,11 @@
-"""What happens behind a checkpoint's back: ``python bench/tiers.py [--gigabytes 2.1] [--only delta,disk,s3,training]``.
+"""What happens behind a checkpoint's back.
+
+    npm run bench -- python/tiers [--gigabytes 2.1] [--only delta,disk,s3,training]
 
 delta     a tenth of the tensors changes at each step: what is stored and mirrored of each snapshot
 disk      restoring what lies on disk, not in the page cache, beside two threads that read the same files
 s3        restoring what lies in an object store alone, beside a parallel reader of the same objects (needs MinIO:
-          `npm run setup:peers -- --only minio`, and boto3)
+          `npm run setup:peers -- --only minio`)
 training  steps a second of a loop that keeps all processors busy, with and without a snapshot every so often
 """
 
@@ -213,11 +215,8 @@ def s3(gigabytes: float, rounds: int = 3) -> None:
     if not MINIO.exists():
         print("s3: not here: `npm run setup:peers -- --only minio` builds MinIO")
         return
-    try:
-        import boto3
-    except ImportError:
-        print("s3: not here: pip install boto3")
-        return
+    import boto3
+
     state = state_of(gigabytes)
     with minio() as endpoint:
         client = boto3.client(

@@ -11,7 +11,6 @@ import socket
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +23,12 @@ from ebb._connection import Session
 from ebb._retry import RetryPolicy
 from support import NodeProcess, open_client
 from test_client import MIB, noise
+
+# To fork a process with threads is the point; those of JAX, where other tests have loaded it, the children leave alone.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+    pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called.*JAX:RuntimeWarning"),
+]
 
 
 def session_of(client: ebb.Client) -> Session:
@@ -192,9 +197,7 @@ def test_what_is_no_frame_ends_the_connection(tmp_path: Path) -> None:
 
 def in_child(work: Callable[[], None]) -> int:
     """Forks without multiprocessing; the child's exit code."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # "this process is multi-threaded": that is the point
-        pid = os.fork()
+    pid = os.fork()
     if pid == 0:
         code = 1
         faulthandler.register(signal.SIGALRM, chain=True)
@@ -283,10 +286,8 @@ def test_workers_of_a_pool_read_with_the_clients_they_are_given(node: NodeProces
     with ebb.Client(node.socket_url) as client:
         for number in range(6):
             client.put(bucket, str(number), noise(1000, number))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            with multiprocessing.get_context(method).Pool(2) as pool:
-                read = pool.map(_read_in_worker, [(client, bucket, number) for number in range(6)])
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            read = pool.map(_read_in_worker, [(client, bucket, number) for number in range(6)])
         assert read == [noise(1000, number) for number in range(6)]
 
 

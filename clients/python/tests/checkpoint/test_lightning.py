@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,11 @@ pytest.importorskip("torch", reason="PyTorch is not installed")
 from support import NodeProcess
 
 TRAIN = """
-import sys, warnings, logging
+import sys, warnings
 warnings.simplefilter("ignore")
-try:
-    import lightning as L
-    from lightning.pytorch.callbacks import ModelCheckpoint
-except ImportError:
-    import pytorch_lightning as L
-    from pytorch_lightning.callbacks import ModelCheckpoint
+import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from ebb.checkpoint import Checkpointer
 from ebb.torch.lightning import EbbCheckpointIO
 
@@ -65,24 +62,46 @@ assert torch.equal(rest.layer.weight, whole.layer.weight)
 print("the same")
 """
 
+TAKE = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import lightning, pytorch_lightning as L
+from ebb.checkpoint import Checkpointer
+from ebb.torch.lightning import EbbCheckpointIO
+with Checkpointer(sys.argv[1], "taken", rank=0, world_size=1) as checkpointer:
+    io = EbbCheckpointIO(checkpointer)
+    trainer = L.Trainer(plugins=[io], logger=False, accelerator="cpu", devices=1)
+    print("taken" if trainer.strategy.checkpoint_io is io else "left")
+"""
+
 
 def test_a_resumed_trainer_is_where_it_would_have_been(node: NodeProcess, tmp_path: Path) -> None:
-    """In a process of its own: Lightning and its dependencies warn of much."""
-    skip_unless_found("lightning", "pytorch_lightning")
-    done = subprocess.run(
-        [sys.executable, "-c", TRAIN, node.socket_url, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
-    )
+    skip_unless_found("lightning")
+    done = run_beside(TRAIN, node.socket_url, str(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
     assert "the same" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
-def skip_unless_found(*names: str) -> None:
-    from importlib.util import find_spec
+def test_where_both_packages_are_installed_the_trainer_of_the_other_takes_it_too(node: NodeProcess) -> None:
+    skip_unless_found("lightning", "pytorch_lightning")
+    done = run_beside(TAKE, node.socket_url)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "taken"
 
-    if not any(find_spec(name) for name in names):
-        pytest.skip(f"{names[0]} is not installed")
+
+def run_beside(code: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: Lightning and its dependencies warn of much."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *args],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )
+
+
+def skip_unless_found(*names: str) -> None:
+    for name in names:
+        if find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")

@@ -2,10 +2,14 @@
 
 A checkpoint is a snapshot of the trainer's ``global_step``. Lightning knows it by a path, where there is no file: all
 paths that one step is saved under are kept with the snapshot. To go on: ``trainer.fit(model, ckpt_path=io.latest())``.
+
+Jobs have the Trainer of `lightning` or that of `pytorch_lightning`: the same code twice, and each asks for a plugin of
+its own `CheckpointIO`. `EbbCheckpointIO` is one of both, where both are installed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -101,6 +105,12 @@ class EbbCheckpointIO(CheckpointIO):
             if name in _paths_of(snapshot):
                 return snapshot
         raise NotFoundError(f"run {self._checkpointer.run} has no snapshot for {name}")
+
+
+with contextlib.suppress(ImportError):
+    from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO as _OtherCheckpointIO
+
+    _OtherCheckpointIO.register(EbbCheckpointIO)
 
 
 def _paths_of(snapshot: Snapshot) -> list[str]:
