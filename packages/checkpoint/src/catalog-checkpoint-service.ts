@@ -15,12 +15,14 @@ import { type Clock, isMirrored, resolvePolicy, Serial } from '@ebb/core';
 import {
   ACKS,
   type Ack,
+  CHECKPOINT_BUCKET,
   DEFAULT_RUN_POLICY,
   isStoreError,
   type PreparedRun,
   type RestorePlan,
   type RunInfo,
   type RunPolicyChange,
+  type RunsImported,
   type Shard,
   type SnapshotBegun,
   type SnapshotInfo,
@@ -36,6 +38,7 @@ import type {
 } from './checkpoint-service.ts';
 import { readShards } from './image.ts';
 import { ImageThread } from './image-thread.ts';
+import { Importing } from './importing.ts';
 import {
   IMAGE_BUCKET,
   imageKey,
@@ -46,6 +49,7 @@ import {
   parseStep,
   type RunRef,
   runKey,
+  runPrefix,
   SEALED_IMAGE_BUCKET,
   type SnapshotRef,
   snapshotKey,
@@ -102,6 +106,7 @@ class CatalogCheckpointService implements CheckpointService {
   readonly #thread = new ImageThread();
   readonly #serial = new Serial<string>();
   readonly #storing: Storing;
+  readonly #importing: Importing;
   readonly #stop = new AbortController();
   #committed = 0;
   #skipped = 0;
@@ -118,6 +123,10 @@ class CatalogCheckpointService implements CheckpointService {
       runs: this.#runs,
       thread: this.#thread,
       serial: this.#serial,
+    });
+    this.#importing = new Importing({
+      ...{ store, clock, objects: this.#objects, runs: this.#runs, serial: this.#serial },
+      ensureRun: async (ref) => await this.#ensureRun(ref),
     });
   }
 
@@ -189,6 +198,34 @@ class CatalogCheckpointService implements CheckpointService {
       await this.#runs.dropRun(ref);
       return { snapshots: steps.length };
     });
+  }
+
+  async importRuns(
+    { bucket, run }: { readonly bucket: string; readonly run?: string | undefined },
+    signal?: AbortSignal,
+  ): Promise<RunsImported> {
+    const prefix = run === undefined ? '' : runPrefix(parseRunName(run));
+    if (bucket === CHECKPOINT_BUCKET) await this.#ensureBucket(bucket);
+    if (!isMirrored((await this.#store.getBucket(bucket)).policy))
+      throw new StoreError('not_mirrored', `bucket ${bucket} copies nothing to tier 2`, { bucket });
+    const synced = await this.#store.sync(bucket, prefix, {
+      ...{ remove: false, signal: this.#withStop(signal) },
+    });
+    const found = await this.importSynced({ bucket, prefix }, signal);
+    return { ...found, refused: [...synced.refused, ...found.refused] };
+  }
+
+  async importSynced(
+    { bucket, prefix }: { readonly bucket: string; readonly prefix: string },
+    signal?: AbortSignal,
+  ): Promise<RunsImported> {
+    if (!isMirrored((await this.#store.getBucket(bucket)).policy)) return { runs: [], refused: [] };
+    const found = await this.#importing.importUnder({ bucket, prefix }, this.#withStop(signal));
+    for (const { run } of found.runs) {
+      const imported = this.#runs.find({ bucket, run });
+      if (imported !== undefined) this.#tidyLater(imported);
+    }
+    return found;
   }
 
   async prepare(
@@ -295,7 +332,7 @@ class CatalogCheckpointService implements CheckpointService {
     const { session, imagesGone } = record;
     const bucket = imageBucket((await this.#store.getBucket(ref.bucket)).policy);
     const manifest =
-      record.stored === null ? undefined : await this.#storing.readManifest(ref, session);
+      record.stored === null ? undefined : await this.#storing.readManifest(ref, record);
     const parts = await Promise.all(
       record.parts.map(async ({ name, imageBytes }) => {
         const stored = manifest?.parts.find((one) => one.name === name);
@@ -360,8 +397,7 @@ class CatalogCheckpointService implements CheckpointService {
     const found = await verifySnapshot(plan, {
       objects: this.#objects,
       store: this.#store,
-      signal:
-        signal === undefined ? this.#stop.signal : AbortSignal.any([signal, this.#stop.signal]),
+      signal: this.#withStop(signal),
     });
     const older = visible(this.#runs.get(ref)).find(
       ([step, { bad }]) => step < ref.step && bad === null,
@@ -532,6 +568,10 @@ class CatalogCheckpointService implements CheckpointService {
     throw new StoreError('not_found', `run ${of.run} has no snapshot to go on from`, {
       ...{ bucket: of.bucket, run: of.run },
     });
+  }
+
+  #withStop(signal: AbortSignal | undefined): AbortSignal {
+    return signal === undefined ? this.#stop.signal : AbortSignal.any([signal, this.#stop.signal]);
   }
 
   /** False when the time was up. @throws what `isReached` throws; `aborted`, `draining` */

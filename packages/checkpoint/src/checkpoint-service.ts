@@ -5,6 +5,7 @@ import type {
   RestorePlan,
   RunInfo,
   RunPolicyChange,
+  RunsImported,
   SnapshotBegun,
   SnapshotInfo,
   SnapshotVerified,
@@ -60,6 +61,20 @@ export interface CheckpointService {
   putRun(ref: RunRef, policy: RunPolicyChange): Promise<RunInfo>;
   /** With all its snapshots. @throws `not_found` */
   removeRun(ref: RunRef): Promise<{ readonly snapshots: number }>;
+  /**
+   * Takes in the bucket's objects from tier 2, and the snapshots that they make, of one run or of all; a bucket for checkpoints that
+   * is not there is made. No data is read. What the node has a record of stays as it is.
+   * @throws `bucket_not_found`, `not_mirrored`, `name_invalid`, `aborted`, `io_failed`
+   */
+  importRuns(
+    from: { readonly bucket: string; readonly run?: string | undefined },
+    signal?: AbortSignal,
+  ): Promise<RunsImported>;
+  /** As above, of what a sync took in below this prefix. In a bucket that is not mirrored there are none. */
+  importSynced(
+    from: { readonly bucket: string; readonly prefix: string },
+    signal?: AbortSignal,
+  ): Promise<RunsImported>;
   /**
    * Makes memory ready for images, so that the first snapshots touch no fresh page. Resolves with the bucket of images.
    * @throws `tier_full` when they can never fit

@@ -61,7 +61,8 @@ function parseTable(text: Buffer, part: string): readonly Shard[] {
   }
 }
 
-function checkShards(shards: readonly Shard[], end: number, part: string): void {
+/** @throws `data_corrupt` when they overlap, reach beyond `end`, or are not of the size that they say */
+export function checkShards(shards: readonly Shard[], end: number, part: string): void {
   let behind = 0;
   for (const shard of shards.toSorted((a, b) => a.offset - b.offset || a.length - b.length)) {
     if (shard.offset < behind) throw corrupt(part, `shard ${shard.name} overlaps the one before`);

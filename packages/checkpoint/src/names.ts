@@ -72,9 +72,32 @@ export function pendingManifestKey(ref: SnapshotRef, session: string): string {
 }
 const PENDING_MANIFEST = '.manifest';
 
+/** Before all objects of a run in its bucket. */
+export function runPrefix(run: string): string {
+  return `${run}/`;
+}
 export function manifestKey({ run, step }: SnapshotRef): string {
   return `${run}/${formatStep(step)}/${MANIFEST}`;
 }
+/** undefined for what is no manifest's key. */
+export function parseManifestKey(key: string): { run: string; step: number } | undefined {
+  const found = parseObjectKey(key);
+  return found?.name === MANIFEST ? { run: found.run, step: found.step } : undefined;
+}
+/** undefined for what no data object is called. */
+export function parseDataKey(key: string): { run: string; step: number } | undefined {
+  const found = parseObjectKey(key);
+  if (found === undefined || found.name === MANIFEST) return undefined;
+  return { run: found.run, step: found.step };
+}
+
+function parseObjectKey(key: string): { run: string; step: number; name: string } | undefined {
+  const [run = '', digits = '', name = '', ...more] = key.split('/');
+  if (more.length > 0 || name === '' || digits.length !== STEP_DIGITS) return undefined;
+  if (!/^\d+$/.test(digits) || !runNameSchema.safeParse(run).success) return undefined;
+  return { run, step: Number(digits), name };
+}
+
 /** `copy`: 0, unless another snapshot still names what an earlier one of this step stored. */
 export function dataKey({ run, step }: SnapshotRef, part: string, copy: number): string {
   return `${run}/${formatStep(step)}/${part}${copy === 0 ? '' : `.${copy}`}`;

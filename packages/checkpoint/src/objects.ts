@@ -27,6 +27,7 @@ export type CheckpointStore = Pick<
   | 'read'
   | 'release'
   | 'stage'
+  | 'sync'
   | 'tiers'
   | 'wait'
   | 'write'

@@ -21,7 +21,7 @@ import {
 
 export type CheckpointRecords = Pick<
   Catalog,
-  'deleteRecord' | 'durable' | 'findRecord' | 'listRecords' | 'putRecord'
+  'deleteRecord' | 'durable' | 'findRecord' | 'listRecords' | 'putRecord' | 'putRecords'
 >;
 
 /** A snapshot that is not committed yet. */
@@ -109,6 +109,19 @@ export class Runs {
     run.snapshots.set(ref.step, record);
     await this.#records.putRecord(SNAPSHOTS, snapshotKey(ref), encodeRecord(record));
     if (durable) await this.#records.durable();
+    wake(run);
+  }
+
+  /** Of steps that have no record: all of them or none. They survive a power cut when this resolves. */
+  async add(ref: RunRef, records: ReadonlyMap<number, SnapshotRecord>): Promise<void> {
+    const run = this.get(ref);
+    for (const [step, record] of records) run.snapshots.set(step, record);
+    const entries = [...records].map(([step, record]) => ({
+      key: snapshotKey({ ...ref, step }),
+      value: encodeRecord(record),
+    }));
+    await this.#records.putRecords(SNAPSHOTS, entries);
+    await this.#records.durable();
     wake(run);
   }
 

@@ -17,6 +17,8 @@ export interface SnapshotRecord {
   readonly stored: StoredSnapshot | null;
   /** What this one replaced, until it is stored itself: the loss of memory brings that back. */
   readonly previous: SnapshotRecord | null;
+  /** Another node made it: its manifest is the one in the run's bucket. */
+  readonly isImported?: true;
   /** It is seen no more; what it stored is being deleted. */
   readonly isRemoved: boolean;
 }

@@ -19,13 +19,13 @@ import {
   isStoreError,
   type Manifest,
   type ManifestPart,
-  manifestSchema,
   StoreError,
 } from '@ebb/protocol';
 import { type DeltaBase, planDelta } from './delta-plan.ts';
 import { Digests } from './digest.ts';
 import { readShards } from './image.ts';
 import type { ImageThread } from './image-thread.ts';
+import { parseManifest } from './manifest.ts';
 import {
   dataKey,
   IMAGE_BUCKET,
@@ -295,7 +295,7 @@ export class Storing {
     }
     if (newest === undefined) return undefined;
     const [step, record] = newest;
-    const manifest = await this.readManifest({ ...ref, step }, record.session);
+    const manifest = await this.readManifest({ ...ref, step }, record);
     const objects = objectsOf(record);
     const parts = new Map<string, DeltaBase>();
     for (const { name, imageBytes, digests, runs } of manifest.parts) {
@@ -311,17 +311,22 @@ export class Storing {
   }
 
   /** @throws `data_corrupt` */
-  async readManifest(ref: SnapshotRef, session: string): Promise<Manifest> {
-    const name = this.manifestName(ref, session, await this.#policyOf(ref.bucket));
-    const known = this.#manifests.get(name.key);
+  async readManifest(
+    ref: SnapshotRef,
+    { session, isImported }: Pick<SnapshotRecord, 'isImported' | 'session'>,
+  ): Promise<Manifest> {
+    const pending = this.manifestName(ref, session, await this.#policyOf(ref.bucket));
+    const known = this.#manifests.get(pending.key);
     if (known !== undefined) return known;
+    const name = isImported === true ? { bucket: ref.bucket, key: manifestKey(ref) } : pending;
     const bytes = await this.#parts.objects.get(name);
     try {
-      const manifest = manifestSchema.parse(JSON.parse(bytes.toString('utf8')));
-      this.#remember(name.key, manifest);
+      const manifest = parseManifest(bytes);
+      assertSession(manifest, session);
+      this.#remember(pending.key, manifest);
       return manifest;
     } catch (error) {
-      const message = `${name.bucket}/${name.key} is no manifest`;
+      const message = `${name.bucket}/${name.key} is not the manifest of this snapshot`;
       throw new StoreError('data_corrupt', message, { step: ref.step }, error);
     }
   }
@@ -449,6 +454,12 @@ export class Storing {
   async #policyOf(bucket: string): Promise<BucketPolicy> {
     return (await this.#parts.store.getBucket(bucket)).policy;
   }
+}
+
+/** An imported one may have been replaced in tier 2 since. */
+function assertSession(manifest: Manifest, session: string): void {
+  if (manifest.session === session) return;
+  throw new StoreError('data_corrupt', `it is of session ${manifest.session}, not ${session}`);
 }
 
 interface Base {

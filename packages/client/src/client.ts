@@ -162,7 +162,10 @@ export interface EbbClient extends AsyncDisposable {
       readonly prefix?: string | undefined;
     },
   ): Promise<VerifyResponse>;
-  /** Takes in what others put into the bucket in the remote tier; `remove`: what went there goes. No bytes are read. */
+  /**
+   * Takes in what others put into the bucket in the remote tier, and the checkpoints among it; `remove`: what went there goes. No bytes
+   * of objects are read.
+   */
   sync(
     bucket: string,
     options?: Abortable & { readonly prefix?: string; readonly remove?: boolean },

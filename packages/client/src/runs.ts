@@ -8,8 +8,10 @@ import {
   type RestorePlan,
   type RunInfo,
   type RunPolicyChange,
+  type RunsImported,
   restorePlanSchema,
   runInfoSchema,
+  runsImportedSchema,
   type SnapshotInfo,
   type SnapshotVerified,
   StoreError,
@@ -35,6 +37,11 @@ export interface Runs {
   put(run: string, policy?: RunPolicyChange, options?: InBucket): Promise<RunInfo>;
   /** With all its snapshots. @throws `not_found` */
   remove(run: string, options?: InBucket): Promise<{ readonly snapshots: number }>;
+  /**
+   * Takes in snapshots that tier 2 has and the node has no record of, of one run or of all in the bucket. No data is read.
+   * @throws `bucket_not_found`, `not_mirrored`
+   */
+  import(run?: string, options?: InBucket): Promise<RunsImported>;
   /** Makes memory ready for images, so that the first snapshots touch no fresh page. @throws `tier_full` when they can never fit */
   prepare(
     run: string,
@@ -100,6 +107,10 @@ export function createRuns({ http, withSignal }: RunsParts): Runs {
     },
     async remove(run, options = {}) {
       return await http.json('DELETE', runPath(PATHS.run, run), REMOVED, ask(options));
+    },
+    async import(run, options = {}) {
+      const request = { ...ask(options), body: { run }, idempotent: true };
+      return await http.json('POST', PATHS.runsImport, runsImportedSchema, request);
     },
     async prepare(run, want, options = {}) {
       const request = { ...ask(options), body: want, idempotent: true };

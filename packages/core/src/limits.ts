@@ -75,8 +75,14 @@ export const S3_PART_BYTES = 8 * MiB;
 /** Read from a file and handed to a socket at once; a transfer holds about two of these. */
 export const S3_CHUNK_BYTES = 256 * KiB;
 
-/** One range request, of a large fetch or read. */
+/** Each connection that ranges are read from has a buffer of this size, and is closed when nothing was read for so long. */
+export const S3_SOCKET_BUFFER_BYTES = 1 * MiB;
+export const S3_IDLE_SOCKET_MS = 4_000;
+export const S3_RESPONSE_HEAD_BYTES_MAX = 64 * KiB;
+
+/** One range request of a read; of a fetch, the least and the most: few requests, and as many side by side as may be. */
 export const S3_RANGE_BYTES = 8 * MiB;
+export const S3_FETCH_RANGE_BYTES_MAX = 32 * MiB;
 
 /** Parts or ranges of one object at once. */
 export const S3_TRANSFERS_PER_OBJECT_MAX = 4;

@@ -192,6 +192,10 @@ export type SnapshotVerified = z.infer<typeof snapshotVerifiedSchema>;
 export const preparedRunSchema = z.object({ bucket: z.string(), slots: count });
 export type PreparedRun = z.infer<typeof preparedRunSchema>;
 
+export const importRunsSchema = z.object({
+  run: name.optional().describe('one run; all in the bucket unless given'),
+});
+
 export const prepareRunSchema = z.object({
   imageBytes: z.number().int().positive(),
   slots: z.number().int().min(1).max(64).optional(),

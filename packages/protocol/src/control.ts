@@ -199,6 +199,22 @@ export const syncRequestSchema = z.object({
   /** What went in the remote tier goes here too. */
   remove: z.boolean().default(false),
 });
+/** Of `/v1/runs/import`, and of every sync. */
+export const runsImportedSchema = z.object({
+  runs: z.array(
+    z.object({
+      run: z.string(),
+      imported: z.number().describe('snapshots that the node had no record of'),
+      unchanged: z.number().describe('it had a record of them, which stays as it is'),
+      latestStep: z.number().nullable().describe('what a training job goes on from'),
+    }),
+  ),
+  refused: z
+    .array(z.object({ key: z.string(), problem: z.string() }))
+    .describe('manifests that were not taken in'),
+});
+export type RunsImported = z.infer<typeof runsImportedSchema>;
+
 export const syncResponseSchema = z.object({
   added: z.number(),
   updated: z.number().describe('changed in the remote tier by others'),
@@ -206,6 +222,7 @@ export const syncResponseSchema = z.object({
   unchanged: z.number(),
   bytes: z.number().describe('of those added and updated; none was read'),
   refused: z.array(z.object({ key: z.string(), problem: z.string() })),
+  checkpoints: runsImportedSchema,
 });
 export type SyncResponse = z.infer<typeof syncResponseSchema>;
 

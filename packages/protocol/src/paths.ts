@@ -29,6 +29,7 @@ export const PATHS = {
   fileClose: '/v1/files/{file}/close',
   directories: '/v1/directories',
   runs: '/v1/runs',
+  runsImport: '/v1/runs/import',
   run: '/v1/runs/{run}',
   runPrepare: '/v1/runs/{run}/prepare',
   snapshots: '/v1/runs/{run}/snapshots',

@@ -2,7 +2,7 @@
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdtemp, open, readdir, readFile, rm } from 'node:fs/promises';
+import { cp, mkdir, mkdtemp, open, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -391,6 +391,46 @@ test('ebb snapshot keeps a prefix or an object as it is, over kill -9, and bring
   expect((await client.list('data-snapshots')).objects).toEqual([]);
   expect(await snapshot('restore', 'before')).toMatchObject({ code: 3 });
 });
+
+test('a node that has the remote tier of another imports its runs, and names what is not whole', async () => {
+  const run = 'imported';
+  for (const step of [1, 2]) {
+    await save(run, step, [imageOf([u8('w', Buffer.alloc(MiB, `step ${step} `))])]);
+    await ok('wait', run, String(step));
+  }
+  const remote = join(dir, 'copy');
+  await cp(join(node.dataDir, 'remote'), remote, { recursive: true });
+  const other = await startNodeProcess({ args: [`--remote=file://${remote}`] });
+  try {
+    const there = async (...args: string[]): Promise<Ran> =>
+      await runEbb(['checkpoint', ...args], { EBB_NODE: other.url });
+    expect(await there('import', 'nobody')).toMatchObject({
+      ...{ code: 0, stdout: 'no snapshots to import in checkpoints\n' },
+    });
+    expect(await there('import', run)).toMatchObject({
+      ...{ code: 0, stdout: `run ${run}: 2 snapshots imported; the latest is step 2\n` },
+    });
+    expect(await there('import', run)).toMatchObject({
+      stdout: `run ${run}: 0 snapshots imported, 2 as they were; the latest is step 2\n`,
+    });
+    const [first, second] = (await there('ls', run)).stdout.trim().split('\n').slice(1);
+    expect(first).toMatch(/^ *2 .* no +remote/);
+    expect(second).toMatch(/^ *1 .* no +remote/);
+    const torn = join(remote, `checkpoints/${run}/000000000003/manifest.json`);
+    await mkdir(join(torn, '..'));
+    await writeFile(torn, '{"format": ');
+    const refused = await there('import', run, '--json');
+    expect(refused).toMatchObject({ code: 7 });
+    expect(JSON.parse(refused.stdout)).toMatchObject({
+      refused: [
+        { key: `${run}/000000000003/manifest.json`, problem: 'it is no JSON, or not whole' },
+      ],
+    });
+    expect((await there('latest', run)).stdout).toBe('2\n');
+  } finally {
+    await other[Symbol.asyncDispose]();
+  }
+}, 120_000);
 
 /** Changes one byte of the file that holds these bytes, behind the node's back. */
 async function breakFile(root: string, bytes: Buffer): Promise<void> {

@@ -1,5 +1,7 @@
 /** Checkpoints while the object store is away, while nodes are killed, and when memory is full. */
-import { rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { type EbbClient, openClient } from '@ebb/client';
 import { type Manifest, MiB, manifestSchema, type SnapshotInfo } from '@ebb/protocol';
 import { codeOf } from '@ebb/testkit';
@@ -10,6 +12,7 @@ import {
   type NodeProcessOptions,
   startNodeProcess,
 } from '../../client/e2e/support/node-process.ts';
+import { runEbb } from './support/ebb-command.ts';
 import { startTier2Store, type Tier2Store } from './support/tier2-store.ts';
 
 const RUN = 'gpt';
@@ -53,12 +56,13 @@ async function save(
   { node, client }: { node: NodeProcess; client: EbbClient },
   step: number,
   image = imageOf(step),
+  session = 'life',
 ): Promise<SnapshotInfo> {
   const part = 'rank-00000';
-  const begin = { session: 'life', part, imageBytes: image.length };
+  const begin = { session, part, imageBytes: image.length };
   const begun = await post<{ bucket: string; key: string }>(node, `${step}/begin`, begin);
   await client.put(begun.bucket, begun.key, image);
-  return await post(node, `${step}/commit`, { session: 'life', parts: [part] });
+  return await post(node, `${step}/commit`, { session, parts: [part] });
 }
 
 /** As the node gives it. */
@@ -161,3 +165,57 @@ test('a node that is stopped stores what is in memory alone, and it is there aft
   expect((await at.client.snapshots.get(RUN, 'latest')).step).toBe(1);
   await expectImage(at.client, 1, imageOf(1));
 }, 120_000);
+
+test.each(['a directory', 'an object store'])(
+  'a node is lost with all that it had: a new one takes the run in from tier 2, and the job goes on (%s)',
+  async (tier) => {
+    const dir = await mkdtemp(join(tmpdir(), 'ebb-lost-node-'));
+    used.push({
+      [Symbol.asyncDispose]: async () => await rm(dir, { recursive: true, force: true }),
+    });
+    const options =
+      tier === 'a directory'
+        ? { args: [`--remote=file://${join(dir, 'remote')}`] }
+        : (await openStore()).options();
+    const lost = await open(options);
+    for (const step of [1, 2, 3]) {
+      await save(lost, step);
+      await lost.client.snapshots.wait(RUN, step, { timeoutMs: 60_000 });
+    }
+    const before = await lost.client.snapshots.list(RUN);
+    await lost.node.kill();
+    await rm(lost.node.dataDir, { recursive: true, force: true });
+    await rm(lost.node.memoryDir, { recursive: true, force: true });
+
+    const at = await open(options);
+    const ebb = async (...words: string[]): Promise<string> => {
+      const ran = await runEbb(words, { EBB_NODE: at.node.url });
+      expect(ran, ran.stderr).toMatchObject({ code: 0 });
+      return ran.stdout;
+    };
+    await ebb('buckets', 'create', 'checkpoints', '--preset', 'buffered');
+    expect(await ebb('sync', 'checkpoints')).toContain(
+      'run gpt: 3 snapshots imported; the latest is step 3',
+    );
+    const imported = await at.client.snapshots.list(RUN);
+    expect(imported).toEqual(before.map((one) => ({ ...one, inMemory: false })));
+    expect((await ebb('checkpoint', 'latest', RUN)).trim()).toBe('3');
+    await ebb('checkpoint', 'restore', RUN, '--to', join(dir, 'restored'));
+    expect((await readFile(join(dir, 'restored/rank-00000.image'))).equals(imageOf(3))).toBe(true);
+    for (const step of [1, 2]) await expectImage(at.client, step, imageOf(step));
+
+    await save(at, 4, imageOf(4), 'next-life');
+    const { newBytes } = await at.client.snapshots.wait(RUN, 4, { timeoutMs: 60_000 });
+    expect(newBytes).toBeLessThan(3 * MiB);
+    await at.client.runs.put(RUN, { keepLast: 2 });
+    await expect
+      .poll(async () => (await at.client.snapshots.list(RUN)).map(({ step }) => step))
+      .toEqual([4, 3]);
+    // Its records are its own from here on.
+    await at.node.kill();
+    await at.node.start();
+    for (const step of [3, 4]) await expectImage(at.client, step, imageOf(step));
+    expect(await ebb('checkpoint', 'verify', RUN)).toContain('0 broken ranges');
+  },
+  180_000,
+);

@@ -440,6 +440,11 @@ export interface Catalog {
 
   /** Small records of feature packages (a shuffle's shape, a run's policy); namespaces do not see each other. */
   putRecord(namespace: string, key: string, value: Uint8Array): Promise<void>;
+  /** All of them or none, whatever happens in between. */
+  putRecords(
+    namespace: string,
+    records: readonly { readonly key: string; readonly value: Uint8Array }[],
+  ): Promise<void>;
   findRecord(namespace: string, key: string): Promise<Uint8Array | undefined>;
   listRecords(
     namespace: string,

@@ -200,6 +200,10 @@ function createCatalog(parts: {
     deleteJobObjects: (jobId, limit) => tx.change(() => deleteJobObjects(tables, jobId, limit)),
 
     putRecord: (namespace, key, value) => tx.change(() => records.put(namespace, key, value)),
+    putRecords: (namespace, all) =>
+      tx.change(() => {
+        for (const { key, value } of all) records.put(namespace, key, value);
+      }),
     findRecord: (namespace, key) => tx.read(() => records.find(namespace, key)),
     listRecords: (namespace, prefix) => tx.read(() => records.list(namespace, prefix)),
     deleteRecord: (namespace, key) => tx.change(() => records.delete(namespace, key)),

@@ -27,6 +27,7 @@ import {
 import { Quotas } from './quotas.ts';
 import { RangeCache } from './range-cache.ts';
 import { type RecoveryReport, recover } from './recovery.ts';
+import { Retirement } from './retirement.ts';
 import { SpoolGate } from './spool-gate.ts';
 import { StagingTable } from './staging.ts';
 import { CatalogObjectStore } from './store.ts';
@@ -98,6 +99,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     nextId: () => ids.next(),
     onError: (error, subject) => observer.failed(error, 'verification', subject),
   });
+  const retirement = new Retirement({ catalog, clock, placement, ranges, observer });
   const mirror = new Mirror({
     ...{ catalog, placement, remote, clock, log, sealed, privateCopies },
     onMoved: (move) => {
@@ -156,7 +158,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     importer: new Importer({
       ...{ catalog, remote, clock, vault },
       nextId: () => ids.next(),
-      retireAll: (freed) => store.retireAll(freed),
+      retireAll: (freed) => retirement.retireAll(freed),
     }),
     ranges,
     spoolGate: new SpoolGate({
@@ -166,13 +168,14 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     owners,
     takeId: () => ids.take(),
     nextId: () => ids.next(),
-    retireAll: (freed) => store.retireAll(freed),
+    retireAll: (freed) => retirement.retireAll(freed),
   };
   const waits = new Waits(parts);
   const recovery = await recover(parts);
   const store: CatalogObjectStore = new CatalogObjectStore(parts, {
     owners,
     waits,
+    retirement,
     nodeId: await catalog.nodeId(),
   });
   await store.start();

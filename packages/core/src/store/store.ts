@@ -2,12 +2,11 @@
  * The object store: owns the clocks that tick inside a node (expiry of staged writes, leases, jobs, TTLs), and answers
  * ObjectStore (object-store.ts), where the contract is.
  *
- * Writes are in write-path.ts, reads in read-path.ts; what is here is names, jobs, and the life of the store itself. What it
- * stands on is put together in open-store.ts.
+ * Writes are in write-path.ts, reads in read-path.ts, deletions in deletions.ts, jobs in job-life.ts; what is here is names, and
+ * the life of the store itself. What it stands on is put together in open-store.ts.
  */
-import { type Ack, isStoreError, StoreError, type TierIndex } from '@ebb/protocol';
+import { type Ack, StoreError, type TierIndex } from '@ebb/protocol';
 import type {
-  BlobRecord,
   BucketPolicy,
   BucketRecord,
   Condition,
@@ -17,22 +16,16 @@ import type {
   ObjectRecord,
   VersionRecord,
 } from '../catalog/catalog.ts';
-import { parseVersionId, parseVersionKey } from '../catalog/version-keys.ts';
 import { storedSize } from '../encryption/vault.ts';
 import { FileTable } from '../files/file-table.ts';
-import {
-  bucketOfVersions,
-  parseAnyBucketName,
-  parseBucketName,
-  parseJobId,
-  parseKey,
-  versionsBucketOf,
-} from '../object-ref.ts';
+import { parseAnyBucketName, parseBucketName, parseKey, versionsBucketOf } from '../object-ref.ts';
 import type { MoveResult } from '../placement/blob-placement.ts';
 import { durabilityOf, meets } from '../placement/policy.ts';
 import { composeObject } from './compose.ts';
+import { type DeletedCount, Deletions } from './deletions.ts';
 import { type EventBatch, EventFeed, type FollowOptions } from './events.ts';
 import { GrowthRate } from './growth-rate.ts';
+import { JobLife } from './job-life.ts';
 import type { LeaseTable } from './lease-table.ts';
 import type {
   BrokenBlob,
@@ -62,18 +55,17 @@ import type {
 import type { StoreParts } from './parts.ts';
 import { ReadPath } from './read-path.ts';
 import { retireFreed } from './recovery.ts';
+import type { Retirement } from './retirement.ts';
 import { Rewriting } from './rewriting.ts';
 import { allBlobs, blobsUnder, objectsUnder } from './scan.ts';
 import { verifyAll } from './verify.ts';
-import { findVersion, listVersions, stamped, versionIdOf } from './versions.ts';
+import { listVersions, stamped } from './versions.ts';
 import { type Waited, type WaitOptions, Waits } from './wait.ts';
 import { WritePath } from './write-path.ts';
 
-const DELETE_BATCH = 512;
 const SWEEP_MS = 1000;
 /** A sweep this late means that the process was stopped: what clients sent may wait in sockets, unread. */
 const SWEEP_LATE_MS = 5000;
-const RETRY_FREED_MS = 10_000;
 
 export class CatalogObjectStore implements ObjectStore {
   readonly nodeId: string;
@@ -81,16 +73,14 @@ export class CatalogObjectStore implements ObjectStore {
   readonly #parts: StoreParts;
   readonly #writes: WritePath;
   readonly #reads: ReadPath;
+  readonly #deletions: Deletions;
+  readonly #jobs: JobLife;
+  readonly #retirement: Retirement;
   readonly #waits: Waits;
   readonly #feed: EventFeed;
   readonly #rewriting: Rewriting;
-  readonly #jobEndListeners: ((jobId: string) => void | Promise<void>)[] = [];
   readonly #stop = new AbortController();
   readonly #owners: Set<number>;
-  readonly #ending = new Map<string, Promise<JobReceipt>>();
-  /** A freed blob could not be removed, perhaps at the start already: its record waits. */
-  #hasFreed = true;
-  #retryFreedAtMs = 0;
   readonly #diskGrowth = new GrowthRate();
   #sweeping: Promise<void> | undefined;
   #lastOwnerId = 0;
@@ -100,6 +90,7 @@ export class CatalogObjectStore implements ObjectStore {
     options: {
       readonly owners: Set<number>;
       readonly waits: Waits;
+      readonly retirement: Retirement;
       readonly nodeId: string;
     },
   ) {
@@ -108,6 +99,9 @@ export class CatalogObjectStore implements ObjectStore {
     this.#owners = options.owners;
     this.#writes = new WritePath(parts);
     this.#reads = new ReadPath(parts);
+    this.#deletions = new Deletions(parts);
+    this.#jobs = new JobLife(parts, this.#writes, this.#deletions);
+    this.#retirement = options.retirement;
     this.#waits = options.waits;
     this.#feed = new EventFeed(parts.catalog);
     this.#rewriting = new Rewriting(this, parts.catalog);
@@ -120,8 +114,8 @@ export class CatalogObjectStore implements ObjectStore {
   }
 
   async start(): Promise<void> {
-    const { catalog, clock, awake, jobs, mirror, privateCopies, spiller, spoolGate } = this.#parts;
-    for (const job of await catalog.listJobs()) jobs.open(job, awake.now());
+    const { catalog, clock, mirror, privateCopies, spiller, spoolGate } = this.#parts;
+    await this.#jobs.adopt();
     spoolGate.look(await catalog.spoolTotals(), clock.now());
     privateCopies.wake();
     mirror.wake();
@@ -246,79 +240,30 @@ export class CatalogObjectStore implements ObjectStore {
     return this.#feed.follow(options);
   }
 
-  async delete(
+  delete(
     ref: ObjectRef,
-    condition: Condition = {},
-    options: { readonly marksAbsent?: boolean } = {},
+    condition?: Condition,
+    options?: { readonly marksAbsent?: boolean },
   ): Promise<DeleteReceipt> {
-    parseAnyBucketName(ref.bucket);
-    const marks = options.marksAbsent === true && (await this.versioningOf(ref.bucket)) !== 'off';
-    if (marks) parseKey(ref.key);
-    const { freed, object, marker } = await stamped(this.#parts, (stamp) =>
-      this.#parts.catalog.deleteObject(ref.bucket, ref.key, condition, { ...stamp, ...options }),
-    );
-    await this.retireAll(freed);
-    this.#parts.mirror.wake();
-    const deleted = object !== undefined;
-    return marker === undefined ? { deleted } : { deleted, markerId: versionIdOf(marker) };
+    return this.#deletions.delete(ref, condition, options);
   }
-
-  async deleteVersion(
+  deleteVersion(
     ref: ObjectRef & { readonly versionId: string },
-    condition: Condition = {},
+    condition?: Condition,
   ): Promise<VersionRecord | undefined> {
-    parseAnyBucketName(ref.bucket);
-    const { catalog } = this.#parts;
-    const found = await findVersion(catalog, ref);
-    const which = parseVersionId(ref.versionId);
-    if (found === undefined || which === undefined) return undefined;
-    const { freed, removed } = await catalog.deleteVersion(ref.bucket, ref.key, which, condition);
-    await this.retireAll(freed);
-    this.#parts.mirror.wake();
-    return removed;
+    return this.#deletions.deleteVersion(ref, condition);
   }
-
-  async deleteAllVersions(
-    bucket: string,
-    prefix: string,
-  ): Promise<{ objects: number; sizeBytes: number }> {
-    if ((await this.versioningOf(bucket)) === 'off') return await this.deletePrefix(bucket, prefix);
-    const { catalog } = this.#parts;
-    const first = { prefix, delimiter: '', startAfter: { key: '' }, limit: DELETE_BATCH };
-    return await this.#deleteInBatches(async () => {
-      const { versions, next } = await catalog.listVersions(bucket, first);
-      // The oldest first: then no version comes back for a moment, and none is moved for that.
-      const gone = await Promise.all(
-        versions
-          .toReversed()
-          .map(({ object: { key, version } }) => catalog.deleteVersion(bucket, key, version, {})),
-      );
-      const removed = gone.flatMap((one) => one.removed ?? []);
-      return {
-        freed: gone.flatMap(({ freed }) => freed),
-        objects: removed.length,
-        sizeBytes: removed.reduce((sum, { object }) => sum + object.sizeBytes, 0),
-        done: next === null,
-      };
-    });
+  deleteAllVersions(bucket: string, prefix: string): Promise<DeletedCount> {
+    return this.#deletions.deleteAllVersions(bucket, prefix);
+  }
+  deletePrefix(bucket: string, prefix: string): Promise<DeletedCount> {
+    return this.#deletions.deletePrefix(bucket, prefix);
   }
 
   async listVersions(bucket: string, options: VersionListing): Promise<VersionListed> {
     parseBucketName(bucket);
     await this.#parts.buckets.get(bucket);
     return await listVersions(this.#parts.catalog, bucket, options);
-  }
-
-  async deletePrefix(
-    bucket: string,
-    prefix: string,
-  ): Promise<{ objects: number; sizeBytes: number }> {
-    parseAnyBucketName(bucket);
-    return await this.#deleteInBatches(() =>
-      stamped(this.#parts, (stamp) =>
-        this.#parts.catalog.deletePrefix(bucket, prefix, DELETE_BATCH, stamp),
-      ),
-    );
   }
 
   async copy(from: ObjectRef, to: ObjectRef, condition: Condition = {}): Promise<ObjectView> {
@@ -329,7 +274,7 @@ export class CatalogObjectStore implements ObjectStore {
     const result = await stamped(this.#parts, (stamp) =>
       this.#parts.catalog.copyObject(from, { ...to, ...stamp }, condition),
     );
-    await this.retireAll(result.freed);
+    await this.#parts.retireAll(result.freed);
     return await this.#keepPromises(result.object);
   }
 
@@ -341,7 +286,7 @@ export class CatalogObjectStore implements ObjectStore {
     if (await this.#mustRewrite([to.bucket, ...sources.map(({ bucket }) => bucket)]))
       return await this.#rewriting.compose(to, sources, options);
     const { object, freed } = await composeObject(this.#parts, to, sources, options);
-    await this.retireAll(freed);
+    await this.#parts.retireAll(freed);
     return await this.#keepPromises(object, options.ack);
   }
 
@@ -356,7 +301,7 @@ export class CatalogObjectStore implements ObjectStore {
     const result = await stamped(this.#parts, (stamp) =>
       this.#parts.catalog.renameObject(from, to, condition, stamp),
     );
-    await this.retireAll(result.freed);
+    await this.#parts.retireAll(result.freed);
     this.#parts.mirror.wake();
     return from.bucket === to.bucket
       ? await this.#reads.view(result.object)
@@ -374,7 +319,7 @@ export class CatalogObjectStore implements ObjectStore {
     const result = await stamped(this.#parts, (stamp) =>
       this.#parts.catalog.renamePrefix(from, to, options, stamp),
     );
-    await this.retireAll(result.freed);
+    await this.#parts.retireAll(result.freed);
     this.#parts.mirror.wake();
     if (from.bucket !== to.bucket)
       for await (const object of objectsUnder(this.#parts.catalog, to.bucket, to.prefix))
@@ -395,7 +340,7 @@ export class CatalogObjectStore implements ObjectStore {
     const result = await stamped(this.#parts, (stamp) =>
       this.#parts.catalog.copyPrefix(from, to, options, stamp),
     );
-    await this.retireAll(result.freed);
+    await this.#parts.retireAll(result.freed);
     this.#parts.mirror.wake();
     for await (const object of objectsUnder(this.#parts.catalog, to.bucket, to.prefix))
       await this.#keepPromises(object);
@@ -466,79 +411,23 @@ export class CatalogObjectStore implements ObjectStore {
     return await this.#reads.head(ref);
   }
 
-  async openJob(job: Omit<JobRecord, 'createdAtMs'>): Promise<JobView> {
-    parseJobId(job.jobId);
-    const { catalog, clock, awake, jobs } = this.#parts;
-    const existing = jobs.find(job.jobId);
-    if (existing?.isEnding === true)
-      throw new StoreError('job_not_found', `job "${job.jobId}" is ending; take another id`, {
-        jobId: job.jobId,
-      });
-    const record = { ...job, createdAtMs: existing?.record.createdAtMs ?? clock.now() };
-    await catalog.putJob(record);
-    jobs.open(record, awake.now());
-    return await this.getJob(job.jobId);
+  openJob(job: Omit<JobRecord, 'createdAtMs'>): Promise<JobView> {
+    return this.#jobs.open(job);
   }
-
   heartbeat(jobId: string): void {
-    this.#parts.jobs.beat(jobId, this.#parts.awake.now());
+    this.#jobs.heartbeat(jobId);
   }
-
-  async getJob(jobId: string): Promise<JobView> {
-    const job = this.#parts.jobs.get(jobId);
-    return {
-      job: job.record,
-      lastHeartbeatMs: this.#heardAtMs(job),
-      ...(await this.#parts.catalog.jobTotals(jobId)),
-    };
+  getJob(jobId: string): Promise<JobView> {
+    return this.#jobs.get(jobId);
   }
-
-  /** As a time of day, for people. */
-  #heardAtMs({ lastHeartbeatMs }: { readonly lastHeartbeatMs: number }): number {
-    const { clock, awake } = this.#parts;
-    return Math.round(clock.now() - (awake.now() - lastHeartbeatMs));
+  listJobs(): Promise<readonly JobView[]> {
+    return this.#jobs.list();
   }
-
-  async listJobs(): Promise<readonly JobView[]> {
-    const views: JobView[] = [];
-    for (const job of this.#parts.jobs) {
-      const totals = await this.#parts.catalog.jobTotals(job.record.jobId);
-      views.push({ job: job.record, lastHeartbeatMs: this.#heardAtMs(job), ...totals });
-    }
-    return views;
+  endJob(jobId: string): Promise<JobReceipt> {
+    return this.#jobs.end(jobId);
   }
-
-  /** A second call while one runs gets the same receipt: it must not delete what a new job of this name makes. */
-  async endJob(jobId: string): Promise<JobReceipt> {
-    parseJobId(jobId);
-    let ending = this.#ending.get(jobId);
-    if (ending === undefined) {
-      ending = this.#endJob(jobId).finally(() => this.#ending.delete(jobId));
-      this.#ending.set(jobId, ending);
-    }
-    return await ending;
-  }
-
-  async #endJob(jobId: string): Promise<JobReceipt> {
-    const { catalog, jobs } = this.#parts;
-    const job = jobs.find(jobId);
-    if (job !== undefined) job.isEnding = true; // no new writes: `stage` and `commit` refuse a job that is ending
-    try {
-      const stagedWrites = this.#writes.dropJob(jobId);
-      await this.#writes.settledOf(jobId); // a commit under way either made its object before this line, or is refused
-      for (const listener of this.#jobEndListeners) await listener(jobId);
-      const gone = await this.#deleteInBatches(() => catalog.deleteJobObjects(jobId, DELETE_BATCH));
-      await catalog.deleteJob(jobId);
-      jobs.remove(jobId);
-      return { jobId, objects: gone.objects, freedBytes: gone.sizeBytes, stagedWrites };
-    } catch (error) {
-      if (job !== undefined) job.isEnding = false; // so that its end is tried again when its heartbeat stops
-      throw error;
-    }
-  }
-
   onJobEnd(listener: (jobId: string) => void | Promise<void>): void {
-    this.#jobEndListeners.push(listener);
+    this.#jobs.onEnd(listener);
   }
 
   tiers(): readonly TierStatus[] {
@@ -598,25 +487,10 @@ export class CatalogObjectStore implements ObjectStore {
   }
 
   async gc(): ReturnType<ObjectStore['gc']> {
-    const { catalog, memory, disk } = this.#parts;
+    const { memory, disk } = this.#parts;
     const expiredStagings = this.#writes.dropExpired();
     await retireFreed(this.#parts);
-    let lostObjects = 0;
-    for await (const blob of allBlobs(catalog)) {
-      if (
-        blob.refs === 0 ||
-        blob.memoryBytes !== null ||
-        blob.diskBytes !== null ||
-        blob.remote !== null
-      )
-        continue;
-      for (const name of await catalog.objectsOfBlob(blob.blobId, 1024)) {
-        const object = await catalog.findObject(name.bucket, name.key);
-        // It may have been replaced since: the new version is not lost.
-        if (object?.extents.some(({ blobId }) => blobId === blob.blobId) !== true) continue;
-        if (await this.#deleteLost(object)) lostObjects++;
-      }
-    }
+    const lostObjects = await this.#deletions.deleteLost();
     const orphans = [await memory.removeOrphans(), await disk.removeOrphans()];
     return {
       expiredStagings,
@@ -668,22 +542,6 @@ export class CatalogObjectStore implements ObjectStore {
       await catalog.durable();
     } finally {
       await catalog.close();
-    }
-  }
-
-  /** StoreParts.retireAll. */
-  async retireAll(freed: readonly BlobRecord[]): Promise<void> {
-    const { catalog, placement, observer, ranges } = this.#parts;
-    for (const { blobId } of freed) ranges.forget(blobId);
-    try {
-      if (freed.some((blob) => blob.diskBytes !== null || blob.remote !== null))
-        await catalog.durable();
-      const retired = await Promise.allSettled(freed.map((blob) => placement.retire(blob)));
-      const failed = retired.find((result) => result.status === 'rejected');
-      if (failed !== undefined) throw failed.reason;
-    } catch (error) {
-      this.#hasFreed = true;
-      observer.failed(error, 'removal');
     }
   }
 
@@ -753,30 +611,8 @@ export class CatalogObjectStore implements ObjectStore {
     return tier !== 2 && (tier === 0 ? leases : diskLeases).isInLimbo(blobId);
   }
 
-  /** What is lost leaves a delete marker where versions are kept: an older version must not appear in its place. */
-  async #deleteLost(object: ObjectRecord): Promise<boolean> {
-    const { catalog } = this.#parts;
-    const owner = bucketOfVersions(object.bucket);
-    if (owner === undefined && !(await this.#deleteVersion(object))) return false;
-    const bucket = owner ?? object.bucket;
-    const key = owner === undefined ? object.key : parseVersionKey(object.key).key;
-    const { freed } = await catalog.deleteVersion(bucket, key, object.version, {});
-    await this.retireAll(freed);
-    return true;
-  }
-
-  /** Only if it is still this version. */
-  async #deleteVersion(object: ObjectRecord): Promise<boolean> {
-    try {
-      return (await this.delete(object, { ifMatch: object.etag })).deleted;
-    } catch (error) {
-      if (isStoreError(error, 'precondition_failed')) return false;
-      throw error;
-    }
-  }
-
   async #sweepUntilStopped(): Promise<void> {
-    const { clock, awake, leases, diskLeases, jobs, observer } = this.#parts;
+    const { clock, awake, leases, diskLeases, observer } = this.#parts;
     let lastMs = clock.monotonic();
     const steps: readonly (() => unknown)[] = [
       () => this.files.sweep(),
@@ -784,9 +620,9 @@ export class CatalogObjectStore implements ObjectStore {
       () => this.#reads.dropExpired(),
       () => leases.sweep(),
       () => diskLeases.sweep(),
-      () => Promise.all(jobs.expired(awake.now()).map((jobId) => this.endJob(jobId))),
-      () => this.#deleteExpiredObjects(),
-      () => this.#retryRetirements(),
+      () => this.#jobs.endExpired(),
+      () => this.#deletions.deleteExpired(),
+      () => this.#retirement.sweep(),
       () => this.#diskGrowth.note(this.#parts.disk.usage().usedBytes, clock.monotonic()),
       async () => this.#parts.spoolGate.look(await this.#parts.catalog.spoolTotals(), clock.now()),
       () => this.#waits.wakeAll(),
@@ -806,46 +642,6 @@ export class CatalogObjectStore implements ObjectStore {
           if (!this.#stop.signal.aborted) observer.failed(error, 'sweep');
         }
       }
-    }
-  }
-
-  async #retryRetirements(): Promise<void> {
-    const { clock } = this.#parts;
-    if (!this.#hasFreed || clock.monotonic() < this.#retryFreedAtMs) return;
-    this.#retryFreedAtMs = clock.monotonic() + RETRY_FREED_MS;
-    this.#hasFreed = (await retireFreed(this.#parts)).failed > 0;
-  }
-
-  async #deleteExpiredObjects(): Promise<void> {
-    const { catalog, clock } = this.#parts;
-    for (const expired of await catalog.listExpired(clock.now(), DELETE_BATCH)) {
-      const { bucket, key, version } = expired;
-      if ((await catalog.findBucket(bucket))?.policy.versioning !== 'off') {
-        await this.retireAll((await catalog.deleteVersion(bucket, key, version, {})).freed);
-        continue;
-      }
-      const object = await catalog.findObject(expired.bucket, expired.key);
-      if (object?.version === expired.version) await this.#deleteVersion(object);
-    }
-  }
-
-  async #deleteInBatches(
-    step: () => Promise<{
-      freed: readonly BlobRecord[];
-      objects: number;
-      sizeBytes: number;
-      done: boolean;
-    }>,
-  ): Promise<{ objects: number; sizeBytes: number }> {
-    let objects = 0;
-    let sizeBytes = 0;
-    for (;;) {
-      const batch = await step();
-      await this.retireAll(batch.freed);
-      this.#parts.mirror.wake();
-      objects += batch.objects;
-      sizeBytes += batch.sizeBytes;
-      if (batch.done) return { objects, sizeBytes };
     }
   }
 }

@@ -1,6 +1,7 @@
 import { Command } from '@commander-js/extra-typings';
 import { createDiff } from './checkpoint/diff.ts';
 import { createExport } from './checkpoint/export.ts';
+import { createImport } from './checkpoint/import.ts';
 import { createLatest, createList, createShow } from './checkpoint/list.ts';
 import {
   createBad,
@@ -31,6 +32,7 @@ export function create(): AnyCommand {
     .addCommand(createVerify())
     .addCommand(createDiff())
     .addCommand(createWait())
+    .addCommand(createImport())
     .addCommand(createPolicy())
     .addHelpText(
       'after',

@@ -1,6 +1,7 @@
 import { Command } from '@commander-js/extra-typings';
 import { parseObjectName } from '@ebb/client';
 import { formatBytes } from '@ebb/protocol';
+import { printImported, printRefused } from './checkpoint/imported.ts';
 import type { AnyCommand } from './command.ts';
 import { examples, jsonOption, nodeOption } from './options.ts';
 import { count, printJson, printLine } from './output.ts';
@@ -14,7 +15,9 @@ export function create(): AnyCommand {
     .addOption(jsonOption)
     .addHelpText(
       'after',
-      `${examples('ebb sync lake', 'ebb sync lake/2026/ --remove')}\n\nBytes stay where they are until somebody reads them; ebb warm fetches them ahead.`,
+      `${examples('ebb sync lake', 'ebb sync lake/2026/ --remove')}
+
+Snapshots of training jobs are taken in with the objects that they consist of. Bytes stay where they are until somebody reads them; ebb warm fetches them ahead.`,
     )
     .action(async (name, options) => {
       const { bucket, key: prefix } = parseObjectName(name);
@@ -29,8 +32,8 @@ export function create(): AnyCommand {
         await printLine(
           `${count(added, 'object')} added, ${updated} updated, ${removed} removed, ${unchanged} as they were (${formatBytes(bytes)} to be read when asked for)`,
         );
-        for (const { key, problem } of report.refused)
-          process.stderr.write(`not taken in: ${JSON.stringify(key)} ${problem}\n`);
+        await printImported(report.checkpoints.runs.filter(({ imported }) => imported > 0));
+        printRefused([...report.refused, ...report.checkpoints.refused]);
       });
     });
 }

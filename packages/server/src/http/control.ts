@@ -88,7 +88,8 @@ const routes = {
   sync: createRoute({
     method: 'post',
     path: PATHS.sync,
-    summary: 'Takes in what others put into the bucket in the remote tier; no bytes are read',
+    summary:
+      'Takes in what others put into the bucket in the remote tier, and the checkpoints among it; no bytes of objects are read',
     request: { params: bucketParam, body: jsonBody(syncRequestSchema, { required: false }) },
     responses: { 200: json(syncResponseSchema), ...errorResponses },
   }),
@@ -185,7 +186,7 @@ const routes = {
 
 /** @param fileOwner Of the files opened over HTTP; file-bytes.ts is given the same. */
 export function createControlApp(services: Services, fileOwner: Owner): OpenAPIHono {
-  const { store, shuffles, node, remotes } = services;
+  const { store, shuffles, checkpoints, node, remotes } = services;
   const app = new OpenAPIHono({
     defaultHook: (result) => {
       if (!result.success) throw invalidRequest(result.error.issues);
@@ -255,10 +256,12 @@ export function createControlApp(services: Services, fileOwner: Owner): OpenAPIH
   });
 
   app.openapi(routes.sync, async (c) => {
-    const { prefix, remove } = c.req.valid('json');
+    const { bucket } = c.req.valid('param');
+    const { prefix, remove } = syncRequestSchema.parse(c.req.valid('json') ?? {});
     const { signal } = c.req.raw;
-    const report = await store.sync(c.req.valid('param').bucket, prefix, { remove, signal });
-    return c.json({ ...report, refused: [...report.refused] }, 200);
+    const report = await store.sync(bucket, prefix, { remove, signal });
+    const imported = await checkpoints.importSynced({ bucket, prefix }, signal);
+    return c.json({ ...report, refused: [...report.refused], checkpoints: imported }, 200);
   });
 
   app.openapi(routes.copy, async (c) => {

@@ -1306,6 +1306,19 @@ export function catalogConformance(name: string, factory: CatalogFactory): void 
         expect(await record('shuffle', 'a/1')).toEqual([9]);
         expect(await names('')).toEqual(['a/1', 'a/2']);
       });
+
+      test('many are put at once, or none of them', async () => {
+        const value = Uint8Array.of(1);
+        const good = [1, 2, 3].map((n) => ({ key: `k/${n}`, value }));
+        await catalog.putRecords('many', good);
+        expect(await catalog.listRecords('many', 'k/')).toHaveLength(3);
+        const broken = [
+          { key: 'x/1', value },
+          { key: 'x/2', value: null as unknown as Uint8Array },
+        ];
+        await expect(catalog.putRecords('many', broken)).rejects.toThrow();
+        expect(await catalog.listRecords('many', 'x/')).toEqual([]);
+      });
     });
 
     versionConformance(factory);

@@ -333,7 +333,7 @@ class Checkpointer:
         def run(plan: Plan) -> Restored:
             return self._restore(plan, self._choose_part(plan, part), into, strict=strict, progress=progress)
 
-        return self._with_plan(step, run)
+        return self._with_plan(step, run, digests=self.verify)
 
     def open(self, step: Step = "latest", *, part: str | None = None) -> OpenSnapshot:
         """A snapshot as read-only arrays over the node's own memory, without a copy, and not compared with digests.

@@ -24,7 +24,7 @@ from .._reader import ObjectReader
 from ..errors import DataCorruptError, DataLostError, NotFoundError
 from . import _arrays
 from ._api import PlannedPart
-from ._copy import Copier
+from ._copy import Copier, Run
 from ._gmac import ThreadDigests, is_available
 from ._slots import SlotMappings
 
@@ -110,12 +110,8 @@ class PartSource:
             return reader
 
 
-class _Piece(NamedTuple):
-    """Where bytes of a block go: address, offset in the block, length."""
-
-    target: int
-    start: int
-    length: int
+#: Where bytes of a block go: address, offset in the block, length. There are thousands of them.
+_Piece = tuple[int, int, int]
 
 
 def fetch(
@@ -169,6 +165,11 @@ def _fetch_from(
     if verify and not (checks and is_available()):
         _verify_by_node(source)
         checks = False
+    if kept is not None and not checks:
+        copier.copy([Run(target, kept + offset, length) for offset, length, target in wanted])
+        if progress is not None:
+            progress(sum(one.length for one in wanted))
+        return
     block_bytes = part.block_bytes or _BLOCK_BYTES
     blocks = _blocks(wanted, block_bytes)
     numbers = sorted(blocks)
@@ -177,16 +178,18 @@ def _fetch_from(
     digests = ThreadDigests()
     move = ctypes.memmove
 
-    def place(block: int, address: int) -> None:
-        """`address`: of the block. It is in the processor's cache when its digest is made, and is copied then."""
-        length = min(block_bytes, part.image_bytes - block * block_bytes)
-        if checks and digests.get().of(address, length) != part.digest(block):
-            units.clear()
-            raise _corrupt(part, block * block_bytes, length, in_memory=source.has_image)
-        for target, start, piece_bytes in blocks[block]:
-            move(target, address + start, piece_bytes)
-
     def work() -> None:
+        digest_of = digests.get().of if checks else None
+
+        def place(block: int, address: int) -> None:
+            """`address`: of the block. It is in the processor's cache when its digest is made, and is copied then."""
+            length = min(block_bytes, part.image_bytes - block * block_bytes)
+            if digest_of is not None and digest_of(address, length) != part.digest(block):
+                units.clear()
+                raise _corrupt(part, block * block_bytes, length, in_memory=source.has_image)
+            for target, start, piece_bytes in blocks[block]:
+                move(target, address + start, piece_bytes)
+
         buffer = np.empty(max(_READ_BYTES, block_bytes), np.uint8)
         here = _arrays.address(buffer)
         while True:
@@ -227,7 +230,7 @@ def _blocks(wanted: Sequence[Wanted], block_bytes: int) -> dict[int, list[_Piece
         while done < length:
             block, start = divmod(offset + done, block_bytes)
             piece_bytes = min(length - done, block_bytes - start)
-            blocks.setdefault(block, []).append(_Piece(target + done, start, piece_bytes))
+            blocks.setdefault(block, []).append((target + done, start, piece_bytes))
             done += piece_bytes
     return blocks
 

@@ -18,6 +18,7 @@ import {
   S3_TRANSFERS_BYTES_MAX,
   S3_TRANSFERS_PER_OBJECT_MAX,
 } from '../../limits.ts';
+import { RangeSockets } from './range-sockets.ts';
 import { connectionFailed, isRetryable, toS3Error } from './s3-failures.ts';
 import type { S3TargetConfig } from './s3-protocol.ts';
 
@@ -51,6 +52,7 @@ export class S3Connection {
   readonly client: S3Client;
   readonly config: S3TargetConfig;
   readonly bucket: string;
+  readonly ranges: RangeSockets;
   /** Whether the store takes the header of a checksum: one that answered 501 to it is not asked again. */
   takesChecksums = true;
   readonly #dates = new WeakMap<object, number>();
@@ -59,6 +61,7 @@ export class S3Connection {
     this.config = config;
     this.bucket = config.target.bucket;
     this.client = new S3Client(clientConfig(config));
+    this.ranges = new RangeSockets(config.settings);
     this.client.middlewareStack.add(
       (next) => async (args) => {
         const answer = await next(args);
@@ -106,6 +109,7 @@ export class S3Connection {
 
   destroy(): void {
     this.client.destroy();
+    this.ranges.destroy();
   }
 
   async #attempt<T>(

@@ -6,12 +6,18 @@
  */
 import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
-import type { Readable } from 'node:stream';
+import { Readable } from 'node:stream';
 import { GetObjectCommand, type GetObjectCommandOutput } from '@aws-sdk/client-s3';
 import { isStoreError, StoreError } from '@ebb/protocol';
 import { combineCrc32c, crc32c, formatCrc32c } from '../../checksum.ts';
-import { S3_RANGE_BYTES, S3_TRANSFER_BYTES, S3_TRANSFERS_PER_OBJECT_MAX } from '../../limits.ts';
+import {
+  S3_FETCH_RANGE_BYTES_MAX,
+  S3_RANGE_BYTES,
+  S3_TRANSFER_BYTES,
+  S3_TRANSFERS_PER_OBJECT_MAX,
+} from '../../limits.ts';
 import { toStoreError } from '../fs-error.ts';
+import type { RangeAnswer, SignedRequest } from './range-sockets.ts';
 import type { Attempt, S3Connection } from './s3-connection.ts';
 import { connectionFailed } from './s3-failures.ts';
 import { headObject, quoteEtag, unquoteEtag } from './s3-objects.ts';
@@ -24,7 +30,9 @@ export interface KeyRange {
   readonly etag?: string;
 }
 
-/** Takes a piece of a range, and where it begins in it. */
+type Content = Pick<RangeAnswer, 'pieces' | 'destroy'>;
+
+/** Takes a piece of a range, and where it begins in it; the piece is overwritten afterwards. */
 type Sink = (chunk: Uint8Array, at: number) => Promise<void> | void;
 
 interface Received {
@@ -87,29 +95,41 @@ async function receiveRanges(
   signal: AbortSignal,
   sink: Sink,
 ): Promise<Received> {
-  const { offset, length } = whole;
-  const first = { ...whole, length: Math.min(length, S3_RANGE_BYTES) };
-  const { etag, crc32c: firstCrc } = await receive(connection, first, { signal, sink });
-  const count = Math.ceil(length / S3_RANGE_BYTES) - 1;
-  const crcs: { crc32c: number; length: number }[] = [];
-  await runSideBySide(count, S3_TRANSFERS_PER_OBJECT_MAX, signal, async (index, stop) => {
-    const begin = (index + 1) * S3_RANGE_BYTES;
+  const rangeBytes = rangeBytesOf(whole.length);
+  const count = Math.max(1, Math.ceil(whole.length / rangeBytes));
+  const crcs: number[] = [];
+  let { etag } = whole;
+  const lengthAt = (index: number): number =>
+    Math.min(rangeBytes, whole.length - index * rangeBytes);
+  const receiveAt = async (index: number, stop: AbortSignal): Promise<void> => {
+    const begin = index * rangeBytes;
     const range = {
-      ...{ key: whole.key, etag, offset: offset + begin },
-      length: Math.min(S3_RANGE_BYTES, length - begin),
+      ...{ key: whole.key, offset: whole.offset + begin, length: lengthAt(index) },
+      ...(etag === undefined ? {} : { etag }),
     };
     const put: Sink = (chunk, at) => sink(chunk, begin + at);
-    const received = await receive(connection, range, { signal: stop, sink: put }).catch(
-      (error: unknown) => {
-        // The caller asked for any content, but not for two.
-        const isMixed = whole.etag === undefined && isStoreError(error, 'precondition_failed');
-        throw isMixed ? connectionFailed(`${whole.key} was replaced while it was read`) : error;
-      },
-    );
-    crcs[index] = { crc32c: received.crc32c, length: range.length };
+    const received = await receive(connection, range, { signal: stop, sink: put });
+    crcs[index] = received.crc32c;
+    etag ??= received.etag;
+  };
+  const isAny = etag === undefined;
+  // The first says which content it is, unless the caller does.
+  if (isAny) await receiveAt(0, signal);
+  const done = isAny ? 1 : 0;
+  await runSideBySide(count - done, S3_TRANSFERS_PER_OBJECT_MAX, signal, async (index, stop) => {
+    await receiveAt(index + done, stop).catch((error: unknown) => {
+      // The caller asked for any content, but not for two.
+      const isMixed = isAny && isStoreError(error, 'precondition_failed');
+      throw isMixed ? connectionFailed(`${whole.key} was replaced while it was read`) : error;
+    });
   });
-  const crc = crcs.reduce((sum, part) => combineCrc32c(sum, part.crc32c, part.length), firstCrc);
-  return { etag, crc32c: crc };
+  const crc = crcs.reduce((sum, crc, index) => combineCrc32c(sum, crc, lengthAt(index)), 0);
+  return { etag: etag ?? '', crc32c: crc };
+}
+
+function rangeBytesOf(length: number): number {
+  const shareBytes = Math.ceil(length / S3_TRANSFERS_PER_OBJECT_MAX);
+  return Math.min(Math.max(shareBytes, S3_RANGE_BYTES), S3_FETCH_RANGE_BYTES_MAX);
 }
 
 /** One range, tried again from its start when it is cut. */
@@ -130,16 +150,35 @@ async function receive(
       ...{ Bucket: connection.bucket, Key: key, Range: `bytes=${offset}-${offset + length - 1}` },
       ...(etag === undefined ? {} : { IfMatch: quoteEtag(etag) }),
     });
-    const output = await connection.client.send(command, { abortSignal: attempt.signal });
-    const body = output.Body as Readable;
+    let body: Content | undefined;
+    // Signed and understood by the SDK, and carried past it: see range-sockets.ts.
+    command.middlewareStack.add(
+      (next) => async (args) => {
+        const answer = await connection.ranges.get(args.request as SignedRequest, attempt.signal);
+        if (answer === undefined) return await next(args);
+        const { statusCode, headers } = answer;
+        body = { pieces: answer.pieces, destroy: answer.destroy };
+        return { response: { statusCode, headers, body: Readable.from([]) } };
+      },
+      { step: 'deserialize', priority: 'low', name: 'ebbRange' },
+    );
     try {
+      const output = await connection.client.send(command, { abortSignal: attempt.signal });
+      body ??= toContent(output.Body as Readable);
       assertRange(range, output);
-      const crc = await drain(body, { range, attempt, sink });
+      const crc = await drain(body.pieces, { range, attempt, sink });
       return { etag: unquoteEtag(output.ETag) ?? etag ?? '', crc32c: crc };
     } finally {
-      body.destroy();
+      body?.destroy();
     }
   });
+}
+
+function toContent(stream: Readable): Content {
+  return {
+    pieces: stream as AsyncIterable<Uint8Array>,
+    destroy: () => void stream.destroy(),
+  };
 }
 
 /** S3 has no empty range. */
@@ -159,12 +198,12 @@ async function receiveNothing(
 
 /** Returns the CRC32C of what came. */
 async function drain(
-  body: Readable,
+  pieces: AsyncIterable<Uint8Array>,
   { range, attempt, sink }: { range: KeyRange; attempt: Attempt; sink: Sink },
 ): Promise<number> {
   let crc = 0;
   let at = 0;
-  for await (const chunk of body as AsyncIterable<Uint8Array>) {
+  for await (const chunk of pieces) {
     attempt.progress();
     if (at + chunk.length > range.length) {
       throw connectionFailed(`reading ${range.key}: more came than the store announced`);

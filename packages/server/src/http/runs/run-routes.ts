@@ -2,12 +2,14 @@
 import type { RunRef, SnapshotChoice, SnapshotRef } from '@ebb/checkpoint';
 import {
   CHECKPOINT_BUCKET,
+  importRunsSchema,
   PATHS,
   preparedRunSchema,
   prepareRunSchema,
   restorePlanSchema,
   runInfoSchema,
   runPolicyChangeSchema,
+  runsImportedSchema,
   StoreError,
   snapshotAbortSchema,
   snapshotBadSchema,
@@ -51,6 +53,14 @@ const routes = {
     summary: 'Runs, in one bucket or in all',
     request: { query: ofAnyBucket },
     responses: { 200: json(z.object({ runs: z.array(runInfoSchema) })), ...errorResponses },
+  }),
+  importRuns: createRoute({
+    method: 'post',
+    path: PATHS.runsImport,
+    summary:
+      'Takes in snapshots that the remote tier has and this node has no record of; no data is read',
+    request: { query: ofBucket, body: jsonBody(importRunsSchema, { required: false }) },
+    responses: { 200: json(runsImportedSchema), ...errorResponses },
   }),
   getRun: createRoute({
     method: 'get',
@@ -174,6 +184,11 @@ export function addRunRoutes(app: OpenAPIHono, { checkpoints }: Services): void 
   app.openapi(routes.listRuns, async (c) =>
     c.json({ runs: [...(await checkpoints.listRuns(c.req.valid('query').bucket))] }, 200),
   );
+  app.openapi(routes.importRuns, async (c) => {
+    const { bucket } = c.req.valid('query');
+    const from = { bucket, run: c.req.valid('json')?.run };
+    return c.json(await checkpoints.importRuns(from, c.req.raw.signal), 200);
+  });
   app.openapi(routes.getRun, async (c) =>
     c.json(await checkpoints.getRun(runOf(c.req.valid('param'), c.req.valid('query'))), 200),
   );
