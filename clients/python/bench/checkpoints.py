@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import math
 import mmap
 import os
 import shutil
@@ -30,14 +31,12 @@ import sys
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, ClassVar
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "tests"), str(HERE)]
-
-ARMS = ("copy", "ebb", "ebb-dcp", "torch", "torch-nocrc", "safetensors", "dcp", "dcp-async", "ebb-jax", "orbax")
-
 
 # -- the state ---------------------------------------------------------------------------------------------------
 
@@ -63,6 +62,10 @@ def shapes_of(gigabytes: float) -> dict[str, tuple[int, ...]]:
             f"{at}.fc2.b": (width,),
         }
     return shapes
+
+
+def state_bytes(gigabytes: float) -> int:
+    return sum(3 * 4 * math.prod(shape) for shape in shapes_of(gigabytes).values())
 
 
 def torch_state(gigabytes: float) -> dict[str, Any]:
@@ -98,39 +101,50 @@ class Limit:
             self._there.append(Run(base + at, tensor.data_ptr(), tensor.nbytes))
             self._back.append(Run(tensor.data_ptr(), base + at, tensor.nbytes))
             at += tensor.nbytes
-        self.measure()
+        self.save()
+        self.restore()
 
-    def measure(self) -> tuple[float, float]:
-        return timed(lambda: self._copier.copy(self._there)), timed(lambda: self._copier.copy(self._back))
+    def save(self) -> None:
+        self._copier.copy(self._there)
+
+    def restore(self) -> None:
+        self._copier.copy(self._back)
 
 
 # -- the arms ----------------------------------------------------------------------------------------------------
 
 
-class Arm:
-    """`save` returns when the state may change; `finish` when the checkpoint is whole; `restore` fills the state."""
+class Arm(ABC):
+    """A way to make checkpoints, with a state of its own and a directory in memory for what it writes."""
 
+    title: ClassVar[str]
     #: A process beside this one that works for it.
     helper_pid: int | None = None
 
     def __init__(self, gigabytes: float) -> None:
         self.directory = tempfile.mkdtemp(prefix="ebb-bench-", dir="/dev/shm")
-        self.make_state(gigabytes)
+        self.state = self.make_state(gigabytes)
+        self.open(gigabytes)
 
-    def make_state(self, gigabytes: float) -> None:
-        self.state = torch_state(gigabytes)
+    def make_state(self, gigabytes: float) -> dict[str, Any]:
+        return torch_state(gigabytes)
 
+    def open(self, gigabytes: float) -> None:  # noqa: B027
+        """What is done once, before the first checkpoint."""
+
+    @abstractmethod
     def save(self, step: int) -> None:
-        raise NotImplementedError
+        """Returns when the state may change."""
 
-    def finish(self) -> None:
-        pass
+    def finish(self) -> None:  # noqa: B027
+        """Returns when the checkpoint is whole, for arms whose `save` returns before that."""
 
-    def settle(self, step: int) -> None:
+    def settle(self, step: int) -> None:  # noqa: B027
         """What else happens behind a checkpoint, so that it does not disturb what is measured next."""
 
+    @abstractmethod
     def restore(self, step: int) -> None:
-        raise NotImplementedError
+        """Fills the state; one that cannot be written (JAX) is made anew."""
 
     def close(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -141,23 +155,25 @@ class Arm:
 
 
 class CopyArm(Arm):
-    def make_state(self, gigabytes: float) -> None:
-        super().make_state(gigabytes)
+    title = "limit: copy by two threads"
+
+    def open(self, gigabytes: float) -> None:
         self.limit = Limit(tensors_of(self.state))
 
     def save(self, step: int) -> None:
-        self.limit._copier.copy(self.limit._there)
+        self.limit.save()
 
     def restore(self, step: int) -> None:
-        self.limit._copier.copy(self.limit._back)
+        self.limit.restore()
 
 
 class EbbArm(Arm):
-    def make_state(self, gigabytes: float) -> None:
+    title = "Ebb"
+
+    def open(self, gigabytes: float) -> None:
         from ebb.checkpoint import Checkpointer
         from support import NodeProcess
 
-        super().make_state(gigabytes)
         room = f"{int(gigabytes * 1000 * 4.5) + 512}MiB"
         self.node = NodeProcess(memory_limit=room, disk_limit=room)
         self.helper_pid = self.node.pid
@@ -186,11 +202,13 @@ class EbbArm(Arm):
 
 
 class EbbDcpArm(EbbArm):
-    def prepare(self) -> None:
-        import torch.distributed as dist
+    title = "Ebb, by PyTorch's DCP"
 
-        self.checkpointer.prepare(self.state)
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    def prepare(self) -> None:
+        from ebb.torch.dcp import EbbStager
+
+        open_group_of_one()
+        EbbStager(self.checkpointer).prepare(self.state)
 
     def save(self, step: int) -> None:
         from ebb.torch import dcp
@@ -204,6 +222,7 @@ class EbbDcpArm(EbbArm):
 
 
 class TorchArm(Arm):
+    title = "torch.save"
     crc = True
 
     def save(self, step: int) -> None:
@@ -219,10 +238,13 @@ class TorchArm(Arm):
 
 
 class TorchNoCrcArm(TorchArm):
+    title = "torch.save, no CRC-32"
     crc = False
 
 
 class SafetensorsArm(Arm):
+    title = "safetensors"
+
     def save(self, step: int) -> None:
         from safetensors.torch import save_file
 
@@ -242,11 +264,10 @@ class SafetensorsArm(Arm):
 
 
 class DcpArm(Arm):
-    def make_state(self, gigabytes: float) -> None:
-        import torch.distributed as dist
+    title = "PyTorch's DCP"
 
-        super().make_state(gigabytes)
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    def open(self, gigabytes: float) -> None:
+        open_group_of_one()
 
     def save(self, step: int) -> None:
         import torch.distributed.checkpoint as dcp
@@ -263,12 +284,17 @@ class DcpArm(Arm):
 class DcpAsyncArm(DcpArm):
     """With the stager that PyTorch takes by itself, which copies in a thread; then the state may change."""
 
-    def save(self, step: int) -> None:
-        import torch.distributed.checkpoint as dcp
+    title = "PyTorch's DCP, async"
+
+    def open(self, gigabytes: float) -> None:
         from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
-        if step == 1:
-            self.stager = DefaultStager(StagingOptions(False, True, True, False))
+        super().open(gigabytes)
+        self.stager = DefaultStager(StagingOptions(False, True, True, False))
+
+    def save(self, step: int) -> None:
+        import torch.distributed.checkpoint as dcp
+
         shutil.rmtree(self.path(step), ignore_errors=True)
         self.answer = dcp.async_save(self.state, checkpoint_id=self.path(step), async_stager=self.stager)
         self.answer.staging_completion.result()
@@ -278,46 +304,41 @@ class DcpAsyncArm(DcpArm):
 
 
 class JaxArm(Arm):
-    def make_state(self, gigabytes: float) -> None:
+    """The same state as arrays of JAX, on the CPU."""
+
+    def make_state(self, gigabytes: float) -> dict[str, Any]:
+        os.environ["JAX_PLATFORMS"] = "cpu"
         import jax.numpy as jnp
         import numpy as np
 
         rng = np.random.default_rng(0)
         shapes = shapes_of(gigabytes)
-        self.state = {
+        return {
             group: {name: jnp.asarray(rng.random(shape, dtype=np.float32)) for name, shape in shapes.items()}
             for group in ("model", "m", "v")
         }
 
 
 class EbbJaxArm(JaxArm, EbbArm):
-    def make_state(self, gigabytes: float) -> None:
-        JaxArm.make_state(self, gigabytes)
-        made = self.state
-        EbbArm.make_state(self, 0.001)  # the node; its state goes
-        self.checkpointer.close()
-        self.node.close()
-        self.state = made
-        from ebb.checkpoint import Checkpointer
-        from support import NodeProcess
-
-        room = f"{int(gigabytes * 1000 * 4.5) + 512}MiB"
-        self.node = NodeProcess(memory_limit=room, disk_limit=room)
-        self.helper_pid = self.node.pid
-        self.checkpointer = Checkpointer(self.node.socket_path, "bench", keep_last=1)
-        self.prepare()
+    title = "Ebb, of JAX arrays"
 
     def restore(self, step: int) -> None:
-        self.state = self.checkpointer.restore(step, self.state).state
+        import jax
+
+        self.state = jax.block_until_ready(self.checkpointer.restore(step, self.state).state)
 
 
 class OrbaxArm(JaxArm):
+    title = "Orbax, async"
+
+    def open(self, gigabytes: float) -> None:
+        import orbax.checkpoint as ocp
+
+        self.saver = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+
     def save(self, step: int) -> None:
         import orbax.checkpoint as ocp
 
-        if step == 1:
-            self.saver = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
-        self.saver.wait_until_finished()
         self.saver.save(self.path(step), args=ocp.args.StandardSave(self.state), force=True)
 
     def finish(self) -> None:
@@ -328,10 +349,15 @@ class OrbaxArm(JaxArm):
         import orbax.checkpoint as ocp
 
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, self.state)
-        self.state = self.saver.restore(self.path(step), args=ocp.args.StandardRestore(abstract))
+        found = self.saver.restore(self.path(step), args=ocp.args.StandardRestore(abstract))
+        self.state = jax.block_until_ready(found)
+
+    def close(self) -> None:
+        self.saver.close()
+        super().close()
 
 
-CLASSES: dict[str, type[Arm]] = {
+ARMS: dict[str, type[Arm]] = {
     "copy": CopyArm,
     "ebb": EbbArm,
     "ebb-dcp": EbbDcpArm,
@@ -352,6 +378,12 @@ def copy_in(state: dict[str, Any], found: dict[str, Any]) -> None:
         for group, of in state.items():
             for name, one in of.items():
                 one.copy_(found[group][name])
+
+
+def open_group_of_one() -> None:
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------
@@ -408,11 +440,11 @@ def serve(name: str, gigabytes: float) -> None:
     warnings.filterwarnings("ignore")
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is not a figure
-    if not name.startswith(("ebb-jax", "orbax")):
+    if not issubclass(ARMS[name], JaxArm):
         import torch
 
         torch.set_num_threads(2)
-    arm = CLASSES[name](gigabytes)
+    arm = ARMS[name](gigabytes)
     print("ready", file=out, flush=True)
     for step, line in enumerate(sys.stdin, 1):
         if line.strip() == "end":
@@ -457,7 +489,7 @@ def main() -> int:
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(rows, indent=1))
     if arguments.plot:
-        plot(rows, arguments.plot)
+        plot(rows, arguments.gigabytes, arguments.plot)
     return 0
 
 
@@ -517,10 +549,13 @@ class Child:
             self._process.wait()
 
 
-def middle(rows: list[dict[str, float]], what: str) -> float:
+def kept_rounds(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     """Without the first round, in which memory is touched for the first time."""
-    kept = [row[what] for row in (rows[1:] or rows)]
-    return statistics.median(kept)
+    return rows[1:] or rows
+
+
+def middle(rows: list[dict[str, float]], what: str) -> float:
+    return statistics.median(row[what] for row in kept_rounds(rows))
 
 
 def tell(rows: dict[str, list[dict[str, float]]]) -> None:
@@ -534,7 +569,7 @@ def tell(rows: dict[str, list[dict[str, float]]]) -> None:
 
 
 def cells_of(found: list[dict[str, float]]) -> list[str]:
-    kept = found[1:] or found
+    kept = kept_rounds(found)
 
     def spread(what: str) -> str:
         values = [row[what] for row in kept]
@@ -548,26 +583,53 @@ def cells_of(found: list[dict[str, float]]) -> list[str]:
     return [spread("stall"), ratio("stall"), *figures, extra, spread("restore"), ratio("restore")]
 
 
-def plot(rows: dict[str, list[dict[str, float]]], file: str) -> None:
+def plot(rows: dict[str, list[dict[str, float]]], gigabytes: float, file: str) -> None:
+    """Medians as points, with the spread of the rounds; the limit as a line. The axes are logarithmic: arms differ by
+    factors."""
     import matplotlib
 
-    matplotlib.use("svg")
+    matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = [name for name, found in rows.items() if found]
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 0.45 * len(names) + 1.2), sharey=True)
-    for axis, what, title in zip(
-        axes, ("stall", "restore"), ("training stands still, s", "restore into a live model, s")
-    ):
-        values = [middle(rows[name], what) for name in names]
-        bars = axis.barh(names, values, color=["#2a6f97" if "ebb" in name else "#a9b4c2" for name in names])
-        axis.bar_label(bars, fmt="%.2f", padding=3)
-        axis.set_title(title)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.margins(x=0.15)
-    axes[0].invert_yaxis()
+    names = [name for name, found in rows.items() if found and name != "copy"]
+    if not names:
+        print("no arm but the limit: no picture")
+        return
+    figure, axes = pyplot.subplots(1, 3, figsize=(13, 0.5 * len(names) + 2.2), sharey=True, sharex=True)
+    titles = ("Training stands still", "Checkpoint is whole", "Restored into a live model")
+    for axis, what, limit, title in zip(axes, ("stall", "total", "restore"), ("stall", "stall", "restore"), titles):
+        for at, name in enumerate(names):
+            values = [row[what] for row in kept_rounds(rows[name])]
+            color = "#1b6ca8" if name.startswith("ebb") else "#5f6b7a"
+            median = statistics.median(values)
+            axis.plot([min(values), max(values)], [at, at], color=color, linewidth=3, alpha=0.4, solid_capstyle="round")
+            axis.plot(median, at, "o", color=color, markersize=8)
+            axis.annotate(f"{median:.2g} s", (median, at), (0, 9), textcoords="offset points", ha="center", color=color)
+        near = statistics.median(row[f"limit_{limit}"] for name in names for row in kept_rounds(rows[name]))
+        axis.axvline(near, color="#c0392b", linestyle="--", linewidth=1.2, label=f"{CopyArm.title}, {near:.2g} s")
+        axis.set_xscale("log")
+        axis.margins(x=0.12)
+        axis.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        axis.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+        axis.set_title(title, pad=26)
+        axis.set_xlabel("seconds (logarithmic)")
+        axis.grid(axis="x", color="#e3e7ec")
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(axis="y", length=0)
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 0.995), frameon=False, fontsize=8)
+    axes[0].set_yticks(range(len(names)), [ARMS[name].title for name in names])
+    axes[0].set_ylim(len(names) - 0.5, -0.7)
+    tensors = 3 * len(shapes_of(gigabytes))
+    rounds = max(len(kept_rounds(rows[name])) for name in names)
+    figure.suptitle(
+        f"A checkpoint of {state_bytes(gigabytes) / 1e9:.2g} GB in {tensors} tensors, written to memory: "
+        f"median and spread of {rounds} rounds after the first"
+    )
     figure.tight_layout()
-    figure.savefig(file)
+    figure.savefig(file, dpi=150)
+    print(f"picture: {file}")
 
 
 if __name__ == "__main__":

@@ -543,10 +543,10 @@ class Checkpointer:
             pieces.append(Wanted(shard.offset, shard.length, address))
         with progress_bar(progress, plan.snapshot.step, sum(piece.length for piece in pieces)) as tick:
             fetch(self.client, planned, pieces, self.copier, slots=self.slots, verify=self.verify, progress=tick)
-        anew = {
-            key: _filled(target, host, planned.by_name[leaf.name], leaf.kind)
-            for key, (target, leaf, host) in later.items()
-        }
+        anew: dict[Any, Any] = {}
+        while later:  # what was read goes as arrays are made of it, so that the state is not in memory once more
+            key, (target, leaf, host) = later.popitem()
+            anew[key] = _filled(target, host, planned.by_name[leaf.name], leaf.kind)
 
         def found(path: _tree.Path, leaf: _tree.Leaf) -> Any:
             array = made[path]
