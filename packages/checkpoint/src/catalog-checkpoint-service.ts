@@ -4,7 +4,8 @@
  * I1  A snapshot is one record. It is written when all parts are there and were looked at, and never before; so half a
  *     snapshot is never seen, whoever dies in between.
  * I2  Parts of two sessions never make one snapshot: images carry the session in their name, and a session that begins
- *     throws away what others handed over and did not commit.
+ *     throws away what other jobs handed over and did not commit. The images of a committed snapshot are never written again:
+ *     a job that saves a step once more does so as another session (`~N`).
  * I3  A snapshot that replaces another of its step keeps that one's stored form until it is stored itself.
  * I4  Slots: of a run whose snapshots are stored, at most `policy.slots` snapshots have images in memory, begun ones included,
  *     unless the policy says `spill`.
@@ -43,6 +44,8 @@ import {
   IMAGE_BUCKET,
   imageKey,
   imagesPrefix,
+  isOfOneJob,
+  nextSession,
   PREPARED_PREFIX,
   parsePartName,
   parseRunName,
@@ -250,6 +253,10 @@ class CatalogCheckpointService implements CheckpointService {
     this.#assertFits(imageBytes);
     const policy = (await this.#store.getBucket(ref.bucket)).policy;
     const key = imageKey(ref, session, part);
+    if (run.snapshots.get(ref.step)?.session === session) {
+      const message = `session ${session} has committed step ${ref.step}: what is saved anew needs a session of its own, such as ${nextSession(session)}`;
+      throw new StoreError('already_committed', message, { step: ref.step, session });
+    }
     const go = { decision: 'go', bucket: imageBucket(policy), key } as const;
     await this.#dropOtherSessions(run, session);
     const begun = { step: ref.step, session, sinceMs: this.#clock.now() };
@@ -488,7 +495,8 @@ class CatalogCheckpointService implements CheckpointService {
   /** I2 */
   async #dropOtherSessions(run: Run, session: string): Promise<void> {
     for (const begun of [...run.begun.values()])
-      if (begun.session !== session) await this.#dropBegun(run, begun.step, begun.session);
+      if (!isOfOneJob(begun.session, session))
+        await this.#dropBegun(run, begun.step, begun.session);
   }
 
   async #dropBegun(run: Run, step: number, session: string): Promise<void> {

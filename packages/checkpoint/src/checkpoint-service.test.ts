@@ -103,6 +103,43 @@ describe('a snapshot', () => {
     expect(await bench.service.list(RUN)).toEqual([]);
   });
 
+  test('that a job saves once more, after it went back, is another session of that job', async () => {
+    bench = await Bench.open();
+    const hand = (step: number, part: string, n: number, session: string) =>
+      bench.hand(
+        step,
+        part,
+        stateOf(1, () => n),
+        session,
+      );
+    await bench.save(
+      5,
+      stateOf(1, () => 1),
+    );
+    // Its images are not written again under the names that they have.
+    expect(await codeOf(hand(5, 'rank-00000', 2, 's1'))).toBe('already_committed');
+    // What is on its way is not thrown away by a session of the same job.
+    await hand(6, 'rank-00000', 3, 's1');
+    await hand(5, 'rank-00000', 4, 's1~1');
+    const options = { parts: ['rank-00000'], metadata: {}, overwrite: true };
+    await bench.service.commit(at(6), { ...options, session: 's1' });
+    await bench.service.commit(at(5), { ...options, session: 's1~1' });
+    await hand(5, 'rank-00000', 5, 's1~2');
+    await bench.service.commit(at(5), { ...options, session: 's1~2' });
+    for (const [step, n] of [
+      [6, 3],
+      [5, 5],
+    ] as const) {
+      const found = await bench.read(await bench.service.plan(at(step)));
+      expect(found.equals(stateOf(1, () => n))).toBe(true);
+    }
+    await hand(9, 'rank-00000', 7, 's1~2');
+    await hand(10, 'rank-00000', 7, 's2');
+    const late = { ...options, session: 's1~2', waitMs: 0 };
+    const dropped = bench.service.commit(at(9), late);
+    expect(await codeOf(dropped)).toBe('superseded');
+  });
+
   test('committed again by the same session is the same; by another it replaces, unless that is forbidden', async () => {
     bench = await Bench.open();
     const first = await bench.save(

@@ -66,6 +66,14 @@ export function imagesPrefix(ref: SnapshotRef): string {
 export function imageKey(ref: SnapshotRef, session: string, part: string): string {
   return `${imagesPrefix(ref)}${session}/${part}`;
 }
+/** Sessions of one job: what it hands over anew after it went back is kept apart from what it handed over before. */
+export function isOfOneJob(a: string, b: string): boolean {
+  return a.split('~', 1)[0] === b.split('~', 1)[0];
+}
+export function nextSession(session: string): string {
+  const [job = '', returns = '0'] = session.split('~');
+  return `${job}~${Number(returns) + 1}`;
+}
 /** Of the manifest before the run's bucket may show it. No part can have this name. */
 export function pendingManifestKey(ref: SnapshotRef, session: string): string {
   return `${imagesPrefix(ref)}${session}/${PENDING_MANIFEST}`;

@@ -15,10 +15,14 @@ const name = z
   .string()
   .max(128)
   .regex(NAME, 'letters, digits, ".", "_" and "-", a letter or digit first');
+/** A job names itself; `~N` is the job after it went back to earlier steps for the Nth time. */
 const session = z
   .string()
   .max(64)
-  .regex(NAME, 'letters, digits, ".", "_" and "-", a letter or digit first');
+  .regex(
+    /^[A-Za-z0-9][A-Za-z0-9._-]*(~[1-9][0-9]{0,8})?$/,
+    'letters, digits, ".", "_" and "-", a letter or digit first, and "~N" behind it',
+  );
 export const runNameSchema = name;
 
 export const DTYPES = [

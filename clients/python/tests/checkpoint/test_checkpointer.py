@@ -251,6 +251,27 @@ def test_restores_go_on_while_others_save(checkpointer: Checkpointer) -> None:
     assert failures == []
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_job_that_goes_back_saves_steps_again(checkpointer: Checkpointer, stored: bool) -> None:
+    for step in (1, 2, 3):
+        checkpointer.save(step, {"a": np.full(100_000, step)})
+    if stored:
+        checkpointer.wait(durability="disk")
+    for round in (10, 20):
+        for step in (2, 2, 3):
+            checkpointer.save(step, {"a": np.full(100_000, round + step)})
+            if stored:
+                checkpointer.wait(step, "disk")
+        checkpointer.flush()
+        for step, value in ((1, 1), (2, round + 2), (3, round + 3)):
+            assert_same(checkpointer.restore(step).state, {"a": np.full(100_000, value)})
+    # No slot is left behind.
+    for step in range(4, 10):
+        checkpointer.save(step, {"a": np.full(100_000, step)}, wait_for_slot_s=20)
+    checkpointer.wait(9, "disk")
+    assert_same(checkpointer.restore(2).state, {"a": np.full(100_000, 22)})
+
+
 def test_asyncio(checkpointer: Checkpointer) -> None:
     async def work() -> None:
         await checkpointer.save_async(1, some_state())

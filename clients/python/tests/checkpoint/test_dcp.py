@@ -122,6 +122,16 @@ def test_a_state_comes_back_as_it_was(checkpointer: Checkpointer, save: Any) -> 
     assert_same(found, state)
 
 
+@pytest.mark.parametrize("save", [plain_save, staged_save, own_save])
+def test_a_job_that_goes_back_saves_steps_again(checkpointer: Checkpointer, save: Any) -> None:
+    for seed, step in enumerate((1, 2, 1, 1, 2)):
+        save(checkpointer, step, some_state(seed))
+    for step, seed in ((1, 3), (2, 4)):
+        found = blank(some_state(seed))
+        dcp.load(checkpointer, found, step)
+        assert_same(found, some_state(seed))
+
+
 @pytest.mark.parametrize("path", ["local", "http"])
 def test_it_works_where_the_files_of_the_node_are_not_seen(node: NodeProcess, run: str, path: str) -> None:
     with ebb.Client(node.url, path="auto" if path == "local" else "http") as client, Checkpointer(client, run) as ck:

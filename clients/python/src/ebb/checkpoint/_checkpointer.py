@@ -124,6 +124,9 @@ class Checkpointer:
         self._lock = threading.Lock()
         self._background: ThreadPoolExecutor | None = None
         self._saves: dict[int, Save] = {}
+        self._last_step = -1
+        #: How often the job went back to a step that it had saved, or an earlier one.
+        self._returns = 0
         self._failure: BaseException | None = None
         self.buffers = Buffers()
         if policy:
@@ -180,7 +183,9 @@ class Checkpointer:
         tree, arrays = _tree.flatten(state, _arrays.kind_of, _arrays.identity)
         text = _tree.encode(tree)
         layout = lay_out(_specs(arrays), len(text))
-        image = ImageWriter.open(self, step, layout.image_bytes, wait_for_slot_s)
+        image = self.start(
+            step, lambda session: ImageWriter.open(self, step, session, layout.image_bytes, wait_for_slot_s)
+        )
         if image is None:
             return self.leave_out(step)
         try:
@@ -192,6 +197,20 @@ class Checkpointer:
             raise
         return self.behind(step, lambda: self.hand_over(image, metadata or {}, overwrite))
 
+    def start(self, step: int, begin: Callable[[str], T]) -> T:
+        """Begins a save by the session that it has to have.
+
+        What a job saves after it went back must not meet what it saved before: it is another session of that job. All
+        ranks go back alike, so they agree.
+        """
+        with self._lock:
+            returns = self._returns + (step <= self._last_step)
+        done = begin(self.session if returns == 0 else f"{self.session}~{returns}")
+        if done is not None:
+            with self._lock:
+                self._returns, self._last_step = returns, step
+        return done
+
     def hand_over(self, image: ImageWriter, metadata: Mapping[str, str], overwrite: bool) -> Snapshot | None:
         """Of this rank; rank 0 commits when all have done so."""
         try:
@@ -199,7 +218,7 @@ class Checkpointer:
             if self.rank != 0:
                 return None
             parts = [part_of_rank(rank) for rank in range(self.world_size)]
-            return self.api.commit(image.step, self.session, parts, metadata, overwrite, COMMIT_WAIT_S)
+            return self.api.commit(image.step, image.session, parts, metadata, overwrite, COMMIT_WAIT_S)
         except BaseException:
             image.abort()
             raise

@@ -84,7 +84,7 @@ def save_directory(
     found = _look(root)
     index = json.dumps({"directories": found.empty_directories}, ensure_ascii=False).encode()
     layout = _lay_out(found, len(index))
-    image = ImageWriter.open(owner, step, layout.image_bytes, None)
+    image = owner.start(step, lambda session: ImageWriter.open(owner, step, session, layout.image_bytes))
     if image is None:
         return owner.leave_out(step)
     try:

@@ -72,6 +72,7 @@ class ImageWriter:
     """An image that is being filled.
 
     Attributes:
+        session: that hands it over, and commits it.
         part: its name.
         room_bytes: what table and shards may take.
         view: the room.
@@ -79,8 +80,11 @@ class ImageWriter:
         is_mapped: it lies in a slot of the node.
     """
 
-    def __init__(self, owner: Checkpointer, step: int, part: str, room_bytes: int, staged: StagedFile) -> None:
+    def __init__(
+        self, owner: Checkpointer, step: int, session: str, part: str, room_bytes: int, staged: StagedFile
+    ) -> None:
         self.step = step
+        self.session = session
         self.part = part
         self.room_bytes = room_bytes
         self._owner = owner
@@ -100,22 +104,28 @@ class ImageWriter:
 
     @classmethod
     def open(
-        cls, owner: Checkpointer, step: int, room_bytes: int, wait_s: float | None, part: str | None = None
+        cls,
+        owner: Checkpointer,
+        step: int,
+        session: str,
+        room_bytes: int,
+        wait_s: float | None = None,
+        part: str | None = None,
     ) -> ImageWriter | None:
-        """None: the run leaves the snapshot out."""
+        """None: the run leaves the snapshot out. `session`: of `Checkpointer.start`."""
         name = part or owner.part
-        place = owner.api.begin(step, owner.session, name, room_bytes, wait_s)
+        place = owner.api.begin(step, session, name, room_bytes, wait_s)
         if place is None:
             return None
         try:
             staged = owner.client.stage(*place, room_bytes, tier=0)
             try:
-                return cls(owner, step, name, room_bytes, staged)
+                return cls(owner, step, session, name, room_bytes, staged)
             except BaseException:
                 staged.abort()
                 raise
         except BaseException:
-            owner.api.abort(step, owner.session)
+            owner.api.abort(step, session)
             raise
 
     def write(self, arrays: Iterable[tuple[Shard, Any]]) -> None:
@@ -175,7 +185,7 @@ class ImageWriter:
         """Gives the snapshot up, so that its slot is free at once."""
         try:
             self.discard()
-            self._owner.api.abort(self.step, self._owner.session)
+            self._owner.api.abort(self.step, self.session)
         except Exception as error:
             _log.debug("step %d could not be given up: %s", self.step, error)
 

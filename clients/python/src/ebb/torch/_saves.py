@@ -21,9 +21,10 @@ _log = logging.getLogger("ebb.checkpoint")
 class Staged:
     """What `stage` did for a step: a state in a slot, or why there is none."""
 
-    def __init__(self, state: StagedState | None, failure: BaseException | None = None) -> None:
+    def __init__(self, session: str, state: StagedState | None) -> None:
+        self.session = session
         self.state = state
-        self.failure = failure
+        self.failure: BaseException | None = None
 
     def discard(self) -> None:
         state, self.state = self.state, None
@@ -37,6 +38,8 @@ class Saving:
     def __init__(self, step: int, staged: Staged | None) -> None:
         self.step = step
         self.staged = staged
+        #: None: no slot was asked for.
+        self.session = None if staged is None else staged.session
         self.is_skipped = staged is not None and staged.state is None and staged.failure is None
         self.thread = threading.current_thread()
         self.is_finished = False
@@ -105,12 +108,14 @@ def abort_left(checkpointer: Checkpointer, step: int | None = None) -> None:
         shared.coordinated = [one for one in shared.coordinated if not one.is_left and not one.is_finished]
     for one in left:
         if one.step != step:
-            abort(checkpointer, one.step)
+            abort(checkpointer, one.step, one.session)
 
 
-def abort(checkpointer: Checkpointer, step: int) -> None:
+def abort(checkpointer: Checkpointer, step: int, session: str | None) -> None:
     """Gives a snapshot up, for a save that has failed already: that is what it will tell."""
+    if session is None:
+        return
     try:
-        checkpointer.api.abort(step, checkpointer.session)
+        checkpointer.api.abort(step, session)
     except Exception as error:
         _log.debug("step %d could not be given up: %s", step, error)

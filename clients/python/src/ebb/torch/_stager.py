@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.stateful import Stateful
 from ..checkpoint import Checkpointer
 from ..errors import RequestInvalidError
 from ._saves import Staged, abort_left, shared_of
-from ._staging import room_for, stage
+from ._staging import StagedState, room_for, stage
 
 
 class _StateDict(dict):  # type: ignore[type-arg]
@@ -57,14 +57,19 @@ class EbbStager(AsyncStager):
         step = self.step
         shared = shared_of(self._checkpointer)
         state: dict[str, Any] = dict(state_dict)
+        staged = Staged(self._checkpointer.session, None)
+
+        def begin(session: str) -> tuple[dict[str, Any], StagedState] | None:
+            staged.session = session
+            return stage(self._checkpointer, step, session, state_dict)
+
         try:
             abort_left(self._checkpointer, step)
-            done = stage(self._checkpointer, step, state_dict)
-            staged = Staged(None)
+            done = self._checkpointer.start(step, begin)
             if done is not None:
                 state, staged.state = done
         except Exception as error:
-            staged = Staged(None, error)
+            staged.failure = error
         shared.put(step, staged)
         watched = _StateDict(state)
         weakref.finalize(watched, shared.drop, step, staged).atexit = False

@@ -51,7 +51,9 @@ class StagedState:
         return offset if is_inside and offset == align(offset) else None
 
 
-def stage(owner: Checkpointer, step: int, state: Mapping[str, Any]) -> tuple[dict[str, Any], StagedState] | None:
+def stage(
+    owner: Checkpointer, step: int, session: str, state: Mapping[str, Any]
+) -> tuple[dict[str, Any], StagedState] | None:
     """None: the run leaves the snapshot out.
 
     Raises:
@@ -59,7 +61,7 @@ def stage(owner: Checkpointer, step: int, state: Mapping[str, Any]) -> tuple[dic
         BusyError, TierFullError: no slot, no memory.
     """
     shards, sources, room_bytes = _lay_out(state)
-    image = ImageWriter.open(owner, step, room_bytes, None)
+    image = ImageWriter.open(owner, step, session, room_bytes)
     if image is None:
         return None
     try:

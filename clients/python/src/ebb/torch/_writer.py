@@ -89,7 +89,7 @@ class EbbStorageWriter(StorageWriter):
         saving = self._saving
         if saving.staged is not None and saving.staged.failure is not None:
             raise saving.staged.failure
-        if saving.staged is None and not self._take_slot(saving.step):
+        if saving.staged is None and not self._take_slot(saving):
             saving.is_skipped = True
         return _with_data(plan, _SKIP if saving.is_skipped else None)
 
@@ -107,13 +107,13 @@ class EbbStorageWriter(StorageWriter):
             if saving.is_skipped or plan.storage_data == _SKIP:
                 done.set_result([])
             else:
-                done.set_result(self._write(saving.step, staged, plan.items, planner))
+                done.set_result(self._write(saving, staged, plan.items, planner))
             if staged is not None:
                 staged.image.discard()
         except BaseException:
             if staged is not None:
                 staged.image.discard()
-            self._abort(saving.step)
+            self._abort(saving)
             raise
         return done
 
@@ -122,11 +122,11 @@ class EbbStorageWriter(StorageWriter):
         try:
             if saving.is_skipped:
                 _log.warning("step %d of run %s is left out: storing is behind", saving.step, self._checkpointer.run)
-                self._abort(saving.step)
+                self._abort(saving)
             else:
-                self.snapshot = self._commit(saving.step, metadata, [one for rank in results for one in rank])
+                self.snapshot = self._commit(saving, metadata, [one for rank in results for one in rank])
         except BaseException:
-            self._abort(saving.step)
+            self._abort(saving)
             raise
         saving.is_finished = True
 
@@ -144,20 +144,25 @@ class EbbStorageWriter(StorageWriter):
         assert isinstance(found, Saving)
         return found
 
-    def _take_slot(self, step: int) -> bool:
+    def _take_slot(self, saving: Saving) -> bool:
         """Before the plan: whether a save is left out is decided by all ranks. The image's size comes later."""
         owner = self._checkpointer
-        return owner.api.begin(step, owner.session, owner.part, 1, None) is not None
+
+        def begin(session: str) -> tuple[str, str] | None:
+            saving.session = session
+            return owner.api.begin(saving.step, session, owner.part, 1, None)
+
+        return owner.start(saving.step, begin) is not None
 
     def _write(
-        self, step: int, staged: StagedState | None, items: Sequence[WriteItem], planner: SavePlanner
+        self, saving: Saving, staged: StagedState | None, items: Sequence[WriteItem], planner: SavePlanner
     ) -> list[WriteResult]:
         if not items:
             return []
         found = [self._resolved(item, planner) for item in items]
         shards = None if staged is None else _shards_in_place(staged, items, found)
         if staged is None or shards is None:
-            image, shards = self._copied(step, items, found)
+            image, shards = self._copied(saving, items, found)
         else:
             image = staged.image
         try:
@@ -195,7 +200,7 @@ class EbbStorageWriter(StorageWriter):
         return memoryview(data)
 
     def _copied(
-        self, step: int, items: Sequence[WriteItem], found: Sequence[torch.Tensor | memoryview]
+        self, saving: Saving, items: Sequence[WriteItem], found: Sequence[torch.Tensor | memoryview]
     ) -> tuple[ImageWriter, list[Shard]]:
         """An image of its own, with all tensors in it."""
         shards: list[Shard] = []
@@ -203,8 +208,7 @@ class EbbStorageWriter(StorageWriter):
         for item, data in zip(items, found):
             shards.append(_shard_of(item, align(end), data))
             end = shards[-1].offset + shards[-1].length
-        image = ImageWriter.open(self._checkpointer, step, layout_of(shards).image_bytes, None)
-        assert image is not None, "the slot is taken"
+        image = self._open(saving, layout_of(shards).image_bytes)
         try:
             image.write((shard, data) for shard, data in zip(shards, found) if isinstance(data, torch.Tensor))
         except BaseException:
@@ -212,15 +216,13 @@ class EbbStorageWriter(StorageWriter):
             raise
         return image, shards
 
-    def _commit(self, step: int, metadata: Metadata, results: Sequence[WriteResult]) -> Snapshot:
-        owner = self._checkpointer
+    def _commit(self, saving: Saving, metadata: Metadata, results: Sequence[WriteResult]) -> Snapshot:
         metadata.storage_data = {one.index: tuple(one.storage_data) for one in results}
         metadata.storage_meta = self.storage_meta()
         text = encode_metadata(metadata)
         shard = Shard(METADATA_SHARD, 0, len(text))
         layout = layout_of([shard])
-        image = ImageWriter.open(owner, step, layout.image_bytes, None, METADATA_PART)
-        assert image is not None, "the slot is taken"
+        image = self._open(saving, layout.image_bytes, METADATA_PART)
         try:
             image.put(shard, text)
             image.seal(layout)
@@ -229,10 +231,18 @@ class EbbStorageWriter(StorageWriter):
             image.discard()
             raise
         parts = [*sorted({one.storage_data[0] for one in results}), METADATA_PART]
-        return owner.api.commit(step, owner.session, parts, self._metadata, self._overwrite, COMMIT_WAIT_S)
+        return self._checkpointer.api.commit(
+            image.step, image.session, parts, self._metadata, self._overwrite, COMMIT_WAIT_S
+        )
 
-    def _abort(self, step: int) -> None:
-        abort(self._checkpointer, step)
+    def _open(self, saving: Saving, room_bytes: int, part: str | None = None) -> ImageWriter:
+        assert saving.session is not None, "the slot is taken"
+        image = ImageWriter.open(self._checkpointer, saving.step, saving.session, room_bytes, part=part)
+        assert image is not None, "the slot is taken"
+        return image
+
+    def _abort(self, saving: Saving) -> None:
+        abort(self._checkpointer, saving.step, saving.session)
 
 
 def _shards_in_place(
