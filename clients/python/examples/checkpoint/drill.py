@@ -59,7 +59,7 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=5)
     parser.add_argument("--kills", type=int, default=4)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
-    parser.add_argument("--plot", default="losses.png", help="where the curves go, if matplotlib is installed")
+    parser.add_argument("--plot", metavar="FILE.png", help="draws the curves there, if matplotlib is installed")
     options = parser.parse_args()
     print(f"seed {options.seed}")
     with contextlib.ExitStack() as stack:
@@ -78,23 +78,31 @@ def main() -> int:
         f"{len(steps)} of {options.steps} steps, resumed at {resumed}; losses {whole[0]:.3f} to {whole[steps[-1]]:.3f}"
     )
     print(f"largest difference of a loss: {difference}")
-    plot(options.plot, whole, killed)
+    if options.plot:
+        plot(options.plot, whole, killed)
     return 0 if difference == 0 and steps == list(range(options.steps)) else 1
 
 
 def train_with_kills(node: str, run: str, options: argparse.Namespace) -> tuple[list[dict[int, float]], list[int]]:
+    """Each life but the last is long enough for a snapshot, and too short for all of them to reach the end."""
     chance = random.Random(options.seed)
+    longest = max(1, options.steps // (options.kills + 1))
+    shortest = min(longest, options.every + 1)
     pieces: list[dict[int, float]] = []
     resumed: list[int] = []
     for n in range(options.kills + 1):
-        training = Training(node, run, options, ranks=1 + n % 2)
-        longest = max(1, options.steps // (options.kills + 1))
-        pieces.append(training.losses(chance.randint(1, longest) if n < options.kills else None))
+        training = Training(node, run, options, ranks=ranks_of(n))
+        pieces.append(training.losses(chance.randint(shortest, longest) if n < options.kills else None))
         resumed.append(training.resumed)
     return pieces, resumed
 
 
+def ranks_of(life: int) -> int:
+    return 1 + life % 2
+
+
 def plot(path: str, whole: dict[int, float], killed: list[dict[int, float]]) -> None:
+    """The losses above; below, which steps each life took."""
     try:
         import matplotlib
     except ImportError:
@@ -103,14 +111,32 @@ def plot(path: str, whole: dict[int, float], killed: list[dict[int, float]]) -> 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 4))
-    axes.plot(list(whole), list(whole.values()), color="lightgrey", linewidth=5, label="in peace, 1 rank")
-    for n, piece in enumerate(killed):
-        axes.plot(list(piece), list(piece.values()), linewidth=1.2, label=f"life {n + 1}, {1 + n % 2} rank(s)")
-    axes.set(xlabel="step", ylabel="loss")
-    axes.legend()
+    figure, (above, below) = pyplot.subplots(
+        2, 1, figsize=(9, 5 + 0.25 * len(killed)), sharex=True, height_ratios=(4, 0.3 + 0.4 * len(killed))
+    )
+    above.plot(list(whole), list(whole.values()), color="#c9d1da", linewidth=6, label="never killed, 1 rank")
+    colors = matplotlib.colormaps["tab10"].colors
+    for life, piece in enumerate(killed):
+        color = colors[life % len(colors)]
+        above.plot(list(piece), list(piece.values()), color=color, linewidth=1.5)
+        first, last = min(piece), max(piece)
+        below.plot([first, last], [life, life], color=color, linewidth=6, solid_capstyle="butt")
+        if life + 1 < len(killed):
+            above.plot(last, piece[last], "x", color=color, markersize=9, markeredgewidth=2)
+            below.plot(last, life, "x", color=color, markersize=9, markeredgewidth=2)
+    above.plot([], [], "x", color="black", markersize=9, markeredgewidth=2, label="kill -9")
+    above.plot([], [], color="black", linewidth=1.5, label="resumed, a colour for each life")
+    above.set(ylabel="loss", title="Losses of a training that was never killed, and of one that was")
+    above.legend(frameon=False)
+    names = [f"life {life + 1}, {ranks_of(life)} rank{'s' * (ranks_of(life) > 1)}" for life in range(len(killed))]
+    below.set_yticks(range(len(killed)), names)
+    below.set(xlabel="step", ylim=(len(killed) - 0.5, -0.5))
+    for axis in (above, below):
+        axis.grid(axis="x", color="#e3e7ec")
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path, dpi=120)
     print(f"curves: {path}")
 
 

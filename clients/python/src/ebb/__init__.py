@@ -11,14 +11,8 @@ On the node itself bytes go through the node's files; elsewhere through HTTP, wi
 """
 
 from ._aio import AsyncClient
-from ._client import (
-    BucketInfo,
-    Client,
-    ListPage,
-    ObjectInfo,
-    ObjectProperties,
-    Waited,
-)
+from ._client import Client
+from ._infos import BucketInfo, ListPage, ObjectInfo, ObjectProperties, Waited
 from ._messages import Ack, Affected
 from ._reader import ObjectMap, ObjectReader
 from ._retry import DEFAULT_RETRY, NO_RETRY, RetryPolicy

@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any
 
-from ._client import BucketInfo, Client, ListPage, ObjectInfo, ObjectProperties, PutData, Waited
+from ._client import Client
+from ._infos import BucketInfo, ListPage, ObjectInfo, ObjectProperties, Waited
 from ._messages import Ack, Affected
+from ._puts import PutData
 from ._reader import ObjectMap
 from ._staged import Committed
 

@@ -7,13 +7,9 @@ import os
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import (
     Any,
-    BinaryIO,
-    NamedTuple,
     TypeVar,
-    Union,
     cast,
 )
 from urllib.parse import quote
@@ -21,8 +17,19 @@ from urllib.parse import quote
 from ._address import NodeAddress, find_node, open_tls_context, parse_node_address
 from ._closing import Closing
 from ._connection import Connection, Session
-from ._http import Header, HttpClient, Query, header_text, object_path, quoted_etag
-from ._limits import CALL_TIMEOUT_S, FILE_PIECE_BYTES, LIST_PAGE_OBJECTS, RESERVE_FIRST_BYTES, WAIT_STEP_MS
+from ._http import Header, HttpClient, Query, object_path, quoted_etag
+from ._infos import (
+    BucketInfo,
+    ListPage,
+    ObjectInfo,
+    ObjectProperties,
+    Waited,
+    affected,
+    bucket_info,
+    properties,
+    row_info,
+)
+from ._limits import CALL_TIMEOUT_S, LIST_PAGE_OBJECTS, RESERVE_FIRST_BYTES, WAIT_STEP_MS
 from ._messages import (
     ABORT,
     DELETE_OBJECT,
@@ -38,7 +45,6 @@ from ._messages import (
     Call,
     DeleteRequest,
     ListRequest,
-    ObjectRow,
     Place,
     PrefixRequest,
     RenameRequest,
@@ -46,6 +52,7 @@ from ._messages import (
     StageRequest,
     WriteOnly,
 )
+from ._puts import PutData, PutOptions, find_extent, pieces_of
 from ._reader import (
     HttpReader,
     LeasedReader,
@@ -70,62 +77,6 @@ from .errors import (
 
 _Q = TypeVar("_Q")
 _R = TypeVar("_R")
-
-#: What `Client.put` takes: a contiguous buffer (bytes, array, memoryview …), a binary file, or the path of one.
-PutData = Union[bytes, bytearray, memoryview, BinaryIO, "os.PathLike[str]", Any]
-
-
-@dataclass(frozen=True)
-class ObjectInfo:
-    """A committed object, as listings give it."""
-
-    bucket: str
-    key: str
-    version: int
-    size_bytes: int
-    etag: str
-    #: Of all bytes, where the node knows it.
-    crc32c: int | None
-    created_at_ms: int
-    #: What holds now.
-    durability: Ack
-
-
-@dataclass(frozen=True)
-class ObjectProperties(ObjectInfo):
-    """All that is known of an object."""
-
-    content_type: str
-    metadata: Mapping[str, str]
-    job_id: str | None
-    pinned: bool
-    #: Where copies of all its bytes lie now, nearest first: ``memory``, ``disk``, ``remote``.
-    tiers: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class BucketInfo:
-    name: str
-    created_at_ms: int
-    #: As the node's API names it: ``preset``, ``ack``, ``mirror``, ``ttlMs`` …
-    policy: Mapping[str, Any]
-    objects: int
-    size_bytes: int
-
-
-class ListPage(NamedTuple):
-    """Names of a bucket at one moment. ``next`` is the ``start_after`` of the page that follows, None at the end."""
-
-    objects: list[ObjectInfo]
-    #: Common prefixes, when a delimiter was given.
-    prefixes: list[str]
-    next: str | None
-
-
-class Waited(NamedTuple):
-    version: int
-    #: What was asked for, or better.
-    durability: Ack
 
 
 class Client(Closing):
@@ -297,14 +248,14 @@ class Client(Closing):
             "encrypted": encrypted,
         }
         body = {field: value for field, value in policy.items() if value is not None}
-        return _bucket_info(self._http.json("PUT", _bucket_path(name), body=body))
+        return bucket_info(self._http.json("PUT", _bucket_path(name), body=body))
 
     def bucket(self, name: str) -> BucketInfo:
         """Raises BucketNotFoundError."""
-        return _bucket_info(self._http.json("GET", _bucket_path(name)))
+        return bucket_info(self._http.json("GET", _bucket_path(name)))
 
     def buckets(self) -> builtins.list[BucketInfo]:
-        return [_bucket_info(row) for row in self._http.json("GET", "/v1/buckets")["buckets"]]
+        return [bucket_info(row) for row in self._http.json("GET", "/v1/buckets")["buckets"]]
 
     def delete_bucket(self, name: str) -> None:
         """Raises BucketNotEmptyError, BucketNotFoundError."""
@@ -358,7 +309,7 @@ class Client(Closing):
             AlreadyExistsError, PreconditionFailedError: the condition did not hold; nothing was changed.
             TierFullError, QuotaExceededError: no room.
         """
-        options = _PutOptions(
+        options = PutOptions(
             content_type,
             normal_metadata(metadata),
             if_match,
@@ -487,7 +438,7 @@ class Client(Closing):
         """Size, ETag and what else listings tell, by one small call. Raises NotFoundError, BucketNotFoundError."""
         if self._frames is None:
             return self.head(bucket, key)
-        return _row_info(bucket, self._call(HEAD, Place(bucket, key), idempotent=True))
+        return row_info(bucket, self._call(HEAD, Place(bucket, key), idempotent=True))
 
     def head(self, bucket: str, key: str) -> ObjectProperties:
         """All that is known of an object. Raises NotFoundError, BucketNotFoundError."""
@@ -495,7 +446,7 @@ class Client(Closing):
         page = self._http.json("GET", f"{_bucket_path(bucket)}/objects", query={"prefix": key, "limit": 1})
         for row in page["objects"]:
             if row["key"] == key:
-                return _properties(row)
+                return properties(row)
         raise NotFoundError(f"no object {bucket}/{key}", {"bucket": bucket, "key": key})
 
     def exists(self, bucket: str, key: str) -> bool:
@@ -527,10 +478,10 @@ class Client(Closing):
         if self._frames is not None:
             request = ListRequest(bucket, prefix, delimiter, start_after, limit)
             found = self._call(LIST_OBJECTS, request, idempotent=True)
-            return ListPage([_row_info(bucket, row) for row in found.objects], found.prefixes, found.next)
+            return ListPage([row_info(bucket, row) for row in found.objects], found.prefixes, found.next)
         query: Query = {"prefix": prefix, "delimiter": delimiter, "startAfter": start_after, "limit": limit}
         page = self._http.json("GET", f"{_bucket_path(bucket)}/objects", query=query)
-        return ListPage([_properties(row) for row in page["objects"]], page["prefixes"], page["next"])
+        return ListPage([properties(row) for row in page["objects"]], page["prefixes"], page["next"])
 
     def delete(self, bucket: str, key: str, *, if_match: str | None = None) -> None:
         """Raises NotFoundError; PreconditionFailedError when it is not at ``if_match``."""
@@ -545,7 +496,7 @@ class Client(Closing):
         if self._frames is not None:
             return self._call(DELETE_PREFIX, PrefixRequest(bucket, prefix), idempotent=True, timeout_s=None)
         path = f"{_bucket_path(bucket)}/objects"
-        return _affected(self._http.json("DELETE", path, query={"prefix": prefix}, idempotent=True))
+        return affected(self._http.json("DELETE", path, query={"prefix": prefix}, idempotent=True))
 
     def copy(
         self, bucket: str, key: str, to_key: str, *, to_bucket: str | None = None, overwrite: bool = True
@@ -556,7 +507,7 @@ class Client(Closing):
             "to": {"bucket": to_bucket or bucket, "key": to_key},
             "overwrite": overwrite,
         }
-        return _properties(self._http.json("POST", "/v1/copy", body=body, idempotent=overwrite))
+        return properties(self._http.json("POST", "/v1/copy", body=body, idempotent=overwrite))
 
     def rename(
         self, bucket: str, key: str, to_key: str, *, to_bucket: str | None = None, overwrite: bool = True
@@ -670,11 +621,11 @@ class Client(Closing):
             "prefix": prefix,
             "overwrite": request.overwrite,
         }
-        return _affected(self._http.json("POST", "/v1/rename", body=body))
+        return affected(self._http.json("POST", "/v1/rename", body=body))
 
-    def _put_file(self, bucket: str, key: str, file: Any, options: _PutOptions) -> Committed:
+    def _put_file(self, bucket: str, key: str, file: Any, options: PutOptions) -> Committed:
         """One that can be rewound is put again when that is safe."""
-        start, size_bytes = _find_extent(file)
+        start, size_bytes = find_extent(file)
         if start is None:
             return self._put_once(bucket, key, file, size_bytes, options)
 
@@ -684,7 +635,7 @@ class Client(Closing):
 
         return with_retry(attempt, idempotent=not options.is_conditional, policy=self._retry)
 
-    def _put_once(self, bucket: str, key: str, data: Any, size_bytes: int | None, options: _PutOptions) -> Committed:
+    def _put_once(self, bucket: str, key: str, data: Any, size_bytes: int | None, options: PutOptions) -> Committed:
         if self._local_session() is None:
             return self._put_by_http(bucket, key, data, size_bytes, options)
         reserve_bytes = RESERVE_FIRST_BYTES if size_bytes is None else size_bytes
@@ -692,7 +643,7 @@ class Client(Closing):
             if isinstance(data, memoryview):
                 staged.write(data)
             else:
-                for piece in _pieces(data):
+                for piece in pieces_of(data):
                     staged.write(piece)
             return staged.commit(
                 if_match=options.if_match,
@@ -702,12 +653,12 @@ class Client(Closing):
                 metadata=options.metadata,
             )
 
-    def _put_by_http(self, bucket: str, key: str, data: Any, size_bytes: int | None, options: _PutOptions) -> Committed:
+    def _put_by_http(self, bucket: str, key: str, data: Any, size_bytes: int | None, options: PutOptions) -> Committed:
         counted = 0
 
         def pieces() -> Iterator[bytes]:
             nonlocal counted
-            for piece in _pieces(data):
+            for piece in pieces_of(data):
                 counted += len(piece)
                 yield piece
 
@@ -715,35 +666,6 @@ class Client(Closing):
         version, etag, durability = self._http.put(bucket, key, body, size_bytes, options.headers())
         size = len(data) if isinstance(data, memoryview) else counted
         return Committed(version, etag, size, cast(Ack, durability))
-
-
-@dataclass(frozen=True)
-class _PutOptions:
-    content_type: str
-    metadata: Mapping[str, str]
-    if_match: str | None
-    if_none_match: bool
-    ack: Ack | None
-    job: str
-
-    @property
-    def is_conditional(self) -> bool:
-        """A condition may fail because of the very write whose answer was lost."""
-        return self.if_match is not None or self.if_none_match
-
-    def headers(self) -> Header:
-        headers: Header = {f"x-ebb-meta-{name}": header_text(value) for name, value in self.metadata.items()}
-        if self.content_type:
-            headers["content-type"] = header_text(self.content_type)
-        if self.if_match is not None:
-            headers["if-match"] = quoted_etag(self.if_match)
-        if self.if_none_match:
-            headers["if-none-match"] = "*"
-        if self.ack is not None:
-            headers["x-ebb-ack"] = self.ack
-        if self.job:
-            headers["x-ebb-job"] = header_text(self.job)
-        return headers
 
 
 def _nearest_address(given: NodeAddress, http: HttpClient) -> NodeAddress:
@@ -767,27 +689,6 @@ def _may_use(path: str) -> bool:
     return os.access(path, os.R_OK | os.W_OK)
 
 
-def _find_extent(file: Any) -> tuple[int | None, int | None]:
-    """Where a file stands and how much is left of it; (None, None) for a pipe and the like."""
-    try:
-        start = file.tell()
-        end = file.seek(0, os.SEEK_END)
-        file.seek(start)
-    except (OSError, AttributeError, ValueError):
-        return None, None
-    return start, max(0, end - start)
-
-
-def _pieces(file: Any) -> Iterator[bytes]:
-    while True:
-        piece = file.read(FILE_PIECE_BYTES)
-        if not piece:
-            return
-        if isinstance(piece, str):
-            raise TypeError("put takes a file opened in binary mode")
-        yield piece
-
-
 def _assert_range(offset: int, length: int | None) -> None:
     if offset < 0 or (length is not None and length < 0):
         raise RangeInvalidError("a range has whole numbers from 0", {"offset": offset})
@@ -799,39 +700,6 @@ def _bucket_path(name: str) -> str:
 
 def _job_path(job: str) -> str:
     return f"/v1/jobs/{quote(job, safe='')}"
-
-
-def _row_info(bucket: str, row: ObjectRow) -> ObjectInfo:
-    return ObjectInfo(
-        bucket, row.key, row.version, row.size_bytes, row.etag, row.crc32c, row.created_at_ms, row.durability
-    )
-
-
-def _properties(row: Mapping[str, Any]) -> ObjectProperties:
-    crc32c = row["crc32c"]
-    return ObjectProperties(
-        bucket=row["bucket"],
-        key=row["key"],
-        version=row["version"],
-        size_bytes=row["sizeBytes"],
-        etag=row["etag"],
-        crc32c=None if crc32c is None else int(crc32c, 16),
-        created_at_ms=row["createdAtMs"],
-        durability=row["durability"],
-        content_type=row["contentType"],
-        metadata=row["metadata"],
-        job_id=row["jobId"],
-        pinned=row["pinned"],
-        tiers=tuple(row["tiers"]),
-    )
-
-
-def _bucket_info(row: Mapping[str, Any]) -> BucketInfo:
-    return BucketInfo(row["name"], row["createdAtMs"], row["policy"], row.get("objects", 0), row.get("sizeBytes", 0))
-
-
-def _affected(row: Mapping[str, Any]) -> Affected:
-    return Affected(row["objects"], row["sizeBytes"])
 
 
 def _open_again(arguments: dict[str, Any]) -> Client:

@@ -22,8 +22,9 @@ from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.spec import AbstractFileSystem
 from fsspec.utils import stringify_path
 
-from ._client import Client, ListPage, ObjectInfo
+from ._client import Client
 from ._files import ReadFile, WriteFile, split_url
+from ._infos import ListPage, ObjectInfo
 from .errors import BucketExistsError, DirectoryNotEmptyError, NotFoundError
 
 Info = dict[str, Any]
