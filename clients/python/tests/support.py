@@ -16,7 +16,7 @@ import ebb
 
 REPO = Path(__file__).resolve().parents[3]
 OWN_NODE = REPO / "node_modules/.bin/node"
-READY = re.compile(r'"url":"([^"]+)".*"msg":"ready"')
+READY = re.compile(r'"url":"([^"]+)","s3Url":"([^"]+)".*"msg":"ready"')
 START_TIMEOUT_S = 60
 
 
@@ -35,6 +35,7 @@ class NodeProcess:
         self.memory_dir = tempfile.mkdtemp(prefix="ebb-py-mem-", dir="/dev/shm")
         self.socket_path = os.path.join(self.data_dir, "ebb.sock")
         self.url = ""
+        self.s3_url = ""
         self.log = ""
         self._args = [f"--memory-limit={memory_limit}", f"--disk-limit={disk_limit}", *args]
         self._env = env or {}
@@ -112,7 +113,7 @@ class NodeProcess:
                 self.log += line
                 found = READY.search(line)
                 if found is not None:
-                    self.url = found[1]
+                    self.url, self.s3_url = found[1], found[2]
                     ready.set()
         except ValueError:
             pass  # closed by the end
