@@ -12,6 +12,7 @@ from urllib.parse import quote
 from .._client import Client
 from .._retry import RetryPolicy
 from ..errors import BusyError, NotFoundError, TimedOutError
+from ._direct import DirectObject, direct_objects
 from ._gmac import DIGEST_BYTES
 from ._image import Shard
 
@@ -81,6 +82,8 @@ class PlannedPart:
     digests: bytes | None
     runs: Sequence[tuple[int, int, str, int]] | None
     shards: Sequence[Shard]
+    #: Of the keys in `runs`: what can be read from the object store itself.
+    direct: Mapping[str, DirectObject] = field(default_factory=dict)
     by_name: Mapping[str, Shard] = field(default_factory=dict)
 
     def digest(self, block: int) -> bytes:
@@ -166,9 +169,9 @@ class RunApi:
     def get(self, step: Step) -> Snapshot:
         return Snapshot.from_json(self._call("GET", f"/snapshots/{step}"))
 
-    def plan(self, step: Step, *, digests: bool = True) -> Plan:
-        """`digests`: whether they are wanted; they are most of the answer."""
-        query = None if digests else {"digests": "false"}
+    def plan(self, step: Step, *, digests: bool = True, direct: bool = False) -> Plan:
+        """`digests`: whether they are wanted; they are most of the answer. `direct`: whether URLs are."""
+        query = {**({} if digests else {"digests": "false"}), **({"direct": "true"} if direct else {})}
         answer = self._call("GET", f"/snapshots/{step}/plan", query=query)
         snapshot = Snapshot.from_json(answer["snapshot"])
         parts = [self._part(row) for row in answer["parts"]]
@@ -215,6 +218,7 @@ class RunApi:
             None if digests is None else base64.b64decode(digests),
             None if runs is None else [(run[0], run[1], run[2], run[3]) for run in runs],
             shards,
+            direct_objects(row.get("direct")),
             {shard.name: shard for shard in shards},
         )
 

@@ -18,6 +18,7 @@ from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_all
 from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Callable, TypeVar
@@ -88,6 +89,7 @@ class Checkpointer:
             other ranks by ``torch.distributed``, unless given, or in ``EBB_CHECKPOINT_SESSION``.
         threads: that copy; default 2, or 4 with 16 processors or more.
         verify: compare what is restored with its digests.
+        direct: read what lies in an S3 store alone straight from there, by URLs that the node signs.
         **policy: what the run keeps (``keep_last``, ``keep_every``, ``max_age_s``, ``max_bytes``) and does
             (``slots``, ``behind="wait"|"skip"|"spill"``, ``superseded="store"|"drop"``, ``delta``).
 
@@ -106,6 +108,7 @@ class Checkpointer:
         session: str | None = None,
         threads: int | None = None,
         verify: bool = True,
+        direct: bool = True,
         **policy: Any,
     ) -> None:
         self._stack = ExitStack()
@@ -119,6 +122,7 @@ class Checkpointer:
             raise RequestInvalidError(f"rank {self.rank} is not in a world of {self.world_size}")
         self.session = session or os.environ.get("EBB_CHECKPOINT_SESSION") or _session(self.world_size)
         self.verify = verify
+        self.direct = direct
         self.copier = Copier(threads)
         self.slots = SlotMappings()
         self._lock = threading.Lock()
@@ -337,9 +341,13 @@ class Checkpointer:
         """
 
         def run(plan: Plan) -> Restored:
-            return restore_state(self, plan, self._choose_part(plan, part), into, strict=strict, progress=progress)
+            planned = self._choose_part(plan, part)
+            # What other ranks read, too, the node fetches once for all.
+            if planned.name != self.part:
+                planned = replace(planned, direct={})
+            return restore_state(self, plan, planned, into, strict=strict, progress=progress)
 
-        return self._with_plan(step, run, digests=self.verify)
+        return self._with_plan(step, run, digests=self.verify, direct=self.direct)
 
     def open(self, step: Step = "latest", *, part: str | None = None) -> OpenSnapshot:
         """A snapshot as read-only arrays over the node's own memory, without a copy, and not compared with digests.
@@ -459,10 +467,10 @@ class Checkpointer:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _with_plan(self, step: Step, work: Callable[[Plan], T], *, digests: bool = True) -> T:
+    def _with_plan(self, step: Step, work: Callable[[Plan], T], *, digests: bool = True, direct: bool = False) -> T:
         """Does it by a plan, and by a newer one when that turned out to be out of date."""
         for left in range(PLANS_MAX, 0, -1):
-            plan = self.api.plan(step, digests=digests)
+            plan = self.api.plan(step, digests=digests, direct=direct)
             try:
                 return work(plan)
             except NotFoundError:

@@ -25,6 +25,8 @@ from ..errors import DataCorruptError, DataLostError, NotFoundError
 from . import _arrays
 from ._api import PlannedPart
 from ._copy import Copier, Run
+from ._direct import THREADS as DIRECT_THREADS
+from ._direct import DirectReads
 from ._gmac import ThreadDigests, is_available
 from ._slots import SlotMappings
 
@@ -32,6 +34,8 @@ _log = logging.getLogger("ebb.checkpoint")
 #: Bytes that a thread takes from the queue at once, and that it reads at once.
 _UNIT_BYTES = 8 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
+#: Of what is read from an object store: one request, and as many under way as there are threads for it.
+_DIRECT_UNIT_BYTES = 16 * 1024 * 1024
 #: Of an image whose blocks have no digests yet.
 _BLOCK_BYTES = 256 * 1024
 
@@ -65,6 +69,10 @@ class PartSource:
                 if part.runs is None:
                     raise
                 self.has_image = False
+        #: Whether nothing of it is on this node.
+        self.is_direct = not self.has_image and len(part.direct) > 0
+        self._direct = DirectReads(part.direct if self.is_direct else {})
+        self._stack.callback(self._direct.close)
 
     def map(self) -> memoryview:
         """The whole image, read-only: the node's own pages if it lies in memory, else a copy."""
@@ -96,6 +104,38 @@ class PartSource:
             if low < high:
                 reader = self._reader(part.bucket, key)
                 reader.read_into(target[low - offset : high - offset], at + low - start)
+
+    def reading(self, offset: int, length: int) -> Callable[[memoryview], None]:
+        """Fills what it is given, from `offset` of the image on, call by call, and no more than `length` in all."""
+        end = offset + length
+        at = offset
+        stream: Callable[[memoryview], int] | None = None
+        stream_end = offset
+
+        def read(target: memoryview) -> None:
+            nonlocal at, stream, stream_end
+            done = 0
+            while done < len(target):
+                if at >= stream_end:
+                    stream, stream_end = self._stream(at, end)
+                wanted = target[done : done + min(len(target) - done, stream_end - at)]
+                got = 0 if stream is None else stream(wanted)
+                if got == 0:
+                    self.read_into(wanted, at)
+                    got = len(wanted)
+                done += got
+                at += got
+
+        return read
+
+    def _stream(self, offset: int, end: int) -> tuple[Callable[[memoryview], int] | None, int]:
+        """From the object store, if it lies there alone: what reads on from `offset`, and up to where."""
+        if self.is_direct:
+            for start, length, key, at in self.part.runs or ():
+                if start <= offset < start + length:
+                    stop = min(start + length, end)
+                    return self._direct.reader(key, at + offset - start, stop - offset), stop
+        return None, end
 
     def close(self) -> None:
         self._kept = None
@@ -173,7 +213,7 @@ def _fetch_from(
     block_bytes = part.block_bytes or _BLOCK_BYTES
     blocks = _blocks(wanted, block_bytes)
     numbers = sorted(blocks)
-    per_unit = max(1, _UNIT_BYTES // block_bytes)
+    per_unit = max(1, (_DIRECT_UNIT_BYTES if source.is_direct else _UNIT_BYTES) // block_bytes)
     units = deque(numbers[at : at + per_unit] for at in range(0, len(numbers), per_unit))
     digests = ThreadDigests()
     move = ctypes.memmove
@@ -190,32 +230,43 @@ def _fetch_from(
             for target, start, piece_bytes in blocks[block]:
                 move(target, address + start, piece_bytes)
 
-        buffer = np.empty(max(_READ_BYTES, block_bytes), np.uint8)
+        buffer = np.empty(max(1, _READ_BYTES // block_bytes) * block_bytes, np.uint8)
         here = _arrays.address(buffer)
         while True:
             try:
                 unit = units.popleft()
             except IndexError:
                 return
-            for first, count in _neighbours(unit, max(1, buffer.size // block_bytes)):
+            for first, count in _neighbours(unit):
                 low = first * block_bytes
-                address = here if kept is None else kept + low
-                if kept is None:
-                    length = min(count * block_bytes, part.image_bytes - low)
-                    source.read_into(buffer.data[:length], low)
-                for n in range(count):
-                    place(first + n, address + n * block_bytes)
+                if kept is not None:
+                    for block in range(first, first + count):
+                        place(block, kept + block * block_bytes)
+                    continue
+                length = min(count * block_bytes, part.image_bytes - low)
+                read = source.reading(low, length)
+                for at in range(0, length, buffer.size):
+                    read(buffer.data[: min(buffer.size, length - at)])
+                    for n in range(at, min(at + buffer.size, length), block_bytes):
+                        place((low + n) // block_bytes, here + n - at)
             if progress is not None:
                 progress(len(unit) * block_bytes)
 
-    copier.run(work, len(units))
+    if not source.is_direct:
+        copier.run(work, len(units))
+        return
+    lanes = Copier(DIRECT_THREADS)
+    try:
+        lanes.run(work, len(units))
+    finally:
+        lanes.close()
 
 
-def _neighbours(blocks: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+def _neighbours(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Runs of consecutive blocks: the first, and how many."""
     first, count = blocks[0], 0
     for block in blocks:
-        if block != first + count or count == most:
+        if block != first + count:
             yield first, count
             first, count = block, 0
         count += 1
