@@ -1,12 +1,12 @@
 /**
  * `npm test`: sets up, runs every suite to its end, and says what came of it.
  *
- *   npm test                     unit tests, JVM tests, end-to-end tests, tests of the Python client
+ *   npm test                     unit tests, JVM tests with those of the Python client beside them, end-to-end tests
  *   npm test -- unit e2e         some suites
  *
  * The last line is always `N passed, N failed`; the exit code is 0 only if nothing failed, and every suite ran at least one test.
  */
-import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { runForeground, runOwnNode } from './lib/own-node.mjs';
 import { CLIENT_VENV_PYTHON, generatedDir, JVM, PYTHON, ROOT, shown } from './lib/paths.mjs';
@@ -20,11 +20,13 @@ const VITEST_WORKERS = 2;
 const NOTHING = { passed: 0, failed: 0, skipped: 0, failures: [] };
 
 const SUITES = {
-  unit: () => runVitest('unit'),
+  unit: (stdio) => runVitest('unit', stdio),
   jvm: runMaven,
-  e2e: () => runVitest('e2e'),
   python: runPytest,
+  e2e: (stdio) => runVitest('e2e', stdio),
 };
+/** Side by side with the one before it, which leaves processors idle: what it prints comes when it has ended. */
+const BESIDE = new Set(['python']);
 /** What a suite needs of the set-up; the others need all of it. */
 const STEPS_OF_SUITE = { unit: ['npm'], python: ['npm', 'python-client'] };
 
@@ -44,14 +46,37 @@ async function main(wanted) {
     say('0 passed, 1 failed');
     return 1;
   }
+  const ordered = Object.keys(SUITES).filter((name) => names.includes(name));
   const results = [];
-  for (const name of names) {
+  for (const [index, name] of ordered.entries()) {
+    if (BESIDE.has(name) && index > 0) continue;
+    const next = ordered[index + 1];
+    const beside = next !== undefined && BESIDE.has(next) ? runBehind(next) : undefined;
     say(`\n── ${name} tests ──`);
-    const started = Date.now();
-    const counts = await SUITES[name]();
-    results.push({ name, seconds: (Date.now() - started) / 1000, ...counts });
+    results.push(await timed(name, () => SUITES[name]('inherit')));
+    if (beside !== undefined) results.push(await beside());
   }
   return tell(results);
+}
+
+async function timed(name, run) {
+  const started = Date.now();
+  const counts = await run();
+  return { name, seconds: (Date.now() - started) / 1000, ...counts };
+}
+
+/** Starts it; what is returned waits for its end, and prints what it said. */
+function runBehind(name) {
+  const log = path.join(generatedDir('test'), `${name}.log`);
+  const file = openSync(log, 'w');
+  const running = timed(name, () => SUITES[name](['ignore', file, file]));
+  return async () => {
+    const result = await running;
+    closeSync(file);
+    say(`\n── ${name} tests ──`);
+    process.stdout.write(readFileSync(log));
+    return result;
+  };
 }
 
 function tell(results) {
@@ -66,18 +91,21 @@ function tell(results) {
   return total.failed === 0 ? 0 : 1;
 }
 
-async function runVitest(project) {
+async function runVitest(project, stdio) {
   const report = path.join(generatedDir('test'), `${project}.json`);
   rmSync(report, { force: true });
-  const code = await runOwnNode([
-    path.join(ROOT, 'node_modules', 'vitest', 'vitest.mjs'),
-    'run',
-    `--project=${project}`,
-    `--max-workers=${VITEST_WORKERS}`,
-    '--reporter=default',
-    '--reporter=json',
-    `--outputFile.json=${report}`,
-  ]);
+  const code = await runOwnNode(
+    [
+      path.join(ROOT, 'node_modules', 'vitest', 'vitest.mjs'),
+      'run',
+      `--project=${project}`,
+      `--max-workers=${VITEST_WORKERS}`,
+      '--reporter=default',
+      '--reporter=json',
+      `--outputFile.json=${report}`,
+    ],
+    { stdio },
+  );
   const counts = existsSync(report)
     ? countVitest(JSON.parse(readFileSync(report, 'utf8')))
     : { ...NOTHING, failures: [] };
@@ -85,27 +113,26 @@ async function runVitest(project) {
   return judgeSuite(counts, code);
 }
 
-async function runMaven() {
+async function runMaven(stdio) {
   // Reports of an earlier run must not count for this one.
   for (const file of surefireReports()) rmSync(file);
   // All lines of Spark. One failing module must not hide the tests of the others.
   const code = await runForeground('mvn', [...MAVEN_QUIET, '-Pall', '--fail-at-end', 'test'], {
     cwd: JVM,
+    stdio,
   });
   const reports = surefireReports();
   say(`${reports.length} test classes in ${shown(JVM)}`);
   return judgeSuite(addCounts(reports.map((file) => countJUnit(readFileSync(file, 'utf8')))), code);
 }
 
-async function runPytest() {
+async function runPytest(stdio) {
   const report = path.join(generatedDir('test'), 'python.xml');
   rmSync(report, { force: true });
   const code = await runForeground(
     CLIENT_VENV_PYTHON,
     ['-m', 'pytest', '-q', `--junitxml=${report}`],
-    {
-      cwd: PYTHON,
-    },
+    { cwd: PYTHON, stdio },
   );
   const counts = existsSync(report)
     ? countJUnit(readFileSync(report, 'utf8'))
