@@ -18,6 +18,8 @@ import {
   type Ack,
   CHECKPOINT_BUCKET,
   DEFAULT_RUN_POLICY,
+  type DirectRead,
+  type ImageRun,
   isStoreError,
   type PreparedRun,
   type RestorePlan,
@@ -332,7 +334,10 @@ class CatalogCheckpointService implements CheckpointService {
     return await this.#info(this.#runs.get(ref), this.#choose(ref).step);
   }
 
-  async plan(choice: SnapshotChoice): Promise<RestorePlan> {
+  async plan(
+    choice: SnapshotChoice,
+    { direct = false }: { readonly direct?: boolean } = {},
+  ): Promise<RestorePlan> {
     const ref = this.#choose(choice);
     const run = this.#runs.get(ref);
     const record = this.#runs.snapshot(ref);
@@ -352,6 +357,7 @@ class CatalogCheckpointService implements CheckpointService {
           blockBytes: stored?.blockBytes ?? 0,
           digests: stored?.digests ?? null,
           runs: stored?.runs ?? null,
+          direct: direct && imagesGone ? await this.#directReads(ref, stored?.runs ?? []) : [],
         };
       }),
     );
@@ -477,6 +483,20 @@ class CatalogCheckpointService implements CheckpointService {
   ): Promise<void> {
     for (const { name, imageBytes } of parts)
       await this.#readShards(bucket, imageKey(ref, session, name), imageBytes, name);
+  }
+
+  /** What has none is read through the node; and so is all the rest when one fails: that says what is wrong. */
+  async #directReads({ bucket }: RunRef, runs: readonly ImageRun[]): Promise<DirectRead[]> {
+    const found: DirectRead[] = [];
+    try {
+      for (const key of new Set(runs.map(([, , key]) => key))) {
+        const read = await this.#store.presignRead({ bucket, key });
+        if (read !== undefined) found.push({ key, ...read });
+      }
+    } catch (error) {
+      if (!isStoreError(error)) throw error;
+    }
+    return found;
   }
 
   async #readShards(

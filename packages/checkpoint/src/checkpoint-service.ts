@@ -102,8 +102,11 @@ export interface CheckpointService {
   list(ref: RunRef): Promise<readonly SnapshotInfo[]>;
   /** @throws `not_found` */
   get(ref: SnapshotChoice): Promise<SnapshotInfo>;
-  /** Where the bytes are. @throws `not_found`, `data_corrupt` */
-  plan(ref: SnapshotChoice): Promise<RestorePlan>;
+  /**
+   * Where the bytes are. `direct`: with URLs for what an object store alone has, as far as there are any.
+   * @throws `not_found`, `data_corrupt`
+   */
+  plan(ref: SnapshotChoice, options?: { readonly direct?: boolean }): Promise<RestorePlan>;
   /** Resolves when it is so durable. @throws `not_found`, `not_mirrored`, `aborted` */
   wait(ref: SnapshotChoice, ack: Ack, signal?: AbortSignal): Promise<SnapshotInfo>;
   setPinned(ref: SnapshotRef, pinned: boolean): Promise<SnapshotInfo>;

@@ -1,9 +1,9 @@
 /** A node that has tier 2 alone: what another one stored of its runs. Cites importing.ts. */
 import { mkdir, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { parseKeyring, resolvePolicy } from '@ebb/core';
-import { type Manifest, MiB } from '@ebb/protocol';
-import { codeOf, mirrored } from '@ebb/testkit';
+import { parseKeyring, type RemoteTier, resolvePolicy } from '@ebb/core';
+import { type Manifest, MiB, StoreError } from '@ebb/protocol';
+import { codeOf, mirrored, override } from '@ebb/testkit';
 import { afterEach, describe, expect, test } from 'vitest';
 import { at, Bench, holdDisk, RUN, stateOf } from './testing/bench.ts';
 
@@ -116,6 +116,51 @@ describe('a new node that has tier 2 alone', () => {
     await next.save(2, imageOf(2), { session: 's2' });
     const { newBytes } = await next.service.wait(at(2), 'remote');
     expect(newBytes).toBeLessThan(4 * MiB);
+  });
+});
+
+describe('a plan with what can be read straight from an object store', () => {
+  /** The second and third step share data with the first. */
+  async function openNext(presign: (name: string) => Promise<string>): Promise<Bench> {
+    const first = await openFirst();
+    const remote = (tier: RemoteTier): RemoteTier => override(tier, { presign });
+    const next = keep(await first.openNext({ faults: { remote } }));
+    await next.service.importRuns(RUN);
+    return next;
+  }
+  const directOf = async (bench: Bench, step: number) =>
+    (await bench.service.plan(at(step), { direct: true })).parts[0]?.direct;
+
+  test('has one URL for each data object that is there alone, if it was asked for', async () => {
+    const next = await openNext((name) => Promise.resolve(`https://store/${name}`));
+    const entryOf = async (step: number) => {
+      const name = `checkpoints/${dataOf(step)}`;
+      const { etag } = (await next.at.tiers.remote.head(name)) as { etag: string };
+      return { key: dataOf(step), url: `https://store/${name}`, etag };
+    };
+    expect((await next.service.plan(at(3))).parts[0]?.direct).toEqual([]);
+    const direct = (await directOf(next, 3)) ?? [];
+    const sorted = direct.toSorted((a, b) => a.key.localeCompare(b.key));
+    expect(sorted).toEqual(await Promise.all(STEPS.map(entryOf)));
+    // What is here is read here.
+    await next.at.store.relocate({ bucket: 'checkpoints', key: dataOf(1) }, 1);
+    expect((await directOf(next, 2))?.map(({ key }) => key)).toEqual([dataOf(2)]);
+  });
+
+  test('has none while the image is in memory', async () => {
+    const next = await openNext((name) => Promise.resolve(`https://store/${name}`));
+    await next.save(4, imageOf(3), { session: 's2' });
+    await next.service.wait(at(4), 'remote');
+    const [part] = (await next.service.plan(at(4), { direct: true })).parts;
+    expect(part?.image).not.toBeNull();
+    expect(part?.runs?.map(([, , key]) => key)).toContain(dataOf(3));
+    expect(part?.direct).toEqual([]);
+  });
+
+  test('is a plan without them when nothing can be signed', async () => {
+    const refused = new StoreError('io_failed', 'there are no credentials');
+    const next = await openNext(() => Promise.reject(refused));
+    expect(await directOf(next, 3)).toEqual([]);
   });
 });
 

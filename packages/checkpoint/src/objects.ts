@@ -24,6 +24,7 @@ export type CheckpointStore = Pick<
   | 'listRecords'
   | 'open'
   | 'populate'
+  | 'presignRead'
   | 'read'
   | 'release'
   | 'stage'

@@ -49,7 +49,7 @@ function planOf(part: Partial<RestorePlan['parts'][number]> & { imageBytes: numb
     ...{ durability: 'disk' as const, inMemory: true, imageBytes: part.imageBytes, newBytes: 0 },
     ...{ parts: [], pinned: false, bad: null, metadata: {} },
   };
-  const rest = { name: 'rank-00000', blockBytes: 4, digests: null, shards: [] };
+  const rest = { name: 'rank-00000', blockBytes: 4, digests: null, direct: [], shards: [] };
   return { snapshot, parts: [{ ...rest, image: null, runs: null, ...part }] };
 }
 

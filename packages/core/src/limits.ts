@@ -115,6 +115,12 @@ export const S3_CLEANUP_MS = 10_000;
 /** Closing waits so long for calls that it aborted: what the store does not answer by then, the next start cleans up. */
 export const S3_CLOSE_MS = 10_000;
 
+/**
+ * A URL that is handed out reads its object for so long. Enough for a restore of some terabytes over one link; short, since nothing
+ * takes it back. Stores take at most seven days, and one that was signed with a temporary key ends with that key.
+ */
+export const PRESIGNED_READ_SECONDS = 3600;
+
 /** Directories of tier 2 remembered as durable; forgetting them costs one fsync each. */
 export const DURABLE_DIRECTORIES_MAX = 4096;
 

@@ -159,6 +159,14 @@ export const snapshotAbortSchema = z.object({ session });
 export const snapshotPinSchema = z.object({ pinned: z.boolean() });
 export const snapshotBadSchema = z.object({ bad: z.string().min(1).max(1000).nullable() });
 
+/** A data object that can be read without the node. `url` reads it for a while, and is a secret of whoever asked for it. */
+export const directReadSchema = z.object({
+  key: z.string(),
+  url: z.string(),
+  etag: z.string().describe('for `If-Match`, in quotes there'),
+});
+export type DirectRead = z.infer<typeof directReadSchema>;
+
 /** Where the bytes of a part are: its image, if that is in memory, else (or besides) runs of data objects. */
 export const restorePartSchema = z.object({
   name: z.string(),
@@ -167,6 +175,9 @@ export const restorePartSchema = z.object({
   blockBytes: count,
   digests: z.string().nullable().describe('base64; null while they are not known'),
   runs: z.array(imageRunSchema).nullable().describe('null while it is not stored'),
+  direct: z
+    .array(directReadSchema)
+    .describe('what of `runs` an object store alone has, if that was asked for'),
   shards: z.array(shardSchema),
 });
 export type RestorePart = z.infer<typeof restorePartSchema>;

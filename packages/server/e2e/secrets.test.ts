@@ -10,8 +10,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { CreateBucketCommand, S3Client, type S3ClientConfig } from '@aws-sdk/client-s3';
+import type { RestorePlan } from '@ebb/protocol';
 import { createTestCa } from '@ebb/testkit';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { buildImage } from '../../checkpoint/src/testing/build-image.ts';
 import { type NodeProcess, startNodeProcess } from '../../client/e2e/support/node-process.ts';
 import { presign, signForm, signHeaders, type TestKey } from '../src/testing/sign-s3.ts';
 import { runEbb } from './support/ebb-command.ts';
@@ -141,6 +143,35 @@ function noteSignature(what: string, text: string): void {
   secrets.set(what, found);
 }
 
+/** Saves two snapshots over HTTP, and moves the data of the first away; its plan is told to who asked, and so not heard. */
+async function directUrl(): Promise<string> {
+  const curl = async (path: string, options: readonly string[] = []): Promise<string> => {
+    const given = ['--silent', '--fail', '--cacert', ca, ...options];
+    return (await run('curl', [...given, String(new URL(path, node.url))])).stdout;
+  };
+  const post = (body: object): string[] => [
+    ...['--header', 'content-type: application/json', '--data', JSON.stringify(body)],
+  ];
+  const [session, part] = ['life', 'rank-00000'];
+  const at = (step: number): string => `/v1/runs/gpt/snapshots/${step}`;
+  for (const step of [1, 2]) {
+    const image = buildImage({ weights: Buffer.alloc(1_000_000, `step ${step} `) });
+    const file = join(dir, `image-${step}`);
+    await writeFile(file, image);
+    const begin = post({ session, part, imageBytes: image.length });
+    const begun: unknown = JSON.parse(await curl(`${at(step)}/begin`, begin));
+    const { bucket, key } = begun as { bucket: string; key: string };
+    await curl(`/v1/buckets/${bucket}/objects/${key}`, ['--upload-file', file]);
+    await curl(`${at(step)}/commit`, post({ session, parts: [part] }));
+    await curl(`${at(step)}/wait?for=remote`);
+  }
+  const plan = async (): Promise<RestorePlan> =>
+    JSON.parse(await curl(`${at(1)}/plan?direct=true`)) as RestorePlan;
+  for (const [, , key] of (await plan()).parts[0]?.runs ?? [])
+    expect(await ebb(['relocate', `checkpoints/${key}`, 'remote'])).toBe(0);
+  return (await plan()).parts[0]?.direct[0]?.url ?? '';
+}
+
 /** Every file of the node, with what it holds. */
 async function filesOfNode(): Promise<ReadonlyMap<string, string>> {
   const found = new Map<string, string>();
@@ -192,6 +223,9 @@ test('keys, tokens, signatures and certificates are in no log, answer, metric, o
       ...['--form', `file=@${file}`],
     ]);
   expect(await post(form)).toContain(' 204 ');
+  const direct = await directUrl();
+  expect(direct).toContain(secrets.get('remote key id'));
+  noteSignature('URL of a plan', direct);
 
   // Refused.
   const wrong = { ...reader, secretAccessKey: secret('wrong secret of a client') };

@@ -200,6 +200,7 @@ async function openStore(
         stagingTtlMs: config.stagingTtlMs,
         spoolBytesMax: config.spoolBytesMax,
         spoolAgeMsMax: config.spoolAgeMsMax,
+        presignReads: config.presignReads,
       },
       observer: {
         ...metrics.storeObserver,

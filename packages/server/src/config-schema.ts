@@ -188,6 +188,12 @@ export const configSchema = z.object({
     means: 'copy everything to the remote tier before the node stops',
     default: 'false',
   }),
+  presignReads: flag.default(true).meta({
+    value: 'BOOL',
+    means:
+      'hand out presigned URLs with which clients read snapshots straight from an object store, where that alone has them',
+    default: 'true',
+  }),
   logLevel: z
     .enum(LOG_LEVELS, `one of ${LOG_LEVELS.join(', ')}`)
     .default('info')
@@ -202,7 +208,7 @@ export type RawConfig = Partial<Record<ConfigName, unknown>>;
 
 export interface Setting {
   readonly name: ConfigName;
-  /** For commander: `--memory-limit <SIZE>`, or `--allow-remote`. */
+  /** For commander: `--memory-limit <SIZE>`, `--allow-remote`, or `--presign-reads [BOOL]`. */
   readonly flag: string;
   readonly env: string;
   readonly means: string;
@@ -212,10 +218,12 @@ export interface Setting {
 export const SETTINGS: readonly Setting[] = Object.entries(configSchema.shape).map(
   ([name, schema]) => {
     const meta = schema.meta() as { value?: string; means: string; default: string };
+    // One that is true unless said has to be turned off; alone it means true, like all others.
+    const value = meta.value === 'BOOL' ? ' [BOOL]' : meta.value && ` <${meta.value}>`;
     const words = name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
     return {
       name: name as ConfigName,
-      flag: meta.value === undefined ? `--${words}` : `--${words} <${meta.value}>`,
+      flag: `--${words}${value ?? ''}`,
       env: `EBB_${words.replaceAll('-', '_').toUpperCase()}`,
       means: meta.means,
       default: meta.default,

@@ -129,6 +129,7 @@ test.each([
   ['memoryHigh', '1.5', 'at most 1'],
   ['poolLimit', '8GiB', 'memory limit of 4.0 GiB'],
   ['persistOnDrain', 'perhaps', 'true or false'],
+  ['presignReads', 'perhaps', 'true or false'],
   ['stagingTtl', '10ms', 'at least 1s'],
   ['data', 'a\0b', 'NUL'],
   ['memoryDir', '/home/ann/.local', 'must not be'],
@@ -165,7 +166,7 @@ test('a misspelt name in the environment is told', () => {
 
 test('every setting has a flag, a name in the environment, a meaning and a default to show', () => {
   for (const setting of SETTINGS) {
-    expect(setting.flag).toMatch(/^--[a-z0-9-]+( <[A-Z:]+>)?$/);
+    expect(setting.flag).toMatch(/^--[a-z0-9-]+( <[A-Z:]+>| \[BOOL\])?$/);
     expect(setting.env).toMatch(/^EBB_[A-Z0-9_]+$/);
     expect(setting.means.length).toBeGreaterThan(5);
     expect(setting.default.length).toBeGreaterThan(0);

@@ -53,6 +53,7 @@ export interface NodeConfig {
   readonly jobHeartbeatTtlMs: number;
   readonly drainDeadlineMs: number;
   readonly persistOnDrain: boolean;
+  readonly presignReads: boolean;
   readonly logLevel: NonNullable<Settings['logLevel']>;
   /** Files that hold secrets, by the flag that names them. */
   readonly secretFiles: readonly { readonly setting: string; readonly path: string }[];
@@ -290,6 +291,7 @@ function resolveConfig(input: Resolving): NodeConfig {
     jobHeartbeatTtlMs: settings.jobHeartbeatTtl ?? 0,
     drainDeadlineMs: settings.drainDeadline ?? 0,
     persistOnDrain: settings.persistOnDrain ?? false,
+    presignReads: settings.presignReads ?? false,
     logLevel: settings.logLevel ?? 'info',
     secretFiles: (
       [

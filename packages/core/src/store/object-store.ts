@@ -159,6 +159,12 @@ export interface OpenOptions {
   readonly ranges?: boolean;
 }
 
+/** For reading straight from tier 2. `url` is a secret of whoever it is for; `etag` belongs into an `If-Match` beside it. */
+export interface PresignedRead {
+  readonly url: string;
+  readonly etag: string;
+}
+
 export interface JobView {
   readonly job: JobRecord;
   readonly lastHeartbeatMs: number;
@@ -257,6 +263,13 @@ export interface ObjectStore {
   read(owner: Owner, leaseId: number, target: Uint8Array, position: number): Promise<void>;
   /** Reads from a blob by id, for batched ranges; the blob must be live or leased. */
   readBlob(blobId: number, target: Uint8Array, position: number): Promise<void>;
+  /**
+   * A URL for an object that lies in tier 2 alone, plain and as one object of an S3 store, good for `PRESIGNED_READ_SECONDS`;
+   * undefined of any other, of none, and where the settings say so. Tier 2 is not asked: what happens to the object there, or
+   * here, meanwhile is for the reader to notice.
+   * @throws `io_failed` when there are no credentials to sign with; `busy`
+   */
+  presignRead(ref: ObjectRef): Promise<PresignedRead | undefined>;
 
   /** Where versions are kept the object becomes an old one. `marksAbsent`: a delete marker comes also where no object is. */
   delete(

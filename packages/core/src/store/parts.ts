@@ -34,6 +34,8 @@ export interface StoreSettings {
   /** Beyond it, writes into mirrored buckets are told to wait; null: no limit. */
   readonly spoolBytesMax: number | null;
   readonly spoolAgeMsMax: number | null;
+  /** Whether URLs for reading from tier 2 are handed out. */
+  readonly presignReads: boolean;
 }
 
 export const DEFAULT_SETTINGS: StoreSettings = {
@@ -45,6 +47,7 @@ export const DEFAULT_SETTINGS: StoreSettings = {
   roomWaitMs: 2000,
   spoolBytesMax: null,
   spoolAgeMsMax: null,
+  presignReads: true,
 };
 
 type BackgroundWork =

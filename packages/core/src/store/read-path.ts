@@ -16,9 +16,10 @@ import type {
   RemoteCopy,
 } from '../catalog/catalog.ts';
 import { storedSize } from '../encryption/vault.ts';
+import { PRESIGNED_READ_SECONDS } from '../limits.ts';
 import { parseAnyBucketName } from '../object-ref.ts';
 import { durabilityOfObject, shouldPromote } from '../placement/policy.ts';
-import { isPrivateName } from '../placement/remote-names.ts';
+import { isPrivateName, ownName } from '../placement/remote-names.ts';
 import { isSealedBlob, type SealedBlob } from '../placement/sealed-copies.ts';
 import type { LocalBlob } from '../tier/tier.ts';
 import type { FileLease, LeaseTable } from './lease-table.ts';
@@ -28,6 +29,7 @@ import type {
   OpenedObject,
   OpenOptions,
   Owner,
+  PresignedRead,
   StagedWrite,
 } from './object-store.ts';
 import type { StoreParts } from './parts.ts';
@@ -271,6 +273,25 @@ export class ReadPath {
         );
       extentStart += extent.length;
     }
+  }
+
+  async presignRead(ref: ObjectRef): Promise<PresignedRead | undefined> {
+    const { catalog, buckets, remote, settings } = this.#parts;
+    if (!settings.presignReads) return undefined;
+    const object = await findReferenced(catalog, ref);
+    const [extent, ...more] = object?.extents ?? [];
+    if (object === undefined || extent === undefined || more.length > 0) return undefined;
+    const blob = await catalog.findBlob(extent.blobId);
+    if (blob === undefined || blob.remote === null || isSealedBlob(blob)) return undefined;
+    if (blob.memoryBytes !== null || blob.diskBytes !== null) return undefined;
+    // A blob may also lie in the middle of what tier 2 has under the name of another object.
+    const { name, offset, etag } = blob.remote;
+    const { policy } = buckets.find(ref.bucket) ?? (await buckets.get(ref.bucket));
+    const isAlone = isPrivateName(name) || name === ownName(policy.remote, ref);
+    const isWhole = extent.offset === 0 && extent.length === blob.sizeBytes && offset === 0;
+    if (!isAlone || !isWhole) return undefined;
+    const url = await remote.presign(name, { seconds: PRESIGNED_READ_SECONDS });
+    return url === undefined ? undefined : { url, etag };
   }
 
   /** A copy may move or vanish between look-up and read: then the next look-up tells where it went. */

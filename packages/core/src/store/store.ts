@@ -43,6 +43,7 @@ import type {
   OpenedObject,
   OpenOptions,
   Owner,
+  PresignedRead,
   SpoolStatus,
   StagedWrite,
   StageOptions,
@@ -218,6 +219,9 @@ export class CatalogObjectStore implements ObjectStore {
   }
   read(owner: Owner, leaseId: number, target: Uint8Array, position: number): Promise<void> {
     return this.#reads.read(owner, leaseId, target, position);
+  }
+  presignRead(ref: ObjectRef): Promise<PresignedRead | undefined> {
+    return this.#reads.presignRead(ref);
   }
   readBlob(blobId: number, target: Uint8Array, position: number): Promise<void> {
     return this.#reads.readBlob(blobId, target, position);

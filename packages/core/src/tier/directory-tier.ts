@@ -199,6 +199,10 @@ class DirectoryTier implements RemoteTier {
     }
   }
 
+  presign(): Promise<undefined> {
+    return Promise.resolve(undefined);
+  }
+
   async delete(name: string): Promise<void> {
     try {
       const path = await this.#confinedPath(name);

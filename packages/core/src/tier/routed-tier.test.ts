@@ -1,6 +1,6 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { remoteTierConformance, tempDir } from '@ebb/testkit';
+import { override, remoteTierConformance, tempDir } from '@ebb/testkit';
 import { expect, onTestFinished, test } from 'vitest';
 import { openDirectoryTier } from './directory-tier.ts';
 import { createRoutedTier } from './routed-tier.ts';
@@ -130,4 +130,19 @@ test('closing closes every tier, also when one fails; no target is opened after'
   await expect(routed.close()).rejects.toThrow('stuck');
   expect(closed.sort()).toEqual(['one', 'two']);
   await expect(routed.head('|new|b/k')).rejects.toMatchObject({ code: 'draining' });
+});
+
+test('a URL is of the tier that has the name, under the rest of it; a directory has none', async () => {
+  const asked: unknown[] = [];
+  const { routed } = await setUp(async (root) =>
+    override(await openDirectoryTier({ root }), {
+      presign: async (name, { seconds }) => {
+        asked.push([name, seconds]);
+        return await Promise.resolve(`https://store/${name}`);
+      },
+    }),
+  );
+  expect(await routed.presign('b/k', { seconds: 5 })).toBeUndefined();
+  expect(await routed.presign(`${S3}b/k`, { seconds: 5 })).toBe('https://store/b/k');
+  expect(asked).toEqual([['b/k', 5]]);
 });

@@ -90,6 +90,11 @@ class RoutedTier implements RemoteTier {
     return await tier.head(rest);
   }
 
+  async presign(name: string, options: { readonly seconds: number }): Promise<string | undefined> {
+    const { tier, name: rest } = await this.#route(name);
+    return await tier.presign(rest, options);
+  }
+
   async delete(name: string): Promise<void> {
     const { tier, name: rest } = await this.#route(name);
     await tier.delete(rest);

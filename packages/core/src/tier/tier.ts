@@ -159,6 +159,12 @@ export interface RemoteTier {
   /** Stores a run of an object as another object, in tier 2 itself where it can. @throws as read and put. */
   copy(from: string, to: string, run: Omit<RemoteRun, 'crc32c' | 'signal'>): Promise<RemoteObject>;
   head(name: string): Promise<(RemoteObject & RemoteHeaders) | undefined>;
+  /**
+   * A URL with which anybody may read the object for so long, whole or in ranges; undefined where there is none, as in a directory.
+   * The store is not asked: the object may be gone. The URL is a secret of whoever it is for.
+   * @throws `io_failed` when there are no credentials to sign with
+   */
+  presign(name: string, options: { readonly seconds: number }): Promise<string | undefined>;
   /** No error when there is none. */
   delete(name: string): Promise<void>;
   /** Whether a name can be stored as it is, beside all that is there. */

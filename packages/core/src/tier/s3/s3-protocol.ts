@@ -65,6 +65,7 @@ export interface S3Calls {
   };
   copy: { argument: { from: string; to: string } & KeyRun; result: RemoteObject };
   head: { argument: { key: string }; result: (RemoteObject & RemoteHeaders) | undefined };
+  presign: { argument: { key: string; seconds: number }; result: string };
   delete: { argument: { key: string }; result: undefined };
   list: {
     argument: { keyPrefix: string; after?: string };

@@ -197,3 +197,27 @@ test('a store that refuses checksums gets none, and what it stored is read back'
   expect(stored.toString('hex')).toBe('0707070707');
   expect(gets.length).toBe(1);
 });
+
+test('a presigned URL names one object, a time and no secret key; the store is not asked', async () => {
+  let asked = 0;
+  const { tier, location } = await setUp((_, response) => {
+    asked++;
+    response.writeHead(500).end();
+  });
+  const url = new URL((await tier.presign('b/ä b+c/%41', { seconds: 60 })) as string);
+  const { endpoint = '' } = parseS3Location(location, { allowsEndpoint: true });
+  expect(url.origin).toBe(new URL(endpoint).origin);
+  expect(decodeURIComponent(url.pathname)).toBe('/bucket/prefix/b/ä b+c/%41');
+  expect(Object.fromEntries(url.searchParams)).toMatchObject({
+    'X-Amz-Algorithm': 'AWS4-HMAC-SHA256',
+    'X-Amz-Credential': expect.stringMatching(
+      /^AKIAOFTHETEST\/\d{8}\/us-east-1\/s3\/aws4_request$/,
+    ),
+    'X-Amz-Expires': '60',
+    'X-Amz-Security-Token': CREDENTIALS.sessionToken,
+    'X-Amz-Signature': expect.stringMatching(/^[0-9a-f]{64}$/),
+    'X-Amz-SignedHeaders': 'host',
+  });
+  expect(url.href).not.toContain(CREDENTIALS.secretAccessKey);
+  expect(asked).toBe(0);
+});

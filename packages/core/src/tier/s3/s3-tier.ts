@@ -164,6 +164,14 @@ class ObjectStoreTier implements S3Tier {
     return key === undefined ? undefined : await this.#call({ kind: 'head', key });
   }
 
+  async presign(
+    name: string,
+    { seconds }: { readonly seconds: number },
+  ): Promise<string | undefined> {
+    const key = this.#names.findKey(name);
+    return key === undefined ? undefined : await this.#call({ kind: 'presign', key, seconds });
+  }
+
   async delete(name: string): Promise<void> {
     const key = this.#names.findKey(name);
     if (key !== undefined) await this.#call({ kind: 'delete', key });

@@ -12,6 +12,7 @@ import { UploadJournal } from './s3-journal.ts';
 import { formatS3Location } from './s3-location.ts';
 import { abortLeftovers } from './s3-multipart.ts';
 import { deleteObject, headObject, listObjects } from './s3-objects.ts';
+import { presignGet } from './s3-presign.ts';
 import type { S3CallKind, S3CallOf, S3Calls, S3ReplyError, S3Request } from './s3-protocol.ts';
 import { putObject } from './s3-upload.ts';
 
@@ -75,6 +76,8 @@ async function run(
       return await copyObject(connection, { journal, copy: call }, signal);
     case 'head':
       return await headObject(connection, call.key, signal);
+    case 'presign':
+      return await presignGet(connection, call, signal);
     case 'delete':
       return await deleteObject(connection, call.key, signal);
     case 'list':

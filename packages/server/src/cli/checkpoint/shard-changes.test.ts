@@ -13,7 +13,7 @@ function planOf(step: number, digits: string, shards: readonly Partial<Shard>[])
     ...{ parts: [], pinned: false, bad: null, metadata: {} },
   };
   const part = {
-    ...{ name: 'r', imageBytes: 99, image: null, blockBytes: BLOCK, runs: [] },
+    ...{ name: 'r', imageBytes: 99, image: null, blockBytes: BLOCK, runs: [], direct: [] },
     digests: digests.toString('base64'),
     shards: shards.map((shard) => ({
       ...{ name: '', dtype: 'uint8' as const, offset: 0, length: 0 },

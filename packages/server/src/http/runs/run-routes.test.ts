@@ -77,3 +77,15 @@ test('names that cannot be, and buckets that have no tier 2, are refused', async
     value: { error: { code: 'not_mirrored' } },
   });
 });
+
+test('a plan has room for URLs of an object store, and none for what lies in a directory', async () => {
+  await next.json('POST', '/v1/runs/import');
+  const plan = `${SNAPSHOTS}/2/plan`;
+  for (const query of ['', '?direct=false', '?direct=true', '?direct=true&digests=false'])
+    expect(await next.json('GET', plan + query)).toMatchObject({
+      ...{ status: 200, value: { parts: [{ image: null, direct: [] }] } },
+    });
+  expect(await next.json('GET', `${plan}?direct=perhaps`)).toMatchObject({ status: 400 });
+  const { headers } = await next.http('GET', `${plan}?direct=true`);
+  expect(headers['cache-control']).toBe('no-store');
+});

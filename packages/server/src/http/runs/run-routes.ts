@@ -34,6 +34,12 @@ const ofBucket = z.object({ bucket: z.string().default(CHECKPOINT_BUCKET) });
 const ofAnyBucket = z.object({ bucket: z.string().optional() });
 const planQuery = ofBucket.extend({
   digests: z.enum(['true', 'false']).default('true').describe('they are most of the answer'),
+  direct: z
+    .enum(['true', 'false'])
+    .default('false')
+    .describe(
+      'with URLs that read what an object store alone has from there, for an hour; to be kept secret',
+    ),
 });
 const waitQuery = ofBucket.extend({
   for: z.enum(['memory', 'disk', 'remote']),
@@ -246,7 +252,9 @@ export function addRunRoutes(app: OpenAPIHono, { checkpoints }: Services): void 
   });
   app.openapi(routes.plan, async (c) => {
     const query = c.req.valid('query');
-    const plan = await checkpoints.plan(choiceOf(c.req.valid('param'), query));
+    const direct = query.direct === 'true';
+    const plan = await checkpoints.plan(choiceOf(c.req.valid('param'), query), { direct });
+    if (direct) c.header('cache-control', 'no-store');
     if (query.digests === 'true') return c.json(plan, 200);
     const parts = plan.parts.map((part) => ({ ...part, digests: null }));
     return c.json({ ...plan, parts }, 200);
