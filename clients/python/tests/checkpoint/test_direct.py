@@ -237,7 +237,8 @@ def test_it_breaks_off_in_the_middle(checkpointer: Checkpointer, monkeypatch: py
 
     def breaking(self: DirectReads, key: str, offset: int, length: int) -> Any:
         read = reader(self, key, offset, length)
-        assert read is not None
+        if read is None:
+            return None
 
         def some(target: memoryview) -> int:
             got = read(target[: max(0, left[0])]) if left[0] > 0 else 0
