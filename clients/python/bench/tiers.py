@@ -338,7 +338,7 @@ def training(gigabytes: float, window: float = 20, rounds: int = 6) -> None:
     ratio = statistics.median(ratios)
     print(
         f"training: {ratio:.1%} ({min(ratios):.1%} to {max(ratios):.1%}) of the steps, on {workers} processors,\n"
-        f"  with a snapshot of a tenth changed every {window:.0f} s, mirrored at most {max(latest):.1f} s after it began;\n"
+        f"  a snapshot of a tenth changed every {window:.0f} s, mirrored at most {max(latest):.1f} s later;\n"
         f"  wanted at least 95 %: {verdict(ratio >= 0.95)}"
     )
 
