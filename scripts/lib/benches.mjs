@@ -46,6 +46,9 @@ function onPython(file) {
 
 /** Not every package has some. */
 function listBenchFiles(folder, ending) {
-  const files = listFiles(path.join(folder, 'bench'));
-  return files.filter((file) => file.endsWith(ending) && !path.basename(file).startsWith('_'));
+  const bench = path.join(folder, 'bench');
+  return listFiles(bench).filter(
+    (file) =>
+      path.dirname(file) === bench && file.endsWith(ending) && !path.basename(file).startsWith('_'),
+  );
 }

@@ -17,6 +17,7 @@ describe('findBenches', () => {
         true,
       ]);
     expect(Object.keys(benches).filter((name) => name.includes('/_'))).toEqual([]);
+    expect(benches['server/figures']).toBeUndefined();
   });
 });
 
