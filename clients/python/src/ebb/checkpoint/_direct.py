@@ -19,8 +19,6 @@ from urllib.parse import urlsplit
 
 _log = logging.getLogger("ebb.checkpoint")
 _TIMEOUT_S = 30.0
-#: Connections at once. One to a distant store gives a small part of what the store gives.
-THREADS = 8
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)$")
 
 

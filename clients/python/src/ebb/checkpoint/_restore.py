@@ -25,7 +25,6 @@ from ..errors import DataCorruptError, DataLostError, NotFoundError
 from . import _arrays
 from ._api import PlannedPart
 from ._copy import Copier, Run
-from ._direct import THREADS as DIRECT_THREADS
 from ._direct import DirectReads
 from ._gmac import ThreadDigests, is_available
 from ._slots import SlotMappings
@@ -34,7 +33,9 @@ _log = logging.getLogger("ebb.checkpoint")
 #: Bytes that a thread takes from the queue at once, and that it reads at once.
 _UNIT_BYTES = 8 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
-#: Of what is read from an object store: one request, and as many under way as there are threads for it.
+#: Threads that read what is not in memory: a disk gives more to several, and a distant store little to each.
+_READERS = 8
+#: Of what is read from an object store: one request.
 _DIRECT_UNIT_BYTES = 16 * 1024 * 1024
 #: Of an image whose blocks have no digests yet.
 _BLOCK_BYTES = 256 * 1024
@@ -252,10 +253,10 @@ def _fetch_from(
             if progress is not None:
                 progress(len(unit) * block_bytes)
 
-    if not source.is_direct:
+    if source.has_image:
         copier.run(work, len(units))
         return
-    lanes = Copier(DIRECT_THREADS)
+    lanes = Copier(_READERS)
     try:
         lanes.run(work, len(units))
     finally:
