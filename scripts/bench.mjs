@@ -13,7 +13,7 @@
 import { findBench, findBenches } from './lib/benches.mjs';
 import { runForeground } from './lib/own-node.mjs';
 import { say, sayFailure } from './lib/steps.mjs';
-import { setUp } from './setup.mjs';
+import { SPARK_STEPS, setUp } from './setup.mjs';
 
 const benches = findBenches();
 const [name, ...args] = process.argv.slice(2);
@@ -26,7 +26,7 @@ if (bench === undefined) {
   process.exitCode = isAsked ? 0 : 1;
 } else {
   try {
-    await setUp({ only: bench.steps });
+    await setUp({ only: bench.steps ?? SPARK_STEPS });
     const command = [...bench.args, ...args];
     process.exitCode = await runForeground(bench.program, command, { cwd: process.cwd() });
   } catch (error) {

@@ -37,6 +37,8 @@ const COPY_GOAL = 'org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy';
 export const MAVEN_QUIET = ['-q', '-B', '-ntp'];
 
 export const STEPS = ['npm', 'python', 'python-client', 'jvm', 'queries'];
+/** What Spark's benchmarks need: not the environment with PyTorch. */
+export const SPARK_STEPS = ['npm', 'python', 'jvm', 'queries'];
 /** Steps that need fewer tools than Spark does. */
 const TOOLS_OF_STEP = { npm: ['node'], 'python-client': ['node', 'python'] };
 const PIP_INSTALL = '-m pip --disable-pip-version-check install --progress-bar off'.split(' ');

@@ -3,14 +3,14 @@ import path from 'node:path';
 import { runOwnNode } from './lib/own-node.mjs';
 import { ROOT } from './lib/paths.mjs';
 import { sayFailure } from './lib/steps.mjs';
-import { STEPS, setUp } from './setup.mjs';
+import { SPARK_STEPS, setUp } from './setup.mjs';
 
 const args = process.argv.slice(2);
 // Help needs the npm packages only, and no set-up talk before it once they are there.
 const onlyHelp = args.some((arg) => ['-h', '--help', 'help'].includes(arg));
 
 try {
-  await setUp({ only: onlyHelp ? ['npm'] : STEPS, quiet: onlyHelp });
+  await setUp({ only: onlyHelp ? ['npm'] : SPARK_STEPS, quiet: onlyHelp });
   // The shell's folder stays the current one, so that `--report DIR` means what was typed.
   const main = path.join(ROOT, 'tpcds-bench', 'src', 'main.ts');
   process.exitCode = await runOwnNode(['--conditions=source', main, ...args], {

@@ -1,4 +1,4 @@
-/** Which benchmarks there are, which steps of the set-up each needs (unless said: all), and how it is run. */
+/** Which benchmarks there are, which steps of the set-up each needs (unless said: those of Spark), and how it is run. */
 import { readdirSync } from 'node:fs';
 import path from 'node:path';
 import { CLIENT_VENV_PYTHON, OWN_NODE, PYTHON, ROOT, shown } from './paths.mjs';
