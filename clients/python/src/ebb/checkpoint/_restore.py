@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import threading
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -70,6 +71,7 @@ class PartSource:
                 if part.runs is None:
                     raise
                 self.has_image = False
+        self._run_starts = [run[0] for run in part.runs or ()]
         #: Whether nothing of it is on this node.
         self.is_direct = not self.has_image and len(part.direct) > 0
         self._direct = DirectReads(part.direct if self.is_direct else {})
@@ -99,12 +101,11 @@ class PartSource:
         if self.has_image and part.image is not None:
             self._reader(*part.image).read_into(target, offset)
             return
-        end = offset + len(target)
-        for start, length, key, at in part.runs or ():
-            low, high = max(start, offset), min(start + length, end)
-            if low < high:
-                reader = self._reader(part.bucket, key)
-                reader.read_into(target[low - offset : high - offset], at + low - start)
+        done = 0
+        while done < len(target):
+            key, at, length = self._stored(offset + done, offset + len(target))
+            self._reader(part.bucket, key).read_into(target[done : done + length], at)
+            done += length
 
     def reading(self, offset: int, length: int) -> Callable[[memoryview], None]:
         """Fills what it is given, from `offset` of the image on, call by call, and no more than `length` in all."""
@@ -131,12 +132,16 @@ class PartSource:
 
     def _stream(self, offset: int, end: int) -> tuple[Callable[[memoryview], int] | None, int]:
         """From the object store, if it lies there alone: what reads on from `offset`, and up to where."""
-        if self.is_direct:
-            for start, length, key, at in self.part.runs or ():
-                if start <= offset < start + length:
-                    stop = min(start + length, end)
-                    return self._direct.reader(key, at + offset - start, stop - offset), stop
-        return None, end
+        if not self.is_direct:
+            return None, end
+        key, at, length = self._stored(offset, end)
+        return self._direct.reader(key, at, length), offset + length
+
+    def _stored(self, offset: int, end: int) -> tuple[str, int, int]:
+        """Where `offset` of the image is stored: key, offset there, and how many bytes up to `end` follow it there."""
+        runs = self.part.runs or ()
+        start, length, key, at = runs[bisect_right(self._run_starts, offset) - 1]
+        return key, at + offset - start, min(start + length, end) - offset
 
     def close(self) -> None:
         self._kept = None
