@@ -18,9 +18,9 @@ const name = z
 /** A job names itself; `~N` is the job after it went back to earlier steps for the Nth time. */
 const session = z
   .string()
-  .max(64)
+  .max(74)
   .regex(
-    /^[A-Za-z0-9][A-Za-z0-9._-]*(~[1-9][0-9]{0,8})?$/,
+    /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(~[1-9][0-9]{0,8})?$/,
     'letters, digits, ".", "_" and "-", a letter or digit first, and "~N" behind it',
   );
 export const runNameSchema = name;
