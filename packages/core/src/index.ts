@@ -20,6 +20,7 @@ export {
   openPrefixSnapshots,
   type PrefixSnapshots,
 } from './snapshots/prefix-snapshots.ts';
+export { type ConditionChange, Conditions } from './store/conditions.ts';
 export type * from './store/object-store.ts';
 export { type OpenedStore, openObjectStore, type StoreOptions } from './store/open-store.ts';
 export type { StoreObserver, StoreSettings } from './store/parts.ts';

@@ -1,5 +1,6 @@
 /** JSON of the control surface, as zod schemas: the server validates with them, clients take their types from them. */
 import { z } from 'zod';
+import { nodeConditionSchema } from './conditions.ts';
 
 export const ackSchema = z.enum(['memory', 'disk', 'remote']);
 export const presetSchema = z.enum(['ephemeral', 'buffered', 'durable']);
@@ -149,7 +150,8 @@ export const statusSchema = z.object({
   nodeId: z.string(),
   version: z.string(),
   startedAtMs: z.number(),
-  state: z.enum(['starting', 'ready', 'draining']),
+  /** `read_only`: every change is refused, by a condition that says why. */
+  state: z.enum(['starting', 'ready', 'read_only', 'draining']),
   socket: z.string().nullable(),
   tiers: z.array(tierStatusSchema),
   buckets: z.number(),
@@ -163,6 +165,8 @@ export const statusSchema = z.object({
   mirrorOldestMs: z.number().nullable(),
   /** At the rate of the last minute; null while tier 1 does not grow. */
   diskSecondsUntilFull: z.number().nullable(),
+  /** What the node goes on with less than all it offers for, the gravest first. */
+  conditions: z.array(nodeConditionSchema).default([]),
 });
 export type Status = z.infer<typeof statusSchema>;
 
@@ -177,6 +181,8 @@ export const whySchema = z.object({
     }),
   ),
   summary: z.string(),
+  /** Those of the node that touch this object. */
+  conditions: z.array(nodeConditionSchema).default([]),
 });
 export type Why = z.infer<typeof whySchema>;
 

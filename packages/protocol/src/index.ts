@@ -1,4 +1,5 @@
 export * from './checkpoint.ts';
+export * from './conditions.ts';
 export * from './control.ts';
 export * from './errors.ts';
 export * from './events.ts';

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { openCheckpointService } from '@ebb/checkpoint';
 import {
   type Catalog,
+  Conditions,
   createMover,
   type ObjectStore,
   openFileTier,
@@ -56,7 +57,8 @@ export async function openNodeFrame(
   mkdirSync(config.dataDir, { recursive: true, mode: 0o750 });
   const catalog = await openSqliteCatalog({ directory: join(config.dataDir, 'catalog') });
   try {
-    const metrics = createMetrics();
+    const conditions = openConditions(log);
+    const metrics = createMetrics(conditions);
     const frames = new FrameServer();
     const startedAtMs = Date.now();
     const facts: NodeFacts = {
@@ -67,6 +69,7 @@ export async function openNodeFrame(
       jobHeartbeatTtlMs: config.jobHeartbeatTtlMs,
       state,
       connections: () => frames.connections,
+      conditions,
     };
     const admit = createAdmission(config);
     // One for all surfaces: it bounds the daemon's memory.
@@ -75,7 +78,7 @@ export async function openNodeFrame(
       piecesMax: PIECES_MAX,
       piecesKept: PIECES_KEPT,
     });
-    const handler = createRequestHandler({ state, metrics, log, admit, pieces });
+    const handler = createRequestHandler({ state, conditions, metrics, log, admit, pieces });
     const s3 =
       config.s3 === null ? null : createS3Surface({ config: config.s3, metrics, log, pieces });
     const tls = config.tls === null ? null : loadTlsIdentity(config.tls);
@@ -165,7 +168,7 @@ export async function openServices(
 }
 
 async function openStore(
-  { catalog, metrics }: NodeFrame,
+  { catalog, metrics, facts }: NodeFrame,
   config: NodeConfig,
   log: Logger,
 ): Promise<{ readonly store: ObjectStore; readonly recovery: RecoveryReport }> {
@@ -193,6 +196,7 @@ async function openStore(
     opened.push(remote);
     return await openObjectStore({
       ...{ catalog, memory, disk, remote, mover, commitMover },
+      conditions: facts.conditions,
       ...(config.encryptionKeys === null ? {} : { encryptionKeys: config.encryptionKeys }),
       settings: {
         memoryMarks: config.memoryMarks,
@@ -214,6 +218,16 @@ async function openStore(
     for (const part of opened.reverse()) await part.close();
     throw error;
   }
+}
+
+/** One line when a condition begins, and one when it ends. */
+function openConditions(log: Logger): Conditions {
+  const conditions = new Conditions(systemClock);
+  conditions.onChange(({ condition, began, tookMs }) => {
+    if (began) log.warn({ condition }, `condition ${condition.name} began: ${condition.reason}`);
+    else log.info({ condition, tookMs }, `condition ${condition.name} ended`);
+  });
+  return conditions;
 }
 
 /** While only this host is to reach us, over TCP. */

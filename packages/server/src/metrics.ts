@@ -1,6 +1,6 @@
 /** Metrics of one node, in a registry of its own. Gauges are read when somebody scrapes; nothing here runs in between. */
 import type { CheckpointService, CheckpointTotals } from '@ebb/checkpoint';
-import type { ObjectStore, StoreObserver } from '@ebb/core';
+import type { Conditions, ObjectStore, StoreObserver } from '@ebb/core';
 import { OPS, type StoreErrorCode } from '@ebb/protocol';
 import type { ShuffleService } from '@ebb/shuffle';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
@@ -43,9 +43,20 @@ export interface Metrics {
   attach(sources: MetricsSources): void;
 }
 
-export function createMetrics(): Metrics {
+export function createMetrics(conditions: Conditions): Metrics {
   const registry = new Registry();
   const registers = [registry];
+  new Gauge({
+    name: 'ebb_condition',
+    help: '1 for each condition that the node is in; what they are: conditions.md.',
+    labelNames: ['name', 'subject', 'effect'],
+    registers,
+    collect() {
+      this.reset();
+      for (const { name, subject, effect } of conditions.list())
+        this.set({ name, subject, effect }, 1);
+    },
+  });
   collectDefaultMetrics({ register: registry });
   const commits = new Counter({
     name: 'ebb_commits_total',

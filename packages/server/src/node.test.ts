@@ -140,3 +140,45 @@ test("metrics follow what happens, and names of people's things are in none", as
   expect(text).not.toContain('private-name');
   await frames.close();
 });
+
+test('a condition is in status, why, readiness and metrics, and is gone from all of them when it ends', async () => {
+  await using node = await openTestNode();
+  await node.json('PUT', '/v1/buckets/ephemeral', { preset: 'ephemeral' });
+  await node.http('PUT', '/v1/buckets/ephemeral/objects/a', { body: 'hello' });
+  const { conditions } = node.node.services.node;
+  const look = async (): Promise<unknown> => {
+    const names = (value: { conditions: { name: string }[] }): string[] =>
+      value.conditions.map(({ name }) => name);
+    const status = await node.json('GET', '/v1/status');
+    const why = await node.json('GET', '/v1/why?bucket=ephemeral&key=a');
+    const ready = await node.json('GET', '/readyz');
+    const metrics = (await node.http('GET', '/metrics')).body.toString();
+    return {
+      state: (status.value as { state: string }).state,
+      status: names(status.value),
+      why: names(why.value),
+      ready: [ready.status, ...names(ready.value)],
+      metrics: [...metrics.matchAll(/^ebb_condition\{name="(\w+)"/gm)].map(([, name]) => name),
+    };
+  };
+  const whole = { state: 'ready', status: [], why: [], ready: [200], metrics: [] };
+  expect(await look()).toEqual(whole);
+
+  conditions.enter('tier_without_room', 'disk', { reason: 'the disk is full' });
+  const full = ['tier_without_room'];
+  expect(await look()).toEqual({
+    ...{ state: 'ready', status: full, ready: [200, ...full], metrics: full },
+    why: [], // it lies in memory
+  });
+  conditions.leave('tier_without_room', 'disk');
+  expect(await look()).toEqual(whole);
+
+  conditions.enter('catalog_failed', 'catalog', { reason: 'the disk refused to sync' });
+  const failed = ['catalog_failed'];
+  expect(await look()).toEqual({
+    ...{ state: 'read_only', status: failed, why: failed, ready: [503, ...failed] },
+    metrics: failed,
+  });
+  conditions.leave('catalog_failed', 'catalog');
+  expect(await look()).toEqual(whole);
+});

@@ -158,7 +158,10 @@ class Node implements RunningNode {
     return this.#config.socketPath;
   }
   get state(): NodeState {
-    return this.#state;
+    const conditions = this.#frame?.facts.conditions;
+    return this.#state === 'ready' && conditions?.holds('refuses_changes') === true
+      ? 'read_only'
+      : this.#state;
   }
   get services(): NodeServices {
     if (this.#services === undefined) throw new StoreError('starting');
@@ -166,7 +169,7 @@ class Node implements RunningNode {
   }
 
   async start(): Promise<void> {
-    const frame = await openNodeFrame(this.#config, { log: this.#log, state: () => this.#state });
+    const frame = await openNodeFrame(this.#config, { log: this.#log, state: () => this.state });
     this.#frame = frame;
     if (this.#config.tls !== null)
       this.#tlsReload = startTlsReload({

@@ -1,13 +1,14 @@
 /** What the surfaces need of a running node. Made in compose.ts; surfaces take it and make nothing themselves. */
 import type { CheckpointService } from '@ebb/checkpoint';
-import type { ObjectStore, PrefixSnapshots } from '@ebb/core';
+import type { Conditions, ObjectStore, PrefixSnapshots } from '@ebb/core';
 import type { ShuffleService } from '@ebb/shuffle';
 import type { Logger } from 'pino';
 import type { Metrics } from './metrics.ts';
 import type { ProbeFile } from './probe-file.ts';
 import type { RemoteChoice } from './remotes.ts';
 
-export type NodeState = 'starting' | 'ready' | 'draining';
+/** `read_only`: ready, but every change is refused, by a condition that says why. */
+export type NodeState = 'starting' | 'ready' | 'read_only' | 'draining';
 
 /** What the node knows about itself. */
 export interface NodeFacts {
@@ -20,6 +21,7 @@ export interface NodeFacts {
   readonly state: () => NodeState;
   /** Frame connections now. */
   readonly connections: () => number;
+  readonly conditions: Conditions;
 }
 
 export interface Services {

@@ -12,6 +12,7 @@ import { Spiller } from '../placement/spiller.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
 import { AwakeTime } from './awake-time.ts';
 import { Buckets } from './buckets.ts';
+import { Conditions } from './conditions.ts';
 import { IdBlocks } from './id-blocks.ts';
 import { Importer } from './importer.ts';
 import { JobTable } from './job-table.ts';
@@ -44,6 +45,8 @@ export interface StoreOptions {
   readonly clock?: Clock;
   readonly settings?: Partial<StoreSettings>;
   readonly observer?: Partial<StoreObserver>;
+  /** Where the parts of the store tell what they lack. */
+  readonly conditions?: Conditions;
   /** Master keys; without them encrypted buckets can be neither made nor read. */
   readonly encryptionKeys?: Keyring;
 }
@@ -65,6 +68,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     ...options.observer,
   };
   const { catalog, memory, remote, mover, commitMover = mover } = options;
+  const { conditions = new Conditions(clock) } = options;
   const vault = new Vault(options.encryptionKeys ?? null);
   const disk = vault.readableDisk(options.disk);
   const recency = new RecencyIndex();
@@ -135,6 +139,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
       awake,
       settings,
       observer,
+      conditions,
       leases,
       diskLeases,
       recency,

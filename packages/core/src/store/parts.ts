@@ -12,6 +12,7 @@ import type { Spiller } from '../placement/spiller.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
 import type { AwakeTime } from './awake-time.ts';
 import type { Buckets } from './buckets.ts';
+import type { Conditions } from './conditions.ts';
 import type { Importer } from './importer.ts';
 import type { JobTable } from './job-table.ts';
 import type { LeaseTable } from './lease-table.ts';
@@ -83,6 +84,7 @@ export interface StoreParts {
   readonly awake: AwakeTime;
   readonly settings: StoreSettings;
   readonly observer: StoreObserver;
+  readonly conditions: Conditions;
   /** Of tier 0. */
   readonly leases: LeaseTable;
   /** Of tier 1, where a lease only delays the unlink. */

@@ -1,5 +1,6 @@
 /** Standard output: tables for people, JSON for machines; it waits where the reader is slow. */
 import { once } from 'node:events';
+import { CONDITION_EFFECTS, type NodeCondition } from '@ebb/protocol';
 import { type Column, formatTable } from './table.ts';
 
 export async function write(data: string | Uint8Array): Promise<void> {
@@ -36,6 +37,14 @@ export async function printFacts(
   const shown = Object.entries(facts).filter(([, value]) => value !== undefined);
   const width = Math.max(...shown.map(([name]) => name.length));
   for (const [name, value] of shown) await printLine(`${name.padEnd(width)}  ${value}`);
+}
+
+/** What the node is in, each with what it means and what to do. */
+export async function printConditions(conditions: readonly NodeCondition[]): Promise<void> {
+  for (const { name, subject, effect, sinceMs, reason, whatToDo } of conditions) {
+    await printLine(`! ${name} (${subject}), for ${formatAge(Date.now() - sinceMs)}: ${reason}`);
+    await printLine(`  ${CONDITION_EFFECTS[effect].means} ${whatToDo}`);
+  }
 }
 
 /** For people, in their time zone: `2026-11-22 14:03:09`. */

@@ -2,7 +2,15 @@ import { Command } from '@commander-js/extra-typings';
 import { formatBytes } from '@ebb/protocol';
 import type { AnyCommand } from './command.ts';
 import { examples, jsonOption, nodeOption } from './options.ts';
-import { count, formatAge, printFacts, printJson, printLine, printTable } from './output.ts';
+import {
+  count,
+  formatAge,
+  printConditions,
+  printFacts,
+  printJson,
+  printLine,
+  printTable,
+} from './output.ts';
 import { withClient } from './session.ts';
 
 export function create(): AnyCommand {
@@ -38,6 +46,7 @@ export function create(): AnyCommand {
               : `, for ${formatAge(Date.now() - status.mirrorOldestMs)}`
           }`,
         });
+        await printConditions(status.conditions);
         await printLine('');
         await printTable(status.tiers, [
           { title: 'tier', cell: (tier) => tier.tier },

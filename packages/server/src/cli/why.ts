@@ -2,7 +2,7 @@ import { Command } from '@commander-js/extra-typings';
 import { parseObjectKey } from '@ebb/client';
 import type { AnyCommand } from './command.ts';
 import { examples, jsonOption, nodeOption } from './options.ts';
-import { formatTime, printJson, printLine, printTable } from './output.ts';
+import { formatTime, printConditions, printJson, printLine, printTable } from './output.ts';
 import { withClient } from './session.ts';
 
 export function create(): AnyCommand {
@@ -20,6 +20,7 @@ export function create(): AnyCommand {
           return;
         }
         await printLine(`${why.subject}: ${why.summary}`);
+        await printConditions(why.conditions);
         if (why.events.length === 0) return;
         await printLine('');
         await printTable(why.events, [

@@ -26,6 +26,8 @@ export async function examineRunningNode(config: NodeConfig): Promise<RunningNod
   const who = `node ${status.nodeId}, ebb ${status.version}`;
   if (status.state === 'ready') findings.ok('running', `${who}, is ready`);
   else findings.warn('running', `${who}, is ${status.state}`);
+  for (const { name, subject, reason, whatToDo } of status.conditions)
+    findings.warn(`${name} ${subject}`, `${reason} ${whatToDo}`);
   if (status.version !== VERSION)
     findings.warn(
       'version',

@@ -224,6 +224,7 @@ export function createControlApp(services: Services, fileOwner: Owner): OpenAPIH
       mirrorBacklogObjects: spool.entries,
       mirrorOldestMs: spool.oldestMs,
       diskSecondsUntilFull: spool.secondsUntilFull,
+      conditions: [...node.conditions.list()],
     };
     return c.json(body, 200);
   });
@@ -304,7 +305,7 @@ export function createControlApp(services: Services, fileOwner: Owner): OpenAPIH
       startAfter = page.next;
     }
   });
-  app.openapi(routes.why, async (c) => c.json(await explain(store, c.req.valid('query')), 200));
+  app.openapi(routes.why, async (c) => c.json(await explain(services, c.req.valid('query')), 200));
 
   app.openapi(routes.listJobs, async (c) =>
     c.json({ jobs: (await store.listJobs()).map(jobInfo) }, 200),

@@ -3,6 +3,7 @@
  * raw; all else to the control surface.
  */
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
+import type { Conditions } from '@ebb/core';
 import { PATHS, StoreError } from '@ebb/protocol';
 import type { Logger } from 'pino';
 import type { Metrics } from '../metrics.ts';
@@ -31,6 +32,7 @@ export interface RequestHandler {
 
 export function createRequestHandler(node: {
   readonly state: () => NodeState;
+  readonly conditions: Conditions;
   readonly metrics: Metrics;
   readonly log: Logger;
   /** Refuses a request before anything else looks at it. */
@@ -142,15 +144,19 @@ class Surfaces {
 async function answerProbe(
   url: string,
   response: ServerResponse,
-  { state, metrics }: { state: () => NodeState; metrics: Metrics },
+  {
+    state,
+    conditions,
+    metrics,
+  }: { state: () => NodeState; conditions: Conditions; metrics: Metrics },
 ): Promise<boolean> {
   const path = url.split('?', 1)[0] as string;
   if (path === PATHS.healthz || path === PATHS.readyz) {
-    const body = JSON.stringify({ state: state() });
+    const body = JSON.stringify({ state: state(), conditions: conditions.list() });
     const status = path === PATHS.healthz || state() === 'ready' ? 200 : 503;
     response.writeHead(status, {
       'content-type': 'application/json',
-      'content-length': body.length,
+      'content-length': Buffer.byteLength(body),
     });
     response.end(body);
     return true;

@@ -1,10 +1,21 @@
 /** `ebb why`: an object's life in a sentence, and event by event. */
-import type { ObjectRef, ObjectStore, ObjectView } from '@ebb/core';
-import { formatBytes, StoreError, type Why } from '@ebb/protocol';
+import { type BucketRecord, isMirrored, type ObjectRef, type ObjectView } from '@ebb/core';
+import {
+  CONDITIONS,
+  formatBytes,
+  type NodeCondition,
+  OWN_REMOTE,
+  StoreError,
+  type Why,
+} from '@ebb/protocol';
+import type { Services } from '../services.ts';
 import { tierName } from './data/object-headers.ts';
 import { objectInfo } from './views.ts';
 
-export async function explain(store: ObjectStore, ref: ObjectRef): Promise<Why> {
+export async function explain(
+  { store, node }: Pick<Services, 'store' | 'node'>,
+  ref: ObjectRef,
+): Promise<Why> {
   const { view, events } = await store.why(ref);
   if (view === undefined && events.length === 0) {
     await store.getBucket(ref.bucket);
@@ -17,11 +28,16 @@ export async function explain(store: ObjectStore, ref: ObjectRef): Promise<Why> 
       },
     );
   }
+  const conditions =
+    view === undefined
+      ? []
+      : touching(node.conditions.list(), view, await store.getBucket(ref.bucket));
   return {
     subject: `ebb://${ref.bucket}/${ref.key}`,
     object: view === undefined ? null : objectInfo(view),
     events: events.map(({ atMs, what, details }) => ({ atMs, what, details: { ...details } })),
     summary: view === undefined ? 'It is gone; what is left are its last events.' : summarize(view),
+    conditions,
   };
 }
 
@@ -38,4 +54,24 @@ function summarize({ object, durability, tiers }: ObjectView): string {
     object.jobId === null ? '' : ` It belongs to job ${object.jobId} and goes when the job ends.`;
   const pin = object.pinned ? ' It is pinned.' : '';
   return `${size}, ${where}: ${survives}.${job}${pin}`;
+}
+
+/** The catalog has all objects; a tier those that lie in it; a place of tier 2 those of the buckets that go there. */
+function touching(
+  conditions: readonly NodeCondition[],
+  { tiers }: ObjectView,
+  { policy }: BucketRecord,
+): NodeCondition[] {
+  return conditions.filter(({ name, subject }) => {
+    switch (CONDITIONS[name].subject) {
+      case 'catalog':
+        return true;
+      case 'tier':
+        return tiers.some((tier) => tierName(tier) === subject);
+      case 'remote':
+        return (
+          subject === (policy.remote ?? OWN_REMOTE) && (isMirrored(policy) || tiers.includes(2))
+        );
+    }
+  });
 }

@@ -6,7 +6,7 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { ERRORS, MiB, OPS, parseBytes, parseDuration, TiB } from '@ebb/protocol';
+import { CONDITION_EFFECTS, ERRORS, MiB, OPS, parseBytes, parseDuration, TiB } from '@ebb/protocol';
 import { describe, expect, test } from 'vitest';
 import { parse } from 'yaml';
 import { createProgram } from '../cli/program.ts';
@@ -423,6 +423,7 @@ const LABEL_VALUES: Readonly<Record<string, readonly string[]>> = {
   to: TIER_NAMES,
   code: Object.keys(ERRORS),
   op: Object.keys(OPS),
+  effect: Object.keys(CONDITION_EFFECTS),
   job: ['ebb'],
   instance: ['$instance'],
 };
@@ -454,12 +455,12 @@ function checkExpression(
     const labels = series.get(name);
     if (labels === undefined) complaints.push(`no series ${name}`);
     for (const label of labels ?? []) own.add(label);
-    for (const [, label = '', operator, value = ''] of matchers.matchAll(
-      /(\w+)\s*(=~?)\s*"([^"]*)"/g,
+    for (const [, label = '', operator = '', value = ''] of matchers.matchAll(
+      /(\w+)\s*(=~?|!=|!~)\s*"([^"]*)"/g,
     )) {
       if (labels?.includes(label) === false) complaints.push(`no label ${label}`);
       else
-        for (const one of operator === '=~' ? value.split('|') : [value])
+        for (const one of operator.endsWith('~') ? value.split('|') : [value])
           if (LABEL_VALUES[label]?.includes(one) === false)
             complaints.push(`${label} is never "${one}"`);
     }

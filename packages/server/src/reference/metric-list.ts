@@ -1,6 +1,6 @@
 /** Every metric that a node offers, from the registry that a node has. Nothing is read: gauges are only described. */
 import type { CheckpointService } from '@ebb/checkpoint';
-import type { ObjectStore } from '@ebb/core';
+import { Conditions, type ObjectStore } from '@ebb/core';
 import type { ShuffleService } from '@ebb/shuffle';
 import { createMetrics } from '../metrics.ts';
 
@@ -12,7 +12,7 @@ export interface MetricDescription {
 }
 
 export function listMetrics(): readonly MetricDescription[] {
-  const metrics = createMetrics();
+  const metrics = createMetrics(new Conditions());
   const unread = {} as unknown;
   metrics.attach({
     store: unread as ObjectStore,

@@ -4,7 +4,15 @@
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { ERRORS, FRAMES_UPGRADE, HEADERS, PATHS, type StoreErrorCode } from '@ebb/protocol';
+import {
+  CONDITION_EFFECTS,
+  CONDITIONS,
+  ERRORS,
+  FRAMES_UPGRADE,
+  HEADERS,
+  PATHS,
+  type StoreErrorCode,
+} from '@ebb/protocol';
 import type { AnyCommand } from '../cli/command.ts';
 import { EXIT_OF_CODE } from '../cli/exit-codes.ts';
 import { createProgram } from '../cli/program.ts';
@@ -27,6 +35,7 @@ export async function makePages(): Promise<ReadonlyMap<string, string>> {
   return new Map([
     ['README.md', contentsPage()],
     ['cli.md', await cliPage()],
+    ['conditions.md', conditionsPage()],
     ['configuration.md', configurationPage()],
     ['errors.md', errorsPage()],
     ['http-api.md', await httpPage()],
@@ -40,6 +49,7 @@ function contentsPage(): string {
     'Reference',
     'packages/server/src/reference',
     `- [cli.md](cli.md): the commands of \`ebb\` and their options
+- [conditions.md](conditions.md): what a node may lack while it goes on, and what to do about each
 - [configuration.md](configuration.md): the settings of a node
 - [errors.md](errors.md): error codes, and what to do about each
 - [http-api.md](http-api.md): the routes of the HTTP surface
@@ -67,6 +77,34 @@ have it too. \`exit\` is the exit code of \`ebb\`.`,
         String(EXIT_OF_CODE[name as StoreErrorCode]),
         plain(means),
         plain(remedy),
+      ]),
+    ),
+  );
+}
+
+function conditionsPage(): string {
+  return page(
+    'Conditions',
+    'packages/protocol/src/conditions.ts',
+    `A node that lacks something goes on with what it can do, and says so: in \`ebb status\` and \`GET ${PATHS.status}\`, in \`ebb why\` for the objects that it touches,
+in the body of \`GET ${PATHS.readyz}\`, in the metric \`ebb_condition\`, and with one line in the log when it begins and one when it ends. Each names its subject,
+since when it holds, the reason with the numbers of the case, and what to do. Why a node answers as it does: [ADR 7](../adr/0007-degraded-is-a-state.md).`,
+    table(
+      ['effect', 'ready', 'meaning'],
+      Object.entries(CONDITION_EFFECTS).map(([name, { ready, means }]) => [
+        code(name),
+        ready ? 'yes' : 'no',
+        plain(means),
+      ]),
+    ),
+    table(
+      ['condition', 'about', 'effect', 'meaning', 'what to do'],
+      Object.entries(CONDITIONS).map(([name, { subject, effect, means, whatToDo }]) => [
+        code(name),
+        subject,
+        code(effect),
+        plain(means),
+        plain(whatToDo),
       ]),
     ),
   );
@@ -169,7 +207,11 @@ async function httpPage(): Promise<string> {
           code(PATHS.healthz),
           'The process answers: 200, also while it starts or drains',
         ],
-        [code('GET'), code(PATHS.readyz), '200 when the node takes work, else 503'],
+        [
+          code('GET'),
+          code(PATHS.readyz),
+          '200 when the node takes work, else 503; the body has its [conditions](conditions.md)',
+        ],
         [code('GET'), code(PATHS.metrics), '[Metrics](metrics.md)'],
         [code('GET'), code(PATHS.openapi), 'The OpenAPI document'],
         [
