@@ -7,6 +7,7 @@ export * from './catalog/events.ts';
 export { openSqliteCatalog } from './catalog/sqlite-catalog.ts';
 // Ports and pure helpers.
 export * from './checksum.ts';
+export { type ChecksumThread, createChecksumThread } from './checksum-thread/checksum-thread.ts';
 export { type Clock, systemClock } from './clock.ts';
 export { type Keyring, parseKeyring } from './encryption/keyring.ts';
 // Open files and directories.
