@@ -65,6 +65,12 @@ export const S3_KEY_BYTES_MAX = 1024;
 export const S3_PARTS_MAX = 10_000;
 export const S3_PART_BYTES_MAX = 5 * GiB;
 
+/**
+ * The largest object, 48.8 TiB: what an object store takes in one upload, so each object can leave the node. It holds however an
+ * object comes to be: written, joined, copied, or found in tier 2.
+ */
+export const OBJECT_BYTES_MAX = S3_PARTS_MAX * S3_PART_BYTES_MAX;
+
 /** User metadata of an object in S3, names and values together. */
 export const S3_METADATA_BYTES_MAX = 2 * KiB;
 
@@ -126,6 +132,7 @@ export const DURABLE_DIRECTORIES_MAX = 4096;
 
 assert(SYNC_IO_BYTES_MAX < MOVER_BUFFER_BYTES, 'synchronous calls move less than one buffer');
 assert(MOVER_SYNC_EVERY_BYTES % MOVER_BUFFER_BYTES === 0, 'write-back falls between two buffers');
+assert(OBJECT_BYTES_MAX < 2 ** 48, 'the size of an object fits its record');
 assert(S3_PART_BYTES >= 5 * MiB, 'S3 takes no smaller part');
 assert(S3_SINGLE_PUT_BYTES_MAX >= S3_PART_BYTES, 'what goes in parts has more than one');
 assert(S3_RANGE_BYTES <= S3_TRANSFERS_BYTES_MAX, 'one read fits into the memory of all');

@@ -83,7 +83,13 @@ export interface TestStore {
   /** The whole object. */
   get(bucket: string, key: string): Promise<Buffer>;
   /** As a killed process leaves it: nothing is drained, flushed or cleaned. The returned store runs on the same directories. */
-  crash(options?: TestStoreOptions & { readonly loseMemory?: boolean }): Promise<TestStore>;
+  crash(
+    options?: TestStoreOptions & {
+      readonly loseMemory?: boolean;
+      /** What happens to the files before the next start; `root` has `catalog`, `disk` and `remote`. */
+      readonly meanwhile?: (root: string) => void;
+    },
+  ): Promise<TestStore>;
   /** Removes the directories as well. No effect after a crash: they are the next store's. */
   close(): Promise<void>;
 }
@@ -187,7 +193,8 @@ async function openOn(
       await store.close().catch(() => undefined); // ends its timers; it can change nothing any more
       if (next.loseMemory === true)
         await rm(join(memoryDir, 'memory'), { recursive: true, force: true });
-      const { loseMemory: _, ...changes } = next;
+      const { loseMemory: _, meanwhile, ...changes } = next;
+      meanwhile?.(root);
       return await openOn(root, memoryDir, { ...options, ...changes });
     },
     async close() {

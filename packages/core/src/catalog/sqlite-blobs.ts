@@ -240,13 +240,13 @@ function toBlob(row: BlobRow): Blob {
   return {
     record: {
       blobId: row[0],
-      sizeBytes: row[1],
+      sizeBytes: Math.max(0, row[1]), // a damaged row must not stop a start
       crc32c: row[2],
       refs: row[3],
       createdAtMs: row[4],
       generation: row[5],
-      memoryBytes: row[6],
-      diskBytes: row[7],
+      memoryBytes: row[6] === null ? null : Math.max(0, row[6]),
+      diskBytes: row[7] === null ? null : Math.max(0, row[7]),
       remote: row[8] === null ? null : { name: row[8], offset: row[9] ?? 0, etag: row[10] ?? '' },
       ...(row[13] === null ? {} : { sealId: row[13] }),
     },

@@ -8,6 +8,7 @@
  */
 import { assert, StoreError } from '@ebb/protocol';
 import { bucketOfVersions, keyProblem } from '../object-ref.ts';
+import { assertObjectBytes } from '../object-size.ts';
 import type { BlobRecord, Freed, VersionStamp } from './catalog.ts';
 import { assertSameEncryption, type Bucket } from './sqlite-buckets.ts';
 import {
@@ -142,8 +143,10 @@ export function copyPrefix(
   assertSameEncryption(source, target);
   const renamed = (key: string): string => to.prefix + key.slice(from.prefix.length);
   checkTargets(tables, { source, prefix: from.prefix }, { bucket: target, renamed, overwrite });
-  for (const [key] of rowsUnder(tables, source, from.prefix))
+  for (const [key, , sizeBytes] of rowsUnder(tables, source, from.prefix)) {
+    assertObjectBytes(sizeBytes, { bucket: to.bucket, key: renamed(key) });
     assertNewest(tables, target, renamed(key), stamp);
+  }
   // The prefixes are apart, so neither loop meets what the other one writes.
   const removed = exact
     ? removeOthers(tables, { source, from, target, to }, stamp)

@@ -84,10 +84,13 @@ export class EventLog {
     this.#sql = prepareStatements(tx);
     const meta = (name: string): number => first(this.#sql.meta, name);
     const reserved = meta('event_ids_reserved');
+    const last = reserved - BLOCK;
+    const trimmed = meta('events_trimmed');
+    const isSound = Number.isSafeInteger(trimmed) && trimmed >= 0 && trimmed <= last;
     this.#state = {
-      last: reserved - BLOCK,
+      last,
       reserved,
-      trimmed: meta('events_trimmed'),
+      trimmed: isSound ? trimmed : this.#firstEventId(last) - 1,
       count: first(this.#sql.count),
     };
     this.#committed = this.#state;
@@ -202,10 +205,15 @@ export class EventLog {
     this.#state = { ...this.#state, trimmed, count: this.#state.count - TRIM_BATCH };
   }
 
+  /** Of those that are still there; the next one when there is none. */
+  #firstEventId(last: number): number {
+    const row = this.#sql.nth.get(0) as unknown as [number] | undefined;
+    return row === undefined ? last + 1 : row[0];
+  }
+
   #gone(afterEventId: number): StoreError {
     const { trimmed, last } = this.#state;
-    const row = this.#sql.nth.get(0) as unknown as [number] | undefined;
-    const firstEventId = row === undefined ? last + 1 : row[0];
+    const firstEventId = this.#firstEventId(last);
     const message =
       afterEventId > last
         ? `event ${afterEventId} was never given here: the last one is ${last}`

@@ -13,7 +13,9 @@ import { MiB, StoreError } from '@ebb/protocol';
 import type { Clock } from '../clock.ts';
 import { translateSqliteError } from './sqlite-errors.ts';
 import { EVENTS_SCHEMA } from './sqlite-events.ts';
+import { readingAnyInteger } from './sqlite-integers.ts';
 import { PRIVATE_COPIES_SCHEMA } from './sqlite-private-copies.ts';
+import { soundReservations } from './sqlite-reservations.ts';
 import { PAGE_BYTES, SCHEMA, SCHEMA_VERSION } from './sqlite-schema.ts';
 
 export interface CatalogFile {
@@ -88,13 +90,12 @@ function prepareSchema(
   database.exec(EVENTS_SCHEMA);
   database.exec(PRIVATE_COPIES_SCHEMA);
   addSealIds(database);
-  const read = database.prepare('select value from meta where name = ?');
+  const read = readingAnyInteger(database.prepare('select value from meta where name = ?'));
   const meta = (name: string): unknown => read.get(name)?.['value'];
   const nodeId = meta('node_id');
-  const idsReserved = meta('ids_reserved');
-  if (typeof nodeId !== 'string' || typeof idsReserved !== 'number') {
+  if (typeof nodeId !== 'string')
     throw new StoreError('data_corrupt', `${options.path} has no node id`);
-  }
+  const [idsReserved] = soundReservations(database) as [number];
   const countersSaved = meta('counters_saved') === 1;
   database.exec("update meta set value = 0 where name = 'counters_saved'");
   database.exec('commit');

@@ -7,6 +7,7 @@
  * The order of the checks is the order of the answers: bucket, condition, version, blobs.
  */
 import { assert, StoreError } from '@ebb/protocol';
+import { assertObjectBytes } from '../object-size.ts';
 import type {
   BlobRecord,
   Condition,
@@ -48,6 +49,7 @@ export function commitObject(
   const { object, newBlobs, condition } = commit;
   const { key } = object;
   const { objects, blobs } = tables;
+  assertObjectBytes(object.sizeBytes, object);
   const born = assertCommit(commit);
   const incoming = encodeObject(object);
   const bucket = tables.buckets.get(object.bucket);
@@ -122,6 +124,7 @@ export function copyObject(
   const { key, version, createdAtMs } = to;
   const { stored, bucket: source } = getPlaced(tables, from);
   const { bucket, old } = findTarget(tables, to);
+  assertObjectBytes(stored.sizeBytes, to);
   assertSameEncryption(source, bucket);
   checkTarget(to, old, { condition, version });
   versions.assertStamp(tables, bucket, key, to);

@@ -243,7 +243,7 @@ export function fromRow(row: ObjectRow): StoredObject {
   return {
     key: row[0],
     version: row[1],
-    sizeBytes: row[2],
+    sizeBytes: Math.max(0, row[2]), // a damaged row must not stop a start
     jobId: row[3],
     createdAtMs: row[4],
     pinned: row[5] === 1,

@@ -5,6 +5,7 @@
  * P2  A row goes only with the version it named: who sent an older state leaves the row to the newer one.
  */
 import type { Clock } from '../clock.ts';
+import { shownSum } from './byte-sum.ts';
 import type { SpoolEntry } from './catalog.ts';
 import type { Bucket } from './sqlite-buckets.ts';
 import type { Counters } from './sqlite-counters.ts';
@@ -94,11 +95,11 @@ export class SpoolTable {
   }
 
   totals(): { entries: number; bytes: number; oldestMs: number | null } {
-    const { count, bytes } = this.#counters.spool;
+    const { count } = this.#counters.spool;
     const oldest = count === 0 ? undefined : this.#sql.oldest.get();
     return {
       entries: count,
-      bytes,
+      bytes: shownSum(this.#counters.spool),
       oldestMs: (oldest as unknown as [number | null] | undefined)?.[0] ?? null,
     };
   }

@@ -2,6 +2,7 @@
  * The tables of the catalog over one connection. Their methods are synchronous and run inside a change or a read of
  * sqlite-transactions.ts, which alone decides what is committed.
  */
+import { shownSum } from './byte-sum.ts';
 import type { CatalogTotals } from './catalog.ts';
 import { BlobTable } from './sqlite-blobs.ts';
 import { BucketTable } from './sqlite-buckets.ts';
@@ -58,7 +59,7 @@ export function totalsOf({ buckets, counters }: Tables): CatalogTotals {
     buckets: buckets.count,
     objects,
     blobs: blobs.count,
-    bytes: { 0: memory.bytes, 1: disk.bytes, 2: remote.bytes },
+    bytes: { 0: shownSum(memory), 1: shownSum(disk), 2: shownSum(remote) },
     blobsByTier: { 0: memory.count, 1: disk.count, 2: remote.count },
   };
 }

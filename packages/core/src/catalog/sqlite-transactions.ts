@@ -13,6 +13,7 @@
 import type { DatabaseSync, SQLInputValue, StatementSync } from 'node:sqlite';
 import { InvariantError, isStoreError, StoreError } from '@ebb/protocol';
 import { translateSqliteError } from './sqlite-errors.ts';
+import { readingAnyInteger } from './sqlite-integers.ts';
 
 /** Changes in one transaction; reaching it commits at once. Bounds the pages that wait, and how long a member waits. */
 const GROUP_CHANGES_MAX = 512;
@@ -50,7 +51,7 @@ export class SqliteTransactions {
   prepare(sql: string): StatementSync {
     const statement = this.#database.prepare(sql);
     statement.setReturnArrays(true);
-    return statement;
+    return readingAnyInteger(statement);
   }
 
   /** `apply` must check everything before its first write (T2), and write through `write`. */

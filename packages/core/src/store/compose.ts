@@ -9,6 +9,7 @@ import { isStoreError, StoreError } from '@ebb/protocol';
 import type { Extent, Freed, ObjectRecord } from '../catalog/catalog.ts';
 import { combineCrc32c } from '../checksum.ts';
 import { parseAnyBucketName, parseKey } from '../object-ref.ts';
+import { assertObjectBytes } from '../object-size.ts';
 import type { ComposeOptions, ComposeSource, ObjectRef } from './object-store.ts';
 import type { StoreParts } from './parts.ts';
 
@@ -42,13 +43,15 @@ async function composeOnce(
   options: ComposeOptions,
 ): Promise<Composed> {
   const found = await Promise.all(sources.map(async (source) => await findSource(catalog, source)));
+  const sizeBytes = found.reduce((bytes, { range }) => bytes + range.length, 0);
+  assertObjectBytes(sizeBytes, to);
   const extents = joinExtents(found.map(({ object, range }) => sliceExtents(object, range)));
   const version = await nextId();
   const object: ObjectRecord = {
     bucket: to.bucket,
     key: to.key,
     version,
-    sizeBytes: found.reduce((bytes, { range }) => bytes + range.length, 0),
+    sizeBytes,
     etag: `${version.toString(16)}-${Math.max(1, found.filter(({ range }) => range.length > 0).length)}`,
     crc32c: joinCrcs(found),
     contentType: options.contentType ?? 'application/octet-stream',

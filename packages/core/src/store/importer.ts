@@ -26,6 +26,7 @@ const NOT_OURS: ReadonlySet<string> = new Set([
   'data_corrupt',
   'key_unavailable',
   'version_unsupported',
+  'too_large',
 ]);
 const LOOKS_AT_ONCE = 16;
 const CHECKED_MIN = 32_768;

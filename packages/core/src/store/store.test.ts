@@ -30,6 +30,7 @@ import {
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import type { BucketPolicy } from '../catalog/catalog.ts';
 import { crc32c } from '../checksum.ts';
+import { OBJECT_BYTES_MAX } from '../limits.ts';
 import { resolvePolicy } from '../placement/policy.ts';
 import type { ComposeSource } from './object-store.ts';
 
@@ -445,7 +446,7 @@ describe('bad input', () => {
     for (const bucket of ['', '..', 'A/b', 'x'.repeat(300)])
       expect(await stage(bucket, 'k'), bucket).toBe('name_invalid');
     expect(await stage('absent', 'k')).toBe('bucket_not_found');
-    expect(await stage('mem', 'k', 6 * 1024 ** 4)).toBe('too_large');
+    expect(await stage('mem', 'k', OBJECT_BYTES_MAX + 1)).toBe('too_large');
     for (const size of [-1, 1.5, Number.NaN])
       expect(await stage('mem', 'k', size)).toBe('request_invalid');
     expect(

@@ -17,8 +17,9 @@ import { ACKS, type Ack, StoreError } from '@ebb/protocol';
 import { isMirrored } from '../catalog/bucket-policy.ts';
 import type { ObjectRecord } from '../catalog/catalog.ts';
 import { sealedSize } from '../encryption/frames.ts';
-import { SYNC_IO_BYTES_MAX } from '../limits.ts';
+import { OBJECT_BYTES_MAX, SYNC_IO_BYTES_MAX } from '../limits.ts';
 import { parseAnyBucketName, parseKey } from '../object-ref.ts';
+import { assertObjectBytes } from '../object-size.ts';
 import { durabilityOf, meets, stagingTiers } from '../placement/policy.ts';
 import type { LocalBlob, LocalTier } from '../tier/tier.ts';
 import { LastRoom } from './last-room.ts';
@@ -34,8 +35,6 @@ import type { StoreParts } from './parts.ts';
 import { isLimited } from './quotas.ts';
 import type { Staging } from './staging.ts';
 
-/** Larger single objects are refused. Multipart joins extents beyond it. */
-const OBJECT_BYTES_MAX = 5 * 1024 ** 4;
 const RETRY_AFTER_MS = 1000;
 /** Between two looks for room: the first, doubled up to the last. */
 const ROOM_PAUSE_MS = 20;
@@ -71,7 +70,7 @@ export class WritePath {
     this.#assertTakesWrites(owner);
     parseAnyBucketName(ref.bucket);
     parseKey(ref.key);
-    assertSize(reserveBytes, ref);
+    assertObjectBytes(reserveBytes, ref);
     const bucket = buckets.find(ref.bucket) ?? (await buckets.get(ref.bucket));
     if (isMirrored(bucket.policy)) this.#parts.spoolGate.assertOpen(ref.bucket);
     const jobId = options.jobId === undefined || options.jobId === '' ? null : options.jobId;
@@ -127,7 +126,7 @@ export class WritePath {
   /** The limits of bucket and job are checked by the commit: this call cannot wait. */
   extend(owner: Owner, writeId: number, reserveBytes: number): number {
     const write = this.#touch(owner, writeId);
-    assertSize(reserveBytes, write.ref);
+    assertObjectBytes(reserveBytes, write.ref);
     if (reserveBytes <= write.reservedBytes) return write.reservedBytes;
     if (!this.#tier(write.tier).extend(write.blobId, reserveBytes)) {
       void this.#parts.spiller.makeRoom(write.tier, reserveBytes - write.reservedBytes);
@@ -143,7 +142,7 @@ export class WritePath {
     if (!Number.isSafeInteger(position) || position < 0)
       throw new StoreError('request_invalid', `${position} is no position in an object`);
     const end = position + source.byteLength;
-    assertSize(end, write.ref);
+    assertObjectBytes(end, write.ref);
     const before = write.lastWrite;
     const run =
       before === undefined
@@ -205,7 +204,7 @@ export class WritePath {
     { needBytes, writtenBytes }: { readonly needBytes: number; readonly writtenBytes: number },
   ): Promise<StagedWrite> {
     const write = this.#touch(owner, writeId);
-    assertSize(needBytes, write.ref);
+    assertObjectBytes(needBytes, write.ref);
     write.writtenBytes = writtenBytes;
     if (needBytes > write.reservedBytes) await this.#grow(write, needBytes);
     return this.#stagedWrite(write);
@@ -581,21 +580,10 @@ export class WritePath {
   }
 }
 
-function assertSize(bytes: number, ref: ObjectRef): void {
-  if (!Number.isSafeInteger(bytes) || bytes < 0)
-    throw new StoreError('request_invalid', `${bytes} is no number of bytes`);
-  if (bytes <= OBJECT_BYTES_MAX) return;
-  throw new StoreError(
-    'too_large',
-    `${bytes} bytes for ${ref.bucket}/${ref.key}, at most ${OBJECT_BYTES_MAX}`,
-    { sizeBytes: bytes, sizeBytesMax: OBJECT_BYTES_MAX },
-  );
-}
-
 function assertCommit(write: Staging, { sizeBytes, ack }: { sizeBytes: number; ack: Ack }): void {
   if (!ACKS.includes(ack))
     throw new StoreError('request_invalid', `no acknowledgement level "${String(ack)}"`);
-  assertSize(sizeBytes, write.ref);
+  assertObjectBytes(sizeBytes, write.ref);
   const failed = write.missing[0];
   if (failed !== undefined) throw failed.error;
   // Its bytes came through us, so we know; the file itself may be longer, because it was another's before.
