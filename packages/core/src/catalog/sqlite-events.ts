@@ -24,7 +24,8 @@ import {
 import type { Bucket } from './sqlite-buckets.ts';
 import type { SqliteTransactions } from './sqlite-transactions.ts';
 
-const BLOCK = 65_536;
+/** Ids of events that are reserved together. */
+export const EVENT_IDS_BLOCK = 65_536;
 
 /** Runs at every opening, in its first transaction. Made where it is missing: a table that stands beside the others, and that none of them knows. */
 export const EVENTS_SCHEMA = `
@@ -33,7 +34,7 @@ export const EVENTS_SCHEMA = `
     version integer not null, size integer not null, durability integer, tiers integer
   ) strict;
   insert or ignore into meta (name, value) values ('event_ids_reserved', 0), ('events_trimmed', 0);
-  update meta set value = value + ${BLOCK} where name = 'event_ids_reserved';
+  update meta set value = value + ${EVENT_IDS_BLOCK} where name = 'event_ids_reserved';
 `;
 
 export const EVENTS_MAX = 100_000;
@@ -84,7 +85,7 @@ export class EventLog {
     this.#sql = prepareStatements(tx);
     const meta = (name: string): number => first(this.#sql.meta, name);
     const reserved = meta('event_ids_reserved');
-    const last = reserved - BLOCK;
+    const last = reserved - EVENT_IDS_BLOCK;
     const trimmed = meta('events_trimmed');
     const isSound = Number.isSafeInteger(trimmed) && trimmed >= 0 && trimmed <= last;
     this.#state = {
@@ -193,9 +194,9 @@ export class EventLog {
 
   #reserve(eventId: number): void {
     const { reserved } = this.#state;
-    if (eventId + BLOCK / 2 <= reserved) return;
-    this.#tx.write(this.#sql.setMeta, reserved + BLOCK, 'event_ids_reserved');
-    this.#state = { ...this.#state, reserved: reserved + BLOCK };
+    if (eventId + EVENT_IDS_BLOCK / 2 <= reserved) return;
+    this.#tx.write(this.#sql.setMeta, reserved + EVENT_IDS_BLOCK, 'event_ids_reserved');
+    this.#state = { ...this.#state, reserved: reserved + EVENT_IDS_BLOCK };
   }
 
   #trim(): void {

@@ -6,6 +6,7 @@
  *     given to files and to names in tier 2 that are gone from the catalog. So the gap is larger than a node's life.
  */
 import type { DatabaseSync } from 'node:sqlite';
+import { EVENT_IDS_BLOCK } from './sqlite-events.ts';
 import { readingAnyInteger } from './sqlite-integers.ts';
 
 /** Bodies of objects have 48 bits for an id. */
@@ -17,6 +18,8 @@ interface Reservation {
   readonly name: string;
   /** The highest id in use, as far as it is cheap to ask. */
   readonly inUse: string;
+  /** What is reserved beyond it at the least. */
+  readonly aheadMin: number;
   /** Every id that is known anywhere; asked after damage alone, since it reads all rows. */
   readonly known: string;
 }
@@ -25,17 +28,20 @@ const RESERVATIONS: readonly Reservation[] = [
   {
     name: 'ids_reserved',
     inUse: 'select max(blob_id) from blobs',
+    aheadMin: 0,
     known: `select blob_id as id from blobs union all select version from objects
       union all select version from spool union all select version from events`,
   },
   {
     name: 'bucket_ids_reserved',
     inUse: 'select max(id) from buckets',
+    aheadMin: 0,
     known: 'select id from buckets union all select bucket from objects',
   },
   {
     name: 'event_ids_reserved',
     inUse: 'select max(event_id) from events',
+    aheadMin: EVENT_IDS_BLOCK, // by the opening itself, a moment ago
     known: 'select event_id as id from events',
   },
 ];
@@ -47,9 +53,9 @@ export function soundReservations(database: DatabaseSync): number[] {
     statement.setReturnArrays(true);
     return (readingAnyInteger(statement).get(...values) as unknown as [unknown] | undefined)?.[0];
   };
-  return RESERVATIONS.map(({ name, inUse, known }) => {
+  return RESERVATIONS.map(({ name, inUse, aheadMin, known }) => {
     const found = number('select value from meta where name = ?', name);
-    if (isId(found) && found >= idOr0(number(inUse))) return found;
+    if (isId(found) && found >= idOr0(number(inUse)) + aheadMin) return found;
     const highest = `select max(id) from (${known}) where id between 0 and ${ID_MAX - GAP}`;
     const sound = idOr0(number(highest)) + GAP;
     database.prepare('insert or replace into meta (name, value) values (?, ?)').run(name, sound);
