@@ -23,8 +23,17 @@ import { FrameServer } from './frames/frame-server.ts';
 import { BufferPool } from './http/buffer-pool.ts';
 import { foreignness } from './http/foreign-request.ts';
 import { type Listeners, openListeners } from './http/listeners.ts';
+import { PeerMemory } from './http/peer-memory.ts';
 import { createRequestHandler, type RequestHandler } from './http/request-handler.ts';
-import { PIECE_BYTES, PIECES_KEPT, PIECES_MAX } from './limits.ts';
+import {
+  ANSWER_PIECES_MAX,
+  HELD_BYTES_MAX,
+  HELD_PATIENCE_MS,
+  PIECE_BYTES,
+  PIECES_KEPT,
+  PIECES_MAX,
+  SMALL_BODY_BYTES,
+} from './limits.ts';
 import { createMetrics, type Metrics } from './metrics.ts';
 import { openProbeFile } from './probe-file.ts';
 import { openRemote, RemoteChoice } from './remotes.ts';
@@ -77,10 +86,20 @@ export async function openNodeFrame(
       pieceBytes: PIECE_BYTES,
       piecesMax: PIECES_MAX,
       piecesKept: PIECES_KEPT,
+      answerPiecesMax: ANSWER_PIECES_MAX,
     });
-    const handler = createRequestHandler({ state, conditions, metrics, log, admit, pieces });
+    const held = new PeerMemory({
+      bytesMax: HELD_BYTES_MAX,
+      ownBytes: SMALL_BODY_BYTES,
+      patienceMs: HELD_PATIENCE_MS,
+      onEnded: () => metrics.peersEnded.inc({ why: 'memory' }),
+    });
+    metrics.attachBodies({ pieces, held });
+    const handler = createRequestHandler({ state, conditions, metrics, log, admit, pieces, held });
     const s3 =
-      config.s3 === null ? null : createS3Surface({ config: config.s3, metrics, log, pieces });
+      config.s3 === null
+        ? null
+        : createS3Surface({ config: config.s3, metrics, log, pieces, held });
     const tls = config.tls === null ? null : loadTlsIdentity(config.tls);
     const listeners = await openListeners({
       tls,

@@ -3,12 +3,29 @@ import { assert, FRAME_PAYLOAD_BYTES_MAX, KiB, MiB, READ_BYTES_MAX } from '@ebb/
 
 /** Piece in which bodies travel between sockets and tiers: FACTS shows 64 KiB pieces cost three times the CPU. */
 export const PIECE_BYTES = 1 * MiB;
-/** Pieces of all bodies under way: two of each of 32 transfers run, the others wait their turn. Bounds the daemon's memory. */
+/** Pieces of all bodies under way. Bounds the daemon's memory. */
 export const PIECES_MAX = 64;
+/** Of these, the ones that answers may hold: readers may stop, senders are given the rest. */
+export const ANSWER_PIECES_MAX = 48;
 /** Pieces kept when idle. */
 export const PIECES_KEPT = 8;
-/** Bodies up to here are held whole: one read, one write, no pooled piece. */
+/** Bodies up to here take no piece; each connection may hold so much of its own, for each direction. */
 export const SMALL_BODY_BYTES = 64 * KiB;
+/** What has come of a body is written out when no more has come for so long: so a piece never waits for a sender. */
+export const BODY_FLUSH_MS = 100;
+/** A reader who has not taken what he was sent after so long holds one piece, and is sent less at a time. */
+export const ANSWER_STALL_MS = 200;
+/** The least pace of a body: so many bytes in each window, or its end. Half a KiB a second. */
+export const BODY_WINDOW_MS = 120_000;
+export const BODY_WINDOW_BYTES_MIN = 64 * KiB;
+/** Requests that are read before they are looked at (JSON, XML) come whole within this time. */
+export const GATHERED_BODY_MS_MAX = 60_000;
+/** Of all answers and requests above SMALL_BODY_BYTES that are held whole: listings, XML, JSON. */
+export const HELD_BYTES_MAX = 64 * MiB;
+/** When that is full, a peer who has stood still for so long makes place. */
+export const HELD_PATIENCE_MS = 1_000;
+/** Requests of one connection that wait for the answers to those before them; each is only a head. */
+export const PIPELINED_REQUESTS_MAX = 64;
 /** First room for a body that does not tell its length; the store doubles it. */
 export const UNKNOWN_LENGTH_RESERVE_BYTES = 1 * MiB;
 /** Of a refused upload, at most this much is still read so that its sender sees the answer; then the connection is cut. */
@@ -67,4 +84,5 @@ assert(FRAME_BYTES_INFLIGHT_MAX >= FRAME_PAYLOAD_BYTES_MAX, 'the longest frame m
 assert(FRAME_BYTES_INFLIGHT_MAX >= READ_BYTES_MAX, 'the longest read must fit');
 assert(FRAME_BYTES_INFLIGHT_TOTAL_MAX >= FRAME_BYTES_INFLIGHT_MAX, 'one connection must fit');
 assert(FRAME_JOINED_BYTES <= FRAME_BATCH_BYTES, 'a joined answer must fit its batch');
+assert(BODY_WINDOW_MS <= IDLE_TIMEOUT_MS, 'a slow body ends no later than a silent one');
 assert(PIECE_BYTES >= SMALL_BODY_BYTES, 'a small body must fit a piece');

@@ -4,7 +4,9 @@ import type { Conditions, ObjectStore, StoreObserver } from '@ebb/core';
 import { OPS, type StoreErrorCode } from '@ebb/protocol';
 import type { ShuffleService } from '@ebb/shuffle';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { BufferPool } from './http/buffer-pool.ts';
 import { TIER_NAMES } from './http/data/object-headers.ts';
+import type { PeerMemory } from './http/peer-memory.ts';
 
 /** From a small call over the socket to a body of some GiB. */
 const DURATION_BUCKETS = [
@@ -39,6 +41,10 @@ export interface Metrics {
   }): void;
   readonly httpErrors: Counter<'code'>;
   readonly frames: FrameMetrics;
+  /** Peers whose connection was ended: for their pace, or because their memory was wanted. */
+  readonly peersEnded: Counter<'why'>;
+  /** From here on gauges read the memory that bodies take. */
+  attachBodies(sources: { readonly pieces: BufferPool; readonly held: PeerMemory }): void;
   /** From here on gauges read the node. */
   attach(sources: MetricsSources): void;
 }
@@ -113,7 +119,14 @@ export function createMetrics(conditions: Conditions): Metrics {
       labelNames: ['work'],
       registers,
     }),
+    peersEnded: new Counter({
+      name: 'ebb_peers_ended_total',
+      help: 'Bodies and connections that were ended: too slow, or in the way of others (memory).',
+      labelNames: ['why'],
+      registers,
+    }),
     frames: createFrameMetrics(registry),
+    attachBodies: (sources) => attachBodies(registers, sources),
     attach: (sources) => attachGauges(registry, sources),
   };
 }
@@ -208,6 +221,39 @@ function attachCheckpoints(registers: Registry[], checkpoints: CheckpointService
     'Bytes of snapshots that no earlier snapshot had, and that were stored.',
     (totals) => totals.storedBytes,
   );
+}
+
+function attachBodies(
+  registers: Registry[],
+  { pieces, held }: { readonly pieces: BufferPool; readonly held: PeerMemory },
+): void {
+  new Gauge({
+    name: 'ebb_body_pieces',
+    help: 'Pieces of 1 MiB lent to bodies on their way in, and to answers.',
+    labelNames: ['use'],
+    registers,
+    collect() {
+      const { body, answer } = pieces.lent;
+      this.set({ use: 'body' }, body);
+      this.set({ use: 'answer' }, answer);
+    },
+  });
+  new Gauge({
+    name: 'ebb_body_pieces_waiting',
+    help: 'Bodies that wait for a piece.',
+    registers,
+    collect() {
+      this.set(pieces.waiting);
+    },
+  });
+  new Gauge({
+    name: 'ebb_held_bytes',
+    help: 'Answers and requests that are held whole because their peers have not taken or sent them yet; small ones are not counted.',
+    registers,
+    collect() {
+      this.set(held.bytes);
+    },
+  });
 }
 
 function attachGauges(

@@ -5,6 +5,9 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { StoreError } from '@ebb/protocol';
 import { JSON_BODY_BYTES_MAX } from '../limits.ts';
+import { gatherBody } from './gather-body.ts';
+import { holdAnswer } from './held-answer.ts';
+import type { PeerMemory } from './peer-memory.ts';
 
 type FetchApp = (request: Request) => Response | Promise<Response>;
 
@@ -12,9 +15,10 @@ export async function answerByFetch(
   app: FetchApp,
   request: IncomingMessage,
   response: ServerResponse,
+  held: PeerMemory,
 ): Promise<void> {
   const method = request.method ?? 'GET';
-  const body = await readBody(request);
+  const body = await readBody(request, held);
   const gone = new AbortController();
   response.once('close', () => gone.abort());
   const headers = new Headers();
@@ -27,6 +31,7 @@ export async function answerByFetch(
     }),
   );
   const text = Buffer.from(await answer.arrayBuffer());
+  holdAnswer(held, response, text.length);
   response.writeHead(answer.status, {
     ...Object.fromEntries(answer.headers),
     ...(answer.status === 204 ? {} : { 'content-length': text.length }),
@@ -34,33 +39,14 @@ export async function answerByFetch(
   response.end(text);
 }
 
-/** @throws {StoreError} `too_large`, `aborted` */
-async function readBody(request: IncomingMessage): Promise<Buffer<ArrayBuffer>> {
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  const check = (): void => {
-    if (bytes > JSON_BODY_BYTES_MAX)
-      throw new StoreError('too_large', `a JSON body may have ${JSON_BODY_BYTES_MAX} bytes`, {
-        limitBytes: JSON_BODY_BYTES_MAX,
-      });
-  };
-  bytes = Number(request.headers['content-length'] ?? 0);
-  check();
-  bytes = 0;
-  return await new Promise((resolve, reject) => {
-    request.on('data', (chunk: Buffer) => {
-      bytes += chunk.length;
-      try {
-        check();
-        chunks.push(chunk);
-      } catch (error) {
-        chunks.length = 0;
-        reject(error);
-      }
+/** @throws {StoreError} `too_large`, `timed_out`, `busy`, `aborted` */
+async function readBody(request: IncomingMessage, held: PeerMemory): Promise<Buffer<ArrayBuffer>> {
+  const tooLarge = (): StoreError =>
+    new StoreError('too_large', `a JSON body may have ${JSON_BODY_BYTES_MAX} bytes`, {
+      limitBytes: JSON_BODY_BYTES_MAX,
     });
-    request.once('end', () => resolve(Buffer.concat(chunks)));
-    request.once('close', () => {
-      if (!request.complete) reject(new StoreError('aborted', 'the client went away'));
-    });
-  });
+  if (Number(request.headers['content-length'] ?? 0) > JSON_BODY_BYTES_MAX) throw tooLarge();
+  return (await gatherBody(request, {
+    ...{ held, bytesMax: JSON_BODY_BYTES_MAX, tooLarge },
+  })) as Buffer<ArrayBuffer>;
 }

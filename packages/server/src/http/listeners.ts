@@ -20,6 +20,7 @@ import {
   TLS_HANDSHAKE_MS,
 } from '../limits.ts';
 import type { TlsIdentity } from '../tls/identity.ts';
+import { inTurn } from './in-turn.ts';
 
 export interface ListenersOptions {
   readonly listen: { readonly host: string; readonly port: number } | null;
@@ -125,8 +126,8 @@ async function open(
   if (tls !== null) keepHandshakes(server);
   server.timeout = IDLE_TIMEOUT_MS;
   server.maxConnections = CONNECTIONS_MAX;
-  server.on('request', options.onRequest);
-  server.on('checkContinue', options.onExpectContinue);
+  server.on('request', inTurn(options.onRequest));
+  server.on('checkContinue', inTurn(options.onExpectContinue));
   server.on('upgrade', (request, socket, head) =>
     options.onUpgrade?.(request, socket as Socket, head),
   );

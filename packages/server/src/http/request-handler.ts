@@ -20,6 +20,7 @@ import { sendError, toStoreError } from './error-response.ts';
 import { EventStreams } from './events.ts';
 import { answerByFetch } from './fetch-bridge.ts';
 import { answerFileBytes, findFileBytesTarget } from './files/file-bytes.ts';
+import type { PeerMemory } from './peer-memory.ts';
 import { watchRequest } from './watch-request.ts';
 
 export interface RequestHandler {
@@ -38,6 +39,7 @@ export function createRequestHandler(node: {
   /** Refuses a request before anything else looks at it. */
   readonly admit: (request: IncomingMessage) => void;
   readonly pieces: BufferPool;
+  readonly held: PeerMemory;
 }): RequestHandler {
   let surfaces: Surfaces | undefined;
   const handle = async (
@@ -68,7 +70,7 @@ export function createRequestHandler(node: {
     onRequest: (request, response) => listen(request, response, false),
     onExpectContinue: (request, response) => listen(request, response, true),
     attach: (services) => {
-      surfaces = new Surfaces(services, node.pieces);
+      surfaces = new Surfaces(services, node);
     },
   };
 }
@@ -78,11 +80,15 @@ class Surfaces {
   readonly #control: (request: Request) => Response | Promise<Response>;
   readonly #events: EventStreams;
 
-  constructor(services: Services, pieces: BufferPool) {
+  constructor(
+    services: Services,
+    { pieces, held }: { readonly pieces: BufferPool; readonly held: PeerMemory },
+  ) {
     this.#data = {
       store: services.store,
       owner: services.store.createOwner('http'),
       pieces,
+      held,
     };
     this.#events = new EventStreams(services.store);
     const app = createControlApp(services, this.#data.owner);
@@ -106,7 +112,7 @@ class Surfaces {
       await this.#events.answer(request, response);
     } else if (target === undefined) {
       if (expectsContinue) response.writeContinue();
-      await answerByFetch(this.#control, request, response);
+      await answerByFetch(this.#control, request, response, this.#data.held);
     } else if (target.kind === 'object') {
       await this.#object(request, response, target, expectsContinue);
     } else if (request.method === 'GET') {

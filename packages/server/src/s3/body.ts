@@ -7,6 +7,7 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import { crc32c } from '@ebb/core';
 import type { ReceivedBody, ReceiveOptions } from '../http/data/receive-body.ts';
+import { gatherBody } from '../http/gather-body.ts';
 import { AwsChunkedDecoder } from './auth/aws-chunked.ts';
 import type { S3Call } from './call.ts';
 import {
@@ -194,19 +195,11 @@ async function readPlanned(call: S3Call, plan: BodyPlan, bytesMax: number): Prom
     new S3Error('EntityTooLarge', undefined, { MaxSizeAllowed: bytesMax });
   if ((plan.arrivingBytes ?? 0) > bytesMax * 2) throw tooLarge();
   if (call.expectsContinue) call.response.writeContinue();
-  const parts: Buffer[] = [];
-  let sizeBytes = 0;
-  const take = (data: Buffer): void => {
-    sizeBytes += data.length;
-    if (sizeBytes > bytesMax) throw tooLarge();
-    parts.push(data);
-  };
-  for await (const arrived of call.request as AsyncIterable<Buffer>) {
-    if (plan.receive.unframe === undefined) take(arrived);
-    else plan.receive.unframe(arrived, take);
-  }
-  const body = Buffer.concat(parts);
+  const { unframe } = plan.receive;
+  const body = await gatherBody(call.request, {
+    ...{ held: call.context.held, bytesMax, tooLarge, unframe },
+  });
   for (const digest of plan.receive.digests ?? []) digest.update(body);
-  await plan.finish({ sizeBytes, crc32c: sizeBytes === 0 ? 0 : crc32c(body) });
+  await plan.finish({ sizeBytes: body.length, crc32c: body.length === 0 ? 0 : crc32c(body) });
   return body.toString('utf8');
 }

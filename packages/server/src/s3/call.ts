@@ -3,6 +3,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { DataContext } from '../http/data/data-context.ts';
 import type { FileRedirects } from '../http/file-redirects.ts';
 import { decodeHeader } from '../http/header-text.ts';
+import { holdAnswer } from '../http/held-answer.ts';
 import type { Query } from './auth/canonical.ts';
 import type { KeyRing } from './auth/key-ring.ts';
 import type { Authenticated, Sigv4Verifier } from './auth/sigv4.ts';
@@ -72,6 +73,7 @@ export function sendXml(call: S3Call, root: string, element: XmlElement, status 
 
 export function sendXmlText(call: S3Call, text: string, status = 200): void {
   const body = Buffer.from(text);
+  holdAnswer(call.context.held, call.response, body.length);
   call.response.writeHead(status, {
     'content-type': 'application/xml',
     'content-length': body.length,

@@ -13,6 +13,7 @@ import { isLoopback } from '../config.ts';
 import type { BufferPool } from '../http/buffer-pool.ts';
 import { FileRedirects } from '../http/file-redirects.ts';
 import { foreignness } from '../http/foreign-request.ts';
+import type { PeerMemory } from '../http/peer-memory.ts';
 import { watchRequest } from '../http/watch-request.ts';
 import type { Metrics } from '../metrics.ts';
 import { takeHoistedHeaders } from './auth/hoisted-headers.ts';
@@ -37,6 +38,7 @@ export interface S3SurfaceParts {
   readonly metrics: Pick<Metrics, 'observeHttp' | 'httpErrors'>;
   readonly log: Logger;
   readonly pieces: BufferPool;
+  readonly held: PeerMemory;
   readonly clock?: Clock;
 }
 
@@ -76,6 +78,7 @@ class Surface {
     const [memory = '', disk = ''] = store.tiers().map(({ location }) => location);
     this.#context = {
       ...{ store, owner: store.createOwner('s3'), pieces: this.#parts.pieces },
+      held: this.#parts.held,
       ...{ keys: this.#keys, verifier: this.#verifier, now: () => this.#clock.now() },
       settings: new BucketSettingsTable(store, records),
       redirects:

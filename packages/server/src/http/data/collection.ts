@@ -3,6 +3,8 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { ObjectRef } from '@ebb/core';
 import { type Affected, type ListResponse, StoreError } from '@ebb/protocol';
 import { LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX } from '../../limits.ts';
+import { holdAnswer } from '../held-answer.ts';
+import type { PeerMemory } from '../peer-memory.ts';
 import { objectInfo } from '../views.ts';
 import { parseWriteCondition } from './conditions.ts';
 import type { DataContext } from './data-context.ts';
@@ -29,8 +31,9 @@ export async function listObjects(
   response: ServerResponse,
   bucket: string,
   query: URLSearchParams,
-  { store }: DataContext,
+  { store, held }: DataContext,
 ): Promise<void> {
+  held.assertRoom();
   const known = parseQuery(query, ['prefix', 'delimiter', 'startAfter', 'limit']);
   const page = await store.list(bucket, {
     prefix: known.prefix ?? '',
@@ -38,7 +41,7 @@ export async function listObjects(
     startAfter: known.startAfter ?? '',
     limit: parseLimit(known.limit),
   });
-  sendJson(response, {
+  sendJson(response, held, {
     objects: page.objects.map(objectInfo),
     prefixes: [...page.prefixes],
     next: page.next,
@@ -49,7 +52,7 @@ export async function deletePrefix(
   response: ServerResponse,
   bucket: string,
   query: URLSearchParams,
-  { store }: DataContext,
+  { store, held }: DataContext,
 ): Promise<void> {
   const { prefix, allVersions = 'false' } = parseQuery(query, ['prefix', 'allVersions']);
   // An empty prefix means everything, so it must be said: a forgotten parameter must not empty the bucket.
@@ -65,7 +68,7 @@ export async function deletePrefix(
     allVersions === 'true'
       ? await store.deleteAllVersions(bucket, prefix)
       : await store.deletePrefix(bucket, prefix);
-  sendJson(response, gone);
+  sendJson(response, held, gone);
 }
 
 function parseLimit(text: string | undefined): number {
@@ -95,11 +98,12 @@ function parseQuery<Name extends string>(
   return values;
 }
 
-function sendJson(response: ServerResponse, value: unknown): void {
-  const body = JSON.stringify(value);
+function sendJson(response: ServerResponse, held: PeerMemory, value: unknown): void {
+  const body = Buffer.from(JSON.stringify(value));
+  holdAnswer(held, response, body.length);
   response.writeHead(200, {
     'content-type': 'application/json',
-    'content-length': Buffer.byteLength(body),
+    'content-length': body.length,
   });
   response.end(body);
 }

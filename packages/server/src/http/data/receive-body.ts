@@ -1,13 +1,22 @@
 /**
- * Takes a request's body and hands it on in order, in pooled pieces, with its length and CRC32C.
+ * Takes a request's body and hands it on in order, with its length and CRC32C. Little of it waits in the chunks in which it
+ * arrived; more goes into pooled pieces.
  *
  * I1  At most one write is under way, and one more piece is being filled; when both are full the request is paused.
  * I2  When the promise settles, no write is under way any more and every piece is back in the pool.
- * I3  A body that ends too early (the client went away) rejects with `aborted`.
+ * I3  A sender who stops holds nothing: a piece is asked for only when there is something to fill it with, and what has
+ *     come is written out a moment later (`flushMs`), however little it is.
+ * I4  A body that ends too early (the client went away) rejects with `aborted`; one that comes too slowly with `timed_out`.
  */
 import type { IncomingMessage } from 'node:http';
 import { crc32c } from '@ebb/core';
 import { StoreError } from '@ebb/protocol';
+import {
+  BODY_FLUSH_MS,
+  BODY_WINDOW_BYTES_MIN,
+  BODY_WINDOW_MS,
+  SMALL_BODY_BYTES,
+} from '../../limits.ts';
 import type { BufferPool } from '../buffer-pool.ts';
 import { freeNow } from '../free-now.ts';
 
@@ -22,40 +31,25 @@ export interface ReceiveOptions {
   readonly unframe?: (arrived: Buffer, emit: (data: Buffer) => void) => void;
   /** See every byte of the data, in order. */
   readonly digests?: readonly { update(bytes: Uint8Array): void }[];
+  /** Bytes that arrive, framing included; undefined: not announced. */
+  readonly arrivingBytes?: number | undefined;
+  /** Time that data may wait for more; and in what time how much must come. For tests. */
+  readonly times?: BodyTimes;
 }
 
-/** A body of `arrivingBytes` that fits one small buffer: gathered, written once. */
-export async function receiveSmallBody(
-  request: IncomingMessage,
-  arrivingBytes: number,
-  writeOut: WriteOut,
-  { unframe, digests = [] }: ReceiveOptions = {},
-): Promise<ReceivedBody> {
-  const arrived = await gather(request, arrivingBytes);
-  const body = unframe === undefined ? arrived : unframeAll(arrived, unframe);
-  for (const digest of digests) digest.update(body);
-  if (body.length > 0) await writeOut(body, 0);
-  const received = { sizeBytes: body.length, crc32c: body.length === 0 ? 0 : crc32c(body) };
-  freeNow(body);
-  return received;
+interface BodyTimes {
+  readonly flushMs: number;
+  readonly windowMs: number;
+  readonly windowBytesMin: number;
 }
 
-function unframeAll(arrived: Buffer, unframe: NonNullable<ReceiveOptions['unframe']>): Buffer {
-  const parts: Buffer[] = [];
-  unframe(arrived, (data) => parts.push(data));
-  return parts.length === 1 ? (parts[0] as Buffer) : Buffer.concat(parts);
-}
-
-function gather(request: IncomingMessage, sizeBytes: number): Promise<Buffer> {
-  return new Promise((resolve, reject) => {
-    const chunks: Buffer[] = [];
-    request.on('data', (chunk: Buffer) => chunks.push(chunk));
-    request.once('end', () =>
-      resolve(chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks, sizeBytes)),
-    );
-    onEarlyEnd(request, reject);
-  });
-}
+const TIMES: BodyTimes = {
+  flushMs: BODY_FLUSH_MS,
+  windowMs: BODY_WINDOW_MS,
+  windowBytesMin: BODY_WINDOW_BYTES_MIN,
+};
+/** Chunks that wait are joined beyond so many: each costs more than its bytes when they are few. */
+const HELD_CHUNKS_MAX = 16;
 
 export async function receiveBody(
   request: IncomingMessage,
@@ -63,27 +57,38 @@ export async function receiveBody(
   writeOut: WriteOut,
   options: ReceiveOptions = {},
 ): Promise<ReceivedBody> {
-  const first = await pieces.take();
-  return await new Receiver(request, pieces, { ...options, writeOut }).run(first);
+  return await new Receiver(request, pieces, { ...options, writeOut }).run();
 }
 
 class Receiver {
   readonly #request: IncomingMessage;
   readonly #pieces: BufferPool;
   readonly #options: ReceiveOptions & { readonly writeOut: WriteOut };
+  readonly #times: BodyTimes;
   readonly #done = Promise.withResolvers<ReceivedBody>();
+  /** Arrived, and not in a piece: up to SMALL_BODY_BYTES while there is none, more while the request is being paused. */
+  #held: Buffer[] = [];
+  #heldBytes = 0;
+  /** Of the first of them, what is in a piece already. */
+  #taken = 0;
   /** Being filled. */
   #piece: Buffer | undefined;
   #filled = 0;
-  /** Full, and waiting for the write under way. */
-  #queued: Buffer | undefined;
+  #awaitsPiece = false;
   #writing: Promise<void> | undefined;
-  /** Arrived while there was no piece to put it in. */
-  #backlog: Buffer[] = [];
+  #flushTimer: NodeJS.Timeout | undefined;
+  /** What is there has waited long enough. */
+  #isDue = false;
+  #windowTimer: NodeJS.Timeout | undefined;
+  #windowBytes = 0;
+  #arrivedBytes = 0;
+  #isPaused = false;
+  /** By us, so that its length says nothing of the sender. */
+  #windowHadPause = false;
   #position = 0;
   #crc = 0;
   #ended = false;
-  #failed = false;
+  #settled = false;
 
   constructor(
     request: IncomingMessage,
@@ -93,78 +98,158 @@ class Receiver {
     this.#request = request;
     this.#pieces = pieces;
     this.#options = options;
+    this.#times = options.times ?? TIMES;
   }
 
-  async run(first: Buffer): Promise<ReceivedBody> {
-    this.#piece = first;
+  async run(): Promise<ReceivedBody> {
     this.#request.on('data', this.#onData);
     this.#request.once('end', () => {
       this.#ended = true;
-      this.#finishIfDone();
+      this.#step();
     });
     onEarlyEnd(this.#request, (error) => this.#fail(error));
+    this.#windowTimer = setTimeout(this.#onWindow, this.#times.windowMs);
     try {
       return await this.#done.promise;
     } finally {
+      this.#settled = true;
+      clearTimeout(this.#windowTimer);
+      clearTimeout(this.#flushTimer);
       this.#request.removeListener('data', this.#onData);
+      if (this.#isPaused) this.#request.resume(); // what is left of it is dropped
       await this.#writing?.catch(() => undefined);
-      for (const piece of [this.#piece, this.#queued])
-        if (piece !== undefined) this.#pieces.give(piece);
+      if (this.#piece !== undefined) this.#pieces.give(this.#piece);
     }
   }
 
   readonly #onData = (arrived: Buffer): void => {
-    if (this.#failed) return;
+    if (this.#settled) return;
+    this.#arrivedBytes += arrived.length;
+    this.#windowBytes += arrived.length;
     const { unframe } = this.#options;
-    if (unframe === undefined) {
-      this.#accept(arrived);
-      return;
-    }
     try {
-      unframe(arrived, this.#accept);
+      if (unframe === undefined) this.#hold(arrived);
+      else unframe(arrived, this.#hold);
     } catch (error) {
       this.#fail(error);
       return;
     }
-    // Else views of it wait.
-    if (this.#backlog.length === 0) freeNow(arrived);
+    this.#fill();
+    // Else views of it wait. Without a framing, `fill` has seen to it.
+    if (unframe !== undefined && this.#heldBytes === 0) freeNow(arrived);
+    this.#step();
   };
 
-  readonly #accept = (data: Buffer): void => {
-    if (this.#backlog.length > 0) this.#backlog.push(data);
-    else this.#take(data);
+  readonly #hold = (data: Buffer): void => {
+    this.#held.push(data);
+    this.#heldBytes += data.length;
+    if (this.#held.length <= HELD_CHUNKS_MAX || this.#heldBytes > SMALL_BODY_BYTES) return;
+    const bytes = this.#takeHeld();
+    this.#held = [bytes];
+    this.#heldBytes = bytes.length;
   };
 
-  #take(chunk: Buffer): void {
-    let at = 0;
-    while (at < chunk.length) {
-      const piece = this.#piece;
-      if (piece === undefined) {
-        this.#backlog.push(at === 0 ? chunk : chunk.subarray(at));
-        this.#request.pause();
-        return;
+  /** Decides what happens next; called whenever anything has changed. */
+  #step(): void {
+    if (this.#settled) return;
+    for (;;) {
+      this.#fill();
+      if (this.#piece !== undefined && this.#filled === this.#piece.length) {
+        if (this.#writing !== undefined) break;
+        this.#writePiece(this.#piece);
+        this.#piece = undefined;
+        continue;
       }
-      const bytes = Math.min(piece.length - this.#filled, chunk.length - at);
-      chunk.copy(piece, this.#filled, at, at + bytes);
+      if (this.#piece !== undefined || this.#heldBytes <= SMALL_BODY_BYTES) break;
+      if (!this.#takePiece()) break;
+    }
+    if ((this.#ended || this.#isDue) && this.#writing === undefined) this.#writeRest();
+    if (this.#settled) return;
+    this.#armFlush();
+    this.#pauseOrResume();
+  }
+
+  /** Moves what is held into the piece. */
+  #fill(): void {
+    const piece = this.#piece;
+    if (piece === undefined) return;
+    while (this.#heldBytes > 0 && this.#filled < piece.length) {
+      const chunk = this.#held[0] as Buffer;
+      const bytes = Math.min(piece.length - this.#filled, chunk.length - this.#taken);
+      chunk.copy(piece, this.#filled, this.#taken, this.#taken + bytes);
       this.#filled += bytes;
-      at += bytes;
-      if (this.#filled === piece.length) this.#pieceIsFull(piece);
+      this.#heldBytes -= bytes;
+      this.#taken += bytes;
+      if (this.#taken < chunk.length) return;
+      this.#taken = 0;
+      this.#held.shift();
+      if (this.#options.unframe === undefined) freeNow(chunk);
     }
-    freeNow(chunk);
   }
 
-  #pieceIsFull(piece: Buffer): void {
-    this.#filled = 0;
+  #takeHeld(): Buffer {
+    const [first, ...rest] = this.#held as [Buffer, ...Buffer[]];
+    const from = this.#taken === 0 ? first : first.subarray(this.#taken);
+    this.#held = [];
+    this.#heldBytes = 0;
+    this.#taken = 0;
+    return rest.length === 0 ? from : Buffer.concat([from, ...rest]);
+  }
+
+  /** The second piece only when it is free at once: so transfers never wait for each other in a ring. */
+  #takePiece(): boolean {
+    if (this.#awaitsPiece) return false;
     if (this.#writing !== undefined) {
-      this.#queued = piece;
-      this.#piece = undefined;
-      return;
+      this.#piece = this.#pieces.tryTake();
+      return this.#piece !== undefined;
     }
-    this.#piece = this.#pieces.tryTake();
-    this.#write(piece, piece);
+    const taken = this.#pieces.take();
+    if (!(taken instanceof Promise)) {
+      this.#piece = taken;
+      return true;
+    }
+    this.#awaitsPiece = true;
+    void taken.then((piece) => {
+      this.#awaitsPiece = false;
+      if (this.#settled) this.#pieces.give(piece);
+      else {
+        this.#piece = piece;
+        this.#step();
+      }
+    });
+    return false;
   }
 
-  #write(bytes: Buffer, piece: Buffer): void {
+  /** Of the sender's pace, or of the end: what is there, however little. */
+  #writeRest(): void {
+    this.#isDue = false;
+    const piece = this.#piece;
+    if (piece !== undefined) {
+      this.#piece = undefined;
+      if (this.#filled > 0) this.#writePiece(piece);
+      else this.#pieces.give(piece);
+    } else if (this.#heldBytes > 0 && !this.#awaitsPiece) {
+      const bytes = this.#takeHeld();
+      this.#write(bytes, () => {
+        if (this.#options.unframe === undefined) freeNow(bytes);
+      });
+    }
+    if (this.#ended && this.#writing === undefined && this.#heldBytes === 0)
+      this.#settle(() => this.#done.resolve({ sizeBytes: this.#position, crc32c: this.#crc }));
+  }
+
+  #writePiece(piece: Buffer): void {
+    const bytes = this.#filled === piece.length ? piece : piece.subarray(0, this.#filled);
+    this.#filled = 0;
+    this.#write(bytes, () => {
+      // For what waits, at once: else it would go to the end of the line.
+      const isOfUse = !this.#settled && this.#piece === undefined && !this.#awaitsPiece;
+      if (isOfUse && this.#heldBytes > SMALL_BODY_BYTES) this.#piece = piece;
+      else this.#pieces.give(piece);
+    });
+  }
+
+  #write(bytes: Buffer, done: () => void): void {
     this.#crc = crc32c(bytes, this.#crc);
     for (const digest of this.#options.digests ?? []) digest.update(bytes);
     const position = this.#position;
@@ -174,51 +259,65 @@ class Receiver {
     writing.then(
       () => {
         this.#writing = undefined;
-        this.#written(piece);
+        done();
+        this.#step();
       },
       (error: unknown) => {
         this.#writing = undefined;
-        this.#pieces.give(piece);
         this.#fail(error);
+        done();
       },
     );
   }
 
-  #written(piece: Buffer): void {
-    if (this.#piece === undefined && !this.#failed) this.#piece = piece;
-    else this.#pieces.give(piece);
-    if (this.#failed) return;
-    const queued = this.#queued;
-    if (queued !== undefined) {
-      this.#queued = undefined;
-      this.#write(queued, queued);
-    }
-    const backlog = this.#backlog;
-    this.#backlog = [];
-    for (const data of backlog) this.#accept(data);
-    if (this.#backlog.length === 0) this.#request.resume();
-    this.#finishIfDone();
+  /** Nothing waits when the whole body is there: its end follows at once. */
+  #armFlush(): void {
+    const waits = this.#piece !== undefined || this.#heldBytes > 0;
+    if (!waits || this.#ended || this.#arrivedBytes === this.#options.arrivingBytes) return;
+    if (this.#isDue) return;
+    this.#flushTimer ??= setTimeout(() => {
+      this.#flushTimer = undefined;
+      this.#isDue = true;
+      this.#step();
+    }, this.#times.flushMs);
   }
 
-  #finishIfDone(): void {
-    if (!this.#ended || this.#failed || this.#writing !== undefined || this.#backlog.length > 0)
-      return;
-    const piece = this.#piece;
-    if (this.#filled > 0 && piece !== undefined) {
-      const bytes = piece.subarray(0, this.#filled);
-      this.#filled = 0;
-      this.#piece = undefined;
-      this.#write(bytes, piece);
+  #pauseOrResume(): void {
+    const isFull = this.#heldBytes > SMALL_BODY_BYTES;
+    if (isFull === this.#isPaused) return;
+    this.#isPaused = isFull;
+    if (isFull) {
+      this.#windowHadPause = true;
+      this.#request.pause();
+    } else this.#request.resume();
+  }
+
+  readonly #onWindow = (): void => {
+    const { windowMs, windowBytesMin } = this.#times;
+    if (!this.#windowHadPause && !this.#ended && this.#windowBytes < windowBytesMin) {
+      this.#fail(
+        new StoreError(
+          'timed_out',
+          `${this.#windowBytes} bytes of the body came in ${windowMs} ms, at least ${windowBytesMin} must`,
+          { receivedBytes: this.#windowBytes, windowMs },
+        ),
+      );
       return;
     }
-    this.#done.resolve({ sizeBytes: this.#position, crc32c: this.#crc });
-  }
+    this.#windowHadPause = this.#isPaused;
+    this.#windowBytes = 0;
+    this.#windowTimer = setTimeout(this.#onWindow, windowMs);
+  };
 
   #fail(error: unknown): void {
-    if (this.#failed) return;
-    this.#failed = true;
-    this.#backlog = [];
-    this.#done.reject(error);
+    this.#settle(() => this.#done.reject(error));
+  }
+
+  #settle(how: () => void): void {
+    if (this.#settled) return;
+    this.#settled = true;
+    this.#held = [];
+    how();
   }
 }
 

@@ -5,15 +5,10 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { ObjectRef, StagedWrite } from '@ebb/core';
 import { StoreError } from '@ebb/protocol';
-import { SMALL_BODY_BYTES, UNKNOWN_LENGTH_RESERVE_BYTES } from '../../limits.ts';
+import { UNKNOWN_LENGTH_RESERVE_BYTES } from '../../limits.ts';
 import type { WriteCondition } from './conditions.ts';
 import type { DataContext } from './data-context.ts';
-import {
-  type ReceivedBody,
-  type ReceiveOptions,
-  receiveBody,
-  receiveSmallBody,
-} from './receive-body.ts';
+import { type ReceivedBody, type ReceiveOptions, receiveBody } from './receive-body.ts';
 
 export interface BodyRequest {
   readonly request: IncomingMessage;
@@ -50,10 +45,7 @@ export async function stageBody<T>(
     if (body.expectsContinue) body.response.writeContinue();
     const writeOut = (bytes: Buffer, position: number): Promise<void> =>
       store.write(owner, staged.writeId, bytes, position);
-    const received =
-      arrivingBytes !== undefined && arrivingBytes <= SMALL_BODY_BYTES
-        ? await receiveSmallBody(request, arrivingBytes, writeOut, receive)
-        : await receiveBody(request, pieces, writeOut, receive);
+    const received = await receiveBody(request, pieces, writeOut, { ...receive, arrivingBytes });
     return await commit(staged, received);
   } catch (error) {
     await store.abort(owner, staged.writeId);

@@ -1,9 +1,10 @@
 /** The bytes of open files over HTTP: raw bodies through pooled pieces, as the data surface has them. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { FILE_READ_BYTES_MAX, StoreError } from '@ebb/protocol';
-import { SMALL_BODY_BYTES } from '../../limits.ts';
 import type { DataContext } from '../data/data-context.ts';
-import { receiveBody, receiveSmallBody } from '../data/receive-body.ts';
+import { receiveBody } from '../data/receive-body.ts';
+import { send } from '../data/send-range.ts';
+import { holdAnswer } from '../held-answer.ts';
 import { parseFileId } from './file-routes.ts';
 
 export interface FileBytesTarget {
@@ -33,7 +34,7 @@ export async function answerFileBytes(
 async function sendBytes(
   response: ServerResponse,
   { fileId, query }: FileBytesTarget,
-  { store, owner, pieces }: DataContext,
+  { store, owner, pieces, held }: DataContext,
 ): Promise<void> {
   const offset = parseNumber(query, 'offset', 0);
   const length = parseNumber(query, 'length', FILE_READ_BYTES_MAX);
@@ -41,26 +42,19 @@ async function sendBytes(
     throw new StoreError('too_large', `one read has at most ${FILE_READ_BYTES_MAX} bytes`, {
       limitBytes: FILE_READ_BYTES_MAX,
     });
-  const piece = await pieces.take();
+  const { sizeBytes } = store.files.stat(owner, fileId);
+  const lengthMax = Math.min(length, Math.max(0, sizeBytes - offset));
+  const piece = pieces.tryTakeForAnswer(response.socket?.remoteAddress ?? '');
+  const bytes = piece ?? Buffer.allocUnsafeSlow(lengthMax);
+  if (piece === undefined) holdAnswer(held, response, lengthMax);
   try {
-    const got = await store.files.read(owner, fileId, piece.subarray(0, length), offset);
+    const got = await store.files.read(owner, fileId, bytes.subarray(0, lengthMax), offset);
     response.writeHead(200, { 'content-type': 'application/octet-stream', 'content-length': got });
-    await ended(response, piece.subarray(0, got));
+    if (got > 0) await send(response, bytes.subarray(0, got));
   } finally {
-    pieces.give(piece);
+    if (piece !== undefined) pieces.give(piece);
   }
-}
-
-/** Resolves when the piece is no longer needed: sent, or the client went away. */
-function ended(response: ServerResponse, bytes: Buffer): Promise<void> {
-  return new Promise((resolve) => {
-    if (response.destroyed) {
-      resolve();
-      return;
-    }
-    response.once('close', resolve);
-    response.end(bytes);
-  });
+  response.end();
 }
 
 async function takeBytes(
@@ -81,10 +75,9 @@ async function takeBytes(
   const { headers } = request;
   const length =
     headers['content-length'] ?? (headers['transfer-encoding'] === undefined ? 0 : undefined);
-  const received =
-    length !== undefined && Number(length) <= SMALL_BODY_BYTES
-      ? await receiveSmallBody(request, Number(length), writeOut)
-      : await receiveBody(request, pieces, writeOut);
+  const received = await receiveBody(request, pieces, writeOut, {
+    arrivingBytes: length === undefined ? undefined : Number(length),
+  });
   const body = JSON.stringify({
     offset: first ?? offset,
     writtenBytes: received.sizeBytes,

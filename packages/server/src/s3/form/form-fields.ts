@@ -9,6 +9,7 @@
  * I1  At most FIELDS_BYTES_MAX are held. The file's bytes are handed on as they come, never gathered.
  */
 import type { IncomingMessage } from 'node:http';
+import { GATHERED_BODY_MS_MAX } from '../../limits.ts';
 import { S3Error } from '../s3-error.ts';
 
 /** As S3 has it: all that is not the file. */
@@ -44,6 +45,7 @@ export async function readFormFields(
   boundary: string,
 ): Promise<FormFields> {
   let bytes: Buffer = Buffer.alloc(0);
+  const deadlineMs = performance.now() + GATHERED_BODY_MS_MAX;
   for (;;) {
     const parsed = parseFields(bytes, boundary);
     if (parsed !== undefined) {
@@ -51,21 +53,25 @@ export async function readFormFields(
       return parsed;
     }
     if (bytes.length > FIELDS_BYTES_MAX) throw new S3Error('MaxPostPreDataLengthExceeded');
-    const more = await readMore(request);
+    const more = await readMore(request, deadlineMs);
     if (more === undefined) throw new S3Error('MalformedPOSTRequest');
     bytes = Buffer.concat([bytes, more]);
   }
 }
 
-/** Undefined at the end of the request, or when the client went away. */
-async function readMore(request: IncomingMessage): Promise<Buffer | undefined> {
+/** Undefined at the end of the request, or when the client went away. @throws {S3Error} `RequestTimeout` */
+async function readMore(request: IncomingMessage, deadlineMs: number): Promise<Buffer | undefined> {
   for (;;) {
     const chunk = request.read() as Buffer | null;
     if (chunk !== null) return chunk;
     if (request.readableEnded || request.destroyed) return undefined;
+    const leftMs = deadlineMs - performance.now();
+    if (leftMs <= 0) throw new S3Error('RequestTimeout');
     await new Promise<void>((resolve) => {
       const events = ['readable', 'end', 'close', 'error'] as const;
+      const timer = setTimeout(() => done(), leftMs);
       const done = (): void => {
+        clearTimeout(timer);
         for (const event of events) request.removeListener(event, done);
         resolve();
       };

@@ -1,0 +1,52 @@
+import { expect, test } from 'vitest';
+import { BufferPool } from './buffer-pool.ts';
+
+const create = (): BufferPool =>
+  new BufferPool({ pieceBytes: 16, piecesMax: 6, piecesKept: 2, answerPiecesMax: 4 });
+
+test('readers who stop leave pieces for those who send', () => {
+  const pool = create();
+  for (let n = 0; n < 4; n++) expect(pool.tryTakeForAnswer('a')).toBeDefined();
+  expect(pool.tryTakeForAnswer('a')).toBeUndefined();
+  expect([pool.tryTake(), pool.tryTake(), pool.tryTake()].map(Boolean)).toEqual([
+    true,
+    true,
+    false,
+  ]);
+  expect(pool.lent).toEqual({ body: 2, answer: 4 });
+});
+
+test('a peer who reads beside others has half of the pieces of answers at most', () => {
+  const pool = create();
+  const first = pool.tryTakeForAnswer('a') as Buffer;
+  expect(pool.tryTakeForAnswer('b')).toBeDefined();
+  expect(pool.tryTakeForAnswer('a')).toBeDefined();
+  expect(pool.tryTakeForAnswer('a')).toBeUndefined();
+  expect(pool.tryTakeForAnswer('b')).toBeDefined();
+  pool.give(first);
+  expect(pool.tryTakeForAnswer('c')).toBeDefined();
+});
+
+test('senders get pieces in the order in which they came, and nobody takes one past them', async () => {
+  const pool = create();
+  const lent = Array.from({ length: 6 }, () => pool.tryTake() as Buffer);
+  const order: string[] = [];
+  const first = Promise.resolve(pool.take()).then(() => order.push('first'));
+  const second = Promise.resolve(pool.take()).then(() => order.push('second'));
+  expect([pool.tryTake(), pool.tryTakeForAnswer('a'), pool.waiting]).toEqual([
+    undefined,
+    undefined,
+    2,
+  ]);
+  for (const piece of lent.slice(0, 2)) pool.give(piece);
+  await Promise.all([first, second]);
+  expect(order).toEqual(['first', 'second']);
+});
+
+test('pieces lie in shared memory, and come back once', () => {
+  const pool = create();
+  const piece = pool.tryTake() as Buffer;
+  expect(piece.buffer).toBeInstanceOf(SharedArrayBuffer);
+  pool.give(piece);
+  expect(() => pool.give(piece)).toThrow('comes back once');
+});

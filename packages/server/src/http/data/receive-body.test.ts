@@ -1,0 +1,109 @@
+/** The request is a stream that says `complete` as Node's does. Faults: a sender who stops, who is slow, who goes away. */
+import type { IncomingMessage } from 'node:http';
+import { PassThrough } from 'node:stream';
+import { setImmediate } from 'node:timers/promises';
+import { crc32c } from '@ebb/core';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { BufferPool } from '../buffer-pool.ts';
+import { receiveBody } from './receive-body.ts';
+
+const KiB = 1024;
+const times = { flushMs: 100, windowMs: 10_000, windowBytesMin: 64 * KiB };
+
+beforeEach(() => void vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] }));
+afterEach(() => void vi.useRealTimers());
+
+function start(piecesMax = 3) {
+  const pool = new BufferPool({
+    ...{ pieceBytes: 256 * KiB, piecesMax, piecesKept: 1, answerPiecesMax: 1 },
+  });
+  const stream = new PassThrough({ highWaterMark: 1024 * KiB });
+  const request = Object.assign(stream, { complete: false }) as unknown as IncomingMessage;
+  const written: Buffer[] = [];
+  const received = receiveBody(
+    request,
+    pool,
+    async (bytes, position) => {
+      expect(position).toBe(written.reduce((sum, { length }) => sum + length, 0));
+      written.push(Buffer.from(bytes));
+    },
+    { times },
+  );
+  received.catch(() => undefined);
+  const send = async (bytes: Buffer): Promise<void> => {
+    stream.write(Buffer.from(bytes)); // what arrives is given back by hand
+    for (let turn = 0; turn < 5; turn++) await setImmediate();
+  };
+  const end = (): void => {
+    (request as { complete: boolean }).complete = true;
+    stream.end();
+  };
+  return { pool, stream, received, written, send, end };
+}
+
+describe('a sender who stops', () => {
+  test('holds no piece for what is little', async () => {
+    const { pool, send, written, received, end } = start();
+    await send(Buffer.alloc(60 * KiB, 1));
+    expect(pool.lent.body).toBe(0);
+    await vi.advanceTimersByTimeAsync(100);
+    expect(written.map(({ length }) => length)).toEqual([60 * KiB]);
+    end();
+    expect((await received).sizeBytes).toBe(60 * KiB);
+  });
+
+  test('has what came written out, and its piece is back a moment later', async () => {
+    const { pool, send, written } = start();
+    await send(Buffer.alloc(200 * KiB, 1));
+    expect(pool.lent.body).toBe(1);
+    await vi.advanceTimersByTimeAsync(100);
+    expect([pool.lent.body, written.map(({ length }) => length)]).toEqual([0, [200 * KiB]]);
+  });
+
+  test('byte by byte gets the same bytes, length and checksum as one who sends at once', async () => {
+    const { send, received, written, end } = start();
+    const body = Buffer.from(Array.from({ length: 300 }, (_, n) => n % 251));
+    for (let at = 0; at < body.length; at++) {
+      await send(body.subarray(at, at + 1));
+      if (at % 50 === 0) await vi.advanceTimersByTimeAsync(100);
+    }
+    end();
+    expect(await received).toEqual({ sizeBytes: 300, crc32c: crc32c(body) });
+    expect(Buffer.concat(written).equals(body)).toBe(true);
+    expect(written.length).toBeLessThan(10);
+  });
+});
+
+test('a body without a free piece waits for one, and for nothing else', async () => {
+  const { pool, send, received, written, end } = start(2);
+  const lent = [pool.tryTake(), pool.tryTake()] as [Buffer, Buffer];
+  const body = Buffer.alloc(700 * KiB, 3);
+  await send(body);
+  expect([pool.waiting, written.length]).toEqual([1, 0]);
+  pool.give(lent[0]);
+  end();
+  expect(await received).toEqual({ sizeBytes: body.length, crc32c: crc32c(body) });
+  pool.give(lent[1]);
+  expect(pool.lent.body).toBe(0);
+});
+
+test('a body that comes too slowly is ended, and one that keeps the least pace is not', async () => {
+  const slow = start();
+  await slow.send(Buffer.alloc(60 * KiB));
+  const steady = start();
+  await steady.send(Buffer.alloc(64 * KiB));
+  await vi.advanceTimersByTimeAsync(10_000);
+  await expect(slow.received).rejects.toMatchObject({ code: 'timed_out' });
+  await steady.send(Buffer.alloc(64 * KiB));
+  await vi.advanceTimersByTimeAsync(10_000);
+  steady.end();
+  expect((await steady.received).sizeBytes).toBe(128 * KiB);
+});
+
+test('a client that goes away in the middle leaves every piece in the pool', async () => {
+  const { pool, send, received, stream } = start();
+  await send(Buffer.alloc(200 * KiB));
+  stream.destroy();
+  await expect(received).rejects.toMatchObject({ code: 'aborted' });
+  expect(pool.lent.body).toBe(0);
+});
