@@ -16,7 +16,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -251,6 +253,7 @@ static int is_read(const struct reader *from) {
 
 enum {
   OP_HELLO = 1,
+  OP_PROVE_HOST = 3,
   OP_READ = 17,
   OP_FILE_OPEN = 40,
   OP_FILE_STAGE = 41,
@@ -271,8 +274,7 @@ struct hello {
   char node_id[256];
   uint64_t instance_id;
   char directories[2][PATH_BYTES];
-  char probe_name[256];
-  char probe_nonce[256];
+  char unused[2][256]; /* always empty */
 };
 static void put_hello(struct writer *to, const char *client, const char *job) {
   put_u16(to, PROTOCOL_VERSION);
@@ -284,8 +286,11 @@ static void get_hello(struct reader *from, struct hello *m) {
   get_text(from, m->node_id, sizeof m->node_id);
   m->instance_id = get_u64(from);
   for (int tier = 0; tier < 2; tier++) get_text(from, m->directories[tier], sizeof m->directories[tier]);
-  get_text(from, m->probe_name, sizeof m->probe_name);
-  get_text(from, m->probe_nonce, sizeof m->probe_nonce);
+  for (int i = 0; i < 2; i++) get_text(from, m->unused[i], sizeof m->unused[i]);
+}
+
+static void put_prove_host(struct writer *to, const char *challenge) {
+  put_text(to, challenge);
 }
 
 struct extent {
@@ -442,6 +447,7 @@ struct ebb {
   int is_broken;
   int sees_files;
   char directories[2][PATH_BYTES];
+  uid_t owners[2]; /* of the proofs in them */
   char job[256];
 };
 
@@ -613,19 +619,32 @@ static int upgrade(ebb *connection) {
   return fail(code == NULL ? EBB_E_UNSUPPORTED : code_of(name), "the node refused the connection: %.12s %s", head, name);
 }
 
-/* It shares a file system with the node when it finds the node's nonce in both directories. */
-static int sees(const struct hello *hello) {
+/* It shares the host with the node when a file named after a secret of its own appears in both directories: a node on
+ * another host cannot make one here. What follows is believed of that file's owner alone. */
+static int prove_host(ebb *connection) {
+  for (int tier = 0; tier < 2; tier++)
+    if (connection->directories[tier][0] != '/') return 0;
+  uint8_t secret[16];
+  if (getrandom(secret, sizeof secret, 0) != (ssize_t)sizeof secret) return 0;
+  char challenge[2 * sizeof secret + 1];
+  for (size_t i = 0; i < sizeof secret; i++) snprintf(challenge + 2 * i, 3, "%02x", secret[i]);
+  struct writer request = {0};
+  put_prove_host(&request, challenge);
+  struct reply reply;
+  int code = call(connection, OP_PROVE_HOST, &request, &reply);
+  if (code == EBB_E_UNSUPPORTED) return 0; /* a node that cannot: bytes go through the connection */
+  if (code != 0) return code;
+  free(reply.bytes);
   for (int tier = 0; tier < 2; tier++) {
-    char path[PATH_BYTES + 260];
-    char found[256] = "";
-    snprintf(path, sizeof path, "%s/%s", hello->directories[tier], hello->probe_name);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return 0;
-    ssize_t length = read(fd, found, sizeof found - 1);
-    close(fd);
-    if (length <= 0 || strcmp(found, hello->probe_nonce) != 0) return 0;
+    char path[PATH_BYTES + 64];
+    struct stat proof;
+    snprintf(path, sizeof path, "%s/.ebb-here-%s", connection->directories[tier], challenge);
+    if (lstat(path, &proof) != 0 || !S_ISREG(proof.st_mode)) return 0;
+    if (access(connection->directories[tier], R_OK | X_OK) != 0) return 0;
+    connection->owners[tier] = proof.st_uid;
   }
-  return 1;
+  connection->sees_files = 1;
+  return 0;
 }
 
 static int greet(ebb *connection) {
@@ -642,8 +661,7 @@ static int greet(ebb *connection) {
   free(reply.bytes);
   if (!is_read(&from)) return bad_answer();
   memcpy(connection->directories, hello.directories, sizeof hello.directories);
-  connection->sees_files = sees(&hello);
-  return 0;
+  return prove_host(connection);
 }
 
 int ebb_connect(const char *socket_path, const char *job, ebb **connection) {
@@ -705,10 +723,41 @@ struct ebb_file {
   int is_closed;
 };
 
+/* "b/", the low byte of a blob's id, "/", the id: what nodes call the files of blobs. */
+static int is_blob_path(const char *path) {
+  static const char hex[] = "0123456789abcdef";
+  if (path[0] != 'b' || path[1] != '/' || strspn(path + 2, hex) != 2 || path[4] != '/') return 0;
+  size_t digits = strspn(path + 5, hex);
+  return digits >= 1 && digits <= 16 && path[5 + digits] == '\0';
+}
+
+/* A file of the node and nothing else: no link is followed on the way below the node's directory, and it is a plain file of
+ * the owner of the proof. -1 and errno otherwise. */
 static int open_node_file(const ebb *connection, unsigned tier, const char *path, int flags) {
-  char absolute[PATH_BYTES + 80];
-  snprintf(absolute, sizeof absolute, "%s/%s", connection->directories[tier], path);
-  return open(absolute, flags | O_CLOEXEC | O_NOFOLLOW);
+  if (tier > 1 || !is_blob_path(path)) {
+    errno = EPERM;
+    return -1;
+  }
+  char name[64];
+  snprintf(name, sizeof name, "%s", path);
+  int at = open(connection->directories[tier], O_PATH | O_DIRECTORY | O_CLOEXEC);
+  char *rest = name;
+  for (char *slash; at >= 0 && (slash = strchr(rest, '/')) != NULL; rest = slash + 1) {
+    *slash = '\0';
+    int below = openat(at, rest, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    close(at);
+    at = below;
+  }
+  if (at < 0) return -1;
+  int fd = openat(at, rest, flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  close(at);
+  struct stat found;
+  if (fd >= 0 && (fstat(fd, &found) != 0 || !S_ISREG(found.st_mode) || found.st_uid != connection->owners[tier])) {
+    close(fd);
+    errno = EPERM;
+    return -1;
+  }
+  return fd;
 }
 
 /* -1 when it is not to be had here: then the node reads it. */

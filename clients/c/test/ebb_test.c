@@ -103,6 +103,7 @@ static void test_vectors(void) {
     const char *name = field[0];
     struct writer to = {0};
     if (strcmp(name, "hello.request") == 0) put_hello(&to, field[1], field[2]);
+    else if (strcmp(name, "proveHost.request") == 0) put_prove_host(&to, field[1]);
     else if (strcmp(name, "fileOpen.request") == 0)
       put_open(&to, field[1], field[2], (unsigned)atol(field[3]), field[4], field[5]);
     else if (strcmp(name, "fileStage.request") == 0)
@@ -140,7 +141,7 @@ static void test_vectors(void) {
           get_hello(&from, &m);
           if (last)
             printf("%u\t%s\t%llu\t%s\t%s\t%s\t%s", m.version, m.node_id, (unsigned long long)m.instance_id,
-                   m.directories[0], m.directories[1], m.probe_name, m.probe_nonce);
+                   m.directories[0], m.directories[1], m.unused[0], m.unused[1]);
         } else if (strcmp(name, "fileOpen.response") == 0) {
           struct opened m;
           get_opened(&from, &m);
@@ -672,6 +673,26 @@ static void outlive(ebb *c) {
   CHECK_CODE(ebb_connect(socket_path, NULL, &again), EBB_E_NODE_UNREACHABLE);
 }
 
+/* Writes an object of a node that is not to be trusted, and prints what it reads there, or the errors. */
+static int use_stranger(const char *at, const char *text) {
+  ebb *c;
+  ebb_file *file;
+  char target[4096] = "";
+  OK(ebb_connect(at, NULL, &c));
+  if (ebb_open(c, "b", "k", EBB_WRITE | EBB_CREATE, NULL, &file) == 0) {
+    int64_t written = ebb_pwrite(file, text, strlen(text), 0);
+    int closed = ebb_close(file);
+    printf("%s, %s\n", ebb_strerror(written < 0 ? (int)written : 0), ebb_strerror(closed));
+  }
+  if (ebb_open(c, "b", "k", EBB_READ, NULL, &file) == 0) {
+    int64_t length = ebb_pread(file, target, sizeof target - 1, 0);
+    printf("%s: %s\n", ebb_strerror(length < 0 ? (int)length : 0), target);
+    ebb_close(file);
+  }
+  ebb_disconnect(c);
+  return 0;
+}
+
 static const struct {
   const char *name;
   void (*run)(ebb *);
@@ -692,6 +713,7 @@ int main(int count, char **arguments) {
     for (int i = 1; i < CODES; i++) printf("%s\n", CODE_NAMES[i]);
     return 0;
   }
+  if (strcmp(what, "stranger") == 0 && count == 4) return use_stranger(arguments[2], arguments[3]);
   if (count < 4) return fprintf(stderr, "usage: ebb_test TEST SOCKET BUCKET [KEY [OFFSET]]\n"), 2;
   socket_path = arguments[2];
   bucket = arguments[3];

@@ -20,6 +20,7 @@ import {
   FRAMES_UPGRADE,
   type FrameHeader,
   FrameSplitter,
+  isStoreError,
   messages,
   OPS,
   PATHS,
@@ -38,7 +39,7 @@ import {
   RECONNECT_MS,
   SILENCE_MS_MAX,
 } from './limits.ts';
-import { type LocalFiles, probeLocalFiles } from './local-files.ts';
+import { createChallenge, findLocalFiles, type LocalFiles } from './local-files.ts';
 import type { NodeAddress } from './node-address.ts';
 import { abortedError, backoffMs, DEFAULT_RETRY, isRestarting, orAborted, sleep } from './retry.ts';
 import { hangUpHint } from './tls.ts';
@@ -315,12 +316,27 @@ class Session implements FrameSession {
           `the node speaks protocol ${this.#hello.protocolVersion}, this client ${PROTOCOL_VERSION}`,
         );
       }
-      if (this.#options.localFiles !== false) this.#files = await probeLocalFiles(this.#hello);
+      if (this.#options.localFiles !== false) this.#files = await this.#findFiles(signal);
       this.#socket.unref(); // an idle connection does not keep the process alive; calls in flight do
     } catch (error) {
       this.end(unreachable('the node did not take the HELLO', {}, error));
       throw error;
     }
+  }
+
+  async #findFiles(signal: AbortSignal | undefined): Promise<LocalFiles | undefined> {
+    if (this.hello.memoryDir === '' || this.hello.diskDir === '') return undefined;
+    const challenge = createChallenge();
+    const timeoutMs = this.#options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS;
+    const message = { challenge };
+    try {
+      await this.call(OPS.proveHost, messages.proveHost, message, { signal, timeoutMs });
+    } catch (error) {
+      // A node that cannot prove it: bytes go through the connection.
+      if (isStoreError(error, 'unsupported')) return undefined;
+      throw error;
+    }
+    return await findLocalFiles(this.hello, challenge);
   }
 
   call<Request, Response>(

@@ -9,8 +9,8 @@
  * I5  Writes run alone, reads beside each other.
  */
 import { readSync, writeSync } from 'node:fs';
-import { type FileHandle as NodeFile, open } from 'node:fs/promises';
-import { type Ack, FILE_FLAGS, messages, OPS, StoreError } from '@ebb/protocol';
+import type { FileHandle as NodeFile } from 'node:fs/promises';
+import { type Ack, FILE_FLAGS, isStoreError, messages, OPS, StoreError } from '@ebb/protocol';
 import { crc32c } from '@node-rs/crc32';
 import { errorCode, unreachable } from './errors.ts';
 import type { FileFlags, FileHandle, FileStat, OpenFileOptions, Published } from './file-handle.ts';
@@ -229,7 +229,7 @@ class LocalFile implements FileHandle {
     if (files === undefined)
       throw new StoreError('unsupported', "the node's files are not seen here");
     try {
-      return await open(files.path(tier, path), 'r+');
+      return await files.open(tier, path, 'r+');
     } catch (thrown) {
       throw fileError(thrown);
     }
@@ -348,6 +348,7 @@ async function readAll(
 }
 
 function fileError(thrown: unknown): StoreError {
+  if (isStoreError(thrown)) return thrown;
   const errno = errorCode(thrown);
   return new StoreError(
     errno === 'ENOSPC' ? 'tier_full' : 'io_failed',

@@ -10,10 +10,11 @@
  * I4  Positional reads may run in parallel. `close` waits for them and gives the lease back.
  */
 import { readSync } from 'node:fs';
-import { type FileHandle, open } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import {
   assert,
   type ExtentLocation,
+  isStoreError,
   messages,
   OPS,
   READ_BYTES_MAX,
@@ -241,9 +242,10 @@ export async function openExtent(lease: Lease, extent: ExtentLocation): Promise<
   if (extent.path === '' || extent.tier === 2 || files === undefined) return null;
   let opening = lease.files.get(extent.path);
   if (opening === undefined) {
-    opening = open(files.path(extent.tier, extent.path), 'r').catch((thrown: unknown) => {
+    opening = files.open(extent.tier, extent.path, 'r').catch((thrown: unknown) => {
       const code = errorCode(thrown);
       if (code === 'ENOENT' || code === 'EACCES' || code === 'EPERM') return null;
+      if (isStoreError(thrown)) throw thrown;
       throw new StoreError('io_failed', undefined, { path: extent.path, errno: code }, thrown);
     });
     lease.files.set(extent.path, opening);

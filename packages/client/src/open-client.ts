@@ -34,8 +34,7 @@ export interface OpenClientOptions extends TlsOptions {
 export async function openClient(options: OpenClientOptions): Promise<EbbClient> {
   const given = parseNodeAddress(options.node, await readClientTls(options));
   const retry = { ...DEFAULT_RETRY, ...options.retry };
-  const address = await nearestAddress(given, options.signal);
-  const connection = await openFrames(address, options, retry);
+  const { address, connection } = await connectNearest(given, options, retry);
   const session = connection?.currentSession;
   const local = session?.files !== undefined && options.path !== 'http';
   return createClient({
@@ -48,22 +47,45 @@ export async function openClient(options: OpenClientOptions): Promise<EbbClient>
   });
 }
 
-/** The node's Unix socket, when the address is TCP on this host and the socket can be used. */
-async function nearestAddress(
+interface Connected {
+  readonly address: NodeAddress;
+  readonly connection: FrameConnection | undefined;
+}
+
+/** By the node's Unix socket where it can be used, and where the node behind it is the one at the given address. */
+async function connectNearest(
+  given: NodeAddress,
+  options: OpenClientOptions,
+  retry: RetryPolicy,
+): Promise<Connected> {
+  const near = await findSocket(given, options.signal);
+  if (near !== undefined) {
+    const connection = await openFrames(near.address, options, retry).catch(() => undefined);
+    if (connection?.currentSession?.hello.nodeId === near.nodeId) {
+      return { address: near.address, connection };
+    }
+    // The path means another socket here, or the node is just restarting.
+    await connection?.close();
+  }
+  return { address: given, connection: await openFrames(given, options, retry) };
+}
+
+/** What the node says of its socket, when the address is TCP on this host and the socket can be used. */
+async function findSocket(
   given: NodeAddress,
   signal: AbortSignal | undefined,
-): Promise<NodeAddress> {
-  if (given.socketPath !== undefined || !isThisHost(given.origin)) return given;
+): Promise<{ readonly address: NodeAddress; readonly nodeId: string } | undefined> {
+  if (given.socketPath !== undefined || !isThisHost(given.origin)) return undefined;
   const http = createHttpClient(given, { retry: NO_RETRY });
   try {
-    const { socket } = await http.json('GET', PATHS.status, statusSchema, { signal });
-    if (socket === null) return given;
+    const { socket, nodeId } = await http.json('GET', PATHS.status, statusSchema, { signal });
+    if (socket === null) return undefined;
     await access(socket, constants.R_OK | constants.W_OK);
-    return parseNodeAddress(`unix://${socket}`);
+    return { address: parseNodeAddress(`unix://${socket}`), nodeId };
   } catch (error) {
     // Another container with the same loopback, or no rights on the socket: TCP works as well.
     if (isStoreError(error, 'node_unreachable') || isStoreError(error, 'aborted')) throw error;
-    return given;
+    return undefined;
   } finally {
     await http.close();
   }

@@ -164,7 +164,7 @@ async function writeSmall(
 ): Promise<void> {
   if (session.files !== undefined && staged.tier === 0) {
     try {
-      writeFileSync(session.files.path(0, staged.path), bytes, staged);
+      writeFileSync(session.files, bytes, staged);
       return;
     } catch (error) {
       // A full tmpfs or a file that is not ours: the node can do better.

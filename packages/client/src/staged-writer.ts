@@ -11,8 +11,8 @@
  * I4  After a failure the writer only aborts. A writer that is disposed without a commit aborts.
  * I5  All calls go through the session that staged the file (frame-connection.ts, I3).
  */
-import { closeSync, openSync, writeSync } from 'node:fs';
-import { type FileHandle, open } from 'node:fs/promises';
+import { closeSync, writeSync } from 'node:fs';
+import type { FileHandle } from 'node:fs/promises';
 import { assert, isStoreError, messages, OPS, StoreError, type TierIndex } from '@ebb/protocol';
 import { crc32c } from '@node-rs/crc32';
 import { errorCode, toStoreError, unreachable } from './errors.ts';
@@ -26,6 +26,7 @@ import {
   RESERVE_STEP_BYTES_MAX,
   SYNC_BYTES,
 } from './limits.ts';
+import type { LocalFiles, NodeFileMode } from './local-files.ts';
 import { givePiece, takePiece } from './piece-pool.ts';
 import { abortedError } from './retry.ts';
 
@@ -314,7 +315,7 @@ class Writer implements StagedFile {
 
   #writeOnlySync(): void {
     const bytes = (this.#gathered as Buffer).subarray(0, this.#gatheredBytes);
-    writeFileSync(this.path as string, bytes, this.#staged);
+    writeFileSync(this.#files, bytes, this.#staged);
     this.#crc = crc32c(bytes);
     this.#placedBytes = bytes.byteLength;
   }
@@ -357,8 +358,7 @@ class Writer implements StagedFile {
     if (session !== this.#session) {
       throw unreachable('the node was restarted during this write');
     }
-    const source =
-      this.#file ?? (this.#placedBytes > 0 ? await open(this.path as string, 'r') : undefined);
+    const source = this.#file ?? (this.#placedBytes > 0 ? await this.#openStaged('r') : undefined);
     this.#staged = staged;
     this.#reservedBytes = staged.reservedBytes;
     this.#file = undefined;
@@ -388,13 +388,23 @@ class Writer implements StagedFile {
 
   async #openFile(): Promise<void> {
     try {
-      this.#file = await open(this.path as string, 'r+');
+      this.#file = await this.#openStaged('r+');
     } catch (thrown) {
       const code = errorCode(thrown);
       if (code !== 'EACCES' && code !== 'ENOENT' && code !== 'EPERM') throw thrown;
       if (this.#placedBytes > 0) throw translateFileError(thrown, this.#staged);
       this.#throughNode = true;
     }
+  }
+
+  async #openStaged(mode: NodeFileMode): Promise<FileHandle> {
+    return await this.#files.open(this.#staged.tier, this.#staged.path, mode);
+  }
+
+  get #files(): LocalFiles {
+    const { files } = this.#session;
+    assert(files !== undefined, 'only a client that sees the files opens them');
+    return files;
   }
 
   async #closeFile(): Promise<void> {
@@ -412,12 +422,12 @@ class Writer implements StagedFile {
 
 /** A whole small file on tmpfs, without the thread pool. @throws {StoreError} `tier_full`, `io_failed` */
 export function writeFileSync(
-  path: string,
+  files: LocalFiles,
   bytes: Uint8Array,
   staged: messages.StagedResponse,
 ): void {
   try {
-    const fd = openSync(path, 'r+');
+    const fd = files.openSync(staged.tier, staged.path, 'r+');
     try {
       let done = 0;
       while (done < bytes.byteLength) {

@@ -22,6 +22,7 @@ export {
   TIER_BY_POLICY,
   type TierIndex,
 } from './messages.ts';
+export * from './node-files.ts';
 export * from './paths.ts';
 export * from './prefix-snapshots.ts';
 export * from './units.ts';

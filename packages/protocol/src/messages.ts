@@ -10,6 +10,7 @@ export const PROTOCOL_VERSION = 1;
 export const OPS = {
   hello: 1,
   ping: 2,
+  proveHost: 3,
   stage: 10,
   extend: 11,
   write: 12,
@@ -138,10 +139,7 @@ export interface HelloRequest {
   /** The job this connection works for; '' for none. While the connection lives, the job is alive. */
   readonly jobId: string;
 }
-/**
- * A client sees the node's files if it can read `probePath` under both directories and finds `probeNonce` there.
- * Otherwise it sends and fetches bytes by `write` and `read`.
- */
+/** A client asks by `proveHost` whether the directories are of its host. Without that it uses `write` and `read`. */
 export interface HelloResponse {
   readonly protocolVersion: number;
   readonly nodeId: string;
@@ -149,7 +147,7 @@ export interface HelloResponse {
   readonly instanceId: number;
   readonly memoryDir: string;
   readonly diskDir: string;
-  /** File name, the same in both directories. */
+  /** Always ''. Here the first clients found a file and its content, both of the node's choice; they now use HTTP. */
   readonly probeName: string;
   readonly probeNonce: string;
 }
@@ -178,6 +176,22 @@ export const hello = {
       probeNonce: from.str(),
     }),
   ),
+};
+
+/**
+ * The node makes an empty file named after the challenge, `proofName` of node-files.ts, in both directories. A client that
+ * finds its own there shares the host with the node. An answer says only that the node has tried.
+ */
+export interface ProveHostRequest {
+  /** 32 random hexadecimal digits, made up by the client. */
+  readonly challenge: string;
+}
+export const proveHost = {
+  request: codec<ProveHostRequest>(
+    (to, m) => to.str(m.challenge),
+    (from) => ({ challenge: from.str() }),
+  ),
+  response: empty,
 };
 
 export interface StageRequest {

@@ -106,6 +106,10 @@ add('hello.response', OPS.hello, messages.hello.response, {
 });
 add('ping.request', OPS.ping, messages.empty, undefined);
 add('ping.response', OPS.ping, messages.empty, undefined);
+add('proveHost.request', OPS.proveHost, messages.proveHost.request, {
+  challenge: '00112233445566778899aabbccddeeff',
+});
+add('proveHost.response', OPS.proveHost, messages.empty, undefined);
 add('stage.request', OPS.stage, messages.stage.request, {
   bucket: 'results',
   key: 'a/b c/ü.bin',

@@ -19,7 +19,8 @@ import { openTestNode } from '../src/testing/test-node.ts';
 const SOURCE = join(import.meta.dirname, '../../../clients/c');
 const VECTORS = join(import.meta.dirname, '../../protocol/vectors/frames.json');
 /** The messages that the C library writes or reads; of a rename it reads whether it went well, and no more. */
-const SPOKEN = /^(hello|file\w+|head|listObjects|deleteObject|rename|renamePrefix|directory\w+)\./;
+const SPOKEN =
+  /^(hello|proveHost|file\w+|head|listObjects|deleteObject|rename|renamePrefix|directory\w+)\./;
 const BUILD = mkdtempSync(join(tmpdir(), 'ebb-c-'));
 afterAll(() => rmSync(BUILD, { recursive: true, force: true }));
 

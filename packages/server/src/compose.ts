@@ -20,6 +20,7 @@ import { openShuffleService } from '@ebb/shuffle';
 import type { Logger } from 'pino';
 import { isLoopback, type NodeConfig } from './config.ts';
 import { FrameServer } from './frames/frame-server.ts';
+import { openHostProofs } from './host-proofs.ts';
 import { BufferPool } from './http/buffer-pool.ts';
 import { foreignness } from './http/foreign-request.ts';
 import { type Listeners, openListeners } from './http/listeners.ts';
@@ -35,7 +36,6 @@ import {
   SMALL_BODY_BYTES,
 } from './limits.ts';
 import { createMetrics, type Metrics } from './metrics.ts';
-import { openProbeFile } from './probe-file.ts';
 import { openRemote, RemoteChoice } from './remotes.ts';
 import { createS3Surface, type S3Surface } from './s3/surface.ts';
 import type { NodeFacts, NodeState, Services } from './services.ts';
@@ -165,16 +165,16 @@ export async function openServices(
       },
     });
     const local = store.tiers().filter(({ tier }) => tier !== 2);
-    const probe = openProbeFile(local.map(({ location }) => location));
+    const hostProofs = openHostProofs(local.map(({ location }) => location));
     const { metrics, facts: node } = frame;
     const features = { shuffles, checkpoints, prefixSnapshots };
-    const services = { store, ...features, metrics, log, node, probe, remotes };
+    const services = { store, ...features, metrics, log, node, hostProofs, remotes };
     frame.metrics.attach({ store, shuffles, checkpoints, connections: frame.facts.connections });
     frame.handler.attach(services);
     frame.s3?.attach(store, frame.catalog);
     frame.frames.attach(services);
     const close = async (): Promise<void> => {
-      probe.close();
+      hostProofs.close();
       await checkpoints.close();
       await prefixSnapshots.close();
       await store.close();

@@ -3,8 +3,8 @@ import type { CheckpointService } from '@ebb/checkpoint';
 import type { Conditions, ObjectStore, PrefixSnapshots } from '@ebb/core';
 import type { ShuffleService } from '@ebb/shuffle';
 import type { Logger } from 'pino';
+import type { HostProofs } from './host-proofs.ts';
 import type { Metrics } from './metrics.ts';
-import type { ProbeFile } from './probe-file.ts';
 import type { RemoteChoice } from './remotes.ts';
 
 /** `read_only`: ready, but every change is refused, by a condition that says why. */
@@ -32,6 +32,6 @@ export interface Services {
   readonly metrics: Metrics;
   readonly log: Logger;
   readonly node: NodeFacts;
-  readonly probe: ProbeFile;
+  readonly hostProofs: HostProofs;
   readonly remotes: RemoteChoice;
 }

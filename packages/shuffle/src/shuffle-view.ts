@@ -8,13 +8,13 @@
  * I4  Reads of tier-0 files are synchronous: the copy is shorter than a trip to the thread pool, and a revoke never meets
  *     one under way (shuffle-client.ts).
  */
-import { closeSync, openSync, readSync } from 'node:fs';
-import { open } from 'node:fs/promises';
-import { type FrameSession, withRetry } from '@ebb/client';
+import { closeSync, readSync } from 'node:fs';
+import { type FrameSession, type LocalFiles, withRetry } from '@ebb/client';
 import {
   assert,
   decodeIndexBlock,
   type ErrorDetails,
+  type ExtentLocation,
   INDEX_TRAILER_BYTES,
   type IndexBlock,
   isStoreError,
@@ -346,7 +346,7 @@ export class ShuffleView {
       const target = Buffer.allocUnsafeSlow(length);
       const read = tier === 0 ? readFileSync : readFileAsync;
       try {
-        await read(files.path(tier, path), target, offset + position);
+        await read(files, row.location, target, offset + position);
       } catch (error) {
         if (isStoreError(error)) throw error;
         throw new StoreError('io_failed', `reading ${path} failed`, { path, tier }, error);
@@ -471,8 +471,13 @@ function* blockBatches(rows: readonly MapOutputRow[]): Generator<MapOutputRow[]>
   if (batch.length > 0) yield batch;
 }
 
-async function readFileSync(path: string, target: Buffer, position: number): Promise<void> {
-  const file = openSync(path, 'r');
+async function readFileSync(
+  files: LocalFiles,
+  { tier, path }: ExtentLocation,
+  target: Buffer,
+  position: number,
+): Promise<void> {
+  const file = files.openSync(tier, path, 'r');
   try {
     let done = 0;
     while (done < target.length) {
@@ -485,8 +490,13 @@ async function readFileSync(path: string, target: Buffer, position: number): Pro
   }
 }
 
-async function readFileAsync(path: string, target: Buffer, position: number): Promise<void> {
-  await using file = await open(path, 'r');
+async function readFileAsync(
+  files: LocalFiles,
+  { tier, path }: ExtentLocation,
+  target: Buffer,
+  position: number,
+): Promise<void> {
+  await using file = await files.open(tier, path, 'r');
   let done = 0;
   while (done < target.length) {
     const { bytesRead } = await file.read(target, done, target.length - done, position + done);

@@ -5,6 +5,7 @@
  * Fault model: `crash` loses connections, staged writes and leases, and keeps what was committed; `corrupt` changes a byte in
  * a file behind the node's back; `beforeCall` may delay, fail or drop a call, and `afterCall` may lose its answer.
  */
+import { openSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { CallCodec, FrameConnection, FrameSession, PushHandlers } from '@ebb/client';
@@ -210,8 +211,14 @@ class Session implements FrameSession {
     this.#connection = connection;
     this.owner = node.test.store.createOwner('in-process');
     const [memory, disk] = node.test.store.tiers().map((tier) => tier.location);
+    const path = (tier: 0 | 1 | 2, relative: string): string =>
+      join((tier === 0 ? memory : disk) as string, relative);
     this.files = connection.localFiles
-      ? { path: (tier, path) => join((tier === 0 ? memory : disk) as string, path) }
+      ? {
+          path,
+          open: async (tier, relative, mode) => await open(path(tier, relative), mode),
+          openSync: (tier, relative, mode) => openSync(path(tier, relative), mode),
+        }
       : undefined;
   }
 

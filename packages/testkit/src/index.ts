@@ -12,6 +12,7 @@ export {
   startFaultyProxy,
 } from './faulty-proxy.ts';
 export { mirrored, openStoreInTest, reopen } from './store-in-test.ts';
+export { openStrangerNode, type StrangerNode, type StrangerOptions } from './stranger-node.ts';
 export { smallTmpfs, tempDir } from './temp-dir.ts';
 export { createTestClock, type TestClock } from './test-clock.ts';
 export * from './test-store.ts';

@@ -673,20 +673,30 @@ def _nearest_address(given: NodeAddress, http: HttpClient) -> NodeAddress:
     if given.socket_path is not None or not given.is_this_host:
         return given
     try:
-        socket_path = http.json("GET", "/v1/status").get("socket")
+        status = http.json("GET", "/v1/status")
     except (NodeUnreachableError, AbortedError):
         raise
     except EbbError:
         return given
     finally:
         http.close()
-    if not isinstance(socket_path, str) or not _may_use(socket_path):
+    socket_path = status.get("socket")
+    if not isinstance(socket_path, str) or not os.access(socket_path, os.R_OK | os.W_OK):
         return given  # another container with the same loopback, or no rights on the socket: TCP works as well
-    return parse_node_address(f"unix://{quote(socket_path)}")
+    near = parse_node_address(f"unix://{quote(socket_path)}")
+    return near if _node_id(near) == status.get("nodeId") else given
 
 
-def _may_use(path: str) -> bool:
-    return os.access(path, os.R_OK | os.W_OK)
+def _node_id(address: NodeAddress) -> str | None:
+    """None when there is no node behind it: what a node calls its socket may be something else here."""
+    http = HttpClient(address, None, NO_RETRY)
+    try:
+        found = http.json("GET", "/v1/status").get("nodeId")
+        return found if isinstance(found, str) else None
+    except EbbError:
+        return None
+    finally:
+        http.close()
 
 
 def _assert_range(offset: int, length: int | None) -> None:

@@ -41,7 +41,7 @@ from ._limits import (
     RECEIVE_BYTES,
     SILENCE_S_MAX,
 )
-from ._local_files import LocalFiles, find_local_files
+from ._local_files import LocalFiles, find_local_files, new_challenge
 from ._messages import (
     BLOBS_RELEASED,
     GOING_AWAY,
@@ -50,6 +50,7 @@ from ._messages import (
     OP_REVOKE,
     PING,
     PROTOCOL_VERSION,
+    PROVE_HOST,
     RELEASE,
     REVOKE,
     BlobIds,
@@ -57,6 +58,7 @@ from ._messages import (
     Empty,
     HelloRequest,
     HelloResponse,
+    ProveHostRequest,
     ReleaseRequest,
     decode_error,
 )
@@ -466,11 +468,22 @@ class Connection:
                     f"the node speaks protocol {session.hello.protocol_version}, this client {PROTOCOL_VERSION}"
                 )
             if self._use_files:
-                session.files = find_local_files(session.hello)
+                session.files = _find_files(session)
             return session
         except BaseException:
             session.end(unreachable("the node did not take the HELLO"))
             raise
+
+
+def _find_files(session: Session) -> LocalFiles | None:
+    if session.hello.memory_dir == "" or session.hello.disk_dir == "":
+        return None
+    challenge = new_challenge()
+    try:
+        session.call(PROVE_HOST, ProveHostRequest(challenge), timeout_s=CONNECT_TIMEOUT_S)
+    except UnsupportedError:
+        return None  # a node that cannot prove it: bytes go through the connection
+    return find_local_files(session.hello, challenge)
 
 
 class _ClosedError(NodeUnreachableError):

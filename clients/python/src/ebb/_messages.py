@@ -219,7 +219,7 @@ class HelloRequest(NamedTuple):
 
 
 class HelloResponse(NamedTuple):
-    """A client sees the node's files if it finds ``probe_nonce`` in ``probe_name`` under both directories."""
+    """A client asks by `PROVE_HOST` whether the directories are of its host."""
 
     protocol_version: int
     node_id: str
@@ -227,6 +227,7 @@ class HelloResponse(NamedTuple):
     instance_id: int
     memory_dir: str
     disk_dir: str
+    #: Always ''. The first clients found a file and its content here, both of the node's choice.
     probe_name: str
     probe_nonce: str
 
@@ -238,6 +239,16 @@ HELLO = Call(
     Codec(HelloResponse, U16, STR, U64, STR, STR, STR, STR),
 )
 PING = Call("ping", 2, EMPTY, EMPTY)
+
+
+class ProveHostRequest(NamedTuple):
+    """The node makes an empty file named after the challenge in both directories; its answer says that it has tried."""
+
+    #: 32 random hexadecimal digits, made up by the client.
+    challenge: str
+
+
+PROVE_HOST = Call("proveHost", 3, Codec(ProveHostRequest, STR), EMPTY)
 
 
 # -- writes ------------------------------------------------------------------------------------------------------

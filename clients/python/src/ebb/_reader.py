@@ -27,6 +27,7 @@ from ._closing import Closing
 from ._connection import Connection, Session
 from ._http import HttpClient, OpenInfo, changed_while_read
 from ._limits import EAGER_FILES_MAX, PIECE_BYTES, PIECES_INFLIGHT
+from ._local_files import LocalFiles
 from ._messages import (
     OPEN,
     READ,
@@ -80,7 +81,7 @@ class Lease:
         place = (extent.tier, extent.path)
         with self._lock:
             if place not in self._fds:
-                self._fds[place] = _find_open(files.path(*place))
+                self._fds[place] = _find_open(files, *place)
             return self._fds[place]
 
     def parts(self, offset: int, length: int) -> Iterator[Part]:
@@ -419,9 +420,9 @@ def readable_view(data: Any) -> memoryview:
     return view.cast("B") if view.nbytes > 0 else memoryview(b"")
 
 
-def _find_open(path: str) -> int | None:
+def _find_open(files: LocalFiles, tier: int, path: str) -> int | None:
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return files.open(tier, path, os.O_RDONLY)
     except (FileNotFoundError, PermissionError):
         return None  # through the node
     except OSError as error:

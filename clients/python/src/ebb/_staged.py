@@ -363,13 +363,22 @@ class StagedFile:
                 self._pwrite(target, memoryview(piece), at)
             at += len(piece)
 
+    def open_file(self) -> int:
+        """A descriptor of the file, for reading and writing; the caller closes it. For callers with a `path`.
+
+        Raises:
+            OSError: it cannot be opened.
+            IoFailedError: what the node named is not a file of its own.
+        """
+        files = self._session.files
+        assert files is not None, "only a client that sees the files opens them"
+        return files.open(self._staged.tier, self._staged.path, os.O_RDWR)
+
     def _open_file(self) -> int | None:
         """None: through the node."""
         if self._fd is None and not self._through_node:
-            path = self.path
-            assert path is not None, "a file that is seen has a path"
             try:
-                self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                self._fd = self.open_file()
             except (FileNotFoundError, PermissionError) as error:
                 if self._size_bytes > 0:
                     raise self._translated(error) from error

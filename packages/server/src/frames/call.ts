@@ -1,7 +1,7 @@
 /** What a handler of a frame is given, and gives back. */
 import type { ObjectStore, Owner } from '@ebb/core';
 import type { ShuffleService } from '@ebb/shuffle';
-import type { ProbeFile } from '../probe-file.ts';
+import type { HostProofs } from '../host-proofs.ts';
 import type { NodeFacts } from '../services.ts';
 
 /** One per connection. */
@@ -9,7 +9,7 @@ export interface CallContext {
   readonly store: ObjectStore;
   readonly shuffles: ShuffleService;
   readonly node: NodeFacts;
-  readonly probe: ProbeFile;
+  readonly hostProofs: HostProofs;
   readonly owner: Owner;
   /** HELLO's job: alive while the connection is. */
   jobId: string;

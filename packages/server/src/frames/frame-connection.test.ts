@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { lstatSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { crc32c } from '@ebb/core';
 import {
@@ -10,6 +10,7 @@ import {
   MiB,
   messages,
   OPS,
+  proofName,
   TIER_BY_POLICY,
 } from '@ebb/protocol';
 import { codeOf } from '@ebb/testkit';
@@ -73,8 +74,10 @@ describe('objects', () => {
         messages.hello.request.encode({ protocolVersion: 1, client: 'test', jobId: '' }),
       ),
     );
+    const challenge = '0123456789abcdef0123456789abcdef';
+    await frames.call(OPS.proveHost, messages.proveHost.request.encode({ challenge }));
     for (const directory of [hello.memoryDir, hello.diskDir])
-      expect(readFileSync(join(directory, hello.probeName), 'utf8')).toBe(hello.probeNonce);
+      expect(lstatSync(join(directory, proofName(challenge))).size).toBe(0);
     expect(frames.upgradeHeaders[HEADERS.socket]).toBe(node.socketPath);
 
     const body = Buffer.alloc(10_000, 'ebb');
@@ -202,6 +205,18 @@ describe('objects', () => {
 });
 
 describe('bad input', () => {
+  test('a challenge of another form makes no file', async () => {
+    const frames = await node.frames();
+    const roots = node.node.services.store.tiers().map(({ location }) => location);
+    const before = roots.map((root) => (root.startsWith('/') ? readdirSync(root) : []));
+    for (const challenge of ['', '../../x', 'A'.repeat(32), '0'.repeat(31), `${'0'.repeat(32)}/`])
+      expect(
+        await codeOf(frames.call(OPS.proveHost, messages.proveHost.request.encode({ challenge }))),
+      ).toBe('request_invalid');
+    expect(roots.map((root) => (root.startsWith('/') ? readdirSync(root) : []))).toEqual(before);
+    await frames.close();
+  });
+
   test('names, lengths, conditions: each is its own error', async () => {
     const frames = await node.frames();
     expect(await codeOf(stage(frames, ''))).toBe('name_invalid');

@@ -94,7 +94,7 @@ export class FrameConnection {
         store: services.store,
         shuffles: services.shuffles,
         node: services.node,
-        probe: services.probe,
+        hostProofs: services.hostProofs,
       },
       owner: this.#owner,
       jobId: '',

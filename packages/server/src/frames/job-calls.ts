@@ -3,7 +3,7 @@ import { messages, OPS, PROTOCOL_VERSION, StoreError } from '@ebb/protocol';
 import { EMPTY, type Handler } from './call.ts';
 
 const hello: Handler = (context, payload) => {
-  const { store, node, probe } = context;
+  const { store, node } = context;
   // Only the number is at the same place in every version.
   const version = payload.length >= 2 ? payload.readUInt16LE(0) : 0;
   if (version !== PROTOCOL_VERSION)
@@ -25,13 +25,18 @@ const hello: Handler = (context, payload) => {
     instanceId: node.instanceId,
     memoryDir: location(0),
     diskDir: location(1),
-    probeName: probe.name,
-    probeNonce: probe.nonce,
+    probeName: '',
+    probeNonce: '',
   });
 };
 
 const ping: Handler = (_, payload) => {
   messages.empty.decode(payload);
+  return EMPTY;
+};
+
+const proveHost: Handler = async ({ hostProofs }, payload) => {
+  await hostProofs.prove(messages.proveHost.request.decode(payload).challenge);
   return EMPTY;
 };
 
@@ -60,6 +65,7 @@ const jobEnd: Handler = async ({ store }, payload) => {
 export const JOB_CALLS: readonly (readonly [op: number, handler: Handler])[] = [
   [OPS.hello, hello],
   [OPS.ping, ping],
+  [OPS.proveHost, proveHost],
   [OPS.jobOpen, jobOpen],
   [OPS.jobHeartbeat, jobHeartbeat],
   [OPS.jobEnd, jobEnd],

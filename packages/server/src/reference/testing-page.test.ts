@@ -34,6 +34,8 @@ function titlesIn(file: string): string[] {
     return [...source.matchAll(/@(?:Test|ParameterizedTest)\b[^{]*?\bvoid (\w+)\(/gs)].map(
       ([, name = '']) => name.replaceAll(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`),
     );
-  const found = source.matchAll(/(?:\btest\(|^\s*\)\(|\]\)\()\s*(['`"])(?<title>.*?)\1\s*,/gms);
+  const found = source.matchAll(
+    /(?:\btest\(|^\s*\)\(|\]\)\(|\beach\(\w+\)\()\s*(['`"])(?<title>.*?)\1\s*,/gms,
+  );
   return [...found].map(({ groups }) => (groups?.['title'] ?? '').replaceAll('\\`', '`'));
 }

@@ -98,7 +98,7 @@ class SlotMappings:
                 slot.close()
                 slot = None
             if slot is None:
-                slot = Slot(os.open(path, os.O_RDWR | os.O_CLOEXEC), length)
+                slot = Slot(staged.open_file(), length)
             else:
                 slot.is_fresh = False
             if staged.slot_id != 0:

@@ -182,13 +182,25 @@ public final class EbbNode implements Closeable {
       if (hello.protocolVersion() != Messages.PROTOCOL_VERSION) {
         throw new EbbException("version_unsupported", "the node speaks protocol " + hello.protocolVersion() + ", this client " + Messages.PROTOCOL_VERSION);
       }
-      Session opened = new Session(connection, hello, requestTimeoutMs, mayUseLocalFiles);
+      Session opened = new Session(connection, hello, requestTimeoutMs, mayUseLocalFiles ? findFiles(connection, hello) : null);
       events.session = opened;
       return opened;
     } catch (EbbException | RuntimeException e) {
       connection.close();
       throw e;
     }
+  }
+
+  private LocalFiles findFiles(FrameConnection connection, Messages.HelloResponse hello) throws EbbException {
+    if (hello.memoryDir().isEmpty() || hello.diskDir().isEmpty()) return null;
+    String challenge = LocalFiles.newChallenge();
+    try {
+      connection.call(Messages.Op.PROVE_HOST, new Messages.ProveHostRequest(challenge).encode(), connectTimeoutMs).end();
+    } catch (EbbException e) {
+      if (e.is("unsupported")) return null; // a node that cannot prove it: bytes go through the connection
+      throw e;
+    }
+    return LocalFiles.find(hello, challenge);
   }
 
   private final class SessionListener implements FrameConnection.Listener {

@@ -16,6 +16,7 @@ public final class Messages {
   /** Op numbers are on the wire: keep stable. */
   public static final class Op {
     public static final int HELLO = 1;
+    public static final int PROVE_HOST = 3;
     public static final int PING = 2;
     public static final int STAGE = 10;
     public static final int EXTEND = 11;
@@ -64,6 +65,7 @@ public final class Messages {
     }
   }
 
+  /** The last two are always ''. The first clients found a file and its content there, both of the node's choice. */
   public record HelloResponse(
       int protocolVersion, String nodeId, long instanceId, String memoryDir, String diskDir, String probeName, String probeNonce) {
     public PayloadWriter encode() {
@@ -72,6 +74,17 @@ public final class Messages {
 
     public static HelloResponse decode(PayloadReader from) throws EbbException {
       return new HelloResponse(from.u16(), from.str(), from.u64(), from.str(), from.str(), from.str(), from.str());
+    }
+  }
+
+  /** The node makes an empty file named after the challenge in both directories; its answer says that it has tried. */
+  public record ProveHostRequest(String challenge) {
+    public PayloadWriter encode() {
+      return new PayloadWriter().str(challenge);
+    }
+
+    public static ProveHostRequest decode(PayloadReader from) throws EbbException {
+      return new ProveHostRequest(from.str());
     }
   }
 

@@ -211,7 +211,7 @@ public final class ObjectReader implements Closeable {
       FileChannel open = files.get(at);
       // An interrupt closes the channel under all its readers.
       if (open != null && open.isOpen()) return open;
-      FileChannel fresh = FileChannel.open(session.file(extent.tier(), extent.path()), StandardOpenOption.READ);
+      FileChannel fresh = session.openFile(extent.tier(), extent.path(), StandardOpenOption.READ);
       files.put(at, fresh);
       if (files.size() > FILES_MAX) {
         var eldest = files.entrySet().iterator();

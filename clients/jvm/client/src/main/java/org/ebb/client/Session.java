@@ -2,9 +2,9 @@ package org.ebb.client;
 
 import java.io.IOException;
 import java.nio.ByteBuffer;
-import java.nio.charset.StandardCharsets;
-import java.nio.file.Files;
+import java.nio.channels.FileChannel;
 import java.nio.file.Path;
+import java.nio.file.StandardOpenOption;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
 
@@ -13,27 +13,13 @@ public final class Session {
   private final FrameConnection connection;
   private final Messages.HelloResponse hello;
   private final long timeoutMs;
-  private final Path[] tierDirs;
-  private final boolean local;
+  private final LocalFiles files; // null: not seen here
 
-  Session(FrameConnection connection, Messages.HelloResponse hello, long timeoutMs, boolean mayUseLocalFiles) {
+  Session(FrameConnection connection, Messages.HelloResponse hello, long timeoutMs, LocalFiles files) {
     this.connection = connection;
     this.hello = hello;
     this.timeoutMs = timeoutMs;
-    this.tierDirs = new Path[] {Path.of(hello.memoryDir()), Path.of(hello.diskDir())};
-    this.local = mayUseLocalFiles && probe(tierDirs[0]) && probe(tierDirs[1]);
-  }
-
-  /** The same path may exist here and mean another file system: only the nonce proves that we see the node's directory. */
-  private boolean probe(Path dir) {
-    try {
-      Path file = dir.resolve(hello.probeName());
-      return Files.size(file) < 4096
-          && Files.readString(file, StandardCharsets.UTF_8).trim().equals(hello.probeNonce())
-          && Files.isWritable(file.getParent());
-    } catch (IOException | RuntimeException e) {
-      return false;
-    }
+    this.files = files;
   }
 
   public FrameConnection connection() {
@@ -50,15 +36,24 @@ public final class Session {
 
   /** Whether this process sees the node's files. */
   public boolean isLocal() {
-    return local;
+    return files != null;
   }
 
+  /** @throws EbbException `io_failed` for a path that no node gives. */
   public Path file(int tier, String path) throws EbbException {
-    if (tier > 1 || path.isEmpty()) throw new EbbException("internal", "no local file in tier " + tier);
-    Path dir = tierDirs[tier];
-    Path file = dir.resolve(path).normalize();
-    if (!file.startsWith(dir)) throw new EbbException("internal", "path outside the node's directory: " + path);
-    return file;
+    if (files == null) throw new EbbException("internal", "the node's files are not seen here");
+    return files.path(tier, path);
+  }
+
+  /**
+   * The file, after a look at what it is.
+   *
+   * @throws java.nio.file.NoSuchFileException when it has moved since the node named it; EbbException `io_failed` for what is
+   *     not a file of the node.
+   */
+  public FileChannel openFile(int tier, String path, StandardOpenOption... options) throws IOException {
+    if (files == null) throw new EbbException("internal", "the node's files are not seen here");
+    return files.open(tier, path, options);
   }
 
   public void ping() throws EbbException {

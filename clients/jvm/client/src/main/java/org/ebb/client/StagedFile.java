@@ -21,7 +21,7 @@ public final class StagedFile implements Closeable {
     this.reservedBytes = staged.reservedBytes();
     try {
       this.channel = session.isLocal()
-          ? FileChannel.open(session.file(staged.tier(), staged.path()), StandardOpenOption.READ, StandardOpenOption.WRITE)
+          ? session.openFile(staged.tier(), staged.path(), StandardOpenOption.READ, StandardOpenOption.WRITE)
           : null;
     } catch (IOException e) {
       session.abortQuietly(staged.writeId());

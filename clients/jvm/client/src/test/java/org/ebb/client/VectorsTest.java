@@ -45,6 +45,7 @@ class VectorsTest {
     return switch (name) {
       case "hello.request" -> same(m, Messages.HelloRequest.decode(in)).encode();
       case "hello.response" -> same(m, Messages.HelloResponse.decode(in)).encode();
+      case "proveHost.request" -> same(m, Messages.ProveHostRequest.decode(in)).encode();
       case "stage.request" -> same(m, Messages.StageRequest.decode(in)).encode();
       case "commit.request" -> commit(m, Messages.CommitRequest.decode(in)).encode();
       case "commit.response" -> Messages.Committed.decode(in).encode();

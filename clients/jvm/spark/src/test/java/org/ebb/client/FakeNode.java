@@ -97,9 +97,14 @@ public final class FakeNode implements AutoCloseable {
     listen();
   }
 
+  /** Where real nodes have the file of a blob; its directory is made. */
+  private Path blobFile(int tier, long blobId) throws IOException {
+    Path directory = dirs[tier].resolve(String.format("b/%02x", blobId & 0xff));
+    return Files.createDirectories(directory).resolve(Long.toHexString(blobId));
+  }
+
   private void listen() throws IOException {
     instance.incrementAndGet();
-    for (Path dir : dirs) Files.writeString(dir.resolve(".probe"), "nonce-" + instance);
     Files.deleteIfExists(socket);
     ServerSocketChannel opened = ServerSocketChannel.open(StandardProtocolFamily.UNIX);
     opened.bind(UnixDomainSocketAddress.of(socket));
@@ -184,12 +189,12 @@ public final class FakeNode implements AutoCloseable {
         for (Row entry : new ArrayList<>(shuffle.byAttempt.values())) {
           Messages.MapOutputRow row = entry.row;
           long blobId = nextId.incrementAndGet();
-          Path to = dirs[1].resolve("moved-" + blobId);
+          Path to = blobFile(1, blobId);
           Files.copy(fileOf(row), to);
           old.add(row.location().blobId());
           Files.delete(fileOf(row));
           put(shuffle, new Messages.MapOutputRow(row.mapIndex(), row.attemptId(), row.epoch(), row.winner(), row.indexBytes(),
-              new Messages.Extent(1, blobId, to.getFileName().toString(), 0, row.location().length())));
+              new Messages.Extent(1, blobId, dirs[1].relativize(to).toString(), 0, row.location().length())));
         }
       }
     }
@@ -276,8 +281,11 @@ public final class FakeNode implements AutoCloseable {
       switch (op) {
         case Op.HELLO -> {
           Messages.HelloRequest.decode(in);
-          String nonce = hideDirectories ? "hidden" : "nonce-" + instance;
-          return new Messages.HelloResponse(1, "n-fake", instance.get(), dirs[0].toString(), dirs[1].toString(), ".probe", nonce).encode();
+          return new Messages.HelloResponse(1, "n-fake", instance.get(), dirs[0].toString(), dirs[1].toString(), "", "").encode();
+        }
+        case Op.PROVE_HOST -> {
+          String challenge = Messages.ProveHostRequest.decode(in).challenge();
+          if (!hideDirectories) for (Path dir : dirs) Files.createFile(dir.resolve(".ebb-here-" + challenge));
         }
         case Op.JOB_OPEN -> jobs.add(Messages.JobOpenRequest.decode(in).jobId());
         case Op.JOB_HEARTBEAT -> Messages.JobRef.decode(in);
@@ -304,11 +312,11 @@ public final class FakeNode implements AutoCloseable {
           reserved.add(request.reserveBytes());
           long blob = nextId.incrementAndGet();
           int tier = request.tier() == 1 ? 1 : 0;
-          Path path = dirs[tier].resolve("slot-" + blob);
+          Path path = blobFile(tier, blob);
           Files.createFile(path);
           Write write = new Write(nextId.incrementAndGet(), blob, tier, path, request);
           writes.put(write.writeId, write);
-          return new Messages.Staged(write.writeId, blob, tier, path.getFileName().toString(), request.reserveBytes() + extraReserve, 0).encode();
+          return new Messages.Staged(write.writeId, blob, tier, dirs[tier].relativize(path).toString(), request.reserveBytes() + extraReserve, 0).encode();
         }
         case Op.EXTEND -> {
           var request = Messages.ExtendRequest.decode(in);
@@ -413,12 +421,12 @@ public final class FakeNode implements AutoCloseable {
           bytes.putInt((int) request.sizeBytes() - 8, (int) crc.getValue());
           Files.write(write.path, all);
           var won = new Messages.MapOutputRow(staged.mapIndex(), rival, staged.epoch(), true, request.indexBytes(),
-              new Messages.Extent(write.tier, write.blobId, write.path.getFileName().toString(), 0, request.sizeBytes()));
+              new Messages.Extent(write.tier, write.blobId, dirs[write.tier].relativize(write.path).toString(), 0, request.sizeBytes()));
           put(shuffle, won);
           return new Messages.MapCommitResponse(false, won);
         }
         var row = new Messages.MapOutputRow(staged.mapIndex(), staged.attemptId(), staged.epoch(), true, request.indexBytes(),
-            new Messages.Extent(write.tier, write.blobId, write.path.getFileName().toString(), 0, request.sizeBytes()));
+            new Messages.Extent(write.tier, write.blobId, dirs[write.tier].relativize(write.path).toString(), 0, request.sizeBytes()));
         put(shuffle, row);
         return new Messages.MapCommitResponse(true, row);
       }

@@ -90,7 +90,7 @@ final class OpenOutput {
     Messages.Extent at = row.location();
     checkRow(row);
     Path path = session.file(at.tier(), at.path());
-    FileChannel channel = FileChannel.open(path, StandardOpenOption.READ);
+    FileChannel channel = session.openFile(at.tier(), at.path(), StandardOpenOption.READ);
     MappedByteBuffer[] segments = null;
     try {
       if (channel.size() < at.offset() + at.length()) {
