@@ -18,7 +18,10 @@ export function runForeground(command, args, options = {}) {
       stdio: 'inherit',
       ...options,
     });
-    const passOn = (signal) => child.kill(signal);
+    // Ctrl-C in a terminal reaches the child by itself, and some programs take a second one for "at once".
+    const passOn = (signal) => {
+      if (signal !== 'SIGINT' || !process.stdin.isTTY) child.kill(signal);
+    };
     for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, passOn);
     child.once('error', reject);
     child.once('exit', (code, signal) => {

@@ -98,7 +98,12 @@ export async function openCheckpointService(
   options: CheckpointServiceOptions,
 ): Promise<CheckpointService> {
   const service = new CatalogCheckpointService(options);
-  await service.open();
+  try {
+    await service.open();
+  } catch (error) {
+    await service.close();
+    throw error;
+  }
   return service;
 }
 

@@ -5,6 +5,7 @@ export { isMirrored } from './catalog/bucket-policy.ts';
 export type * from './catalog/catalog.ts';
 export * from './catalog/events.ts';
 export { openSqliteCatalog } from './catalog/sqlite-catalog.ts';
+export { CATALOG_FILE } from './catalog/sqlite-file.ts';
 // Ports and pure helpers.
 export * from './checksum.ts';
 export { type ChecksumThread, createChecksumThread } from './checksum-thread/checksum-thread.ts';
@@ -29,7 +30,14 @@ export type { RecoveryReport } from './store/recovery.ts';
 export { versionIdOf } from './store/versions.ts';
 export { openDirectoryTier } from './tier/directory-tier.ts';
 export { openFileTier } from './tier/file-tier.ts';
+export { errnoOf } from './tier/fs-error.ts';
 export { createMover } from './tier/mover.ts';
+export {
+  assertTrustedParent,
+  explainPathError,
+  openOwnDirectory,
+  writeOwnFile,
+} from './tier/own-paths.ts';
 export { createRoutedTier, type RoutedTierOptions } from './tier/routed-tier.ts';
 export { formatS3Location, parseS3Location, type S3Target } from './tier/s3/s3-location.ts';
 export type { S3Layout } from './tier/s3/s3-names.ts';

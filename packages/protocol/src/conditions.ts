@@ -53,14 +53,6 @@ export const CONDITIONS = {
     whatToDo:
       'Free room on the file system that the message names, or lower the limit of the tier. It ends by itself.',
   },
-  files_unseen: {
-    subject: 'tier',
-    effect: 'slower',
-    means:
-      'The file by which clients find out that they see the files of a tier could not be written.',
-    whatToDo:
-      'Free room on the file system of the tier. Clients on the host send bytes through the node meanwhile; it ends by itself.',
-  },
   remote_unreachable: {
     subject: 'remote',
     effect: 'unprotected',

@@ -37,7 +37,8 @@ const child = spawn(node, [...heap, ...main, ...process.argv.slice(2)], {
 for (const signal of ['SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGUSR2']) {
   process.on(signal, () => child.kill(signal));
 }
-// Ctrl-C reaches the child from the terminal; passed on as well, it would count as the second, which ends a node at once.
+// Ctrl-C reaches the child from the terminal. What reaches it twice, a signal to the whole group, it takes for one
+// (src/stop-signals.ts), so nothing else needs to be known here of who got it.
 const hasTerminal = process.stdin.isTTY || process.stdout.isTTY || process.stderr.isTTY;
 process.on('SIGINT', () => {
   if (!hasTerminal) child.kill('SIGINT');

@@ -1,25 +1,28 @@
 /** The one place where parts are put together: nothing else in the daemon calls `open*` or `create*` of another package. */
-import { mkdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import type { IncomingMessage } from 'node:http';
 import { join } from 'node:path';
 import { openCheckpointService } from '@ebb/checkpoint';
 import {
+  CATALOG_FILE,
   type Catalog,
   Conditions,
   createMover,
   type ObjectStore,
   openFileTier,
   openObjectStore,
+  openOwnDirectory,
   openPrefixSnapshots,
   openSqliteCatalog,
   type RecoveryReport,
   systemClock,
 } from '@ebb/core';
-import { StoreError } from '@ebb/protocol';
+import { isStoreError, StoreError } from '@ebb/protocol';
 import { openShuffleService } from '@ebb/shuffle';
 import type { Logger } from 'pino';
 import { isLoopback, type NodeConfig } from './config.ts';
 import { FrameServer } from './frames/frame-server.ts';
+import { describeHolder, findLockHolder } from './holders.ts';
 import { openHostProofs } from './host-proofs.ts';
 import { BufferPool } from './http/buffer-pool.ts';
 import { foreignness } from './http/foreign-request.ts';
@@ -63,8 +66,10 @@ export async function openNodeFrame(
   config: NodeConfig,
   { log, state }: { readonly log: Logger; readonly state: () => NodeState },
 ): Promise<NodeFrame> {
-  mkdirSync(config.dataDir, { recursive: true, mode: 0o750 });
-  const catalog = await openSqliteCatalog({ directory: join(config.dataDir, 'catalog') });
+  openOwnDirectory({ path: config.dataDir, setting: '--data' }, { mode: 0o750 });
+  const directory = join(config.dataDir, 'catalog');
+  openOwnDirectory({ path: directory, setting: '--data' }, { mode: 0o750 });
+  const catalog = await openCatalog(config, directory);
   try {
     const conditions = openConditions(log);
     const metrics = createMetrics(conditions);
@@ -124,6 +129,18 @@ export async function openNodeFrame(
   }
 }
 
+/** @throws as `openSqliteCatalog`; `data_directory_in_use` names the process that has it */
+async function openCatalog(config: NodeConfig, directory: string): Promise<Catalog> {
+  try {
+    return await openSqliteCatalog({ directory });
+  } catch (error) {
+    if (!isStoreError(error, 'data_directory_in_use')) throw error;
+    const who = describeHolder(findLockHolder(join(directory, CATALOG_FILE)));
+    const message = `--data ${config.dataDir} is in use by ${who}; stop that node, or give this one another --data`;
+    throw new StoreError('data_directory_in_use', message, { dataDir: config.dataDir }, error);
+  }
+}
+
 export interface NodeServices extends Services {
   readonly recovery: RecoveryReport;
   /** The store with all that is under it. */
@@ -136,54 +153,40 @@ export async function openServices(
   config: NodeConfig,
   log: Logger,
 ): Promise<NodeServices> {
+  // Whatever fails on the way, all that was opened is closed: else its threads and timers would keep the process.
+  await using opened = new AsyncDisposableStack();
   const { store, recovery } = await openStore(frame, config, log);
-  try {
-    const shuffles = await openShuffleService({
-      store,
-      records: frame.catalog,
-      clock: systemClock,
-    });
-    const checkpoints = await openCheckpointService({
-      store,
-      records: frame.catalog,
-      clock: systemClock,
-      onError: (error, subject) => {
-        log.error({ err: error, work: 'checkpoint', subject }, 'background work failed');
-        frame.metrics.backgroundFailures.inc({ work: 'checkpoint' });
-      },
-    });
-    const remotes = new RemoteChoice(config.remotes);
-    const prefixSnapshots = await openPrefixSnapshots({
-      store,
-      records: frame.catalog,
-      clock: systemClock,
-      assertRemoteFree: async (bucket, remote) =>
-        remotes.assertFree(bucket, remote, await store.listBuckets()),
-      onError: (error, subject) => {
-        log.error({ err: error, work: 'snapshot', subject }, 'background work failed');
-        frame.metrics.backgroundFailures.inc({ work: 'snapshot' });
-      },
-    });
-    const local = store.tiers().filter(({ tier }) => tier !== 2);
-    const hostProofs = openHostProofs(local.map(({ location }) => location));
-    const { metrics, facts: node } = frame;
-    const features = { shuffles, checkpoints, prefixSnapshots };
-    const services = { store, ...features, metrics, log, node, hostProofs, remotes };
-    frame.metrics.attach({ store, shuffles, checkpoints, connections: frame.facts.connections });
-    frame.handler.attach(services);
-    frame.s3?.attach(store, frame.catalog);
-    frame.frames.attach(services);
-    const close = async (): Promise<void> => {
-      hostProofs.close();
-      await checkpoints.close();
-      await prefixSnapshots.close();
-      await store.close();
-    };
-    return { ...services, recovery, close };
-  } catch (error) {
-    await store.close();
-    throw error;
-  }
+  opened.defer(async () => await store.close());
+  const { metrics, facts: node, catalog: records } = frame;
+  const failed = (work: 'checkpoint' | 'snapshot') => (error: unknown, subject: string) => {
+    log.error({ err: error, work, subject }, 'background work failed');
+    metrics.backgroundFailures.inc({ work });
+  };
+  const shuffles = await openShuffleService({ store, records, clock: systemClock });
+  const checkpoints = await openCheckpointService({
+    ...{ store, records, clock: systemClock },
+    onError: failed('checkpoint'),
+  });
+  opened.defer(async () => await checkpoints.close());
+  const remotes = new RemoteChoice(config.remotes);
+  const prefixSnapshots = await openPrefixSnapshots({
+    ...{ store, records, clock: systemClock },
+    assertRemoteFree: async (bucket, remote) =>
+      remotes.assertFree(bucket, remote, await store.listBuckets()),
+    onError: failed('snapshot'),
+  });
+  opened.defer(async () => await prefixSnapshots.close());
+  const local = store.tiers().filter(({ tier }) => tier !== 2);
+  const hostProofs = openHostProofs(local.map(({ location }) => location));
+  opened.defer(() => hostProofs.close());
+  const features = { shuffles, checkpoints, prefixSnapshots };
+  const services = { store, ...features, metrics, log, node, hostProofs, remotes };
+  metrics.attach({ store, shuffles, checkpoints, connections: node.connections });
+  frame.handler.attach(services);
+  frame.s3?.attach(store, frame.catalog);
+  frame.frames.attach(services);
+  const all = opened.move();
+  return { ...services, recovery, close: async () => await all.disposeAsync() };
 }
 
 async function openStore(
@@ -192,51 +195,54 @@ async function openStore(
   log: Logger,
 ): Promise<{ readonly store: ObjectStore; readonly recovery: RecoveryReport }> {
   const nodeId = await catalog.nodeId();
-  const mover = createMover();
-  const commitMover = createMover();
   // Closed in reverse should a later one fail; from then on the store closes them.
-  const opened: { close(): Promise<void> }[] = [mover, commitMover];
-  try {
-    const memory = await openFileTier({
-      ...{ name: 'memory', root: config.memoryDir, nodeId, mover },
+  await using opened = new AsyncDisposableStack();
+  const keep = <T extends { close(): Promise<void> }>(part: T): T => {
+    opened.defer(async () => await part.close());
+    return part;
+  };
+  const mover = keep(createMover());
+  const commitMover = keep(createMover());
+  const memory = keep(
+    await openFileTier({
+      ...{ name: 'memory', root: config.memoryDir, setting: '--memory-dir', nodeId, mover },
       capacityBytes: config.memoryLimitBytes,
       recycle: true,
       poolBytesMax: config.poolBytesMax,
-    });
-    opened.push(memory);
-    const disk = await openFileTier({
-      ...{ name: 'disk', root: join(config.dataDir, 'disk'), nodeId, mover },
+    }),
+  );
+  const root = join(config.dataDir, 'disk');
+  const disk = keep(
+    await openFileTier({
+      ...{ name: 'disk', root, setting: '--data', nodeId, mover },
       capacityBytes: config.diskLimitBytes,
       recycle: false,
       poolBytesMax: 0,
-    });
-    opened.push(disk);
-    const remote = await openRemote(config.remotes, { nodeId, mover, dataDir: config.dataDir });
-    opened.push(remote);
-    return await openObjectStore({
-      ...{ catalog, memory, disk, remote, mover, commitMover },
-      conditions: facts.conditions,
-      ...(config.encryptionKeys === null ? {} : { encryptionKeys: config.encryptionKeys }),
-      settings: {
-        memoryMarks: config.memoryMarks,
-        diskMarks: config.diskMarks,
-        stagingTtlMs: config.stagingTtlMs,
-        spoolBytesMax: config.spoolBytesMax,
-        spoolAgeMsMax: config.spoolAgeMsMax,
-        presignReads: config.presignReads,
+    }),
+  );
+  const remote = keep(await openRemote(config.remotes, { nodeId, mover, dataDir: config.dataDir }));
+  const store = await openObjectStore({
+    ...{ catalog, memory, disk, remote, mover, commitMover },
+    conditions: facts.conditions,
+    ...(config.encryptionKeys === null ? {} : { encryptionKeys: config.encryptionKeys }),
+    settings: {
+      memoryMarks: config.memoryMarks,
+      diskMarks: config.diskMarks,
+      stagingTtlMs: config.stagingTtlMs,
+      spoolBytesMax: config.spoolBytesMax,
+      spoolAgeMsMax: config.spoolAgeMsMax,
+      presignReads: config.presignReads,
+    },
+    observer: {
+      ...metrics.storeObserver,
+      failed: (error, work, subject) => {
+        log.error({ err: error, work, subject }, 'background work failed');
+        metrics.backgroundFailures.inc({ work });
       },
-      observer: {
-        ...metrics.storeObserver,
-        failed: (error, work, subject) => {
-          log.error({ err: error, work, subject }, 'background work failed');
-          metrics.backgroundFailures.inc({ work });
-        },
-      },
-    });
-  } catch (error) {
-    for (const part of opened.reverse()) await part.close();
-    throw error;
-  }
+    },
+  });
+  opened.move();
+  return store;
 }
 
 /** One line when a condition begins, and one when it ends. */

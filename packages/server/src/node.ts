@@ -3,8 +3,6 @@
  *
  * `/healthz` answers from the first moment on, `/readyz` says 503 until the store has recovered and again while it drains.
  */
-import { rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { StoreError } from '@ebb/protocol';
 import { type Logger, pino } from 'pino';
 import {
@@ -15,7 +13,9 @@ import {
   VERSION,
 } from './compose.ts';
 import type { NodeConfig } from './config.ts';
+import { removeNames, removePidFile, writePidFile } from './pid-file.ts';
 import type { NodeState } from './services.ts';
+import { listenForStop } from './stop-signals.ts';
 import { startTlsReload, type TlsReload } from './tls/reload.ts';
 
 export interface RunningNode {
@@ -71,7 +71,7 @@ export async function startNode(
   return node;
 }
 
-/** For `ebb node`: runs until a signal, and resolves with the exit code. A second signal ends the process at once. */
+/** For `ebb node`: runs until a signal, and resolves with the exit code. One that comes again later ends the process at once. @throws what the start does */
 export async function runNode(config: NodeConfig): Promise<number> {
   const log = createLog(config);
   // A fault we did not foresee: state in memory may be wrong, what was committed is not. So: tell, and go; the next start recovers.
@@ -81,17 +81,23 @@ export async function runNode(config: NodeConfig): Promise<number> {
       process.exit(70);
     });
   const signal = Promise.withResolvers<NodeJS.Signals>();
-  let signals = 0;
-  for (const name of ['SIGTERM', 'SIGINT'] as const)
-    process.on(name, () => {
-      if (++signals > 1) {
-        log.warn(`second signal (${name}): ending at once`);
+  // Also on the way out that nobody planned; until the node is ready the names are not its own.
+  let ownsNames = false;
+  process.on('exit', () => {
+    if (ownsNames) removeNames(config);
+  });
+  listenForStop(
+    {
+      onFirst: signal.resolve,
+      onAgain: (name) => {
+        log.warn(`asked again to stop (${name}): ending at once`);
         process.exit(1);
-      }
-      signal.resolve(name);
-    });
+      },
+    },
+    // Without a certificate there is nothing to read anew: a terminal that goes away stops the node, as it ends every program.
+    { also: config.tls === null ? ['SIGHUP'] : [] },
+  );
   const starting = startNode(config, { log });
-  // Else a terminal that goes away ends the node, as it ends every program.
   if (config.tls !== null)
     process.on(
       'SIGHUP',
@@ -101,15 +107,18 @@ export async function runNode(config: NodeConfig): Promise<number> {
           () => undefined,
         ),
     );
-  const first = await Promise.race([starting, signal.promise]);
-  const node = typeof first === 'string' ? await starting : first;
-  // For those who stop it: a signal to `npx` does not reach what it started.
-  const pidFile = join(config.dataDir, 'ebb.pid');
-  writeFileSync(pidFile, `${process.pid}\n`);
+  const node = await starting;
+  ownsNames = true;
+  try {
+    writePidFile(config);
+  } catch (error) {
+    log.warn({ err: error }, 'no ebb.pid in the data directory');
+  }
   try {
     await node.drain(await signal.promise);
   } finally {
-    rmSync(pidFile, { force: true });
+    ownsNames = false;
+    removePidFile(config); // the listeners took the socket away
   }
   return 0;
 }
@@ -181,6 +190,7 @@ class Node implements RunningNode {
       this.#services = await openServices(frame, this.#config, this.#log);
     } catch (error) {
       this.#tlsReload?.close();
+      frame.frames.destroy();
       await frame.listeners.close(0);
       await frame.catalog.close().catch(() => undefined); // the store may have closed it
       throw error;

@@ -6,11 +6,14 @@
  * - The first transaction marks the saved counters as not to be trusted (S3): only `close` writes them again.
  * - A file that could not be opened is left closed.
  */
+import { accessSync, constants } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { MiB, StoreError } from '@ebb/protocol';
 import type { Clock } from '../clock.ts';
+import { isMissing } from '../tier/fs-error.ts';
+import { explainPathError } from '../tier/own-paths.ts';
 import { translateSqliteError } from './sqlite-errors.ts';
 import { EVENTS_SCHEMA } from './sqlite-events.ts';
 import { readingAnyInteger } from './sqlite-integers.ts';
@@ -28,7 +31,7 @@ export interface CatalogFile {
   readonly countersSaved: boolean;
 }
 
-const FILE = 'catalog.sqlite';
+export const CATALOG_FILE = 'catalog.sqlite';
 const PAGE_CACHE_BYTES = 16 * MiB;
 
 /** @throws {StoreError} `data_directory_in_use`, `version_unsupported`, `data_corrupt`, `io_failed` */
@@ -39,15 +42,27 @@ export async function openCatalogFile(options: {
   readonly newNodeId: () => string;
 }): Promise<CatalogFile> {
   await mkdir(options.directory, { recursive: true });
-  const path = join(options.directory, FILE);
+  const path = join(options.directory, CATALOG_FILE);
   let database: DatabaseSync | undefined;
   try {
+    assertMayWrite(path);
     database = new DatabaseSync(path, { timeout: 0 });
     configure(database);
     return { path, database, ...prepareSchema(database, { path, ...options }) };
   } catch (error) {
     database?.close();
     throw translateSqliteError(error, path);
+  }
+}
+
+/** SQLite says no more than that it cannot open the file. @throws `config_invalid` */
+function assertMayWrite(path: string): void {
+  for (const file of [path, `${path}-wal`]) {
+    try {
+      accessSync(file, constants.R_OK | constants.W_OK);
+    } catch (error) {
+      if (!isMissing(error)) throw explainPathError(error, { path: file, setting: 'catalog' });
+    }
   }
 }
 

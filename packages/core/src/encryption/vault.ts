@@ -4,6 +4,7 @@
  * V1  Bytes are given out only after their frame, its place, its segment's size and seal id were authenticated.
  * V2  A blob that is noted here reads as plain bytes through `readableDisk`, whoever asks; its file is shown to no client.
  */
+import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { StoreError } from '@ebb/protocol';
 import type { BlobRecord } from '../catalog/catalog.ts';
@@ -88,7 +89,7 @@ export class Vault {
   async keyOfFile(file: string, expected: SealFacts): Promise<FrameKey> {
     const header = Buffer.alloc(HEADER_BYTES);
     try {
-      await using handle = await open(file, 'r');
+      await using handle = await open(file, constants.O_RDONLY | constants.O_NOFOLLOW);
       const { bytesRead } = await handle.read(header, 0, HEADER_BYTES, 0);
       if (bytesRead < HEADER_BYTES) throw new StoreError('data_lost', `${file} is too short`);
     } catch (error) {
@@ -140,6 +141,7 @@ export class Vault {
       name: disk.name,
       root: disk.root,
       usage: () => disk.usage(),
+      availableBytes: () => disk.availableBytes(),
       create: (blobId, reserveBytes) => disk.create(blobId, reserveBytes),
       extend: (blobId, reserveBytes) => disk.extend(blobId, reserveBytes),
       seal: (blobId, sizeBytes) => disk.seal(blobId, sizeBytes),

@@ -42,7 +42,7 @@ test('a condition that is found again and again begins once and ends once, with 
 
 test('conditions of several subjects stand side by side, the gravest first', () => {
   const { conditions } = openConditions();
-  conditions.enter('files_unseen', 'memory', { reason: 'no room' });
+  conditions.enter('remote_unreachable', 'remote', { reason: 'away' });
   conditions.enter('tier_without_room', 'disk', { reason: 'no room' });
   conditions.enter('catalog_failed', 'catalog', { reason: 'no sync' });
   conditions.enter('tier_without_room', 'memory', { reason: 'no room' });
@@ -50,7 +50,7 @@ test('conditions of several subjects stand side by side, the gravest first', () 
     'catalog_failed catalog',
     'tier_without_room disk',
     'tier_without_room memory',
-    'files_unseen memory',
+    'remote_unreachable remote',
   ]);
   conditions.leave('tier_without_room', 'disk');
   expect(conditions.has('tier_without_room', 'memory')).toBe(true);

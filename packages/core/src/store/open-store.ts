@@ -29,6 +29,7 @@ import { Quotas } from './quotas.ts';
 import { RangeCache } from './range-cache.ts';
 import { type RecoveryReport, recover } from './recovery.ts';
 import { Retirement } from './retirement.ts';
+import { RoomWatch } from './room-watch.ts';
 import { SpoolGate } from './spool-gate.ts';
 import { StagingTable } from './staging.ts';
 import { CatalogObjectStore } from './store.ts';
@@ -140,6 +141,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
       settings,
       observer,
       conditions,
+      rooms: new RoomWatch([memory, disk], conditions),
       leases,
       diskLeases,
       recency,

@@ -19,6 +19,7 @@ import type { LeaseTable } from './lease-table.ts';
 import type { LifeLog } from './life-log.ts';
 import type { Quotas } from './quotas.ts';
 import type { RangeCache } from './range-cache.ts';
+import type { RoomWatch } from './room-watch.ts';
 import type { SpoolGate } from './spool-gate.ts';
 import type { StagingTable } from './staging.ts';
 
@@ -85,6 +86,7 @@ export interface StoreParts {
   readonly settings: StoreSettings;
   readonly observer: StoreObserver;
   readonly conditions: Conditions;
+  readonly rooms: RoomWatch;
   /** Of tier 0. */
   readonly leases: LeaseTable;
   /** Of tier 1, where a lease only delays the unlink. */

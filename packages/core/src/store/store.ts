@@ -118,6 +118,7 @@ export class CatalogObjectStore implements ObjectStore {
     const { catalog, clock, mirror, privateCopies, spiller, spoolGate } = this.#parts;
     await this.#jobs.adopt();
     spoolGate.look(await catalog.spoolTotals(), clock.now());
+    this.#parts.rooms.look();
     privateCopies.wake();
     mirror.wake();
     void spiller.makeRoom(0);
@@ -627,6 +628,7 @@ export class CatalogObjectStore implements ObjectStore {
       () => this.#jobs.endExpired(),
       () => this.#deletions.deleteExpired(),
       () => this.#retirement.sweep(),
+      () => this.#parts.rooms.look(),
       () => this.#diskGrowth.note(this.#parts.disk.usage().usedBytes, clock.monotonic()),
       async () => this.#parts.spoolGate.look(await this.#parts.catalog.spoolTotals(), clock.now()),
       () => this.#waits.wakeAll(),

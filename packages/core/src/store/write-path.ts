@@ -13,7 +13,7 @@
  * I7  Plain bytes of an encrypted bucket are staged in tier 0 alone; on disk they are encrypted before the commit resolves.
  */
 
-import { ACKS, type Ack, StoreError } from '@ebb/protocol';
+import { ACKS, type Ack, formatBytes, StoreError } from '@ebb/protocol';
 import { isMirrored } from '../catalog/bucket-policy.ts';
 import type { ObjectRecord } from '../catalog/catalog.ts';
 import { sealedSize } from '../encryption/frames.ts';
@@ -33,6 +33,7 @@ import type {
 } from './object-store.ts';
 import type { StoreParts } from './parts.ts';
 import { isLimited } from './quotas.ts';
+import type { Room } from './room-watch.ts';
 import type { Staging } from './staging.ts';
 
 const RETRY_AFTER_MS = 1000;
@@ -568,15 +569,18 @@ export class WritePath {
     ref: ObjectRef,
     needBytes: number,
   ): StoreError {
+    const rooms = tiers.map((tier) => this.#parts.rooms.noteRefused(this.#tier(tier), needBytes));
     const tier = tiers[tiers.length - 1] as 0 | 1;
-    const usage = this.#tier(tier).usage();
-    const freeBytes = Math.max(0, usage.capacityBytes - usage.usedBytes) + usage.pooledBytes;
-    const { capacityBytes } = usage;
-    return new StoreError(
-      code,
-      `${ref.bucket}/${ref.key} needs ${needBytes} bytes, tier ${tier} has ${freeBytes} of ${capacityBytes} free`,
-      { tier, needBytes, freeBytes, capacityBytes, retryAfterMs: RETRY_AFTER_MS },
-    );
+    const { freeBytes, availableBytes } = rooms[rooms.length - 1] as Room;
+    const { capacityBytes } = this.#tier(tier).usage();
+    const what =
+      availableBytes < Math.min(needBytes, freeBytes)
+        ? `but the file system at ${this.#tier(tier).root} has ${formatBytes(availableBytes)} left for tier ${tier}`
+        : `tier ${tier} has ${freeBytes} of ${capacityBytes} free`;
+    const sizes = { needBytes, freeBytes, availableBytes, capacityBytes };
+    return new StoreError(code, `${ref.bucket}/${ref.key} needs ${needBytes} bytes, ${what}`, {
+      ...{ tier, ...sizes, retryAfterMs: RETRY_AFTER_MS },
+    });
   }
 }
 

@@ -201,6 +201,21 @@ test('temporary files of a crash are removed at the next start, those of another
   await putFile(tier, 'k/a', await localFile(), facts);
 });
 
+test('a link where the temporary files of a node lie is refused, and what lies behind it stays', async () => {
+  const victim = await tempDir();
+  await writeFile(join(victim, '7'), 'precious');
+  for (const link of ['.ebb-tmp', '.ebb-tmp/node-1']) {
+    const root = await tempDir();
+    if (link !== '.ebb-tmp') await mkdir(join(root, '.ebb-tmp'));
+    if (link === '.ebb-tmp') await mkdir(join(victim, 'node-1'));
+    await writeFile(join(victim, 'node-1/7'), 'precious');
+    await symlink(victim, join(root, link));
+    await expect(openTier({ root })).rejects.toMatchObject({ code: 'config_invalid' });
+    expect(readdirSync(victim).sort()).toEqual(['7', 'node-1']);
+    expect(readdirSync(join(victim, 'node-1'))).toEqual(['7']);
+  }
+});
+
 test('a full file system is tier_full and leaves nothing', async () => {
   const root = await smallTmpfs(1024 * 1024);
   if (root === undefined) return;

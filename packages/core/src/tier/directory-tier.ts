@@ -38,6 +38,7 @@ import {
 } from '../limits.ts';
 import { errnoOf, isMissing, toStoreError } from './fs-error.ts';
 import { createMover } from './mover.ts';
+import { explainPathError } from './own-paths.ts';
 import type {
   Mover,
   RemoteHeaders,
@@ -93,19 +94,33 @@ export async function openDirectoryTier(options: DirectoryTierOptions): Promise<
     const root = await realpath(options.root);
     const temporary = join(root, TEMPORARY, nodeId);
     await mkdir(temporary, { recursive: true, mode: 0o2770 });
-    // Of this node alone, and it just started: nobody writes them any more.
-    for (const name of await readdir(temporary)) await unlink(join(temporary, name));
+    await assertOwnTemporary(temporary);
+    // Of this node alone, and it just started: nobody writes them any more. What cannot be removed does no harm.
+    for (const name of await readdir(temporary))
+      if (TEMPORARY_NAME.test(name)) await unlink(join(temporary, name)).catch(() => undefined);
     return new DirectoryTier(options, { root, temporary });
   } catch (error) {
-    throw toStoreError(error, `cannot open tier 2 at ${options.root}`);
+    const explained = explainPathError(error, { path: options.root, setting: '--remote file://' });
+    throw toStoreError(explained, `cannot open tier 2 at ${options.root}`);
   }
 }
 
 const TEMPORARY = '.ebb-tmp';
+const TEMPORARY_NAME = /^[0-9a-f]+$/;
 /** A plain file has none. */
 const NO_HEADERS: RemoteHeaders = { contentType: 'application/octet-stream', metadata: {} };
 /** A delete may take away the directory that a put just made: then the put makes it again. */
 const PUBLISH_ATTEMPTS = 5;
+
+/** Others may write in the root, and could have put a link to files of theirs, or of anybody, where ours are removed (I2). */
+async function assertOwnTemporary(path: string): Promise<void> {
+  const real = await realpath(path);
+  const { uid } = await lstat(path);
+  if (real === path && uid === process.geteuid?.()) return;
+  const why = real === path ? `belongs to uid ${uid}` : `leads to ${real}`;
+  const message = `${path} is for the files of this node alone, but it ${why}; remove it`;
+  throw new StoreError('config_invalid', message, { path });
+}
 
 class DirectoryTier implements RemoteTier {
   readonly location: string;
@@ -366,6 +381,8 @@ class DirectoryTier implements RemoteTier {
         await this.#fs.makeDirectory(path);
       } catch (error) {
         if (errnoOf(error) !== 'EEXIST') throw error;
+        // Nothing is made behind a link (I2).
+        if (!(await lstat(path)).isDirectory()) throw error;
       }
     }
   }
@@ -377,6 +394,8 @@ class DirectoryTier implements RemoteTier {
       // Forgotten first: a put that comes between must make and sync it again.
       this.#durable.delete(at);
       try {
+        // Behind a link it is not ours to remove (I2).
+        if ((await realpath(at)) !== at) continue;
         await this.#fs.removeDirectory(at);
       } catch (error) {
         if (isMissing(error)) continue;

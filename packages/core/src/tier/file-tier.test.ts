@@ -1,5 +1,5 @@
 import { existsSync, readdirSync, statfsSync } from 'node:fs';
-import { open, rm, symlink, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, open, readFile, rm, rmdir, symlink, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { isStoreError } from '@ebb/protocol';
@@ -133,6 +133,61 @@ test('a symbolic link in the place of a blob is not followed', async () => {
   await expect(tier.read(5, target, 0)).rejects.toSatisfy((error) => isStoreError(error));
   expect(target.toString()).not.toBe('secret');
   expect(() => tier.create(6, 1)).not.toThrow();
+});
+
+test('what has a name of the tier and is a link is removed as a link, and what has another name stays', async () => {
+  const root = await tempDir('/dev/shm');
+  await (await openTier({ root })).close();
+  const victim = join(await tempDir(), 'victim');
+  await writeFile(victim, 'precious');
+  for (const link of ['t/1', 'p/7', 'b/05/5']) await symlink(victim, join(root, link));
+  await mkdir(join(root, 'b/06/6'));
+  for (const foreign of ['t/notes.txt', 'p/notes.txt', 'b/07/notes.txt'])
+    await writeFile(join(root, foreign), 'mine');
+  const tier = await openTier({ root });
+  expect(tier.adopt(5, 1)).toBeUndefined();
+  await tier.removeOrphans();
+  expect(await readFile(victim, 'utf8')).toBe('precious');
+  expect(readdirSync(join(root, 't'))).toEqual(['notes.txt']);
+  expect(readdirSync(join(root, 'p'))).toEqual(['notes.txt']);
+  expect(readdirSync(join(root, 'b/05'))).toEqual([]);
+  expect(readdirSync(join(root, 'b/06'))).toEqual(['6']);
+  expect(readdirSync(join(root, 'b/07'))).toEqual(['notes.txt']);
+});
+
+test('a tier in which a link stands for one of its directories is refused, and nothing behind it is touched', async () => {
+  const root = await tempDir('/dev/shm');
+  await (await openTier({ root })).close();
+  const victim = await tempDir();
+  await writeFile(join(victim, '1'), 'precious');
+  for (const name of ['t', 'p', 'b/07']) {
+    await rmdir(join(root, name));
+    await symlink(victim, join(root, name));
+    await expect(openTier({ root })).rejects.toMatchObject({
+      code: 'config_invalid',
+      message: expect.stringContaining('links are not followed here'),
+    });
+    await rm(join(root, name));
+    await mkdir(join(root, name));
+  }
+  expect(readdirSync(victim)).toEqual(['1']);
+  await openTier({ root });
+});
+
+test('a tier opens where its file system has no room for its directories, and takes data when there is some', async () => {
+  const parent = await smallTmpfs(4 * MiB, { inodes: 400 });
+  if (parent === undefined) return;
+  const others = join(parent, 'others');
+  await mkdir(others);
+  for (let i = 0; i < 300; i++) await writeFile(join(others, `${i}`), '');
+  const root = join(parent, 'tier');
+  const tier = await openTier({ root, capacityBytes: 2 * MiB, poolBytesMax: 0 });
+  expect(tier.availableBytes()).toBe(0);
+  expect(tier.create(1, 1)).toBeUndefined();
+  expect(await tier.removeOrphans()).toEqual({ files: 0, bytes: 0 });
+  await rm(others, { recursive: true });
+  expect(tier.create(1, 1)).toBeDefined();
+  expect(tier.availableBytes()).toBeGreaterThan(0);
 });
 
 test('large files are out of the way at once, and off the disk when the tier is closed', async () => {

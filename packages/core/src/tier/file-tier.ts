@@ -21,6 +21,8 @@
  *     mapped the system cannot give the number to another file.
  * I5  Metadata calls are synchronous, and so two callers never share the same room. They take 2 to 10 µs each on tmpfs; a
  *     create or unlink on ext4 about 20, and more while others wait for its journal. Bytes beyond 64 KiB, and all bytes on disk, go through the thread pool or the mover.
+ * I6  Only names of the tier's own pattern are removed, and no link is followed: one that has such a name is removed as a link, or
+ *     is no blob. The directories are this user's alone to write in (tier-root.ts).
  */
 import {
   closeSync,
@@ -30,13 +32,13 @@ import {
   fstatSync,
   fsync,
   ftruncateSync,
+  lstatSync,
   openSync,
   read,
   readSync,
   renameSync,
   type Stats,
   statfsSync,
-  statSync,
   write,
   writeSync,
 } from 'node:fs';
@@ -58,7 +60,7 @@ import { isMissing, isNoRoom, toStoreError } from './fs-error.ts';
 import { SealedFiles } from './sealed-files.ts';
 import { SlotPool } from './slot-pool.ts';
 import type { LocalBlob, LocalTier, LocalTierUsage, Mover } from './tier.ts';
-import { FAN_OUT, prepareRoot } from './tier-root.ts';
+import { FAN_OUT, openTierRoot, type TierRoot } from './tier-root.ts';
 import { Trash } from './trash.ts';
 
 export interface FileTierOptions {
@@ -66,7 +68,11 @@ export interface FileTierOptions {
   /** Absolute. Made if missing; else it is empty, or was made by this tier of this node. */
   readonly root: string;
   readonly nodeId: string;
+  /** The flag of the setting that names the root, for messages. */
+  readonly setting?: string;
   readonly capacityBytes: number;
+  /** Left to others of the same file system: never promised. Default 0. */
+  readonly spareBytes?: number;
   /** Use files again. Worth it on tmpfs; on disk a file's pages are gone from memory anyway. */
   readonly recycle: boolean;
   readonly poolBytesMax: number;
@@ -81,8 +87,8 @@ export interface FileTierOptions {
 export async function openFileTier(options: FileTierOptions): Promise<LocalTier> {
   assertOptions(options);
   try {
-    const isTmpfs = prepareRoot(options);
-    const tier = new FileTier(options, isTmpfs);
+    const root = openTierRoot({ setting: `tier ${options.name}`, ...options });
+    const tier = new FileTier(options, root);
     await tier.findPooledFiles();
     return tier;
   } catch (error) {
@@ -108,7 +114,9 @@ interface OpenFile {
 class FileTier implements LocalTier {
   readonly name: 'memory' | 'disk';
   readonly root: string;
+  readonly #layout: TierRoot;
   readonly #isTmpfs: boolean;
+  readonly #spareBytes: number;
   readonly #recycle: boolean;
   readonly #poolBytesMax: number;
   readonly #poolFilesMax: number;
@@ -127,10 +135,12 @@ class FileTier implements LocalTier {
   #headroomBytes = 0;
   #headroomAtMs = Number.NEGATIVE_INFINITY;
 
-  constructor(options: FileTierOptions, isTmpfs: boolean) {
+  constructor(options: FileTierOptions, layout: TierRoot) {
     this.name = options.name;
     this.root = options.root;
-    this.#isTmpfs = isTmpfs;
+    this.#layout = layout;
+    this.#isTmpfs = layout.isTmpfs;
+    this.#spareBytes = options.spareBytes ?? 0;
     this.#recycle = options.recycle;
     this.#poolBytesMax = options.recycle ? options.poolBytesMax : 0;
     this.#poolFilesMax = options.recycle ? (options.poolFilesMax ?? POOL_FILES_MAX) : 0;
@@ -150,8 +160,16 @@ class FileTier implements LocalTier {
     };
   }
 
+  availableBytes(): number {
+    // Where there was no room for the directories there may be by now: nothing else would notice.
+    if (!this.#layout.isLaidOut()) return 0;
+    this.#measureHeadroom();
+    return this.#headroomBytes;
+  }
+
   create(blobId: number, reserveBytes: number): LocalBlob | undefined {
     assert(!this.#has(blobId), `blob ${blobId} is created once`);
+    if (!this.#layout.isLaidOut()) return undefined;
     const reserved = roundUpToBlocks(reserveBytes);
     const absolutePath = this.absolutePath(blobId);
     const slot =
@@ -297,15 +315,16 @@ class FileTier implements LocalTier {
     try {
       for (const directory of FAN_OUT) {
         const absolute = join(this.root, directory);
-        for (const name of await readdir(absolute)) {
+        for (const name of await namesIn(absolute, OWN_NAME)) {
           // Looked up again now: a blob may have come or gone since the directory was read.
           if (this.#isBlobFile(directory, name)) continue;
           const file = join(absolute, name);
           const stats = this.#findStats(file);
-          if (stats?.isFile() !== true) continue;
-          this.#trash.discard(file, this.#presentBytes(stats));
+          if (stats === undefined || stats.isDirectory()) continue;
+          const presentBytes = stats.isFile() ? this.#presentBytes(stats) : 0;
+          if (!this.#tryDiscard(file, presentBytes)) continue;
           files++;
-          bytes += this.#presentBytes(stats);
+          bytes += presentBytes;
         }
       }
     } catch (error) {
@@ -325,6 +344,7 @@ class FileTier implements LocalTier {
     { fileBytes, files }: { readonly fileBytes: number; readonly files: number },
     signal?: AbortSignal,
   ): Promise<void> {
+    if (!this.#layout.isLaidOut()) return;
     if (!this.#recycle) {
       throw new StoreError('unsupported', `tier ${this.name} does not recycle files`);
     }
@@ -361,25 +381,30 @@ class FileTier implements LocalTier {
     await this.#trash.settled();
   }
 
-  /** After a restart the pool is warm again, as far as the limits of now allow. */
+  /** After a restart the pool is warm again, as far as the limits of now allow. What cannot be had or removed stays as it is. */
   async findPooledFiles(): Promise<void> {
     const pool = join(this.root, 'p');
-    for (const name of await readdir(pool)) {
+    for (const name of await namesIn(pool, OWN_NAME)) {
       const file = join(pool, name);
-      const stats = statSync(file);
+      const stats = lstatSync(file, { throwIfNoEntry: false });
+      if (stats === undefined) continue;
       const slot = { inode: stats.ino, presentBytes: this.#presentBytes(stats) };
       if (
         name === pooledName(slot) &&
+        // One that has another name elsewhere would be written there, too.
+        stats.isFile() &&
+        stats.nlink === 1 &&
         this.#mayPool(slot) &&
         this.#budget.tryReserve(slot.presentBytes)
       ) {
         this.#pool.add(slot);
       } else {
-        await unlink(file);
+        await unlink(file).catch(() => undefined);
       }
     }
     const trash = join(this.root, 't');
-    for (const name of await readdir(trash)) await unlink(join(trash, name));
+    for (const name of await namesIn(trash, TRASHED_NAME))
+      await unlink(join(trash, name)).catch(() => undefined);
   }
 
   // ---- room -------------------------------------------------------------------------------------------------------
@@ -426,7 +451,7 @@ class FileTier implements LocalTier {
     const { blocks, bavail, bsize } = statfsSync(this.root);
     // A tmpfs mounted with size=0 has no limit and reports no blocks.
     const availableBytes = blocks === 0 ? Number.POSITIVE_INFINITY : bavail * bsize;
-    this.#headroomBytes = availableBytes - this.#promisedBytes;
+    this.#headroomBytes = availableBytes - this.#spareBytes - this.#promisedBytes;
     this.#headroomAtMs = this.#clock.monotonic();
   }
 
@@ -488,7 +513,7 @@ class FileTier implements LocalTier {
     try {
       const { inode } = createBlobFile(file);
       await this.#mover.populate(file, bytes, signal);
-      return { inode, presentBytes: this.#presentBytes(statSync(file)) };
+      return { inode, presentBytes: this.#presentBytes(lstatSync(file)) };
     } catch (error) {
       const failure = toStoreError(error, `populating tier ${this.name}`);
       if (failure.code === 'tier_full') return undefined;
@@ -546,6 +571,16 @@ class FileTier implements LocalTier {
     return this.#open.has(blobId) || this.#sealed.has(blobId);
   }
 
+  /** What cannot be removed now is tried again at the next start. */
+  #tryDiscard(file: string, bytes: number): boolean {
+    try {
+      this.#trash.discard(file, bytes);
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
   #localBlob(file: { blobId: number; allocatedBytes: number }, inode: number): LocalBlob {
     const { blobId, allocatedBytes } = file;
     return { blobId, allocatedBytes, path: blobPath(blobId), slotId: this.#recycle ? inode : 0 };
@@ -595,7 +630,7 @@ class FileTier implements LocalTier {
 
   #findStats(file: string): Stats | undefined {
     try {
-      return statSync(file, { throwIfNoEntry: false });
+      return lstatSync(file, { throwIfNoEntry: false });
     } catch (error) {
       throw toStoreError(error, `looking at ${file}`);
     }
@@ -641,12 +676,25 @@ class FileTier implements LocalTier {
 }
 
 const SHARED_FILE = 0o660;
+/** Of blobs and pooled files. */
+const OWN_NAME = /^[0-9a-f]+$/;
+const TRASHED_NAME = /^(populate-)?[0-9a-f]+$/;
 
 function assertOptions(options: FileTierOptions): void {
   assert(isAbsolute(options.root), "a tier's root is an absolute path");
   assert(Number.isSafeInteger(options.capacityBytes), 'a capacity is a whole number of bytes');
   assert(options.capacityBytes >= 0, 'a capacity is not negative');
   assert(options.poolBytesMax >= 0, "a pool's size is not negative");
+}
+
+/** None where there is no such directory: a tier for which there was no room yet has none. */
+async function namesIn(directory: string, pattern: RegExp): Promise<readonly string[]> {
+  try {
+    return (await readdir(directory)).filter((name) => pattern.test(name));
+  } catch (error) {
+    if (isMissing(error)) return [];
+    throw error;
+  }
 }
 
 function fanOut(blobId: number): string {

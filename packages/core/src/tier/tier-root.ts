@@ -8,18 +8,24 @@ import {
   constants,
   type Dirent,
   fsyncSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readdirSync,
   readFileSync,
-  renameSync,
+  type StatsFs,
   statfsSync,
   statSync,
-  writeFileSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { formatBytes, StoreError } from '@ebb/protocol';
-import { errnoOf, isMissing } from './fs-error.ts';
+import { errnoOf, isMissing, isNoRoom } from './fs-error.ts';
+import {
+  assertTrustedPath,
+  explainPathError,
+  openOwnDirectory,
+  writeOwnFile,
+} from './own-paths.ts';
 
 export interface TierRootOptions {
   readonly name: string;
@@ -27,14 +33,19 @@ export interface TierRootOptions {
   readonly nodeId: string;
   readonly capacityBytes: number;
   readonly recycle: boolean;
+  /** As a person names the directory: the flag of the setting. */
+  readonly setting: string;
 }
 
 const MARKER = 'ebb-tier.json';
 /** Persisted, keep stable. */
 const MARKER_FORMAT = 1;
 const TMPFS_MAGIC = 0x01021994;
-/** Group-writable, and new files inherit the group: the clients' way in. */
-const SHARED_DIRECTORY = 0o2770;
+/**
+ * The clients' way in: the group may look, and new files inherit it. It may not write: clients write into files that are there,
+ * and whoever could make names here could make links.
+ */
+const SHARED_DIRECTORY = 0o2750;
 /** No client needs a name in the pool or the trash; new files still inherit the group. */
 const PRIVATE_DIRECTORY = 0o2700;
 /** Of the blobs: the low byte of their id, so that ids given in order spread evenly. Persisted, keep stable. */
@@ -43,20 +54,24 @@ export const FAN_OUT: readonly string[] = Array.from(
   (_, low) => `b/${low.toString(16).padStart(2, '0')}`,
 );
 
+export interface TierRoot {
+  readonly isTmpfs: boolean;
+  /**
+   * Whether all directories are there. The start lays them out; where it found no room it is tried again here, so that a
+   * node starts on a full file system and takes data as soon as there is room.
+   * @throws as `openTierRoot`
+   */
+  isLaidOut(): boolean;
+}
+
 /**
- * Makes or checks the directories, and says whether they lie on tmpfs.
+ * Makes or checks the directories. Those that are there are directories of this user, and no links (own-paths.ts).
  * @throws `data_directory_in_use`, `version_unsupported`, `config_invalid`, and the errno of node:fs
  */
-export function prepareRoot({
-  name,
-  root,
-  nodeId,
-  capacityBytes,
-  recycle,
-}: TierRootOptions): boolean {
-  const isNew = mkdirSync(root, { recursive: true }) !== undefined;
-  if (isNew) chmodSync(root, SHARED_DIRECTORY);
-  const { type, blocks, bsize } = statfsSync(root);
+export function openTierRoot(options: TierRootOptions): TierRoot {
+  const { name, root, capacityBytes, recycle } = options;
+  let laidOut = layOut(options);
+  const { type, blocks, bsize } = statfsOfNearest(root);
   const isTmpfs = type === TMPFS_MAGIC;
   const totalBytes = blocks * bsize;
   // Compared with the whole and not with what is free now: others filling a disk must not keep a node from starting with
@@ -67,17 +82,48 @@ export function prepareRoot({
     const message = `tier ${name} wants ${formatBytes(capacityBytes)}, but the file system at ${root} has ${formatBytes(totalBytes)} in all${hint}`;
     throw new StoreError('config_invalid', message, sizes);
   }
-  claimRoot({ name, root, nodeId });
-  makeDirectory(join(root, 'p'), PRIVATE_DIRECTORY);
-  makeDirectory(join(root, 't'), PRIVATE_DIRECTORY);
-  makeDirectory(join(root, 'b'), SHARED_DIRECTORY);
-  for (const directory of FAN_OUT) makeDirectory(join(root, directory), SHARED_DIRECTORY);
-  if (recycle && !Number.isSafeInteger(statSync(root).ino)) {
+  if (recycle && laidOut && !Number.isSafeInteger(statSync(root).ino)) {
     const message = `the file system at ${root} has inode numbers beyond 2^53: it cannot recycle files`;
     throw new StoreError('config_invalid', message);
   }
-  if (!isTmpfs) for (const path of [join(root, 'b'), root, dirname(root)]) syncDirectoryNow(path);
-  return isTmpfs;
+  if (!isTmpfs && laidOut)
+    for (const path of [join(root, 'b'), root, dirname(root)]) syncDirectoryNow(path);
+  return {
+    isTmpfs,
+    isLaidOut: () => {
+      laidOut ||= layOut(options);
+      return laidOut;
+    },
+  };
+}
+
+/** False when the file system has no room for it. */
+function layOut({ name, root, nodeId, setting }: TierRootOptions): boolean {
+  try {
+    openOwnDirectory({ path: root, setting }, { mode: 0o755 });
+    claimRoot({ name, root, nodeId });
+    closeToOthers(root, SHARED_DIRECTORY);
+    makeDirectory(join(root, 'p'), PRIVATE_DIRECTORY, setting);
+    makeDirectory(join(root, 't'), PRIVATE_DIRECTORY, setting);
+    makeDirectory(join(root, 'b'), SHARED_DIRECTORY, setting);
+    for (const directory of FAN_OUT)
+      makeDirectory(join(root, directory), SHARED_DIRECTORY, setting);
+    return true;
+  } catch (error) {
+    if (isNoRoom(error)) return false;
+    throw error;
+  }
+}
+
+/** Of a directory, or of the one in which it will be. */
+function statfsOfNearest(path: string): StatsFs {
+  for (let at = path; ; at = dirname(at)) {
+    try {
+      return statfsSync(at);
+    } catch (error) {
+      if (!isMissing(error) || at === dirname(at)) throw error;
+    }
+  }
 }
 
 /** @throws `data_directory_in_use`, `version_unsupported`, `config_invalid` */
@@ -93,8 +139,7 @@ function claimRoot(whose: { name: string; root: string; nodeId: string }): void 
     }
     // Under its name only when it is whole.
     const text = `${JSON.stringify({ format: MARKER_FORMAT, nodeId, tier: name })}\n`;
-    writeFileSync(`${file}.new`, text, { flush: true });
-    renameSync(`${file}.new`, file);
+    writeOwnFile(file, text, { mode: 0o640, sync: true });
     return;
   }
   if (marker.format !== MARKER_FORMAT) {
@@ -135,15 +180,21 @@ function readMarker(file: string): { format: unknown; nodeId: unknown; tier: unk
   throw new StoreError('config_invalid', `${file} is not readable as the marker of a tier`);
 }
 
-function makeDirectory(path: string, mode: number): void {
+/** @throws `config_invalid` when something else has the name: a link, a file, or a directory of somebody else's */
+function makeDirectory(path: string, mode: number, setting: string): void {
   try {
-    mkdirSync(path);
+    mkdirSync(path, { mode });
   } catch (error) {
-    if (errnoOf(error) !== 'EEXIST') throw error;
-    return;
+    if (errnoOf(error) !== 'EEXIST') throw explainPathError(error, { path, setting });
+    assertTrustedPath({ path, setting });
   }
-  // The umask had its say in mkdir.
-  chmodSync(path, mode);
+  closeToOthers(path, mode);
+}
+
+/** The umask had its say in mkdir. One of root's stays as root made it. */
+function closeToOthers(path: string, mode: number): void {
+  const stats = lstatSync(path);
+  if (stats.uid === process.geteuid?.() && (stats.mode & 0o7777) !== mode) chmodSync(path, mode);
 }
 
 function syncDirectoryNow(path: string): void {

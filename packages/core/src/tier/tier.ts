@@ -34,6 +34,8 @@ export interface LocalTier {
   /** Absolute. */
   readonly root: string;
   usage(): LocalTierUsage;
+  /** What the file system has for this tier beside what was promised already, by a look now; infinite where it has no limit. */
+  availableBytes(): number;
 
   /**
    * Creates the file of a new blob with room for `reserveBytes`, or returns undefined when the budget has no room (pooled

@@ -46,7 +46,7 @@ export const EXIT_OF_CODE = {
   events_gone: EXIT.notFound,
   not_mirrored: EXIT.condition,
   timed_out: EXIT.condition,
-  data_directory_in_use: EXIT.failed,
+  data_directory_in_use: EXIT.usage,
   version_unsupported: EXIT.failed,
   unsupported: EXIT.usage,
   io_failed: EXIT.failed,

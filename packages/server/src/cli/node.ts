@@ -9,7 +9,8 @@ export function create(): AnyCommand {
     'after',
     `
 Every setting is also a name in the file (memoryLimit) and in the environment (EBB_MEMORY_LIMIT).
-The node is ready when GET /readyz answers 200. SIGTERM and SIGINT drain it; a second one ends it at once. SIGHUP reads the certificate anew.
+The node is ready when GET /readyz answers 200. SIGTERM and SIGINT drain it; one that comes again, two seconds or more after the first, ends it at once. SIGHUP reads
+the certificate anew, and without one drains as well. Exit code 2 means that trying again does not help.
 ${examples(
   'ebb node',
   'ebb node --data /var/lib/ebb --memory-limit 4GiB --disk-limit 200GiB',
@@ -21,6 +22,12 @@ ${examples(
     const config = loadSettings(command);
     followParent();
     const { runNode } = await import('../node.ts');
-    process.exitCode = await runNode(config);
+    const { reportStartFailure } = await import('../start-failure.ts');
+    try {
+      process.exitCode = await runNode(config);
+    } catch (error) {
+      // At once: should a part that was opened on the way not close, a supervisor would wait for this process for ever.
+      process.exit(reportStartFailure(error));
+    }
   });
 }

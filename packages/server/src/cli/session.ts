@@ -1,6 +1,7 @@
 /** Runs a command's work with an open client; an interrupt aborts it, and leaves nothing staged. */
 import { type EbbClient, openClient, type TlsOptions } from '@ebb/client';
 import { StoreError } from '@ebb/protocol';
+import { listenForStop } from '../stop-signals.ts';
 
 export interface Session {
   readonly client: EbbClient;
@@ -12,12 +13,10 @@ export async function withClient<T>(
   work: (session: Session) => Promise<T>,
 ): Promise<T> {
   const interrupt = new AbortController();
-  const onSignal = (name: NodeJS.Signals): void => {
-    if (interrupt.signal.aborted) process.exit(130); // asked twice
-    interrupt.abort(new StoreError('aborted', `interrupted (${name})`));
-  };
-  process.on('SIGINT', onSignal);
-  process.on('SIGTERM', onSignal);
+  const stopListening = listenForStop({
+    onFirst: (name) => interrupt.abort(new StoreError('aborted', `interrupted (${name})`)),
+    onAgain: () => process.exit(130),
+  });
   const { signal } = interrupt;
   try {
     await using client = await openClient({
@@ -31,7 +30,6 @@ export async function withClient<T>(
     });
     return await work({ client, signal });
   } finally {
-    process.removeListener('SIGINT', onSignal);
-    process.removeListener('SIGTERM', onSignal);
+    stopListening();
   }
 }

@@ -1,8 +1,8 @@
 /** Where the node would listen: free, held by the node itself, or by somebody else, whom this user may not always see. */
-import { lstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { lstatSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
-import { join } from 'node:path';
 import type { NodeConfig } from '../config.ts';
+import { findPortHolder } from '../holders.ts';
 import { type TlsFiles } from '../tls/identity.ts';
 import { loadTlsIdentity } from '../tls/reload.ts';
 import { type Finding, Findings } from './finding.ts';
@@ -42,7 +42,7 @@ async function tellAddress(
     return;
   }
   if (problem === 'EADDRINUSE') {
-    const holder = findHolder(port);
+    const holder = findPortHolder(port);
     if (holder !== undefined && holder.pid === nodePid)
       findings.ok(flag, `${shown} is held by the node itself`);
     else if (holder === undefined && nodePid !== undefined)
@@ -97,55 +97,4 @@ function tellCertificate(findings: Findings, files: TlsFiles): void {
   for (const warning of warnings) findings.warn('--tls-cert', warning);
   if (warnings.length === 0)
     findings.ok('--tls-cert', `${subject}, valid until ${new Date(expiresAtMs).toISOString()}`);
-}
-
-/** By the kernel's tables; undefined where this user may not look into the process. */
-function findHolder(port: number): { readonly pid: number; readonly name: string } | undefined {
-  const inodes = new Set(
-    ['/proc/net/tcp', '/proc/net/tcp6'].flatMap((table) => listening(table, port)),
-  );
-  for (const entry of names('/proc')) {
-    if (!/^\d+$/.test(entry)) continue;
-    const directory = join('/proc', entry, 'fd');
-    for (const fd of names(directory)) {
-      const [, inode] = /^socket:\[(\d+)\]$/.exec(linkOf(join(directory, fd))) ?? [];
-      if (inode === undefined || !inodes.has(inode)) continue;
-      return { pid: Number(entry), name: textOf(join('/proc', entry, 'comm')).trim() };
-    }
-  }
-  return undefined;
-}
-
-/** Inodes of the sockets that listen on the port: state 0A, the port in hexadecimal, the inode in the tenth column. */
-function listening(table: string, port: number): string[] {
-  const wanted = port.toString(16).toUpperCase().padStart(4, '0');
-  return textOf(table)
-    .split('\n')
-    .map((line) => line.trim().split(/\s+/))
-    .filter(([, local = '', , state]) => state === '0A' && local.endsWith(`:${wanted}`))
-    .map((columns) => columns[9] ?? '');
-}
-
-function names(directory: string): readonly string[] {
-  try {
-    return readdirSync(directory);
-  } catch {
-    return [];
-  }
-}
-
-function linkOf(path: string): string {
-  try {
-    return readlinkSync(path);
-  } catch {
-    return '';
-  }
-}
-
-function textOf(path: string): string {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch {
-    return '';
-  }
 }

@@ -10,7 +10,9 @@ import {
 import { createServer as createTlsServer, type Server as TlsServer } from 'node:https';
 import { type AddressInfo, connect, type ListenOptions, type Socket } from 'node:net';
 import type { TlsOptions } from 'node:tls';
+import { assertTrustedParent, explainPathError } from '@ebb/core';
 import { PATHS, StoreError } from '@ebb/protocol';
+import { describeHolder, findPortHolder } from '../holders.ts';
 import {
   CONNECTIONS_MAX,
   HEADER_BYTES_MAX,
@@ -72,6 +74,7 @@ export async function openListeners(options: ListenersOptions): Promise<Listener
       s3Url = urlOf(server);
     }
     if (socketPath !== null) {
+      assertTrustedParent({ path: socketPath, setting: '--socket' });
       await removeStaleSocket(socketPath);
       const plain = { ...options, tls: null };
       servers.push(await open(plain, { path: socketPath }, `--socket ${socketPath}`));
@@ -133,7 +136,16 @@ async function open(
   );
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => {
-      const reason = error.code === 'EADDRINUSE' ? 'somebody listens there already' : error.message;
+      if (address.path !== undefined && error.code !== 'EADDRINUSE') {
+        reject(explainPathError(error, { path: address.path, setting: '--socket' }) as Error);
+        return;
+      }
+      const reason =
+        error.code === 'EADDRINUSE'
+          ? `somebody listens there already: ${describeHolder(address.port === undefined ? undefined : findPortHolder(address.port))}`
+          : error.code === 'EACCES'
+            ? 'this user may not listen there (ports below 1024 are for root)'
+            : error.message;
       reject(
         new StoreError(
           'config_invalid',
@@ -184,7 +196,11 @@ async function removeStaleSocket(path: string): Promise<void> {
   });
   if (answers)
     throw new StoreError('data_directory_in_use', `another node answers on ${path}`, { path });
-  unlinkSync(path);
+  try {
+    unlinkSync(path);
+  } catch (error) {
+    throw explainPathError(error, { path, setting: '--socket' });
+  }
 }
 
 /** Connections whose handshake has not ended, which the server does not count among its own. */

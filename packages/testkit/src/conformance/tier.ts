@@ -99,12 +99,12 @@ export function localTierConformance(name: string, harness: LocalTierHarness): v
       expect(tier.absolutePath(1)).toBe(join(tier.root, tier.find(1)?.path ?? ''));
     });
 
-    test('the group may write a staged file and enter its directory', async () => {
+    test('the group may write a staged file and enter its directory, and makes no names there', async () => {
       const tier = await openTier();
       tier.create(1, 1);
       const file = tier.absolutePath(1);
       expect((await stat(file)).mode & 0o777).toBe(0o660);
-      expect((await stat(dirname(file))).mode & 0o7777).toBe(0o2770);
+      expect((await stat(dirname(file))).mode & 0o7777).toBe(0o2750);
     });
 
     test('reservations never pass the capacity, and room that was given back can be used', async () => {
