@@ -2,15 +2,15 @@
  * Runs, snapshots and their images on an object store and its catalog.
  *
  * I1  A snapshot is one record. It is written when all parts are there and were looked at, and never before; so half a
- *     snapshot is never seen, whoever dies in between.
- * I2  Parts of two sessions never make one snapshot: images carry the session in their name, and a session that begins
- *     throws away what other jobs handed over and did not commit. The images of a committed snapshot are never written again:
- *     a job that saves a step once more does so as another session (`~N`).
+ *     snapshot is never seen, whoever dies in between. How parts come together is in handing-over.ts.
+ * I2  Parts of two sessions never make one snapshot: images carry the session in their name. The images of a committed
+ *     snapshot are never written again: a job that saves a step once more does so as another session (`~N`).
  * I3  A snapshot that replaces another of its step keeps that one's stored form until it is stored itself.
  * I4  Slots: of a run whose snapshots are stored, at most `policy.slots` snapshots have images in memory, begun ones included,
  *     unless the policy says `spill`.
  * I5  Room that a client was told of is not promised to another: the staged write reserves it. A slot bounds what a run
  *     takes, the tier bounds what all take.
+ * I6  Whoever waits for a snapshot that does not come, or is there no more, is told why.
  */
 import { type Clock, isMirrored, resolvePolicy, Serial } from '@ebb/core';
 import {
@@ -22,6 +22,7 @@ import {
   type ImageRun,
   isStoreError,
   type PreparedRun,
+  parseRunName,
   type RestorePlan,
   type RunInfo,
   type RunPolicyChange,
@@ -39,18 +40,15 @@ import type {
   CommitSnapshot,
   SnapshotChoice,
 } from './checkpoint-service.ts';
+import { HandingOver } from './handing-over.ts';
 import { readShards } from './image.ts';
 import { ImageThread } from './image-thread.ts';
 import { Importing } from './importing.ts';
+import { Losses } from './losses.ts';
 import {
   IMAGE_BUCKET,
   imageKey,
-  imagesPrefix,
-  isOfOneJob,
-  nextSession,
-  PREPARED_PREFIX,
   parsePartName,
-  parseRunName,
   parseStep,
   type RunRef,
   runKey,
@@ -61,7 +59,6 @@ import {
 } from './names.ts';
 import { type CheckpointStore, Objects } from './objects.ts';
 import {
-  begunKey,
   type CheckpointRecords,
   changedPolicy,
   latestStep,
@@ -73,6 +70,7 @@ import {
 import type { SnapshotRecord } from './snapshot-record.ts';
 import { imageBucket, Storing, storedBytesOf, wantsStored } from './storing.ts';
 import { verifySnapshot } from './verify.ts';
+import { awaitChange } from './waiting.ts';
 
 export interface CheckpointServiceOptions {
   readonly store: CheckpointStore;
@@ -82,16 +80,10 @@ export interface CheckpointServiceOptions {
   readonly onError: (error: unknown, subject: string) => void;
 }
 
-const WAIT_MS = 10 * 60_000;
-const PART_POLL_MS_MIN = 5;
-const PART_POLL_MS_MAX = 100;
-/** Images of a session that was never heard of again. */
-const BEGUN_MS_MAX = 60 * 60_000;
 const SWEEP_MS = 60_000;
-const RETRY_AFTER_MS = 1000;
+/** Files made ready by clients that did not give them back. */
+const PREPARED_MS_MAX = 60 * 60_000;
 const DRAIN_POLL_MS = 20;
-/** Snapshots of a run that were left out or given up, remembered so that all its ranks are told the same. */
-const REMEMBERED_MAX = 64;
 
 /** Opens the service on a store that has recovered, and goes on where the last one stopped. */
 export async function openCheckpointService(
@@ -115,24 +107,34 @@ class CatalogCheckpointService implements CheckpointService {
   readonly #runs: Runs;
   readonly #thread = new ImageThread();
   readonly #serial = new Serial<string>();
+  readonly #losses: Losses;
   readonly #storing: Storing;
+  readonly #handing: HandingOver;
   readonly #importing: Importing;
   readonly #stop = new AbortController();
   #committed = 0;
-  #skipped = 0;
 
   constructor({ store, records, clock, onError }: CheckpointServiceOptions) {
     this.#store = store;
     this.#clock = clock;
     this.#onError = onError;
     this.#objects = new Objects(store);
-    this.#runs = new Runs(records);
+    this.#runs = new Runs(records, clock);
+    this.#losses = new Losses({
+      ...{ store, runs: this.#runs, onError },
+      imageBucketOf: async (bucket) => imageBucket((await store.getBucket(bucket)).policy),
+    });
     this.#storing = new Storing({
       ...{ store, clock, onError },
       objects: this.#objects,
       runs: this.#runs,
       thread: this.#thread,
       serial: this.#serial,
+      losses: this.#losses,
+    });
+    this.#handing = new HandingOver({
+      ...{ store, clock, objects: this.#objects, runs: this.#runs, storing: this.#storing },
+      ...{ losses: this.#losses, serial: this.#serial, stop: this.#stop.signal },
     });
     this.#importing = new Importing({
       ...{ store, clock, objects: this.#objects, runs: this.#runs, serial: this.#serial },
@@ -144,8 +146,8 @@ class CatalogCheckpointService implements CheckpointService {
     await this.#store.createBucket(IMAGE_BUCKET, resolvePolicy({ preset: 'ephemeral' }));
     await this.#runs.load();
     for (const run of this.#runs.all()) await this.#recover(run);
-    await this.#findBegun();
-    await this.#dropPrepared(this.#clock.now());
+    await this.#handing.sweep(this.#onError);
+    await this.#handing.dropPrepared(Number.POSITIVE_INFINITY);
     this.#storing.wake();
     void this.#sweepForever();
   }
@@ -175,7 +177,7 @@ class CatalogCheckpointService implements CheckpointService {
       unstored: unstored.length,
       oldestUnstoredMs: times.length === 0 ? null : Math.min(...times),
       committed: this.#committed,
-      skipped: this.#skipped,
+      skipped: this.#handing.skipped,
       storedBytes: this.#storing.storedBytes,
     };
   }
@@ -201,10 +203,12 @@ class CatalogCheckpointService implements CheckpointService {
 
   async removeRun(ref: RunRef): Promise<{ readonly snapshots: number }> {
     const run = this.#runs.get(ref);
+    const bucket = imageBucket((await this.#store.getBucket(ref.bucket)).policy);
     return await this.#serial.run(runKey(ref), async () => {
       const steps = [...run.snapshots.keys()];
-      for (const step of steps) await this.#storing.remove({ ...ref, step });
-      for (const { step, session } of run.begun.values()) await this.#dropBegun(run, step, session);
+      const message = `run ${ref.run} was removed`;
+      for (const step of steps) await this.#storing.remove({ ...ref, step }, message);
+      await this.#handing.dropAll(run, bucket);
       await this.#runs.dropRun(ref);
       return { snapshots: steps.length };
     });
@@ -253,33 +257,13 @@ class CatalogCheckpointService implements CheckpointService {
   // ── making a snapshot ─────────────────────────────────────────────────────────────────────────────────────────────
 
   async begin(ref: SnapshotRef, options: BeginOptions): Promise<SnapshotBegun> {
-    const { session, part, imageBytes } = options;
     parseStep(ref.step);
-    parsePartName(part);
+    parsePartName(options.part);
     const run = await this.#ensureRun(ref);
-    this.#assertFits(imageBytes);
+    this.#assertFits(options.imageBytes);
     const policy = (await this.#store.getBucket(ref.bucket)).policy;
-    const key = imageKey(ref, session, part);
-    if (run.snapshots.get(ref.step)?.session === session) {
-      const message = `session ${session} has committed step ${ref.step}: what is saved anew needs a session of its own, such as ${nextSession(session)}`;
-      throw new StoreError('already_committed', message, { step: ref.step, session });
-    }
-    const go = { decision: 'go', bucket: imageBucket(policy), key } as const;
-    await this.#dropOtherSessions(run, session);
-    const begun = { step: ref.step, session, sinceMs: this.#clock.now() };
-    if (!run.begun.has(begunKey(begun)) && wantsStored(policy)) {
-      const reason =
-        run.skipped.get(begunKey(begun)) ?? (await this.#takeSlot(run, ref.step, options));
-      if (reason !== undefined) {
-        if (!run.skipped.has(begunKey(begun))) this.#skipped++;
-        run.skipped.set(begunKey(begun), reason);
-        forgetOldest(run.skipped);
-        return { decision: 'skip', reason };
-      }
-    }
-    run.aborted.delete(begunKey(begun));
-    run.begun.set(begunKey(begun), begun);
-    return go;
+    const placing = { imageBucket: imageBucket(policy), isStored: wantsStored(policy) };
+    return await this.#handing.begin(run, ref.step, { options, placing });
   }
 
   async commit(ref: SnapshotRef, options: CommitSnapshot): Promise<SnapshotInfo> {
@@ -289,32 +273,33 @@ class CatalogCheckpointService implements CheckpointService {
     const run = this.#runs.get(ref);
     const policy = (await this.#store.getBucket(ref.bucket)).policy;
     const bucket = imageBucket(policy);
-    const before = run.snapshots.get(ref.step);
-    if (before?.session === session && !before.isRemoved) return await this.#info(run, ref.step);
-    const parts = await this.#awaitParts(run, ref, bucket, options);
-    await this.#checkParts(ref, bucket, session, parts);
-    await this.#serial.run(`commit ${snapshotKey(ref)}`, async () => {
-      const there = run.snapshots.get(ref.step);
-      const isThere = there !== undefined && !there.isRemoved;
-      if (isThere && there.session === session) return;
-      if (isThere && !options.overwrite) {
-        const message = `run ${ref.run} has a snapshot of step ${ref.step} already`;
-        throw new StoreError('already_exists', message, { step: ref.step });
-      }
-      if (there?.isRemoved === true)
-        await this.#serial.run(runKey(ref), async () => await this.#storing.remove(ref));
-      const record: SnapshotRecord = {
-        ...{ session, parts, metadata: options.metadata },
-        committedAtMs: this.#clock.now(),
-        ...{ pinned: false, bad: null, imagesGone: false, stored: null, isRemoved: false },
-        previous: isThere ? keptOf(there) : null,
-      };
-      await this.#runs.put(ref, record, { durable: policy.ack !== 'memory' });
-      this.#committed++;
-      run.begun.delete(begunKey({ step: ref.step, session }));
-      if (isThere)
-        for (const { name } of there.parts)
-          await this.#objects.delete({ bucket, key: imageKey(ref, there.session, name) });
+    if (isOf(run.snapshots.get(ref.step), session)) return await this.#info(run, ref.step);
+    await this.#handing.commit(run, ref.step, {
+      ...{ options, imageBucket: bucket },
+      check: async (parts) => {
+        await this.#checkParts(ref, bucket, session, parts);
+        await this.#awaitRemoval(run, ref);
+      },
+      publish: async (parts) => {
+        const there = run.snapshots.get(ref.step);
+        if (there?.isRemoved === true) return false;
+        if (there?.session === session) return true;
+        if (there !== undefined && !options.overwrite) {
+          const message = `run ${ref.run} has a snapshot of step ${ref.step} already`;
+          throw new StoreError('already_exists', message, { step: ref.step });
+        }
+        const record: SnapshotRecord = {
+          ...{ session, parts, metadata: options.metadata },
+          ...{ sequence: this.#runs.nextSequence(), committedAtMs: this.#clock.now() },
+          ...{ pinned: false, bad: null, imagesGone: false, stored: null, isRemoved: false },
+          previous: there === undefined ? null : keptOf(there),
+        };
+        await this.#runs.put(ref, record, { durable: policy.ack !== 'memory' });
+        this.#committed++;
+        for (const { name } of there?.parts ?? [])
+          await this.#objects.delete({ bucket, key: imageKey(ref, there?.session ?? '', name) });
+        return true;
+      },
     });
     this.#tidyLater(run);
     return await this.#info(run, ref.step);
@@ -323,9 +308,8 @@ class CatalogCheckpointService implements CheckpointService {
   async abort(ref: SnapshotRef, session: string): Promise<void> {
     const run = this.#runs.find(ref);
     if (run === undefined) return;
-    if (run.snapshots.get(ref.step)?.session === session) return;
-    remember(run.aborted, begunKey({ step: ref.step, session }));
-    await this.#dropBegun(run, ref.step, session);
+    const bucket = imageBucket((await this.#store.getBucket(ref.bucket)).policy);
+    await this.#handing.abort(run, { step: ref.step, session }, bucket);
   }
 
   // ── snapshots ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -343,13 +327,31 @@ class CatalogCheckpointService implements CheckpointService {
     choice: SnapshotChoice,
     { direct = false }: { readonly direct?: boolean } = {},
   ): Promise<RestorePlan> {
-    const ref = this.#choose(choice);
+    for (;;) {
+      const ref = this.#choose(choice);
+      const plan = await this.#planOf(ref, { direct });
+      if (plan !== undefined) return plan;
+      // What was lost is seen by now: the next choice is another one, or says so.
+      if (choice.step !== 'latest') this.#runs.snapshot(ref);
+    }
+  }
+
+  /** undefined: it changed meanwhile, or was found to be lost. @throws `data_lost` */
+  async #planOf(
+    ref: SnapshotRef,
+    { direct }: { readonly direct: boolean },
+  ): Promise<RestorePlan | undefined> {
     const run = this.#runs.get(ref);
     const record = this.#runs.snapshot(ref);
     const { session, imagesGone } = record;
     const bucket = imageBucket((await this.#store.getBucket(ref.bucket)).policy);
+    if (!imagesGone && !(await this.#losses.checkImages(ref, record))) return undefined;
     const manifest =
       record.stored === null ? undefined : await this.#storing.readManifest(ref, record);
+    if (imagesGone && manifest !== undefined && record.bad === null) {
+      const keys = new Set(manifest.parts.flatMap(({ runs }) => runs.map(([, , key]) => key)));
+      if (!(await this.#losses.checkStored(ref, record, keys))) return undefined;
+    }
     const parts = await Promise.all(
       record.parts.map(async ({ name, imageBytes }) => {
         const stored = manifest?.parts.find((one) => one.name === name);
@@ -369,8 +371,15 @@ class CatalogCheckpointService implements CheckpointService {
     return { snapshot: await this.#info(run, ref.step), parts };
   }
 
-  async wait(choice: SnapshotChoice, ack: Ack, signal?: AbortSignal): Promise<SnapshotInfo> {
-    const ref = this.#choose(choice);
+  async wait(
+    choice: SnapshotChoice,
+    ack: Ack,
+    { signal, session: asked }: { readonly signal?: AbortSignal; readonly session?: string } = {},
+  ): Promise<SnapshotInfo> {
+    const ref =
+      asked === undefined || choice.step === 'latest'
+        ? this.#choose(choice)
+        : { ...choice, step: choice.step };
     const run = this.#runs.get(ref);
     const policy = (await this.#store.getBucket(ref.bucket)).policy;
     if (ack === 'remote' && !isMirrored(policy))
@@ -383,16 +392,16 @@ class CatalogCheckpointService implements CheckpointService {
         `bucket ${ref.bucket} keeps snapshots in memory alone; its policy would have to say ack=disk`,
         { bucket: ref.bucket },
       );
-    const { session } = this.#runs.snapshot(ref);
+    const session = asked ?? this.#runs.snapshot(ref).session;
     const isReached = (): boolean => {
-      const record = this.#runs.snapshot(ref);
-      if (record.session !== session) {
-        const message = `another snapshot of step ${ref.step} took its place`;
-        throw new StoreError('precondition_failed', message, { step: ref.step });
-      }
-      return ACKS.indexOf(durabilityOf(record)) >= ACKS.indexOf(ack);
+      const record = run.snapshots.get(ref.step);
+      if (isOf(record, session)) return ACKS.indexOf(durabilityOf(record)) >= ACKS.indexOf(ack);
+      if (this.#handing.mayCome(run, { step: ref.step, session })) return false;
+      this.#runs.snapshot(ref); // says why there is none
+      const message = `another snapshot of step ${ref.step} took its place`;
+      throw new StoreError('precondition_failed', message, { step: ref.step, ended: true });
     };
-    await this.#until(run, isReached, { signal });
+    await this.#until(run, isReached, signal);
     return await this.#info(run, ref.step);
   }
 
@@ -417,67 +426,26 @@ class CatalogCheckpointService implements CheckpointService {
       store: this.#store,
       signal: this.#withStop(signal),
     });
-    const older = visible(this.#runs.get(ref)).find(
-      ([step, { bad }]) => step < ref.step && bad === null,
-    );
-    return { ...found, fallback: older?.[0] ?? null };
+    const inOrder = visible(this.#runs.get(ref));
+    const older = inOrder.slice(inOrder.findIndex(([step]) => step === ref.step) + 1);
+    return { ...found, fallback: older.find(([, { bad }]) => bad === null)?.[0] ?? null };
   }
 
   async remove(ref: SnapshotRef): Promise<void> {
     this.#runs.snapshot(ref);
-    await this.#serial.run(runKey(ref), async () => await this.#storing.remove(ref));
+    const message = `snapshot ${snapshotKey(ref)} was removed`;
+    await this.#serial.run(runKey(ref), async () => await this.#storing.remove(ref, message));
   }
 
-  // ── parts and slots ───────────────────────────────────────────────────────────────────────────────────────────────
+  // ── parts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** I4. Returns why the snapshot is left out, if it is. @throws `busy`, `aborted` */
-  async #takeSlot(run: Run, step: number, options: BeginOptions): Promise<string | undefined> {
-    const { slots } = run.policy;
-    const key = begunKey({ step, session: options.session });
-    const mayGo = (): boolean =>
-      run.begun.has(key) ||
-      run.policy.behind !== 'wait' ||
-      takenSlots(run, step) < run.policy.slots;
-    await this.#storing.dropImages(run);
-    const waitMs = options.waitMs ?? WAIT_MS;
-    if (!(await this.#until(run, mayGo, { signal: options.signal, waitMs }))) {
-      const message = `all ${slots} slots of run ${run.ref.run} hold snapshots that are not stored yet`;
-      throw new StoreError('busy', message, { slots, retryAfterMs: RETRY_AFTER_MS });
-    }
-    if (run.policy.behind !== 'skip' || takenSlots(run, step) < slots) return undefined;
-    return `storing is behind: all ${slots} slots of run ${run.ref.run} are taken`;
-  }
-
-  async #awaitParts(
-    run: Run,
-    ref: SnapshotRef,
-    bucket: string,
-    { session, parts, waitMs = WAIT_MS, signal }: CommitSnapshot,
-  ): Promise<SnapshotRecord['parts']> {
-    const found: { name: string; imageBytes: number }[] = [];
-    const deadlineMs = this.#clock.monotonic() + waitMs;
-    let pauseMs = PART_POLL_MS_MIN;
-    for (const name of new Set(parts))
-      for (;;) {
-        const view = await this.#store.find({ bucket, key: imageKey(ref, session, name) });
-        if (view !== undefined) {
-          found.push({ name, imageBytes: view.object.sizeBytes });
-          break;
-        }
-        signal?.throwIfAborted();
-        if (this.#stop.signal.aborted) throw new StoreError('draining', 'the node is stopping');
-        if (!run.begun.has(begunKey({ step: ref.step, session }))) {
-          const message = `session ${session} has begun no snapshot of step ${ref.step}, or another session took over`;
-          throw new StoreError('superseded', message, { step: ref.step, part: name });
-        }
-        if (this.#clock.monotonic() >= deadlineMs) {
-          const message = `part ${name} of step ${ref.step} did not come in ${waitMs} ms`;
-          throw new StoreError('busy', message, { part: name, retryAfterMs: RETRY_AFTER_MS });
-        }
-        await this.#clock.sleep(pauseMs);
-        pauseMs = Math.min(pauseMs * 2, PART_POLL_MS_MAX);
-      }
-    return found;
+  /** Of what was there at this step: nothing new takes its place before it is gone. */
+  async #awaitRemoval(run: Run, ref: SnapshotRef): Promise<void> {
+    if (run.snapshots.get(ref.step)?.isRemoved !== true) return;
+    const message = `snapshot ${snapshotKey(ref)} was removed`;
+    await this.#serial.run(runKey(ref), async () => {
+      if (run.snapshots.get(ref.step)?.isRemoved === true) await this.#storing.remove(ref, message);
+    });
   }
 
   async #checkParts(
@@ -515,21 +483,6 @@ class CatalogCheckpointService implements CheckpointService {
         this.#objects.read(opened, target, at);
       return await readShards(read, { imageBytes, part });
     });
-  }
-
-  /** I2 */
-  async #dropOtherSessions(run: Run, session: string): Promise<void> {
-    for (const begun of [...run.begun.values()])
-      if (!isOfOneJob(begun.session, session))
-        await this.#dropBegun(run, begun.step, begun.session);
-  }
-
-  async #dropBegun(run: Run, step: number, session: string): Promise<void> {
-    const policy = (await this.#store.getBucket(run.ref.bucket)).policy;
-    run.begun.delete(begunKey({ step, session }));
-    const ref = { ...run.ref, step };
-    await this.#objects.deleteAll(imageBucket(policy), `${imagesPrefix(ref)}${session}/`);
-    wake(run);
   }
 
   /** @throws `tier_full` */
@@ -583,7 +536,7 @@ class CatalogCheckpointService implements CheckpointService {
     const record = this.#runs.snapshot({ ...run.ref, step });
     return {
       ...{ bucket: run.ref.bucket, run: run.ref.run, step, session: record.session },
-      committedAtMs: record.committedAtMs,
+      ...{ sequence: record.sequence, committedAtMs: record.committedAtMs },
       durability: durabilityOf(record),
       inMemory: !record.imagesGone,
       imageBytes: record.parts.reduce((sum, { imageBytes }) => sum + imageBytes, 0),
@@ -607,43 +560,14 @@ class CatalogCheckpointService implements CheckpointService {
     return signal === undefined ? this.#stop.signal : AbortSignal.any([signal, this.#stop.signal]);
   }
 
-  /** False when the time was up. @throws what `isReached` throws; `aborted`, `draining` */
-  async #until(
-    run: Run,
-    isReached: () => boolean,
-    { signal, waitMs }: { readonly signal?: AbortSignal | undefined; readonly waitMs?: number },
-  ): Promise<boolean> {
-    const enough = new AbortController();
-    const stops = [enough.signal, this.#stop.signal, ...(signal === undefined ? [] : [signal])];
-    const ended = AbortSignal.any(stops);
-    let isLate = false;
-    if (waitMs !== undefined)
-      this.#clock.sleep(waitMs, ended).then(
-        () => {
-          isLate = true;
-          wake(run);
-        },
-        () => undefined,
-      );
-    try {
-      while (!isReached()) {
-        if (isLate) return false;
-        if (signal?.aborted === true)
-          throw new StoreError('aborted', 'the caller waits no longer', {}, signal.reason);
-        if (this.#stop.signal.aborted) throw new StoreError('draining', 'the node is stopping');
-        await new Promise<void>((resolve) => {
-          const look = (): void => {
-            run.waiters.delete(look);
-            ended.removeEventListener('abort', look);
-            resolve();
-          };
-          run.waiters.add(look);
-          ended.addEventListener('abort', look, { once: true });
-        });
-      }
-      return true;
-    } finally {
-      enough.abort();
+  /** @throws what `isReached` throws; `aborted`, `draining` */
+  async #until(run: Run, isReached: () => boolean, signal: AbortSignal | undefined): Promise<void> {
+    const stops = this.#withStop(signal);
+    while (!isReached()) {
+      if (signal?.aborted === true)
+        throw new StoreError('aborted', 'the caller waits no longer', {}, signal.reason);
+      if (this.#stop.signal.aborted) throw new StoreError('draining', 'the node is stopping');
+      await awaitChange(run, { clock: this.#clock, signal: stops });
     }
   }
 
@@ -668,101 +592,39 @@ class CatalogCheckpointService implements CheckpointService {
       } catch {
         return; // closed
       }
-      const oldMs = this.#clock.now() - BEGUN_MS_MAX;
+      const tell = (error: unknown): void => this.#onError(error, 'checkpoints');
       // Also parts that came when their snapshot was given up already.
-      await this.#findBegun().catch((error: unknown) => this.#onError(error, 'checkpoints'));
-      await this.#dropPrepared(oldMs).catch((error: unknown) =>
-        this.#onError(error, 'checkpoints'),
-      );
+      await this.#handing.sweep(this.#onError).catch(tell);
+      await this.#handing.dropPrepared(this.#clock.now() - PREPARED_MS_MAX).catch(tell);
       for (const run of this.#runs.all()) {
-        for (const begun of [...run.begun.values()])
-          if (begun.sinceMs < oldMs)
-            await this.#dropBegun(run, begun.step, begun.session).catch((error: unknown) =>
-              this.#onError(error, runKey(run.ref)),
-            );
+        await this.#lookForLosses(run).catch(tell);
         this.#tidyLater(run);
       }
     }
   }
 
-  /** What clients that died left behind: made before this time. */
-  async #dropPrepared(beforeMs: number): Promise<void> {
-    for (const { name: bucket } of await this.#store.listBuckets())
-      if (bucket === IMAGE_BUCKET || bucket === SEALED_IMAGE_BUCKET)
-        for await (const { key, createdAtMs } of this.#objects.list(bucket, PREPARED_PREFIX))
-          if (createdAtMs <= beforeMs) await this.#objects.delete({ bucket, key });
+  async #lookForLosses(run: Run): Promise<void> {
+    for (const [step, record] of visible(run))
+      if (!record.imagesGone) await this.#losses.checkImages({ ...run.ref, step }, record);
   }
 
   /** After a restart: what was being removed goes, and what memory lost is what it was before. */
   async #recover(run: Run): Promise<void> {
-    for (const [step, record] of [...run.snapshots]) {
-      const ref = { ...run.ref, step };
-      if (record.isRemoved) await this.#storing.remove(ref);
-      else if (!record.imagesGone && !(await this.#hasImages(ref, record)))
-        await this.#imagesLost(ref, record);
-    }
+    for (const [step, { isRemoved }] of [...run.snapshots])
+      if (isRemoved) await this.#storing.remove({ ...run.ref, step }, 'it was being removed');
+    await this.#lookForLosses(run);
+    for (const [step, { isRemoved }] of [...run.snapshots])
+      if (isRemoved) await this.#storing.remove({ ...run.ref, step }, 'it is lost');
   }
-
-  async #imagesLost(ref: SnapshotRef, record: SnapshotRecord): Promise<void> {
-    if (record.stored !== null) {
-      await this.#runs.put(ref, { ...record, imagesGone: true }, { durable: false });
-      return;
-    }
-    const message = `snapshot ${snapshotKey(ref)} was in memory alone, and that is lost`;
-    this.#onError(new StoreError('data_lost', message, { step: ref.step }), snapshotKey(ref));
-    if (record.previous !== null) await this.#runs.put(ref, record.previous, { durable: true });
-    else await this.#storing.remove(ref);
-  }
-
-  async #hasImages(ref: SnapshotRef, { session, parts }: SnapshotRecord): Promise<boolean> {
-    const bucket = imageBucket((await this.#store.getBucket(ref.bucket)).policy);
-    for (const { name } of parts)
-      try {
-        await this.#store.head({ bucket, key: imageKey(ref, session, name) });
-      } catch (error) {
-        if (isStoreError(error, 'not_found') || isStoreError(error, 'data_lost')) return false;
-        throw error;
-      }
-    return true;
-  }
-
-  /** Images of snapshots that were not committed: their sessions may live, and go on. */
-  async #findBegun(): Promise<void> {
-    for (const run of this.#runs.all()) {
-      const bucket = imageBucket((await this.#store.getBucket(run.ref.bucket)).policy);
-      for await (const { key, createdAtMs } of this.#objects.list(bucket, runKey(run.ref))) {
-        const [, , digits = '', session = ''] = key.split('/');
-        const step = Number(digits);
-        const record = run.snapshots.get(step);
-        if (record?.session === session || record?.previous?.session === session) continue;
-        const begun = { step, session, sinceMs: createdAtMs };
-        if (run.aborted.has(begunKey(begun))) await this.#dropBegun(run, step, session);
-        else if (!run.begun.has(begunKey(begun))) run.begun.set(begunKey(begun), begun);
-      }
-    }
-  }
-}
-
-function remember(keys: Set<string>, key: string): void {
-  keys.add(key);
-  forgetOldest(keys);
-}
-
-function forgetOldest(kept: Set<string> | Map<string, unknown>): void {
-  for (const oldest of kept.keys()) if (kept.size > REMEMBERED_MAX) kept.delete(oldest);
-}
-
-/** Snapshots with images in memory, others than this step. */
-function takenSlots(run: Run, step: number): number {
-  const steps = new Set([...run.begun.values()].map((begun) => begun.step));
-  for (const [of, { imagesGone }] of visible(run)) if (!imagesGone) steps.add(of);
-  steps.delete(step);
-  return steps.size;
 }
 
 /** I3 */
 function keptOf(record: SnapshotRecord): SnapshotRecord | null {
   return record.stored === null ? record.previous : { ...record, imagesGone: true, previous: null };
+}
+
+function isOf(record: SnapshotRecord | undefined, session: string): record is SnapshotRecord {
+  return record !== undefined && !record.isRemoved && record.session === session;
 }
 
 function durabilityOf({ stored }: SnapshotRecord): Ack {

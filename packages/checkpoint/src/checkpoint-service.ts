@@ -12,7 +12,7 @@ import type {
 } from '@ebb/protocol';
 import type { RunRef, SnapshotRef } from './names.ts';
 
-/** `latest`: the newest snapshot that is not marked bad. */
+/** `latest`: the snapshot that was committed last, of those not marked bad. */
 export interface SnapshotChoice extends RunRef {
   readonly step: number | 'latest';
 }
@@ -21,7 +21,7 @@ export interface BeginOptions {
   readonly session: string;
   readonly part: string;
   readonly imageBytes: number;
-  /** How long to wait for a slot. */
+  /** How long to wait for a slot; a minute at most. */
   readonly waitMs?: number | undefined;
   readonly signal?: AbortSignal;
 }
@@ -31,7 +31,7 @@ export interface CommitSnapshot {
   readonly parts: readonly string[];
   readonly metadata: Readonly<Record<string, string>>;
   readonly overwrite: boolean;
-  /** How long to wait for parts. */
+  /** How long to wait for parts; a minute at most. */
   readonly waitMs?: number | undefined;
   readonly signal?: AbortSignal;
 }
@@ -86,7 +86,8 @@ export interface CheckpointService {
 
   /**
    * Asks for a slot for one part's image. Parts of one snapshot get one decision.
-   * @throws `name_invalid`; `busy` when no slot came in time; `tier_full` when the image can never fit; `aborted`
+   * @throws `name_invalid`; `busy` when no slot came in time, with who holds them; `superseded` when another job saves to
+   * the run now; `already_committed`; `tier_full` when the image can never fit; `aborted`
    */
   begin(ref: SnapshotRef, options: BeginOptions): Promise<SnapshotBegun>;
   /**
@@ -98,7 +99,7 @@ export interface CheckpointService {
   /** Throws away what a session handed over for a step that it did not commit. */
   abort(ref: SnapshotRef, session: string): Promise<void>;
 
-  /** The newest step first. @throws `not_found` */
+  /** The one that was committed last first. @throws `not_found` */
   list(ref: RunRef): Promise<readonly SnapshotInfo[]>;
   /** @throws `not_found` */
   get(ref: SnapshotChoice): Promise<SnapshotInfo>;
@@ -107,8 +108,16 @@ export interface CheckpointService {
    * @throws `not_found`, `data_corrupt`
    */
   plan(ref: SnapshotChoice, options?: { readonly direct?: boolean }): Promise<RestorePlan>;
-  /** Resolves when it is so durable. @throws `not_found`, `not_mirrored`, `aborted` */
-  wait(ref: SnapshotChoice, ack: Ack, signal?: AbortSignal): Promise<SnapshotInfo>;
+  /**
+   * Resolves when it is so durable. `session`: the snapshot of this session, also while its parts are on their way.
+   * @throws `not_found`, `data_lost`, `superseded`, `precondition_failed` when it is there no more, or will not come;
+   * `not_mirrored`, `aborted`
+   */
+  wait(
+    ref: SnapshotChoice,
+    ack: Ack,
+    options?: { readonly signal?: AbortSignal; readonly session?: string },
+  ): Promise<SnapshotInfo>;
   setPinned(ref: SnapshotRef, pinned: boolean): Promise<SnapshotInfo>;
   /** `bad`: why it is not to be resumed from; null takes that back. */
   setBad(ref: SnapshotRef, bad: string | null): Promise<SnapshotInfo>;

@@ -300,6 +300,32 @@ describe('beside what the node does', () => {
     for (const step of [2, 3]) await expectWhole(next, step);
   });
 
+  test('what this node committed before the import is newer, and the imported keep their order', async () => {
+    const first = await openFirst();
+    // It went back: step 1 was committed after 2 and 3.
+    await first.save(
+      1,
+      stateOf(6, () => 7),
+      { session: 's1~1' },
+    );
+    await first.service.wait(at(1), 'remote');
+    const next = keep(await first.openNext());
+    await next.save(
+      0,
+      stateOf(1, () => 9),
+      { session: 's2' },
+    );
+    await next.service.wait(at(0), 'disk');
+    await next.service.importRuns(RUN);
+    expect(await stepsOf(next)).toEqual([0, 1, 3, 2]);
+    await next.save(
+      2,
+      stateOf(1, () => 9),
+      { session: 's2' },
+    );
+    expect(await stepsOf(next)).toEqual([2, 0, 1, 3]);
+  });
+
   test('a clock that is behind the lost node’s does not make older of what is saved next', async () => {
     const first = await openFirst();
     const file = join(first.remote, 'checkpoints', manifestOf(3));

@@ -8,6 +8,7 @@
  * I3  All snapshots of a run appear in one change of the catalog: retention never sees some of them, and takes from none what
  *     another one shares with it. A crash before that change leaves nothing; the next import does all of it.
  * I4  Objects of the run stay while they are looked at: that and the change are within `serial`.
+ * I5  Imported snapshots keep their order among each other, and are older than all that this node committed to the run.
  */
 import type { Clock, Serial } from '@ebb/core';
 import { isStoreError, MiB, type RunsImported, StoreError } from '@ebb/protocol';
@@ -39,7 +40,9 @@ export interface ImportingParts {
 
 interface Candidate {
   readonly step: number;
-  readonly record: Omit<SnapshotRecord, 'stored'>;
+  readonly record: Omit<SnapshotRecord, 'sequence' | 'stored'>;
+  /** Its place in the order of the node that made it; 0 in manifests of 0.1.0. */
+  readonly sequence: number;
   /** Bytes that each data object must have at least. */
   readonly needed: ReadonlyMap<string, number>;
 }
@@ -103,7 +106,7 @@ export class Importing {
       candidates.push(...(await Promise.all(reads)).filter((read) => read !== undefined));
     }
     const imported = await serial.run(runKey(ref), async () => {
-      const found = new Map<Candidate, SnapshotRecord>();
+      const found = new Map<Candidate, Omit<SnapshotRecord, 'sequence'>>();
       for (const one of candidates) {
         const record = await tryStep(one.step, async () => await this.#find(ref, one));
         if (record !== undefined) found.set(one, record);
@@ -115,10 +118,10 @@ export class Importing {
       for (const [one, record] of found) {
         if (run.snapshots.has(one.step)) continue; // I2
         const problem = problemIn(run, one);
-        if (problem === undefined) records.set(one.step, record);
+        if (problem === undefined) records.set(one.step, { ...record, sequence: one.sequence });
         else refused.push({ key: manifestKey({ ...ref, step: one.step }), problem });
       }
-      if (records.size > 0) await runs.add(ref, records);
+      if (records.size > 0) await runs.add(ref, inOrder(run, records));
       return records.size;
     });
     refused.sort((a, b) => (a.key < b.key ? -1 : 1));
@@ -140,10 +143,11 @@ export class Importing {
     return {
       step,
       needed,
+      sequence: manifest.sequence ?? 0,
       record: {
         ...{ session, metadata, isImported: true },
         parts: manifest.parts.map(({ name: part, imageBytes }) => ({ name: part, imageBytes })),
-        // The other node's clock may be ahead: what is committed here from now on is newer.
+        // The other node's clock may be ahead.
         committedAtMs: Math.min(Date.parse(manifest.committedAt), clock.now()),
         ...{ pinned: false, bad: null, imagesGone: true, previous: null, isRemoved: false },
       },
@@ -151,7 +155,10 @@ export class Importing {
   }
 
   /** I1 */
-  async #find(ref: RunRef, { step, needed, record }: Candidate): Promise<SnapshotRecord> {
+  async #find(
+    ref: RunRef,
+    { step, needed, record }: Candidate,
+  ): Promise<Omit<SnapshotRecord, 'sequence'>> {
     const objects: Record<string, number> = {};
     let newBytes = 0;
     for (const [key, bytes] of needed) {
@@ -173,8 +180,32 @@ export class Importing {
   }
 }
 
+/** The imported records with their places, and those of this node that make room for them (I5). */
+function inOrder(
+  run: Run,
+  imported: ReadonlyMap<number, SnapshotRecord>,
+): ReadonlyMap<number, SnapshotRecord> {
+  const placed = new Map<number, SnapshotRecord>();
+  const byAge = [...imported].sort(
+    ([stepA, a], [stepB, b]) =>
+      a.sequence - b.sequence || a.committedAtMs - b.committedAtMs || stepA - stepB,
+  );
+  let last = 0;
+  for (const [step, record] of byAge) {
+    last = Math.max(last + 1, record.sequence);
+    placed.set(step, { ...record, sequence: last });
+  }
+  const own = [...run.snapshots].filter(([, { isImported }]) => isImported !== true);
+  const first = Math.min(...own.map(([, { sequence }]) => sequence));
+  const shift = Math.max(0, last - first + 1);
+  if (shift > 0)
+    for (const [step, record] of own)
+      placed.set(step, { ...record, sequence: record.sequence + shift });
+  return placed;
+}
+
 /** What this node itself does or did at the same names. */
-function problemIn(run: Run, { step, needed, record }: Candidate): string | undefined {
+function problemIn(run: Run, { step, needed, record, sequence }: Candidate): string | undefined {
   const begun = run.begun.values().find((one) => one.step === step);
   if (begun !== undefined) return `session ${begun.session} is saving this step now`;
   for (const key of needed.keys()) {
@@ -182,7 +213,9 @@ function problemIn(run: Run, { step, needed, record }: Candidate): string | unde
     const own = run.snapshots.get(of);
     if (own === undefined || own.isImported === true) continue;
     // Saved anew after this manifest was written, in the place of what that names.
-    if (own.stored?.objects[key] !== undefined && own.committedAtMs > record.committedAtMs)
+    if (own.stored?.objects[key] === undefined) continue;
+    // Not unless both say that it was written later: clocks and counts are of two nodes.
+    if (sequence <= own.sequence || record.committedAtMs <= own.committedAtMs)
       return `it names ${key} as it was before this node saved step ${of}`;
   }
   return undefined;

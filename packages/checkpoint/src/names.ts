@@ -17,16 +17,6 @@ export const SEALED_IMAGE_BUCKET = 'checkpoint-images-encrypted';
 const MANIFEST = 'manifest.json';
 const STEP_DIGITS = 12;
 
-export function parseRunName(run: string): string {
-  if (!runNameSchema.safeParse(run).success)
-    throw new StoreError(
-      'name_invalid',
-      `run ${JSON.stringify(run.slice(0, 80))}: use 1 to 128 letters, digits, ".", "_" and "-", a letter or digit first.`,
-      { run: run.slice(0, 80) },
-    );
-  return run;
-}
-
 /** Its data objects lie beside the manifest. */
 export function parsePartName(part: string): string {
   if (part !== MANIFEST) return part;
@@ -67,14 +57,21 @@ export function imageKey(ref: SnapshotRef, session: string, part: string): strin
   return `${imagesPrefix(ref)}${session}/${part}`;
 }
 /** Sessions of one job: what it hands over anew after it went back is kept apart from what it handed over before. */
-export function isOfOneJob(a: string, b: string): boolean {
-  return a.split('~', 1)[0] === b.split('~', 1)[0];
+export function jobOf(session: string): string {
+  return session.split('~', 1)[0] ?? session;
 }
 export function nextSession(session: string): string {
   const [job = '', returns = '0'] = session.split('~');
   return `${job}~${Number(returns) + 1}`;
 }
 /** Of the manifest before the run's bucket may show it. No part can have this name. */
+export function parseImageKey(key: string): SnapshotRef & { session: string; part: string } {
+  const [bucket = '', run = '', step = '', session = '', part = ''] = key.split('/');
+  return { bucket, run, step: Number(step), session, part };
+}
+export function isPendingManifest(part: string): boolean {
+  return part === PENDING_MANIFEST;
+}
 export function pendingManifestKey(ref: SnapshotRef, session: string): string {
   return `${imagesPrefix(ref)}${session}/${PENDING_MANIFEST}`;
 }

@@ -20,6 +20,7 @@ export type CheckpointStore = Pick<
   | 'find'
   | 'getBucket'
   | 'head'
+  | 'isStagedUnder'
   | 'listBuckets'
   | 'listRecords'
   | 'open'

@@ -1,15 +1,18 @@
 /**
- * Which snapshots of a run may go. Pure.
+ * Which snapshots of a run may go. Pure. What is older was committed earlier, whatever its step: a job that goes back saves
+ * lower steps, and what it saves then is what it goes on from.
  *
  * I1  The newest snapshot that is not marked bad stays, and so does the newest of those that are durable as the run
  *     asks: what a training job would go on from after a crash, and after the loss of memory.
  * I2  What is pinned stays.
+ * I3  The time of day orders nothing. An age is what the caller knows of it.
  */
 import type { RunPolicy } from '@ebb/protocol';
 
 export interface Retained {
   readonly step: number;
-  readonly committedAtMs: number;
+  readonly sequence: number;
+  readonly ageMs: number;
   readonly pinned: boolean;
   readonly isBad: boolean;
   /** It outlives memory, or its bucket asks for no more. */
@@ -26,9 +29,8 @@ export type Retention = Pick<RunPolicy, 'keepLast' | 'keepEvery' | 'maxAgeMs' | 
 export function stepsToRemove(
   snapshots: readonly Retained[],
   policy: Retention,
-  nowMs: number,
 ): readonly number[] {
-  const newestFirst = snapshots.toSorted((a, b) => b.step - a.step);
+  const newestFirst = snapshots.toSorted((a, b) => b.sequence - a.sequence);
   const good = newestFirst.filter(({ isBad }) => !isBad);
   const kept = new Set([good[0]?.step, good.find(({ isSafe }) => isSafe)?.step]);
   const isKept = ({ step, pinned }: Retained): boolean =>
@@ -37,14 +39,11 @@ export function stepsToRemove(
   const { keepLast, maxAgeMs, maxBytes } = policy;
   if (keepLast !== null) {
     // Bad ones do not count, so that they do not push the good ones out.
-    const last = new Set(good.slice(0, keepLast).map(({ step }) => step));
-    const oldest = Math.min(...last);
-    for (const one of newestFirst)
-      if (!isKept(one) && !last.has(one.step) && one.step < oldest) removed.add(one.step);
+    const oldest = good.slice(0, keepLast).at(-1)?.sequence ?? 0;
+    for (const one of newestFirst) if (!isKept(one) && one.sequence < oldest) removed.add(one.step);
   }
   if (maxAgeMs !== null)
-    for (const one of newestFirst)
-      if (!isKept(one) && nowMs - one.committedAtMs > maxAgeMs) removed.add(one.step);
+    for (const one of newestFirst) if (!isKept(one) && one.ageMs > maxAgeMs) removed.add(one.step);
   if (maxBytes !== null)
     for (const one of newestFirst.toReversed()) {
       const left = newestFirst.filter(({ step }) => !removed.has(step));

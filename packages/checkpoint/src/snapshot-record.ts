@@ -4,9 +4,13 @@ import { StoreError } from '@ebb/protocol';
 
 export const SNAPSHOTS = 'checkpoint-snapshots';
 export const RUNS = 'checkpoint-runs';
+export const JOBS = 'checkpoint-jobs';
 
 export interface SnapshotRecord {
   readonly session: string;
+  /** Order of the commits on this node. Records of 0.1.0 have none: `inSequence` gives them theirs. */
+  readonly sequence: number;
+  /** For people, and for the age at which a snapshot goes. */
   readonly committedAtMs: number;
   readonly parts: readonly { readonly name: string; readonly imageBytes: number }[];
   readonly metadata: Readonly<Record<string, string>>;
@@ -33,14 +37,40 @@ interface StoredSnapshot {
   readonly newBytes: number;
 }
 
+/** As it may lie in a catalog. */
+export type StoredRecord = Omit<SnapshotRecord, 'previous' | 'sequence'> & {
+  readonly sequence?: number;
+  readonly previous: StoredRecord | null;
+};
+
+/**
+ * Gives those a sequence that have none: by the time of their commit, which is all there is to know of them. Where others
+ * have one, a node of 0.1.0 ran once more in between, and made the youngest.
+ */
+export function inSequence(records: readonly StoredRecord[]): readonly SnapshotRecord[] {
+  const all = records.flatMap((record) =>
+    record.previous === null ? record : [record, record.previous],
+  );
+  let last = all.reduce((most, { sequence = 0 }) => Math.max(most, sequence), 0);
+  const given = new Map<StoredRecord, number>();
+  for (const record of all.toSorted((a, b) => a.committedAtMs - b.committedAtMs))
+    given.set(record, record.sequence ?? ++last);
+  const withSequence = (record: StoredRecord): SnapshotRecord => ({
+    ...record,
+    sequence: given.get(record) ?? 0,
+    previous: record.previous === null ? null : withSequence(record.previous),
+  });
+  return records.map(withSequence);
+}
+
 export function encodeRecord(record: SnapshotRecord): Buffer {
   return Buffer.from(JSON.stringify(record));
 }
 
 /** @throws `data_corrupt` */
-export function decodeRecord(key: string, value: Uint8Array): SnapshotRecord {
+export function decodeRecord(key: string, value: Uint8Array): StoredRecord {
   try {
-    return JSON.parse(Buffer.from(value).toString('utf8')) as SnapshotRecord;
+    return JSON.parse(Buffer.from(value).toString('utf8')) as StoredRecord;
   } catch (error) {
     throw new StoreError(
       'data_corrupt',

@@ -3,13 +3,14 @@
  * comes the manifest, and when tier 2 has all of it, the manifest is shown in the run's bucket.
  *
  * I1  One snapshot is stored at a time on a node, the one that was committed last first; so what a crash would cost is
- *     as young as it can be.
+ *     as young as it can be. What was committed later has the higher sequence; times of day order nothing.
  * I2  A record says `stored` when all that its manifest names is as durable as its bucket asks, and so is the manifest.
  * I3  The manifest appears in the run's bucket after every object that it names; where that is mirrored, when tier 2 has
  *     them. Who reads the object store alone sees whole snapshots only.
  * I4  Storing, dropping images and removing are one after the other in a run (`serial`): no snapshot comes to name a data
  *     object that is being deleted.
  * I5  What fails is tried again after a growing pause, and others get their turn meanwhile.
+ * I6  What was made for a snapshot that was replaced or removed meanwhile goes when its storing ends.
  */
 import { type BucketPolicy, type Clock, isMirrored, Pauses, type Serial } from '@ebb/core';
 import {
@@ -19,12 +20,14 @@ import {
   isStoreError,
   type Manifest,
   type ManifestPart,
+  type RunPolicy,
   StoreError,
 } from '@ebb/protocol';
 import { type DeltaBase, planDelta } from './delta-plan.ts';
 import { Digests } from './digest.ts';
 import { readShards } from './image.ts';
 import type { ImageThread } from './image-thread.ts';
+import type { Losses } from './losses.ts';
 import { parseManifest } from './manifest.ts';
 import {
   dataKey,
@@ -40,7 +43,7 @@ import {
 } from './names.ts';
 import type { CheckpointStore, Name, Objects } from './objects.ts';
 import { bytesOf, type Retained, stepsToRemove } from './retention.ts';
-import { type Run, type Runs, visible } from './runs.ts';
+import { type Ended, endedKey, type Run, type Runs, remember, visible } from './runs.ts';
 import type { SnapshotRecord } from './snapshot-record.ts';
 
 const LOOK_FAILED_PAUSE_MS = 30_000;
@@ -52,6 +55,7 @@ export interface StoringParts {
   readonly runs: Runs;
   readonly thread: ImageThread;
   readonly serial: Serial<string>;
+  readonly losses: Losses;
   readonly clock: Clock;
   readonly onError: (error: unknown, subject: string) => void;
 }
@@ -64,6 +68,8 @@ export class Storing {
   readonly #publishing = new Map<string, Promise<void>>();
   /** The last that were read or written, by key; a session writes a step once. */
   readonly #manifests = new Map<string, Manifest>();
+  /** Why a snapshot is not stored yet, by its key: what the last try said. */
+  readonly #problems = new Map<string, string>();
   #working: Promise<void> | undefined;
   #isDirty = false;
   /** Bytes of data objects that were made since the start. */
@@ -103,6 +109,11 @@ export class Storing {
     return found;
   }
 
+  /** What keeps a snapshot from being stored, when a try has failed. */
+  problemOf(ref: SnapshotRef): string | undefined {
+    return this.#problems.get(snapshotKey(ref));
+  }
+
   async close(): Promise<void> {
     this.#stop.abort();
     await this.#working;
@@ -118,23 +129,23 @@ export class Storing {
         await this.#publishWhatIsStored();
         const next = await this.#next();
         if (next === undefined || this.#stop.signal.aborted) break;
-        const { run } = next;
-        await this.#try(next.ref, () =>
-          this.#parts.serial.run(runKey(run.ref), async () => await this.#storeNext(next.ref)),
+        const { ref, session } = next;
+        await this.#try({ ...ref, session }, () =>
+          this.#parts.serial.run(runKey(ref), async () => await this.#storeNext(ref)),
         );
       }
     }
   }
 
   /** I1 */
-  async #next(): Promise<{ readonly run: Run; readonly ref: SnapshotRef } | undefined> {
-    let best: { run: Run; ref: SnapshotRef; committedAtMs: number } | undefined;
+  async #next(): Promise<{ readonly ref: SnapshotRef; readonly session: string } | undefined> {
+    let best: { ref: SnapshotRef; session: string; sequence: number } | undefined;
     for (const run of this.#parts.runs.all())
-      for (const [step, { stored, committedAtMs }] of visible(run)) {
+      for (const [step, { stored, session, sequence }] of visible(run)) {
         const ref = { ...run.ref, step };
         if (stored !== null || !this.#pauses.mayTry(subjectOf(ref))) continue;
-        if (best !== undefined && best.committedAtMs >= committedAtMs) continue;
-        if (await this.#wantsStored(ref.bucket)) best = { run, ref, committedAtMs };
+        if (best !== undefined && best.sequence >= sequence) continue;
+        if (await this.#wantsStored(ref.bucket)) best = { ref, session, sequence };
       }
     return best;
   }
@@ -144,9 +155,11 @@ export class Storing {
     const record = runs.find(ref)?.snapshots.get(ref.step);
     if (record === undefined || record.isRemoved || record.stored !== null) return;
     if (this.#isOvertaken(ref, record)) {
-      await this.remove(ref);
+      const message = `snapshot ${snapshotKey(ref)} was dropped: a newer one was stored before it, and the run asks for no more (superseded=drop)`;
+      await this.remove(ref, message);
       return;
     }
+    if (!(await this.#parts.losses.checkImages(ref, record))) return;
     await this.#store(ref, record);
     await this.dropImages(runs.get(ref));
     await this.retain(runs.get(ref));
@@ -159,20 +172,25 @@ export class Storing {
     if (superseded === 'store' || record.pinned) return false;
     if (keepEvery !== null && step % keepEvery === 0) return false;
     return visible(run).some(
-      ([, one]) =>
-        one.stored !== null && one.bad === null && one.committedAtMs > record.committedAtMs,
+      ([, one]) => one.stored !== null && one.bad === null && one.sequence > record.sequence,
     );
   }
 
-  async #try(ref: SnapshotRef, work: () => Promise<void>): Promise<void> {
+  async #try(
+    { session, ...ref }: SnapshotRef & { readonly session: string },
+    work: () => Promise<void>,
+  ): Promise<void> {
     const subject = subjectOf(ref);
+    this.#problems.delete(subject.name);
     try {
       await work();
       this.#pauses.succeeded(subject);
     } catch (error) {
       if (this.#stop.signal.aborted) return;
-      // Of one that was removed meanwhile nothing is left to be done.
-      if (this.#parts.runs.find(ref)?.snapshots.get(ref.step)?.isRemoved !== false) return;
+      const now = this.#parts.runs.find(ref)?.snapshots.get(ref.step);
+      // Nothing is left to be done for one that was removed or replaced meanwhile.
+      if (now?.session !== session || now.isRemoved) return;
+      remember(this.#problems, subject.name, (error as Error).message);
       this.#pauses.failed(subject, { isAway: false });
       this.#parts.onError(error, subject.name);
     }
@@ -187,13 +205,20 @@ export class Storing {
     const base = await this.#baseOf(ref);
     const parts: ManifestPart[] = [];
     const named = new Map<string, number>();
+    const made: Name[] = [];
     let newBytes = 0;
-    for (const part of record.parts) {
-      const stored = await this.#storePart(ref, { record, part: part.name, base, ack });
-      parts.push(stored.part);
-      newBytes += stored.newBytes;
-      for (const [, , key] of stored.part.runs)
-        named.set(key, key === stored.newKey ? stored.newBytes : (base?.objects.get(key) ?? 0));
+    try {
+      for (const part of record.parts) {
+        const stored = await this.#storePart(ref, { record, part: part.name, base, ack });
+        parts.push(stored.part);
+        made.push({ bucket: ref.bucket, key: stored.newKey });
+        newBytes += stored.newBytes;
+        for (const [, , key] of stored.part.runs)
+          named.set(key, key === stored.newKey ? stored.newBytes : (base?.objects.get(key) ?? 0));
+      }
+    } catch (error) {
+      await this.#forgetMade(ref, made);
+      throw error;
     }
     const manifest: Manifest = {
       format: CHECKPOINT_FORMAT,
@@ -201,6 +226,7 @@ export class Storing {
       step: ref.step,
       session: record.session,
       committedAt: new Date(record.committedAtMs).toISOString(),
+      sequence: record.sequence,
       metadata: { ...record.metadata },
       parts,
     };
@@ -215,6 +241,7 @@ export class Storing {
       { durable: true },
     );
     if (isNoted && previous !== null) await this.#forgetStored(ref, previous, policy);
+    if (!isNoted) await this.#forgetMade(ref, [...made, name]); // I6
   }
 
   async #storePart(
@@ -290,8 +317,7 @@ export class Storing {
     let newest: readonly [number, SnapshotRecord] | undefined;
     for (const [step, record] of visible(run)) {
       if (record.stored === null || record.bad !== null) continue;
-      if (newest === undefined || record.committedAtMs > newest[1].committedAtMs)
-        newest = [step, record];
+      newest ??= [step, record];
     }
     if (newest === undefined) return undefined;
     const [step, record] = newest;
@@ -358,7 +384,9 @@ export class Storing {
       const key = snapshotKey(ref);
       if (stored === null || stored.isPublished === true) continue;
       if (this.#publishing.has(key) || !this.#pauses.mayTry(subjectOf(ref))) continue;
-      const publishing = this.#try(ref, () => this.#publish(ref, session, last)).finally(() => {
+      const publishing = this.#try({ ...ref, session }, () =>
+        this.#publish(ref, session, last),
+      ).finally(() => {
         this.#publishing.delete(key);
       });
       this.#publishing.set(key, publishing);
@@ -390,40 +418,62 @@ export class Storing {
 
   // ── what goes ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** Gives up images that are not needed: all but those of what is not stored, and of the newest snapshot. */
-  async dropImages(run: Run): Promise<void> {
+  /** Gives up images that are not needed: all but those of what is not stored, and of the newest snapshot unless its slot is wanted. */
+  async dropImages(run: Run, { isSlotWanted = false } = {}): Promise<void> {
     const { runs, objects } = this.#parts;
     const policy = await this.#policyOf(run.ref.bucket);
-    const newest = visible(run).reduce((most, [, one]) => Math.max(most, one.committedAtMs), 0);
-    for (const [step, { stored, imagesGone, committedAtMs, session, parts }] of visible(run)) {
-      if (stored === null || imagesGone || committedAtMs === newest) continue;
+    const [newest] = visible(run);
+    for (const [step, { stored, imagesGone, session, parts }] of visible(run)) {
+      if (stored === null || imagesGone) continue;
+      if (step === newest?.[0] && !isSlotWanted) continue;
       const ref = { ...run.ref, step };
+      // The record first: nobody is sent to an image that is being deleted.
+      await runs.change({ ...ref, session }, { imagesGone: true }, { durable: false });
       for (const { name } of parts)
         await objects.delete({ bucket: imageBucket(policy), key: imageKey(ref, session, name) });
-      await runs.change({ ...ref, session }, { imagesGone: true }, { durable: false });
     }
   }
 
-  /** Removes what the run's policy lets go. Called within `serial`. */
+  /** Removes what the run's policy lets go, and what was lost. Called within `serial`. */
   async retain(run: Run): Promise<void> {
+    const { runs } = this.#parts;
+    for (const [step, { isRemoved }] of [...run.snapshots])
+      if (isRemoved) await this.remove({ ...run.ref, step }, 'it is being removed');
     const policy = await this.#policyOf(run.ref.bucket);
-    const retained = visible(run).map(([step, record]) => toRetained(step, record, policy));
-    for (const step of stepsToRemove(retained, run.policy, this.#parts.clock.now()))
-      await this.remove({ ...run.ref, step });
+    const retained = visible(run).map(([step, record]) => {
+      const ageMs = runs.ageMs({ ...run.ref, step }, record);
+      return { ...toRetained(step, record, policy), ageMs };
+    });
+    for (const step of stepsToRemove(retained, run.policy)) {
+      const ref = { ...run.ref, step };
+      const message = `snapshot ${snapshotKey(ref)} was committed, and removed since, as the run's policy says (${describePolicy(run.policy)})`;
+      await this.remove(ref, message);
+    }
   }
 
-  /** Called within `serial`. Goes on after a crash in the middle. */
-  async remove(ref: SnapshotRef): Promise<void> {
+  /** Called within `serial`. Goes on after a crash in the middle. `why`: for those who look for it later. */
+  async remove(ref: SnapshotRef, why: string): Promise<void> {
     const { runs, objects } = this.#parts;
-    const record = runs.find(ref)?.snapshots.get(ref.step);
-    if (record === undefined) return;
+    const run = runs.find(ref);
+    const record = run?.snapshots.get(ref.step);
+    if (run === undefined || record === undefined) return;
+    const key = endedKey({ ...ref, session: record.session });
+    const ended: Ended = { code: 'not_found', message: why };
+    if (!run.ended.has(key)) remember(run.ended, key, ended);
     if (!record.isRemoved) await runs.put(ref, { ...record, isRemoved: true }, { durable: true });
     const policy = await this.#policyOf(ref.bucket);
     await objects.delete({ bucket: ref.bucket, key: manifestKey(ref) });
     await this.#forgetStored(ref, record, policy);
     if (record.previous !== null) await this.#forgetStored(ref, record.previous, policy);
-    await objects.deleteAll(imageBucket(policy), imagesPrefix(ref));
-    await runs.drop(ref);
+    await runs.drop(ref, record);
+  }
+
+  /** I6 */
+  async #forgetMade(ref: SnapshotRef, made: readonly Name[]): Promise<void> {
+    const { runs, objects } = this.#parts;
+    const records = [...(runs.find(ref)?.snapshots.values() ?? [])];
+    for (const { bucket, key } of made)
+      if (!records.some((record) => isNamedBy(record, key))) await objects.delete({ bucket, key });
   }
 
   /** Deletes what this record named and no other does. */
@@ -497,10 +547,23 @@ export function storedBytesOf(run: Run, policy: BucketPolicy): number {
   return bytesOf(visible(run).map(([step, record]) => toRetained(step, record, policy)));
 }
 
-function toRetained(step: number, record: SnapshotRecord, policy: BucketPolicy): Retained {
+function describePolicy({ keepLast, keepEvery, maxAgeMs, maxBytes }: RunPolicy): string {
+  const rules = {
+    ...{ keep_last: keepLast, keep_every: keepEvery },
+    ...{ max_age_s: maxAgeMs === null ? null : maxAgeMs / 1000, max_bytes: maxBytes },
+  };
+  const said = Object.entries(rules).filter(([, value]) => value !== null);
+  return said.map(([name, value]) => `${name}=${value}`).join(', ');
+}
+
+function toRetained(
+  step: number,
+  record: SnapshotRecord,
+  policy: BucketPolicy,
+): Omit<Retained, 'ageMs'> {
   return {
     step,
-    committedAtMs: record.committedAtMs,
+    sequence: record.sequence,
     pinned: record.pinned,
     isBad: record.bad !== null,
     isSafe: record.stored !== null || !wantsStored(policy),

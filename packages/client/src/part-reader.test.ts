@@ -45,7 +45,7 @@ class Objects {
 
 function planOf(part: Partial<RestorePlan['parts'][number]> & { imageBytes: number }): RestorePlan {
   const snapshot = {
-    ...{ bucket: 'checkpoints', run: 'gpt', step: 7, session: 's', committedAtMs: 1 },
+    ...{ bucket: 'checkpoints', run: 'gpt', step: 7, session: 's', sequence: 1, committedAtMs: 1 },
     ...{ durability: 'disk' as const, inMemory: true, imageBytes: part.imageBytes, newBytes: 0 },
     ...{ parts: [], pinned: false, bad: null, metadata: {} },
   };

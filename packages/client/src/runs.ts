@@ -4,6 +4,7 @@ import {
   isStoreError,
   PATHS,
   type PreparedRun,
+  parseRunName,
   preparedRunSchema,
   type RestorePlan,
   type RunInfo,
@@ -50,7 +51,7 @@ export interface Runs {
   ): Promise<PreparedRun>;
 }
 
-/** `latest`: the newest snapshot that is not marked bad. */
+/** `latest`: the snapshot that was committed last, of those not marked bad. */
 export type StepChoice = number | 'latest';
 
 export interface PlanOptions extends InBucket {
@@ -66,12 +67,15 @@ export interface SnapshotWaitOptions extends InBucket {
 }
 
 export interface Snapshots {
-  /** The newest step first. */
+  /** The one that was committed last first. */
   list(run: string, options?: InBucket): Promise<SnapshotInfo[]>;
   get(run: string, step: StepChoice, options?: InBucket): Promise<SnapshotInfo>;
   /** Where the bytes of its parts are, and the shards in them. */
   plan(run: string, step: StepChoice, options?: PlanOptions): Promise<RestorePlan>;
-  /** Resolves when it is so durable. @throws `timed_out`, `not_mirrored`, `precondition_failed` when another snapshot takes its step */
+  /**
+   * Resolves when it is so durable. @throws `timed_out`, `not_mirrored`; `not_found` when it is removed meanwhile,
+   * `data_lost` when it is lost, `precondition_failed` when another snapshot takes its step
+   */
   wait(run: string, step: StepChoice, options?: SnapshotWaitOptions): Promise<SnapshotInfo>;
   /** Keeps it whatever the run keeps, or no longer. */
   pin(run: string, step: number, pinned: boolean, options?: InBucket): Promise<SnapshotInfo>;
@@ -149,7 +153,7 @@ export function createSnapshots({ http, open, withSignal }: RunsParts): Snapshot
       for (;;) {
         const leftMs = Math.max(0, Math.ceil(until - performance.now()));
         const stepMs = Math.min(leftMs, WAIT_STEP_MS);
-        const asked = { ...query, for: ack, timeoutMs: stepMs };
+        const asked = { ...query, for: ack, timeoutMs: stepMs, session: first.session };
         const request = { query: asked, signal, idempotent: true };
         try {
           const now = await http.json('GET', path, snapshotInfoSchema, request);
@@ -212,7 +216,7 @@ function assertSame(first: SnapshotInfo, now: SnapshotInfo): void {
 }
 
 function runPath(template: string, run: string): string {
-  return template.replace('{run}', encodeURIComponent(run));
+  return template.replace('{run}', encodeURIComponent(parseRunName(run)));
 }
 
 function stepPath(template: string, run: string, step: StepChoice): string {

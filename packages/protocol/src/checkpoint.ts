@@ -1,6 +1,7 @@
 /** JSON of `/v1/runs`, and the manifest that stays in the object store: docs/checkpoint-format.md. */
 import { z } from 'zod';
 import { ackSchema } from './control.ts';
+import { StoreError } from './errors.ts';
 
 export const CHECKPOINT_BUCKET = 'checkpoints';
 export const CHECKPOINT_FORMAT = 'ebb-checkpoint/1';
@@ -24,6 +25,17 @@ const session = z
     'letters, digits, ".", "_" and "-", a letter or digit first, and "~N" behind it',
   );
 export const runNameSchema = name;
+
+/** Also before it becomes a part of a path: `..` would name something else there. @throws `name_invalid` */
+export function parseRunName(run: string): string {
+  if (!runNameSchema.safeParse(run).success)
+    throw new StoreError(
+      'name_invalid',
+      `run ${JSON.stringify(run.slice(0, 80))}: use 1 to 128 letters, digits, ".", "_" and "-", a letter or digit first.`,
+      { run: run.slice(0, 80) },
+    );
+  return run;
+}
 
 export const DTYPES = [
   'bool',
@@ -66,6 +78,8 @@ export const manifestSchema = z.object({
   step,
   session,
   committedAt: z.iso.datetime(),
+  /** Manifests of 0.1.0 have none. */
+  sequence: count.optional(),
   metadata: z.record(z.string(), z.string()),
   parts: z.array(manifestPartSchema),
 });
@@ -74,7 +88,7 @@ export type Manifest = z.infer<typeof manifestSchema>;
 // ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 export const runPolicySchema = z.object({
-  /** The newest so many stay; null: no snapshot goes for its number. */
+  /** The so many that were committed last stay; null: no snapshot goes for its number. */
   keepLast: z.number().int().positive().nullable(),
   /** Those at a multiple of so many steps stay, whatever else says. */
   keepEvery: z.number().int().positive().nullable(),
@@ -107,7 +121,7 @@ export const runInfoSchema = z.object({
   snapshots: count,
   latestStep: step
     .nullable()
-    .describe('of the newest snapshot that is complete and not marked bad'),
+    .describe('of the snapshot that was committed last, of those not marked bad'),
   storedBytes: count.describe('of its data objects: what is shared counts once'),
 });
 export type RunInfo = z.infer<typeof runInfoSchema>;
@@ -119,6 +133,9 @@ export const snapshotInfoSchema = z.object({
   run: z.string(),
   step,
   session: z.string(),
+  sequence: count.describe(
+    'a later commit has a higher one, whatever its step and the time of day',
+  ),
   committedAtMs: count,
   durability: ackSchema.describe('what holds now'),
   inMemory: z.boolean().describe('its images are in memory, whole'),
@@ -135,7 +152,7 @@ export const snapshotBeginSchema = z.object({
   session,
   part: name,
   imageBytes: z.number().int().positive(),
-  /** How long to wait for a slot. */
+  /** How long to wait for a slot, a minute at most: then `busy`, and who still wants one asks again. */
   waitMs: count.optional(),
 });
 /** `go`: stage the image under this name and commit it there. */
@@ -152,7 +169,7 @@ export const snapshotCommitSchema = z.object({
   metadata: z.record(z.string(), z.string()).default({}),
   /** Whether a snapshot of this step that is there is replaced, in one step. */
   overwrite: z.boolean().default(true),
-  /** How long to wait for parts. */
+  /** How long to wait for parts, a minute at most: then `busy`, and who still waits asks again. */
   waitMs: count.optional(),
 });
 export const snapshotAbortSchema = z.object({ session });

@@ -246,6 +246,8 @@ export interface ObjectStore {
   commit(owner: Owner, writeId: number, options: CommitOptions): Promise<Committed>;
   /** No error when there is no such write: aborting twice is fine. */
   abort(owner: Owner, writeId: number): Promise<void>;
+  /** Whether a staged write lives whose key begins with this one. */
+  isStagedUnder(prefix: ObjectRef): boolean;
 
   /** @throws `not_found`, with `deleteMarker` (its version id) and `deletedAtMs` when it is deleted; `data_lost` */
   head(ref: ObjectRef): Promise<ObjectView>;

@@ -111,6 +111,13 @@ export class StagingTable {
     return true;
   }
 
+  /** Whether somebody is writing an object whose key begins so. */
+  isAnyUnder({ bucket, key: prefix }: ObjectRef): boolean {
+    for (const { ref } of this.#writes.values())
+      if (ref.bucket === bucket && ref.key.startsWith(prefix)) return true;
+    return false;
+  }
+
   ofOwner(owner: Owner): readonly Staging[] {
     return [...(this.#byOwner.get(owner.ownerId) ?? [])].map(
       (id) => this.#writes.get(id) as Staging,

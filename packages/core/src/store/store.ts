@@ -195,6 +195,10 @@ export class CatalogObjectStore implements ObjectStore {
   commit(owner: Owner, writeId: number, options: CommitOptions): Promise<Committed> {
     return this.#writes.commit(owner, writeId, options);
   }
+  isStagedUnder(prefix: ObjectRef): boolean {
+    return this.#parts.staging.isAnyUnder(prefix);
+  }
+
   async abort(owner: Owner, writeId: number): Promise<void> {
     this.#writes.abort(owner, writeId);
     await Promise.resolve();

@@ -8,7 +8,7 @@ const BLOCK = 16;
 function planOf(step: number, digits: string, shards: readonly Partial<Shard>[]): RestorePlan {
   const digests = Buffer.concat([...digits].map((digit) => Buffer.alloc(16, digit)));
   const snapshot = {
-    ...{ bucket: 'checkpoints', run: 'gpt', step, session: 's', committedAtMs: step },
+    ...{ bucket: 'checkpoints', run: 'gpt', step, session: 's', sequence: 1, committedAtMs: step },
     ...{ durability: 'disk' as const, inMemory: false, imageBytes: 99, newBytes: 0 },
     ...{ parts: [], pinned: false, bad: null, metadata: {} },
   };

@@ -3,6 +3,7 @@ import type { RunRef, SnapshotChoice, SnapshotRef } from '@ebb/checkpoint';
 import {
   CHECKPOINT_BUCKET,
   importRunsSchema,
+  isStoreError,
   PATHS,
   preparedRunSchema,
   prepareRunSchema,
@@ -50,6 +51,10 @@ const waitQuery = ofBucket.extend({
     .max(WAIT_MS_MAX)
     .default(WAIT_MS_DEFAULT)
     .describe('then `timed_out`'),
+  session: z
+    .string()
+    .optional()
+    .describe('wait for the snapshot of this session, also while its parts are on their way'),
 });
 
 const routes = {
@@ -106,7 +111,7 @@ const routes = {
   list: createRoute({
     method: 'get',
     path: PATHS.snapshots,
-    summary: 'Snapshots of a run, the newest step first',
+    summary: 'Snapshots of a run, the one that was committed last first',
     request: { params: runParam, query: ofBucket },
     responses: {
       200: json(z.object({ snapshots: z.array(snapshotInfoSchema) })),
@@ -260,16 +265,15 @@ export function addRunRoutes(app: OpenAPIHono, { checkpoints }: Services): void 
     return c.json({ ...plan, parts }, 200);
   });
   app.openapi(routes.wait, async (c) => {
-    const { for: ack, timeoutMs } = c.req.valid('query');
+    const { for: ack, timeoutMs, session } = c.req.valid('query');
     const time = AbortSignal.timeout(timeoutMs);
-    const enough = AbortSignal.any([c.req.raw.signal, time]);
+    const signal = AbortSignal.any([c.req.raw.signal, time]);
     try {
-      return c.json(
-        await checkpoints.wait(choiceOf(c.req.valid('param'), c.req.valid('query')), ack, enough),
-        200,
-      );
+      const choice = choiceOf(c.req.valid('param'), c.req.valid('query'));
+      const options = { signal, ...(session === undefined ? {} : { session }) };
+      return c.json(await checkpoints.wait(choice, ack, options), 200);
     } catch (error) {
-      if (!time.aborted) throw error;
+      if (!time.aborted || !isStoreError(error, 'aborted')) throw error;
       const message = `the snapshot was not on ${ack} after ${timeoutMs} ms`;
       throw new StoreError('timed_out', message, { timeoutMs }, error);
     }

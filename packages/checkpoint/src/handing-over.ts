@@ -1,0 +1,535 @@
+/**
+ * From the question for a slot to the commit: who hands over what, who waits for it, and when that is over.
+ *
+ * I1  One thing at a time changes what is handed over to a run (`#section`): a job that takes over, a commit, an abort and
+ *     the sweep see each other's work whole. Nobody waits for a peer in there.
+ * I2  A slot is taken by what can be read or is being written: images of committed snapshots, parts that were handed over,
+ *     staged writes that live. Before its part is staged, a rank has the promise of a slot: for a moment, which is
+ *     shorter when it asks for another step. So an answer that was lost, or a client that died, holds nothing.
+ * I3  One job saves to a run, the one that began to save last. Whoever saved before it is told so by name: by each call
+ *     from there on, also after a restart of the node.
+ * I4  Who waits for a slot or for a part waits a minute at most, is told for what, and is told at once when it cannot come.
+ * I5  Parts that nobody commits go: when their session gives up, when another job takes over, or after a while without a
+ *     word from their session. Why is remembered, for those who wait for the snapshot.
+ */
+import type { Clock, Serial } from '@ebb/core';
+import { type SnapshotBegun, StoreError } from '@ebb/protocol';
+import type { BeginOptions, CommitSnapshot } from './checkpoint-service.ts';
+import type { Losses } from './losses.ts';
+import {
+  IMAGE_BUCKET,
+  imageKey,
+  imagesPrefix,
+  isPendingManifest,
+  jobOf,
+  nextSession,
+  PREPARED_PREFIX,
+  parseImageKey,
+  runKey,
+  SEALED_IMAGE_BUCKET,
+} from './names.ts';
+import type { CheckpointStore, Objects } from './objects.ts';
+import {
+  type Begun,
+  begunKey,
+  type Ended,
+  endedError,
+  type Run,
+  type Runs,
+  remember,
+  visible,
+  wake,
+} from './runs.ts';
+import type { SnapshotRecord } from './snapshot-record.ts';
+import type { Storing } from './storing.ts';
+import { awaitChange } from './waiting.ts';
+
+/** A longer one is asked for in steps: what is silent for too long is cut on the way. */
+const WAIT_MS_MAX = 60_000;
+/** Staged writes that end without a commit wake nobody. */
+const SLOT_POLL_MS = 250;
+const PART_POLL_MS_MIN = 5;
+const PART_POLL_MS_MAX = 100;
+/** From the answer to `begin` to the staged write. */
+const PROMISE_MS = 10_000;
+/** As above, when the same rank asks for another step: it would have staged this one by now. */
+const PROMISE_LEFT_MS = 1000;
+/** Parts of a session that says nothing more; as long as a client waits for the parts of other ranks. */
+const SILENCE_MS_MAX = 10 * 60_000;
+const RETRY_AFTER_MS = 1000;
+
+export interface HandingOverParts {
+  readonly store: CheckpointStore;
+  readonly objects: Objects;
+  readonly runs: Runs;
+  readonly storing: Storing;
+  readonly losses: Losses;
+  readonly serial: Serial<string>;
+  readonly clock: Clock;
+  /** The node stops. */
+  readonly stop: AbortSignal;
+}
+
+/** Where a run's images lie, and whether its snapshots are stored. */
+export interface Placing {
+  readonly imageBucket: string;
+  readonly isStored: boolean;
+}
+
+type Decision =
+  | { readonly is: 'go' }
+  | { readonly is: 'skip'; readonly reason: string }
+  | { readonly is: 'wait'; readonly taken: readonly string[] };
+
+export class HandingOver {
+  readonly #parts: HandingOverParts;
+  /** Snapshots that were left out since the start. */
+  skipped = 0;
+
+  constructor(parts: HandingOverParts) {
+    this.#parts = parts;
+  }
+
+  /** @throws `superseded`, `already_committed`, `busy`, `aborted`, `draining`, `not_found` */
+  async begin(
+    run: Run,
+    step: number,
+    { options, placing }: { readonly options: BeginOptions; readonly placing: Placing },
+  ): Promise<SnapshotBegun> {
+    const { clock } = this.#parts;
+    const waitMs = Math.min(options.waitMs ?? WAIT_MS_MAX, WAIT_MS_MAX);
+    const untilMs = clock.monotonic() + waitMs;
+    for (let isFirst = true; ; isFirst = false) {
+      const found = await this.#section(run, () =>
+        this.#decide(run, step, { options, placing, isFirst }),
+      );
+      const key = imageKey({ ...run.ref, step }, options.session, options.part);
+      if (found.is === 'go') return { decision: 'go', bucket: placing.imageBucket, key };
+      if (found.is === 'skip') return { decision: 'skip', reason: found.reason };
+      if (clock.monotonic() >= untilMs) throw allTaken(run, found.taken);
+      await this.#look(run, Math.min(SLOT_POLL_MS, untilMs - clock.monotonic()), options.signal);
+    }
+  }
+
+  /**
+   * Waits for the parts, and has `publish` make the snapshot of them.
+   * @throws `superseded`, `busy`, `aborted`, `draining`, `not_found`, and those of the callbacks
+   */
+  async commit(
+    run: Run,
+    step: number,
+    {
+      options,
+      imageBucket,
+      check,
+      publish,
+    }: {
+      readonly options: CommitSnapshot;
+      readonly imageBucket: string;
+      readonly check: (parts: SnapshotRecord['parts']) => Promise<void>;
+      /** Within the section, when all parts are there. False: `check` has to look once more. */
+      readonly publish: (parts: SnapshotRecord['parts']) => Promise<boolean>;
+    },
+  ): Promise<void> {
+    const { session } = options;
+    const begun = await this.#begunOf(run, step, { session, imageBucket });
+    begun.commits++;
+    try {
+      for (;;) {
+        const parts = await this.#awaitParts(run, begun, { options, imageBucket });
+        try {
+          await check(parts);
+        } catch (error) {
+          this.#assertGoesOn(run, begun); // another job may have thrown them away meanwhile
+          throw error;
+        }
+        const isDone = await this.#section(run, async () => {
+          this.#assertGoesOn(run, begun);
+          const ref = { ...run.ref, step };
+          for (const { name } of parts)
+            if (!(await this.#isThere(imageBucket, imageKey(ref, session, name)))) return false;
+          if (!(await publish(parts))) return false;
+          run.begun.delete(begunKey(begun));
+          return true;
+        });
+        if (isDone) return;
+      }
+    } finally {
+      begun.commits--;
+      begun.heardMs = this.#parts.clock.monotonic();
+    }
+  }
+
+  async abort(
+    run: Run,
+    begun: Pick<Begun, 'session' | 'step'>,
+    imageBucket: string,
+  ): Promise<void> {
+    await this.#section(run, async () => {
+      if (run.snapshots.get(begun.step)?.session === begun.session) return;
+      const message = `session ${begun.session} gave up its snapshot of step ${begun.step} of run ${run.ref.run}`;
+      await this.#drop(run, begun, { imageBucket, ended: { code: 'superseded', message } });
+    });
+  }
+
+  /** The run goes: nothing more is handed over to it. */
+  async dropAll(run: Run, imageBucket: string): Promise<void> {
+    await this.#section(run, async () => {
+      const message = `run ${run.ref.run} was removed`;
+      for (const begun of [...run.begun.values()])
+        await this.#drop(run, begun, { imageBucket, ended: { code: 'not_found', message } });
+    });
+  }
+
+  /** Whether a snapshot of this session may still come. @throws why it will not */
+  mayCome(run: Run, begun: Pick<Begun, 'session' | 'step'>): boolean {
+    this.#assertGoesOn(run, begun);
+    return run.begun.has(begunKey(begun));
+  }
+
+  /** Looks at what lies in the image buckets, and in the memory of this object: what nobody needs goes (I5). */
+  async sweep(onError: (error: unknown, subject: string) => void): Promise<void> {
+    const { objects, runs } = this.#parts;
+    for (const bucket of await this.#imageBuckets())
+      for await (const { key } of objects.list(bucket, '')) {
+        if (key.startsWith(PREPARED_PREFIX)) continue;
+        if (!this.#isNeeded(key)) await objects.delete({ bucket, key });
+      }
+    for (const run of runs.all())
+      await this.#giveUpSilent(run).catch((error: unknown) => onError(error, runKey(run.ref)));
+  }
+
+  /** What clients that died had made ready: made before this time. */
+  async dropPrepared(beforeMs: number): Promise<void> {
+    const { objects } = this.#parts;
+    for (const bucket of await this.#imageBuckets())
+      for await (const { key, createdAtMs } of objects.list(bucket, PREPARED_PREFIX))
+        if (createdAtMs <= beforeMs) await objects.delete({ bucket, key });
+  }
+
+  // ── slots (I2) ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  async #decide(
+    run: Run,
+    step: number,
+    {
+      options: { session, part },
+      placing: { imageBucket, isStored },
+      isFirst,
+    }: { readonly options: BeginOptions; readonly placing: Placing; readonly isFirst: boolean },
+  ): Promise<Decision> {
+    const { runs, clock } = this.#parts;
+    this.#assertThere(run);
+    const key = begunKey({ step, session });
+    await this.#takeOver(run, step, { session, imageBucket });
+    if (run.snapshots.get(step)?.session === session) throw committedBefore(run, step, session);
+    const left = run.ended.get(key);
+    if (left !== undefined) {
+      // Once more: nothing of the first time may be among its parts.
+      await this.#drop(run, { step, session }, { imageBucket, ended: left });
+      run.ended.delete(key);
+    }
+    const known = run.begun.get(key);
+    const isHeld = known !== undefined && (await this.#isHeld(run, known, imageBucket));
+    if (isStored && !isHeld) {
+      const reason = run.skipped.get(key);
+      if (reason !== undefined) return { is: 'skip', reason };
+      const taken = await this.#takenSlots(run, step, { imageBucket, session, part, isFirst });
+      if (taken.length >= run.policy.slots && run.policy.behind === 'wait')
+        return { is: 'wait', taken };
+      if (taken.length >= run.policy.slots && run.policy.behind === 'skip') {
+        const why = `storing is behind: all ${run.policy.slots} slots of run ${run.ref.run} are taken`;
+        remember(run.skipped, key, why);
+        this.skipped++;
+        return { is: 'skip', reason: why };
+      }
+    }
+    const nowMs = clock.monotonic();
+    const begun = known ?? { step, session, promises: new Map(), heardMs: nowMs, commits: 0 };
+    begun.promises.set(part, nowMs);
+    begun.heardMs = nowMs;
+    if (runs.find(run.ref) === run) run.begun.set(key, begun);
+    return { is: 'go' };
+  }
+
+  /** Who holds them, of other steps than this, in words. */
+  async #takenSlots(
+    run: Run,
+    step: number,
+    {
+      imageBucket,
+      session,
+      part,
+      isFirst,
+    }: {
+      readonly imageBucket: string;
+      readonly session: string;
+      readonly part: string;
+      readonly isFirst: boolean;
+    },
+  ): Promise<readonly string[]> {
+    const { storing, losses } = this.#parts;
+    await storing.dropImages(run);
+    const first = this.#holders(run, step);
+    if (first.size < run.policy.slots) return [...first.values()];
+    for (const begun of [...run.begun.values()]) {
+      if (begun.step === step) continue;
+      if (jobOf(begun.session) === jobOf(session))
+        await this.#takeBackPromise(run, begun, { imageBucket, part });
+      if (!(await this.#isHeld(run, begun, imageBucket))) run.begun.delete(begunKey(begun));
+    }
+    if (isFirst)
+      for (const [of, record] of visible(run))
+        if (!record.imagesGone) await losses.checkImages({ ...run.ref, step: of }, record);
+    if (this.#holders(run, step).size >= run.policy.slots)
+      await storing.dropImages(run, { isSlotWanted: true });
+    return [...this.#holders(run, step).values()];
+  }
+
+  #holders(run: Run, step: number): Map<number, string> {
+    const held = new Map<number, string>();
+    for (const begun of run.begun.values())
+      held.set(
+        begun.step,
+        `step ${begun.step} is being handed over by session ${begun.session}${begun.commits > 0 ? ', which waits for its parts' : ''}`,
+      );
+    for (const [of, { imagesGone, stored }] of visible(run)) {
+      if (imagesGone) continue;
+      const problem = this.#parts.storing.problemOf({ ...run.ref, step: of });
+      const why = problem === undefined ? '' : ` (the last try failed: ${problem})`;
+      held.set(
+        of,
+        stored === null ? `step ${of} is not stored yet${why}` : `step ${of} is in memory`,
+      );
+    }
+    held.delete(step);
+    return held;
+  }
+
+  /** A rank that asks for another step has not staged this one, and will not. */
+  async #takeBackPromise(
+    run: Run,
+    begun: Begun,
+    { imageBucket, part }: { readonly imageBucket: string; readonly part: string },
+  ): Promise<void> {
+    const sinceMs = begun.promises.get(part);
+    if (sinceMs === undefined || sinceMs > this.#parts.clock.monotonic() - PROMISE_LEFT_MS) return;
+    const key = imageKey({ ...run.ref, step: begun.step }, begun.session, part);
+    if (this.#parts.store.isStagedUnder({ bucket: imageBucket, key })) return;
+    if (await this.#isThere(imageBucket, key)) return;
+    begun.promises.delete(part);
+  }
+
+  async #isHeld(run: Run, begun: Begun, bucket: string): Promise<boolean> {
+    const oldMs = this.#parts.clock.monotonic() - PROMISE_MS;
+    if (begun.promises.values().some((sinceMs) => sinceMs > oldMs)) return true;
+    const prefix = sessionPrefix(run, begun);
+    if (this.#parts.store.isStagedUnder({ bucket, key: prefix })) return true;
+    return await this.#isAnyImage(bucket, prefix);
+  }
+
+  // ── parts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Also one that was forgotten, when parts of it are there. @throws `superseded`, `not_found` */
+  async #begunOf(
+    run: Run,
+    step: number,
+    { session, imageBucket }: { readonly session: string; readonly imageBucket: string },
+  ): Promise<Begun> {
+    return await this.#section(run, async () => {
+      this.#assertGoesOn(run, { step, session });
+      const known = run.begun.get(begunKey({ step, session }));
+      if (known !== undefined) return known;
+      const heardMs = this.#parts.clock.monotonic();
+      const begun: Begun = { step, session, promises: new Map(), heardMs, commits: 0 };
+      if (!(await this.#isAnyImage(imageBucket, sessionPrefix(run, begun)))) {
+        const message = `session ${session} has begun no snapshot of step ${step}, or its parts were given up`;
+        throw new StoreError('superseded', message, { step, session });
+      }
+      run.begun.set(begunKey(begun), begun);
+      return begun;
+    });
+  }
+
+  async #awaitParts(
+    run: Run,
+    begun: Begun,
+    {
+      options: { parts, waitMs = WAIT_MS_MAX, signal },
+      imageBucket: bucket,
+    }: { readonly options: CommitSnapshot; readonly imageBucket: string },
+  ): Promise<SnapshotRecord['parts']> {
+    const { store, clock } = this.#parts;
+    const ref = { ...run.ref, step: begun.step };
+    const names = [...new Set(parts)];
+    const found = new Map<string, number>();
+    const untilMs = clock.monotonic() + Math.min(waitMs, WAIT_MS_MAX);
+    for (let pauseMs = PART_POLL_MS_MIN; ; pauseMs = Math.min(pauseMs * 2, PART_POLL_MS_MAX)) {
+      for (const name of names)
+        if (!found.has(name)) {
+          const view = await store.find({ bucket, key: imageKey(ref, begun.session, name) });
+          if (view === undefined) continue;
+          found.set(name, view.object.sizeBytes);
+        }
+      if (found.size === names.length)
+        return names.map((name) => ({ name, imageBytes: found.get(name) ?? 0 }));
+      this.#assertGoesOn(run, begun);
+      if (clock.monotonic() >= untilMs) {
+        const missing = names.filter((name) => !found.has(name));
+        throw new StoreError('busy', partsMissing(run, begun, names, missing), {
+          ...{ step: begun.step, missing: missing.slice(0, 20), parts: names.length },
+          retryAfterMs: RETRY_AFTER_MS,
+        });
+      }
+      await this.#look(run, Math.min(pauseMs, untilMs - clock.monotonic()), signal);
+    }
+  }
+
+  // ── what is over (I3, I5) ─────────────────────────────────────────────────────────────────────────────────────────
+
+  async #takeOver(
+    run: Run,
+    step: number,
+    { session, imageBucket }: { readonly session: string; readonly imageBucket: string },
+  ): Promise<void> {
+    const job = jobOf(session);
+    this.#assertNotFenced(run, session);
+    if (run.jobs.current === job) return;
+    const begun = [...run.begun.values()].filter((one) => jobOf(one.session) !== job);
+    const others = new Set(begun.map((one) => jobOf(one.session)));
+    const newest = visible(run)[0]?.[1];
+    if (run.jobs.current === null && newest !== undefined) others.add(jobOf(newest.session));
+    others.delete(job);
+    await this.#parts.runs.takeOver(run, { job, step, others });
+    for (const one of begun) await this.#drop(run, one, { imageBucket });
+  }
+
+  async #drop(
+    run: Run,
+    begun: Pick<Begun, 'session' | 'step'>,
+    { imageBucket, ended }: { readonly imageBucket: string; readonly ended?: Ended },
+  ): Promise<void> {
+    if (ended !== undefined) remember(run.ended, begunKey(begun), ended);
+    run.begun.delete(begunKey(begun));
+    await this.#parts.objects.deleteAll(imageBucket, sessionPrefix(run, begun));
+    wake(run);
+  }
+
+  async #giveUpSilent(run: Run): Promise<void> {
+    const { clock, store } = this.#parts;
+    const oldMs = clock.monotonic() - SILENCE_MS_MAX;
+    for (const begun of [...run.begun.values()]) {
+      if (begun.commits > 0 || begun.heardMs > oldMs) continue;
+      await this.#section(run, async () => {
+        for (const imageBucket of await this.#imageBuckets()) {
+          if (store.isStagedUnder({ bucket: imageBucket, key: sessionPrefix(run, begun) }))
+            continue;
+          const message = `session ${begun.session} handed over parts of step ${begun.step} of run ${run.ref.run}, and did not commit them in ${SILENCE_MS_MAX / 1000} s: they were thrown away`;
+          await this.#drop(run, begun, { imageBucket, ended: { code: 'superseded', message } });
+        }
+      });
+    }
+  }
+
+  /** An object of an image bucket. One that belongs to a session which may go on is noted as begun. */
+  #isNeeded(key: string): boolean {
+    const { step, session, part, ...of } = parseImageKey(key);
+    const run = this.#parts.runs.find(of);
+    if (run === undefined) return false;
+    const record = run.snapshots.get(step);
+    if (record?.session === session) return isPendingManifest(part) || !record.imagesGone;
+    if (record?.previous?.session === session) return isPendingManifest(part);
+    if (isPendingManifest(part) || run.ended.has(begunKey({ step, session }))) return false;
+    if (isFenced(run, session)) return false;
+    const heardMs = this.#parts.clock.monotonic();
+    const begun = { step, session, promises: new Map(), heardMs, commits: 0 };
+    if (!run.begun.has(begunKey(begun))) run.begun.set(begunKey(begun), begun);
+    return true;
+  }
+
+  /** @throws `superseded`, `not_found`, `data_lost` */
+  #assertGoesOn(run: Run, { step, session }: Pick<Begun, 'session' | 'step'>): void {
+    this.#assertThere(run);
+    this.#assertNotFenced(run, session);
+    const ended = run.ended.get(begunKey({ step, session }));
+    if (ended !== undefined) throw endedError({ ...run.ref, step }, ended);
+  }
+
+  #assertThere(run: Run): void {
+    if (this.#parts.runs.find(run.ref) === run) return;
+    throw new StoreError('not_found', `run ${run.ref.run} was removed`, { ...run.ref });
+  }
+
+  #assertNotFenced(run: Run, session: string): void {
+    const over = run.jobs.fenced.find(({ job }) => job === jobOf(session));
+    if (over === undefined) return;
+    const when = new Date(over.atMs).toISOString();
+    throw new StoreError(
+      'superseded',
+      `session ${session} saves no more to run ${run.ref.run}: session ${over.by} took over at step ${over.step} (${when}). If that is the job to go on with, stop this one. All ranks of one job need the same session`,
+      { run: run.ref.run, session, by: over.by, step: over.step },
+    );
+  }
+
+  // ── helpers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** I1 */
+  async #section<T>(run: Run, work: () => Promise<T>): Promise<T> {
+    return await this.#parts.serial.run(`handing over ${runKey(run.ref)}`, work);
+  }
+
+  /** Until something of the run changes, or the time is up. @throws `aborted`, `draining` */
+  async #look(run: Run, ms: number, signal: AbortSignal | undefined): Promise<void> {
+    const { clock, stop } = this.#parts;
+    const stops = signal === undefined ? stop : AbortSignal.any([signal, stop]);
+    await awaitChange(run, { clock, ms, signal: stops });
+    if (signal?.aborted === true)
+      throw new StoreError('aborted', 'the caller waits no longer', {}, signal.reason);
+    if (stop.aborted) throw new StoreError('draining', 'the node is stopping');
+  }
+
+  async #isThere(bucket: string, key: string): Promise<boolean> {
+    return (await this.#parts.store.find({ bucket, key })) !== undefined;
+  }
+
+  async #isAnyImage(bucket: string, prefix: string): Promise<boolean> {
+    const options = { prefix, delimiter: '', startAfter: '', limit: 1 };
+    return (await this.#parts.store.listRecords(bucket, options)).objects.length > 0;
+  }
+
+  async #imageBuckets(): Promise<readonly string[]> {
+    const buckets = await this.#parts.store.listBuckets();
+    const names = buckets.map(({ name }) => name);
+    return names.filter((name) => name === IMAGE_BUCKET || name === SEALED_IMAGE_BUCKET);
+  }
+}
+
+function sessionPrefix(run: Run, { step, session }: Pick<Begun, 'session' | 'step'>): string {
+  return `${imagesPrefix({ ...run.ref, step })}${session}/`;
+}
+
+function isFenced(run: Run, session: string): boolean {
+  return run.jobs.fenced.some(({ job }) => job === jobOf(session));
+}
+
+function allTaken({ ref, policy: { slots } }: Run, taken: readonly string[]): StoreError {
+  const message = `all ${slots} slots of run ${ref.run} are taken: ${taken.join('; ')}`;
+  return new StoreError('busy', message, { slots, taken, retryAfterMs: RETRY_AFTER_MS });
+}
+
+function committedBefore({ ref }: Run, step: number, session: string): StoreError {
+  const next = nextSession(session);
+  const message = `session ${session} has committed step ${step} of run ${ref.run}: what is saved anew needs a session of its own, such as ${next}`;
+  return new StoreError('already_committed', message, { step, session, nextSession: next });
+}
+
+function partsMissing(
+  { ref }: Run,
+  { step }: Begun,
+  names: readonly string[],
+  missing: readonly string[],
+): string {
+  const shown = missing.slice(0, 5).join(', ');
+  const more = missing.length > 5 ? `, and ${missing.length - 5} more` : '';
+  return `step ${step} of run ${ref.run}: of ${names.length} parts ${shown}${more} did not come yet`;
+}
