@@ -47,13 +47,13 @@ export interface Ended {
 }
 
 /** Who may save to a run. Persisted: fields are added, never changed. */
-export interface Jobs {
+interface Jobs {
   /** The last one that began to save; null before the first. */
   readonly current: string | null;
   /** Those before it, the oldest first: they save no more. */
   readonly fenced: readonly Fenced[];
 }
-export interface Fenced {
+interface Fenced {
   readonly job: string;
   readonly by: string;
   readonly step: number;
