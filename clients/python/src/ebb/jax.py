@@ -64,19 +64,25 @@ def save(
 
 
 def restore(
-    checkpointer: Checkpointer, step: Step = "latest", into: Any = None, *, part: str | None = None
+    checkpointer: Checkpointer,
+    step: Step = "latest",
+    into: Any = None,
+    *,
+    part: str | None = None,
+    allow_partial: bool = False,
 ) -> Restored:
     """Brings a snapshot back.
 
     Args:
         into: a tree like the one that was saved. Without it, the leaves come in a dict, by their key paths.
+        part, allow_partial: as `Checkpointer.restore`.
 
     Raises:
         RequestInvalidError: `into` has other leaves, shapes or dtypes; all differences are named.
         UnsupportedError: it was not saved by this module.
         NotFoundError, DataCorruptError, DataLostError: as `Checkpointer.restore`.
     """
-    found = checkpointer.restore(step, part=part)
+    found = checkpointer.restore(step, part=part, allow_partial=allow_partial)
     state = found.state
     if not isinstance(state, dict) or set(state) != {_LEAVES, _KEYS}:
         raise UnsupportedError(f"step {found.step} of run {checkpointer.run} was not saved by ebb.jax")

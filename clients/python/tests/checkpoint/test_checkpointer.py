@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,8 @@ def some_state(seed: int = 0, size: int = 1000) -> dict[str, Any]:
 def assert_same(found: Any, expected: Any) -> None:
     if isinstance(expected, (np.ndarray, np.generic)):
         assert found.shape == expected.shape
-        assert found.dtype == expected.dtype.newbyteorder("=")
+        assert type(found) is type(expected)
+        assert found.dtype == expected.dtype
         assert np.array_equal(found, expected)
     elif isinstance(expected, dict):
         assert type(found) is type(expected)
@@ -119,13 +120,28 @@ def test_a_value_that_is_no_state_is_named(checkpointer: Checkpointer) -> None:
     assert checkpointer.list() == []
 
 
-def test_named_tuples_come_back_as_tuples(checkpointer: Checkpointer) -> None:
-    pair = namedtuple("pair", "a b")
-    checkpointer.save(1, {"pair": pair(np.ones(2), 3)})
-    checkpointer.wait()
-    found = checkpointer.restore().state["pair"]
-    assert type(found) is tuple
-    assert_same(found, (np.ones(2), 3))
+def test_another_number_of_ranks_gets_a_part_only_when_it_asks_for_one(node: NodeProcess, run: str) -> None:
+    four = [Checkpointer(node.socket_url, run, rank=n, world_size=4, session="s") for n in range(4)]
+    for rank in reversed(four):
+        rank.save(1, {"rank": rank.rank, "w": np.full(3, rank.rank)})
+    for rank in four:
+        rank.close()
+    for size in (1, 2, 8):
+        with Checkpointer(node.socket_url, run, rank=size - 1, world_size=size, session="t") as other:
+            for call in (other.restore, other.open):
+                with pytest.raises((RequestInvalidError, NotFoundError), match="has the parts rank-00000, rank-00001"):
+                    call(1)
+                assert call(1, part="rank-00003").state["rank"] == 3
+            if size <= 4:
+                assert other.restore(1, allow_partial=True).state["rank"] == size - 1
+                assert other.open(1, allow_partial=True).state["rank"] == size - 1
+    with (
+        Checkpointer(node.socket_url, run, rank=1, world_size=8, session="t") as other,
+        pytest.raises(RequestInvalidError, match="there are 8 ranks now: each would get one of 4 parts"),
+    ):
+        other.restore(1)
+    with Checkpointer(node.socket_url, run, rank=2, world_size=4, session="u") as same:
+        assert same.restore(1).state["rank"] == 2
 
 
 # -- what does not fit -----------------------------------------------------------------------------------------------

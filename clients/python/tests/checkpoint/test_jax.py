@@ -75,6 +75,35 @@ def test_a_tree_comes_back_as_it_was(checkpointer: Checkpointer) -> None:
         assert np.array_equal(np.asarray(one), np.asarray(other))
 
 
+def test_weak_types_and_identity_come_back_and_what_cannot_is_refused_by_path(checkpointer: Checkpointer) -> None:
+    one = jnp.ones(3)
+    tree = {"weak": jnp.asarray(0.5), "many": jnp.broadcast_to(jnp.asarray(2), (3,)), "strong": one, "same": one}
+    save(checkpointer, 1, tree)
+    checkpointer.save(2, tree)
+    checkpointer.wait(2)
+    for found in (restore(checkpointer, 1, into=tree).state, checkpointer.restore(2).state):
+        for name, array in tree.items():
+            assert (found[name].weak_type, found[name].dtype) == (array.weak_type, array.dtype), name
+            assert np.array_equal(found[name], array), name
+    assert found["strong"] is found["same"]
+    gone = jnp.ones(3)
+    gone.delete()
+    with pytest.raises(UnsupportedError, match=r"a\.gone: .*deleted"):
+        checkpointer.save(3, {"a": {"gone": gone}})
+    with pytest.raises(UnsupportedError, match=r"a\.key: .*ebb\.jax"):
+        checkpointer.save(3, {"a": {"key": jax.random.key(1)}})
+    with pytest.raises(UnsupportedError, match=r"a: .*traced"):
+        jax.jit(lambda x: checkpointer.save(3, {"a": x}))(one)
+
+
+def test_what_was_saved_with_64_bits_is_not_halved(checkpointer: Checkpointer) -> None:
+    with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64():
+        checkpointer.save(1, {"w": jnp.ones(3, jnp.float64)})
+    checkpointer.wait()
+    with pytest.raises(UnsupportedError, match="set jax_enable_x64"):
+        checkpointer.restore()
+
+
 def test_shapes_are_enough_to_restore_into(checkpointer: Checkpointer) -> None:
     tree = {"w": jnp.arange(6.0).reshape(2, 3)}
     save(checkpointer, 1, tree)

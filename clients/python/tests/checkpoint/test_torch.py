@@ -15,7 +15,7 @@ from torch import nn
 
 from ebb.checkpoint import Checkpointer
 from ebb.errors import RequestInvalidError, UnsupportedError
-from ebb.torch import load, save
+from ebb.torch import dcp, load, restore_rng_state, rng_state, save
 
 
 class Tied(nn.Module):
@@ -134,6 +134,28 @@ def test_generators_go_on_where_they_were(checkpointer: Checkpointer) -> None:
     drawn = (random.random(), np.random.random(), torch.rand(3).tolist())
     load(checkpointer)
     assert (random.random(), np.random.random(), torch.rand(3).tolist()) == drawn
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize("kind", ["MT19937", "PCG64", "Philox", "SFC64"])
+def test_generators_go_on_whichever_numpy_has(checkpointer: Checkpointer, kind: str) -> None:
+    generators: Any = np.random
+    before = generators.get_bit_generator()
+    try:
+        generators.set_bit_generator(getattr(np.random, kind)(3))
+        np.random.normal()
+        save(checkpointer, 1, rng=True)
+        state = {"rng": rng_state()}
+        dcp.save(checkpointer, 2, state)
+        drawn = np.random.normal(size=3).tolist()
+        generators.set_bit_generator(np.random.MT19937(4))
+        load(checkpointer, 1)
+        assert np.random.normal(size=3).tolist() == drawn
+        dcp.load(checkpointer, state, 2)
+        restore_rng_state(state["rng"])
+        assert np.random.normal(size=3).tolist() == drawn
+    finally:
+        generators.set_bit_generator(before)
 
 
 def test_a_distributed_tensor_is_sent_to_dcp(checkpointer: Checkpointer) -> None:

@@ -1,15 +1,26 @@
-"""Arrays of NumPy, PyTorch and JAX as runs of bytes. None of the last two is imported unless the caller has done so."""
+"""Arrays of NumPy, PyTorch and JAX as runs of bytes. None of the last two is imported before the caller has done so, or
+an array of it is made anew.
+
+I1  No address is handed out before it was checked: the memory behind it is there, and reaches as far as the elements
+    do. A tensor may have none (freed, fake, on the device meta, made of other tensors), whatever its shape says.
+I2  What an array is beside dtype and shape is in its `Form`, or it is refused: no type, byte order, flag or order of
+    its elements in memory is lost.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
 from ..errors import UnsupportedError
+from ._tree import Described, Form
+from ._values import dtype_of, kind_name
 
 NUMPY, TORCH, JAX = "numpy", "torch", "jax"
 
@@ -18,8 +29,8 @@ _TORCH_DTYPES = (
     "float16", "bfloat16", "float32", "float64", "complex64", "complex128",
     "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
 )  # fmt: skip
-#: Of a dtype that NumPy has no name for, the one that moves its bytes.
-_CARRIERS = {"bfloat16": np.uint16, **dict.fromkeys((name for name in _TORCH_DTYPES if "float8" in name), np.uint8)}
+#: Dates and durations travel as their counts.
+_COUNTED_KINDS = "mM"
 
 
 class Spec(NamedTuple):
@@ -31,8 +42,8 @@ class Spec(NamedTuple):
 
 
 def kind_of(value: Any) -> str | None:
-    """Whose array a value is; None: it is no array."""
-    if isinstance(value, (np.ndarray, np.generic)):
+    """Whose array a value is; None: it is no array. Scalars of NumPy are values."""
+    if isinstance(value, np.ndarray):
         return NUMPY
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
@@ -43,25 +54,49 @@ def kind_of(value: Any) -> str | None:
     return None
 
 
+def describe(value: Any) -> Described | None:
+    """What it takes to make the same array again; None: it is no array.
+
+    Raises:
+        UnsupportedError: it could not be made again, or has no memory.
+    """
+    kind = kind_of(value)
+    if kind is None:
+        return None
+    spec_of(value)
+    form_of = {NUMPY: _numpy_form, TORCH: _torch_form, JAX: _jax_form}[kind]
+    return Described(kind, form_of(value), identity(value))
+
+
 def spec_of(value: Any) -> Spec:
     """
     Raises:
-        UnsupportedError: what checkpoints do not take (objects, strings; quantized, sparse or distributed tensors).
+        UnsupportedError: what checkpoints do not take (objects, strings; quantized, sparse or distributed tensors), or
+            what has no memory.
     """
     kind = kind_of(value)
     if kind == TORCH:
         return _torch_spec(value)
-    return Spec(_numpy_dtype_name(value.dtype), tuple(value.shape), int(value.nbytes))
+    return _numpy_spec(value) if kind == NUMPY else _jax_spec(value)
+
+
+def dtype_label(value: Any) -> str:
+    """The dtype as it is told to people, and compared: byte orders are alike, units of dates are not."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in _COUNTED_KINDS:
+        return str(value.dtype.name)
+    return spec_of(value).dtype
 
 
 def identity(value: Any) -> Hashable:
     """The same for arrays that are the same elements of the same memory: tied weights have a tensor each in a state."""
     kind = kind_of(value)
-    if kind == TORCH and _has_memory(value) and value.numel() > 0:
+    if kind == TORCH and value.numel() > 0:
         marks = (value.is_conj(), value.is_neg())
-        return (TORCH, str(value.device), value.data_ptr(), value.dtype, tuple(value.shape), value.stride(), *marks)
-    if kind == NUMPY and isinstance(value, np.ndarray) and value.size > 0:
-        return (NUMPY, address(value), value.dtype.str, value.shape, value.strides)
+        strides = None if value.is_contiguous() else _strides(value.shape, value.stride())
+        return (TORCH, str(value.device), value.data_ptr(), value.dtype, tuple(value.shape), strides, *marks)
+    if kind == NUMPY and value.size > 0:
+        strides = None if value.flags.c_contiguous else _strides(value.shape, value.strides)
+        return (NUMPY, address(value), value.dtype.str, value.shape, strides)
     return id(value)
 
 
@@ -70,12 +105,17 @@ def is_cuda(value: Any) -> bool:
 
 
 def address_of(value: Any) -> int | None:
-    """Where the bytes of a CPU array lie in memory, row by row; None when they do not lie so, or on a device."""
+    """Where the bytes of a CPU array lie in memory, row by row; None when they do not lie so, or on a device.
+
+    Raises:
+        UnsupportedError: there is no memory (I1).
+    """
     kind = kind_of(value)
     if kind == TORCH:
+        _assert_memory(value)
         is_plain = value.device.type == "cpu" and value.is_contiguous() and not (value.is_conj() or value.is_neg())
         return int(value.data_ptr()) if is_plain else None
-    if kind == NUMPY and isinstance(value, np.ndarray) and value.flags.c_contiguous and _is_native(value.dtype):
+    if kind == NUMPY and value.flags.c_contiguous and value.dtype.isnative:
         return address(value)
     return None
 
@@ -91,7 +131,7 @@ def host_copy(value: Any) -> np.ndarray[Any, Any]:
     if kind == TORCH:
         return _torch_bytes(resolved(value).cpu().contiguous())
     array = np.asarray(value)
-    native = array if _is_native(array.dtype) else array.astype(array.dtype.newbyteorder("="))
+    native = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
     return np.ascontiguousarray(native).reshape(-1).view(np.uint8)
 
 
@@ -100,39 +140,95 @@ def resolved(tensor: Any) -> Any:
     return tensor.detach().resolve_conj().resolve_neg()
 
 
-def fill(target: Any, source: np.ndarray[Any, Any]) -> None:
-    """Overwrites an array in place with bytes of its dtype and shape.
+def flat(tensor: Any) -> Any:
+    """The elements of a contiguous tensor in one dimension, without a copy. `reshape` keeps odd strides of one element,
+    which PyTorch then does not view as bytes."""
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def fill(target: Any, source: Any) -> None:
+    """Overwrites an array in place with another of its shape.
 
     Raises:
-        UnsupportedError: the array cannot be written (JAX arrays, read-only ones).
+        UnsupportedError: it cannot be written (JAX arrays, read-only ones, elements that lie on each other).
     """
-    kind, spec = kind_of(target), spec_of(target)
-    if kind == TORCH:
-        import torch
-
-        with torch.no_grad():
-            target.copy_(wrap(TORCH, source, spec.dtype, spec.shape))
-        return
-    if kind != NUMPY or not isinstance(target, np.ndarray) or not target.flags.writeable:
+    kind = kind_of(target)
+    is_written = kind == TORCH or (kind == NUMPY and target.flags.writeable)
+    if not is_written or _overlaps_itself(target):
         raise UnsupportedError("an array that cannot be written is not restored in place: take what `restore` returns")
-    np.copyto(target, wrap(NUMPY, source, spec.dtype, spec.shape))
+    if kind == TORCH:
+        torch = sys.modules["torch"]
+        with torch.no_grad():
+            target.copy_(source if kind_of(source) == TORCH else _torch_view(source))
+        return
+    np.copyto(target, source if kind_of(source) == NUMPY else source.numpy())
+
+
+def mark_written(tensors: Sequence[Any]) -> None:
+    """Tells autograd that tensors were overwritten behind its back, so that a backward pass that needs what they were
+    fails, and gives no wrong gradient."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    for one in tensors:
+        if isinstance(one, torch.Tensor) and not one.is_inference():
+            torch.autograd.graph.increment_version(one)
+
+
+def _strides(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
+    """Those that say something."""
+    return tuple(stride if n != 1 else 0 for n, stride in zip(shape, strides))
+
+
+def order_of(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ...] | None:
+    """Dimensions from the outermost in memory to the innermost, where elements lie close, and not row by row."""
+    kept = [n for n in range(len(shape)) if shape[n] != 1]
+    order = sorted(kept, key=lambda n: -strides[n])
+    if order == kept:
+        return None
+    behind = 1
+    for n in reversed(order):
+        if strides[n] != behind:
+            return None
+        behind *= shape[n]
+    return (*order, *(n for n in range(len(shape)) if shape[n] == 1))
+
+
+def _overlaps_itself(array: Any) -> bool:
+    strides = array.stride() if kind_of(array) == TORCH else [one // array.itemsize for one in array.strides]
+    return overlaps_itself(tuple(array.shape), strides)
+
+
+def overlaps_itself(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether elements may lie on each other. Strides in units of an element."""
+    if 0 in shape:
+        return False
+    behind = 0
+    for stride, n in sorted((abs(stride), n) for stride, n in zip(strides, shape) if n > 1):
+        if stride <= behind:
+            return True
+        behind += stride * (n - 1)
+    return False
+
+
+# -- from bytes to arrays --------------------------------------------------------------------------------------------
+
+
+def is_here(kind: str) -> bool:
+    """Whether arrays of this kind can be made: their library is installed."""
+    return kind == NUMPY or kind in sys.modules or find_spec(kind) is not None
 
 
 def wrap(kind: str, source: np.ndarray[Any, Any], dtype: str, shape: tuple[int, ...]) -> Any:
-    """An array over these bytes (``uint8``, one dimension), without a copy, except for JAX."""
-    if kind == TORCH and "torch" in sys.modules:
+    """An array over these bytes (``uint8``, one dimension), without a copy. Of JAX: one of NumPy, for `dressed`."""
+    if kind == TORCH and is_here(TORCH):
         return _torch_wrap(source, dtype, shape)
-    array = source.view(_numpy_dtype(dtype)).reshape(shape)
-    if kind == JAX and "jax" in sys.modules:
-        import jax.numpy as jnp
-
-        return jnp.array(array)
-    return array
+    return source.view(dtype_of(dtype)).reshape(shape)
 
 
 def wrapper(kind: str, source: np.ndarray[Any, Any]) -> Callable[[int, int, str, tuple[int, ...]], Any]:
     """As `wrap`, for many arrays over the same bytes: takes offset and length in bytes, dtype and shape."""
-    if kind != TORCH or "torch" not in sys.modules:
+    if kind != TORCH or not is_here(TORCH):
         return lambda offset, length, dtype, shape: wrap(kind, source[offset : offset + length], dtype, shape)
     import torch
 
@@ -146,55 +242,249 @@ def wrapper(kind: str, source: np.ndarray[Any, Any]) -> Callable[[int, int, str,
 
 
 def empty(kind: str, dtype: str, shape: tuple[int, ...]) -> Any:
-    """A fresh array whose bytes are to be written."""
-    if kind == TORCH and "torch" in sys.modules:
+    """A fresh array whose bytes are to be written, row by row."""
+    if kind == TORCH and is_here(TORCH):
         import torch
 
         return torch.empty(shape, dtype=getattr(torch, dtype))
-    return np.empty(shape, _numpy_dtype(dtype))
+    return np.empty(shape, dtype_of(dtype))
 
 
-def _numpy_dtype(name: str) -> np.dtype[Any]:
-    if name not in _CARRIERS:
-        return np.dtype(name)
-    try:
-        import ml_dtypes
-    except ImportError:
-        return np.dtype(_CARRIERS[name])
-    found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
-    return found
+def dressed(array: Any, kind: str, form: Form, *, in_place: bool = False) -> Any:
+    """What `describe` saw, of an array with the same elements. A library that is not installed leaves it NumPy's.
+
+    Args:
+        in_place: share its memory, if need be without the order that the elements had there.
+    """
+    wanted = dict(form)
+    if kind == TORCH:
+        return _torch_dressed(array, wanted, in_place=in_place) if is_here(TORCH) else array
+    if kind == JAX:
+        return _jax_made(array, weak=bool(wanted.get("weak"))) if is_here(JAX) else array
+    if "dtype" in wanted:
+        dtype = np.dtype(wanted["dtype"])
+        array = array.view(dtype.newbyteorder("=")) if dtype.kind in _COUNTED_KINDS else array
+        array = array.astype(dtype, copy=False)
+    if "order" in wanted and not in_place:
+        array = _ordered(array, wanted["order"])
+    if "frozen" in wanted:
+        array.flags.writeable = False
+    return array
+
+
+def _ordered(array: np.ndarray[Any, Any], order: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    return np.ascontiguousarray(array.transpose(order)).transpose(np.argsort(order))
+
+
+# -- NumPy -----------------------------------------------------------------------------------------------------------
+
+
+def _numpy_spec(array: np.ndarray[Any, Any]) -> Spec:
+    if type(array) is not np.ndarray:
+        raise UnsupportedError(
+            f"a {kind_name(array)} is more than its elements: save np.asarray(…) of it, and a mask or file name beside"
+        )
+    if array.dtype.kind in _COUNTED_KINDS:
+        if np.datetime_data(array.dtype)[0] == "generic":
+            raise UnsupportedError(f"arrays of dtype {array.dtype} are not checkpointed: give them a unit")
+        name = "int64"
+    else:
+        name = _numpy_dtype_name(array.dtype)
+    _assert_numpy_memory(array)
+    return Spec(name, array.shape, array.size * array.itemsize)
+
+
+def _numpy_form(array: np.ndarray[Any, Any]) -> Form:
+    form: dict[str, Any] = {}
+    if array.dtype.kind in _COUNTED_KINDS or not array.dtype.isnative:
+        form["dtype"] = array.dtype.str
+    if not array.flags.writeable:
+        form["frozen"] = True
+    if not array.flags.c_contiguous:
+        order = order_of(array.shape, [stride // array.itemsize for stride in array.strides])
+        if order is not None:
+            form["order"] = order
+    return tuple(form.items())
 
 
 def _numpy_dtype_name(dtype: Any) -> str:
-    name = str(np.dtype(dtype).newbyteorder("=").name) if np.dtype(dtype).kind in "biufc" else str(dtype)
-    if name not in _TORCH_DTYPES:
-        raise UnsupportedError(f"arrays of dtype {dtype} are not checkpointed: use numbers or bool")
+    name = str(dtype.newbyteorder("=").name) if dtype.kind in "biufc" else str(dtype)
+    if name not in _TORCH_DTYPES or dtype.metadata:
+        raise UnsupportedError(
+            f"arrays of dtype {dtype}{' with metadata' if dtype.metadata else ''} are not checkpointed: "
+            "use numbers, bool or dates"
+        )
     return name
 
 
-def _is_native(dtype: Any) -> bool:
-    return bool(np.dtype(dtype).isnative)
+def _assert_numpy_memory(array: np.ndarray[Any, Any]) -> None:
+    """Strides can be set to anything: what owns the memory says how far it reaches."""
+    if array.flags.c_contiguous and (array.base is None or array.size == 0):
+        return
+    owner: Any = array
+    while getattr(owner, "base", None) is not None:
+        owner = owner.base
+    if isinstance(owner, np.ndarray):
+        low, high = address(owner), address(owner) + owner.nbytes
+    else:
+        try:
+            whole = np.frombuffer(owner, np.uint8)
+        except (TypeError, ValueError, BufferError):
+            return  # it is known to whoever made the array alone
+        low, high = address(whole), address(whole) + whole.size
+    first, behind = extent(address(array), array.shape, array.strides, array.itemsize)
+    if first < low or behind > high:
+        raise UnsupportedError(
+            f"its strides {list(array.strides)} reach {max(low - first, behind - high)} bytes beyond its memory"
+        )
+
+
+def extent(start: int, shape: Sequence[int], strides: Sequence[int], item_bytes: int) -> tuple[int, int]:
+    """First byte, and the byte behind the last, of an array with elements. Strides in bytes."""
+    steps = [stride * (n - 1) for stride, n in zip(strides, shape)]
+    return start + sum(one for one in steps if one < 0), start + sum(one for one in steps if one > 0) + item_bytes
+
+
+# -- JAX -------------------------------------------------------------------------------------------------------------
+
+
+def _jax_spec(array: Any) -> Spec:
+    jax = sys.modules["jax"]
+    if isinstance(array, jax.core.Tracer):
+        raise UnsupportedError("an array that is being traced has no values: save outside of jit, grad and vmap")
+    if array.is_deleted():
+        raise UnsupportedError("an array that was deleted or donated has no values")
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended):
+        raise UnsupportedError(
+            f"arrays of dtype {array.dtype} are not checkpointed: use ebb.jax, or jax.random.key_data(…)"
+        )
+    if not (array.is_fully_addressable or array.is_fully_replicated):
+        raise UnsupportedError("it has shards on devices of other hosts: gather it first, or use ebb.jax")
+    return Spec(_numpy_dtype_name(np.dtype(array.dtype)), tuple(array.shape), int(array.nbytes))
+
+
+def _jax_form(array: Any) -> Form:
+    if not array.weak_type:
+        return ()
+    if not _can_weaken():
+        raise UnsupportedError("an array of a weak type cannot be made again by this version of JAX: give it a dtype")
+    return (("weak", True),)
+
+
+def _jax_made(array: Any, *, weak: bool) -> Any:
+    import jax.numpy as jnp
+
+    # Pages of the node are read-only, and not JAX's to keep.
+    made = jnp.asarray(array) if array.flags.writeable else jnp.array(array)
+    if made.dtype != array.dtype:
+        raise UnsupportedError(
+            f"JAX makes {made.dtype} of {array.dtype} here: set jax_enable_x64, as where the snapshot was saved"
+        )
+    return _weakened(made) if weak and not made.weak_type else made
+
+
+def _weakened(array: Any) -> Any:
+    from jax._src.lax.lax import _convert_element_type
+
+    return _convert_element_type(array, array.dtype, weak_type=True)
+
+
+def _can_weaken() -> bool:
+    with contextlib.suppress(ImportError):
+        from jax._src.lax.lax import _convert_element_type
+
+        return callable(_convert_element_type)
+    return False
+
+
+# -- PyTorch ---------------------------------------------------------------------------------------------------------
 
 
 def _torch_spec(tensor: Any) -> Spec:
-    name = str(tensor.dtype).removeprefix("torch.")
-    if name not in _TORCH_DTYPES or tensor.layout != sys.modules["torch"].strided or tensor.is_quantized:
-        raise UnsupportedError(
-            f"tensors of {tensor.dtype}, {tensor.layout} are not checkpointed: make them dense and strided"
-        )
-    if tensor.device.type == "meta":
-        raise UnsupportedError("tensors on the device meta have no values that could be checkpointed")
-    if not _has_memory(tensor):
-        raise UnsupportedError(
-            f"a {type(tensor).__qualname__} consists of other tensors: save it by ebb.torch.dcp, or what it consists of"
-        )
+    name = _assert_memory(tensor)
     return Spec(name, tuple(tensor.shape), tensor.numel() * tensor.element_size())
 
 
-def _has_memory(tensor: Any) -> bool:
-    """It is dense and strided, and no wrapper of other tensors."""
-    is_dense = tensor.layout == sys.modules["torch"].strided and tensor.device.type != "meta"
-    return is_dense and not hasattr(tensor, "__tensor_flatten__")
+def _assert_memory(tensor: Any) -> str:
+    """The name of its dtype (I1).
+
+    Raises:
+        UnsupportedError
+    """
+    torch = sys.modules["torch"]
+    name = str(tensor.dtype).removeprefix("torch.")
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized or name not in _TORCH_DTYPES:
+        kind = "nested" if tensor.is_nested else tensor.layout
+        raise UnsupportedError(f"tensors of {tensor.dtype}, {kind} are not checkpointed: make them dense and strided")
+    if hasattr(tensor, "__tensor_flatten__"):
+        raise UnsupportedError(f"a {type(tensor).__qualname__} consists of other tensors: save {_parts_of(tensor)}")
+    if tensor.device.type == "meta":
+        raise UnsupportedError("tensors on the device meta have no values that could be checkpointed")
+    if tensor.numel() == 0:
+        return name
+    try:
+        storage = tensor.untyped_storage()
+        start, has_bytes, device = tensor.data_ptr(), storage.nbytes(), storage.device.type
+    except (RuntimeError, NotImplementedError) as error:
+        raise UnsupportedError(f"a {type(tensor).__qualname__} has no memory of its own here: {error}") from error
+    reach = tensor.numel()
+    if not tensor.is_contiguous():
+        reach = sum(stride * (n - 1) for stride, n in zip(tensor.stride(), tensor.shape)) + 1
+    takes_bytes = (tensor.storage_offset() + reach) * tensor.element_size()
+    if device == "meta" or start == 0 or has_bytes < takes_bytes:
+        there = f"a storage of {has_bytes}" if has_bytes < takes_bytes else "memory that is not there"
+        raise UnsupportedError(
+            f"a {type(tensor).__qualname__} whose elements take {takes_bytes} bytes of {there}: it was freed (as FSDP "
+            "does between uses), or is fake, or consists of others"
+        )
+    return name
+
+
+def _parts_of(tensor: Any) -> str:
+    if hasattr(tensor, "to_local"):
+        return "it by ebb.torch.dcp, or its to_local()"
+    try:
+        names = tensor.__tensor_flatten__()[0]
+    except Exception:
+        names = []
+    shown = " and ".join(f"its {name}" for name in names) or "what it consists of"
+    return f"{shown} under names of their own, or a plain copy; one that is sharded, by ebb.torch.dcp"
+
+
+def _torch_form(tensor: Any) -> Form:
+    torch = sys.modules["torch"]
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        raise UnsupportedError(
+            f"a {kind_name(tensor)} would come back as a plain tensor: save its as_subclass(torch.Tensor), "
+            "and what else it is beside"
+        )
+    form: dict[str, Any] = {}
+    if type(tensor) is torch.nn.Parameter:
+        form["as"] = "parameter"
+    elif getattr(tensor, "_is_buffer", False):
+        form["as"] = "buffer" if getattr(tensor, "persistent", True) else "transient-buffer"
+    if tensor.requires_grad:
+        form["grad"] = True
+    if not tensor.is_contiguous():
+        order = order_of(tuple(tensor.shape), tensor.stride())
+        if order is not None:
+            form["order"] = order
+    return tuple(form.items())
+
+
+def _torch_dressed(tensor: Any, wanted: dict[str, Any], *, in_place: bool) -> Any:
+    import torch
+
+    if "order" in wanted and not in_place:
+        order = wanted["order"]
+        tensor = tensor.permute(order).contiguous().permute(tuple(np.argsort(order).tolist()))
+    has_grad = "grad" in wanted
+    kind = wanted.get("as")
+    if kind == "parameter":
+        return torch.nn.Parameter(tensor, requires_grad=has_grad)
+    if kind is not None:
+        return torch.nn.Buffer(tensor.requires_grad_(has_grad), persistent=kind == "buffer")
+    return tensor.requires_grad_() if has_grad else tensor
 
 
 def _torch_bytes(tensor: Any) -> np.ndarray[Any, Any]:
@@ -202,7 +492,7 @@ def _torch_bytes(tensor: Any) -> np.ndarray[Any, Any]:
 
     if tensor.numel() == 0:
         return np.empty(0, np.uint8)
-    array: np.ndarray[Any, Any] = tensor.reshape(-1).view(torch.uint8).numpy()
+    array: np.ndarray[Any, Any] = flat(tensor).view(torch.uint8).numpy()
     return array
 
 
@@ -212,8 +502,21 @@ def _torch_wrap(source: np.ndarray[Any, Any], dtype: str, shape: tuple[int, ...]
     kind = getattr(torch, dtype)
     if source.size == 0:
         return torch.empty(shape, dtype=kind)
+    with _no_warnings():
+        return torch.frombuffer(source.data, dtype=kind).reshape(shape)
+
+
+def _torch_view(array: np.ndarray[Any, Any]) -> Any:
+    import torch
+
+    with _no_warnings():
+        return torch.from_numpy(array)
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         # The bytes of an open snapshot are read-only, which PyTorch has no notion of.
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.frombuffer(source.data, dtype=kind).reshape(shape)
+        yield

@@ -40,8 +40,10 @@ from ._copy import Copier
 from ._directory import directory, restore_directory, save_directory
 from ._image_writer import ImageWriter, lay_out, part_of_rank
 from ._restore import PartSource
+from ._sharing import share
 from ._slots import Buffers, SlotMappings
 from ._states import OpenSnapshot, Restored, restore_state
+from ._tree_text import encode
 
 T = TypeVar("T")
 _log = logging.getLogger("ebb.checkpoint")
@@ -150,8 +152,8 @@ class Checkpointer:
         Raises:
             TierFullError: one image can never fit, or the memory is not there.
         """
-        tree, arrays = _tree.flatten(state, _arrays.kind_of, _arrays.identity)
-        image_bytes = lay_out(_specs(arrays), len(_tree.encode(tree))).image_bytes
+        text, arrays = _taken_apart(state)
+        image_bytes = lay_out(_specs(arrays), len(text)).image_bytes
         self.prepare_bytes(image_bytes, slots)
 
     def prepare_bytes(self, image_bytes: int, slots: int | None = None) -> None:
@@ -184,8 +186,7 @@ class Checkpointer:
             EbbError: what went wrong with an earlier save (once).
         """
         self.raise_failure()
-        tree, arrays = _tree.flatten(state, _arrays.kind_of, _arrays.identity)
-        text = _tree.encode(tree)
+        text, arrays = _taken_apart(state)
         layout = lay_out(_specs(arrays), len(text))
         image = self.start(
             step, lambda session: ImageWriter.open(self, step, session, layout.image_bytes, wait_for_slot_s)
@@ -318,6 +319,7 @@ class Checkpointer:
         into: Any = None,
         *,
         part: str | None = None,
+        allow_partial: bool = False,
         strict: bool | Collection[str] = True,
         progress: bool = False,
     ) -> Restored:
@@ -328,20 +330,24 @@ class Checkpointer:
             into: a state like the one that was saved, whose arrays are overwritten in place; arrays that cannot be
                 written (JAX) are made anew, so use the state that is returned. Default: all arrays are made anew.
             part: default: this rank's, or the only one there is.
+            allow_partial: take this rank's also when more or fewer ranks saved than there are now. What the others had
+                is nowhere then.
             strict: whether `into` must have the same arrays as the snapshot; else those that both have are restored in
                 place, and the others are made anew. Or the keys of the state below which it must.
             progress: show a bar (tqdm) when it takes long.
 
         Raises:
             NotFoundError: no such snapshot.
-            RequestInvalidError: `into` has other arrays, shapes or dtypes; all differences are named. Nothing was
-                changed.
+            RequestInvalidError: `into` has other arrays, shapes or dtypes; all differences are named. Or another number
+                of ranks saved it. Nothing was changed.
+            UnsupportedError: an array of `into` has no memory of its own, or there is no library here for one that was
+                saved. Nothing was changed.
             DataCorruptError, DataLostError: bytes that are not what was saved, and no other copy; `fallback` in
                 details is the newest older step. Arrays of `into` may have been overwritten.
         """
 
         def run(plan: Plan) -> Restored:
-            planned = self._choose_part(plan, part)
+            planned = self._choose_part(plan, part, allow_partial=allow_partial)
             # What other ranks read, too, the node fetches once for all.
             if planned.name != self.part:
                 planned = replace(planned, direct={})
@@ -349,16 +355,16 @@ class Checkpointer:
 
         return self._with_plan(step, run, digests=self.verify, direct=self.direct)
 
-    def open(self, step: Step = "latest", *, part: str | None = None) -> OpenSnapshot:
+    def open(self, step: Step = "latest", *, part: str | None = None, allow_partial: bool = False) -> OpenSnapshot:
         """A snapshot as read-only arrays over the node's own memory, without a copy, and not compared with digests.
 
         They stay as they are while one of them is used, whatever happens to the snapshot. One that is no longer in
-        memory is read.
+        memory is read. `part`, `allow_partial`: as `restore` takes them.
         """
 
         def run(plan: Plan) -> OpenSnapshot:
             with ExitStack() as opened:
-                source = PartSource(self.client, self._choose_part(plan, part))
+                source = PartSource(self.client, self._choose_part(plan, part, allow_partial=allow_partial))
                 opened.callback(source.close)
                 snapshot = OpenSnapshot(plan.snapshot, source)
                 opened.pop_all()
@@ -503,18 +509,26 @@ class Checkpointer:
                 with suppress(NotFoundError):
                     self.client.delete(bucket, key)
 
-    def _choose_part(self, plan: Plan, part: str | None) -> PlannedPart:
+    def _choose_part(self, plan: Plan, part: str | None, *, allow_partial: bool = False) -> PlannedPart:
         parts = plan.parts
+        if part is None and len(parts) == 1:
+            part = next(iter(parts))
         if part is None:
-            part = next(iter(parts)) if len(parts) == 1 else self.part
-        if part in parts:
+            ranks = [part_of_rank(rank) for rank in range(self.world_size)]
+            if set(parts) == set(ranks) or (allow_partial and self.part in parts):
+                part = self.part
+        if part is not None and part in parts:
             return parts[part]
-        raise NotFoundError(
-            f"step {plan.snapshot.step} of run {self.run} has the parts {', '.join(parts)}, not {part}: "
-            f"it was saved by {len(parts)} ranks; name a part, or save by ebb.torch.dcp, which restores on any number "
-            "of ranks",
-            {"parts": list(parts), "part": part},
-        )
+        was = f"step {plan.snapshot.step} of run {self.run} has the parts {', '.join(parts)}"
+        advice = "name a part, or save by ebb.torch.dcp, which restores on any number of ranks"
+        details = {"parts": list(parts), "part": part or self.part, "world_size": self.world_size}
+        if part is None and self.part in parts:
+            raise RequestInvalidError(
+                f"{was}, and there {'is 1 rank' if self.world_size == 1 else f'are {self.world_size} ranks'} now: each "
+                f"would get one of {len(parts)} parts, and the rest would be lost; {advice}, or say allow_partial=True",
+                details,
+            )
+        raise NotFoundError(f"{was}, not {part or self.part}: it was saved by {len(parts)} ranks; {advice}", details)
 
     def with_fallback(self, error: DataCorruptError | DataLostError, step: int) -> DataCorruptError | DataLostError:
         older = next((one.step for one in self.list() if one.step < step and one.bad is None), None)
@@ -545,6 +559,13 @@ class Checkpointer:
             failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
+
+
+def _taken_apart(state: Any) -> tuple[bytes, dict[str, Any]]:
+    """The text of the state's tree, and the arrays to be written, by the names of their shards."""
+    root, arrays = _tree.flatten(state, _arrays.describe)
+    shards, views = share(arrays)
+    return encode(root, views), shards
 
 
 def _specs(arrays: Mapping[str, Any]) -> dict[str, Spec]:

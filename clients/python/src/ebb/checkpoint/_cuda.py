@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from ._arrays import resolved
+from ._arrays import flat, resolved
 
 _log = logging.getLogger("ebb.checkpoint")
 #: Address and length of what is registered.
@@ -36,9 +36,9 @@ def copy_from_devices(view: memoryview, address: int, tensors: Sequence[tuple[in
         source = resolved(tensor).contiguous()
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
-            flat = source.reshape(-1).view(torch.uint8)
-            whole[offset : offset + flat.numel()].copy_(flat, non_blocking=True)
-            flat.record_stream(stream)
+            raw = flat(source).view(torch.uint8)
+            whole[offset : offset + raw.numel()].copy_(raw, non_blocking=True)
+            raw.record_stream(stream)
     for device in used:
         _streams[device].synchronize()
 

@@ -1,30 +1,71 @@
 """A state as a tree: nested containers whose leaves are arrays or plain values.
 
-Arrays become shards; everything else becomes one JSON text, the shard ``""``: loading a checkpoint never runs code.
+Arrays become shards; everything else becomes one JSON text, the shard ``""`` (_tree_text.py): loading a checkpoint
+never runs code.
+
+I1  What comes back is equal in value, type and identity, or was refused when it was saved, with its path. So types are
+    compared exactly: of a subclass, what the subclass adds would be lost.
+I2  One container under several paths comes back as one container, and arrays in the same memory share memory again
+    (_sharing.py).
 """
 
 from __future__ import annotations
 
-import base64
-import json
-import math
-from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Callable
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Callable, NamedTuple
 
-from ..errors import DataCorruptError
+from ..errors import UnsupportedError
+from ._values import is_plain, kind_name
 
 #: Name of the shard with the tree.
 TREE = ""
+#: What a ``defaultdict`` of a state may make for a key that it does not have.
+FACTORIES = (bool, int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset)
+#: What a state says of an array beside kind, dtype and shape: pairs, in the order of their names.
+Form = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """Where an array was in the tree. `kind`: whose array it is, so that restoring makes the same."""
+    """Where an array was in the tree. `kind`: whose array it is, and `form`: what else it is, so that restoring makes
+    the same."""
 
     name: str
     kind: str
+    form: Form = ()
+
+
+class View(NamedTuple):
+    """An array that shares memory with others: `shape` and `strides` (bytes) from `offset` of the shard `of` on."""
+
+    of: str
+    offset: int
+    #: As NumPy writes it (``<f4``), or one of PyTorch's own (``bfloat16``).
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class Tree(NamedTuple):
+    """A state without its arrays. `views`: by name, those arrays that are no shards of their own."""
+
+    root: Any
+    views: Mapping[str, View]
+
+    def shard_of(self, leaf: Leaf) -> str:
+        """The name of the shard with its bytes."""
+        view = self.views.get(leaf.name)
+        return leaf.name if view is None else view.of
+
+
+class Described(NamedTuple):
+    """What an array is. `identity`: the same for arrays that are one, as tied weights are."""
+
+    kind: str
+    form: Form
+    identity: Hashable
 
 
 class UnsupportedValueError(TypeError):
@@ -35,167 +76,201 @@ class UnsupportedValueError(TypeError):
 Path = tuple[Any, ...]
 
 
-def flatten(
-    state: Any, kind_of: Callable[[Any], str | None], identity: Callable[[Any], Hashable] = id
-) -> tuple[Any, dict[str, Any]]:
+@dataclass
+class _Walk:
+    describe: Callable[[Any], Described | None]
+    arrays: dict[str, Any] = field(default_factory=dict)
+    names: dict[Hashable, str] = field(default_factory=dict)
+    #: What became of containers, by their identity; None while one is being walked.
+    done: dict[int, Any] = field(default_factory=dict)
+
+    def walk(self, value: Any, path: tuple[str, ...]) -> Any:
+        if is_plain(value):
+            return value
+        try:
+            found = self.describe(value)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{_shown(path)}: {error.message}", error.details) from error
+        if found is not None:
+            return self._leaf(value, found, path)
+        if not is_container(value):
+            raise _unsupported(value, path)
+        key = id(value)
+        if key in self.done:
+            if self.done[key] is None:
+                raise UnsupportedValueError(f"{_shown(path)} contains itself: a checkpoint takes no cycles")
+            return self.done[key]
+        self.done[key] = None
+        made = self.done[key] = self._container(value, path)
+        return made
+
+    def _leaf(self, value: Any, found: Described, path: tuple[str, ...]) -> Leaf:
+        name = self.names.get(found.identity)
+        if name is None:
+            name = self.names[found.identity] = unused(name_of(path), self.arrays)
+            self.arrays[name] = value
+        return Leaf(name, found.kind, found.form)
+
+    def _container(self, value: Any, path: tuple[str, ...]) -> Any:
+        if type(value) is bytearray:
+            return bytearray(value)
+        if isinstance(value, dict):
+            if type(value) is defaultdict:
+                _assert_factory(value, path)
+            for key in value:
+                _assert_key(key, path)
+            if hasattr(value, "_metadata"):
+                _Walk(lambda _: None).walk(value._metadata, (*path, "_metadata"))
+            return like(value, [(key, self.walk(one, (*path, _text(key)))) for key, one in value.items()])
+        if isinstance(value, (set, frozenset)):
+            for one in value:
+                _assert_key(one, path)
+            return like(value, value)
+        return like(value, [self.walk(one, (*path, str(n))) for n, one in enumerate(value)])
+
+
+def flatten(state: Any, describe: Callable[[Any], Described | None]) -> tuple[Any, dict[str, Any]]:
     """Takes a state apart.
 
     Args:
-        state: dicts, lists, tuples; arrays; None, bool, int, float, str, bytes.
-        kind_of: whose array a value is, or None when it is none.
-        identity: the same for arrays that are one, as tied weights are: they are one array under the first path.
+        state: containers, arrays, plain values (docs/checkpoints.md has the list).
+        describe: what an array is; None when a value is none.
 
     Returns:
         The tree with a `Leaf` in the place of each array, and the arrays by name: their paths, joined by dots.
 
     Raises:
-        UnsupportedValueError: names the path of a value that is neither.
+        UnsupportedValueError, UnsupportedError: names the path of what cannot come back as it is.
     """
-    arrays: dict[str, Any] = {}
-    seen: dict[Hashable, Leaf] = {}
-
-    def walk(value: Any, path: tuple[str, ...]) -> Any:
-        kind = kind_of(value)
-        if kind is not None:
-            leaf = seen.get(identity(value))
-            if leaf is None:
-                leaf = Leaf(_unused(name_of(path), arrays), kind)
-                arrays[leaf.name] = value
-                seen[identity(value)] = leaf
-            return leaf
-        if value is None or isinstance(value, (bool, int, float, str, bytes)):
-            return value
-        if isinstance(value, Mapping):
-            pairs = ((key, walk(one, (*path, str(key)))) for key, one in value.items())
-            return OrderedDict(pairs) if isinstance(value, OrderedDict) else dict(pairs)
-        if isinstance(value, (list, tuple)):
-            items = [walk(one, (*path, str(n))) for n, one in enumerate(value)]
-            if isinstance(value, list):
-                return items
-            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-        where = ".".join(path) or "the state"
-        raise UnsupportedValueError(
-            f"{where} is a {type(value).__module__}.{type(value).__qualname__}: a checkpoint takes arrays and tensors, "
-            "None, bool, int, float, str, bytes, and dicts, lists and tuples of them; turn it into those, "
-            "or leave it out"
-        )
-
-    return walk(state, ()), arrays
+    walk = _Walk(describe)
+    try:
+        return walk.walk(state, ()), walk.arrays
+    except RecursionError:
+        raise UnsupportedValueError("the state is nested too deeply: a checkpoint takes some 200 levels") from None
 
 
-def unflatten(tree: Any, make: Callable[[Path, Leaf], Any], path: Path = ()) -> Any:
-    """The tree with what `make` gives in the place of each leaf."""
-    if isinstance(tree, Leaf):
-        return make(path, tree)
-    if isinstance(tree, dict):
-        pairs = ((key, unflatten(one, make, (*path, key))) for key, one in tree.items())
-        return OrderedDict(pairs) if isinstance(tree, OrderedDict) else dict(pairs)
-    if isinstance(tree, (list, tuple)):
-        items = [unflatten(one, make, (*path, n)) for n, one in enumerate(tree)]
-        if isinstance(tree, list):
-            return items
-        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
-    return tree
+def unflatten(root: Any, make: Callable[[Path, Leaf], Any]) -> Any:
+    """The tree with what `make` gives in the place of each leaf. One container stays one."""
+    made: dict[int, Any] = {}
+
+    def build(node: Any, path: Path) -> Any:
+        if isinstance(node, Leaf):
+            return make(path, node)
+        if not is_container(node):
+            return node
+        if id(node) not in made:
+            pairs = [(key, build(one, (*path, key))) for key, one in _children(node)]
+            if isinstance(node, dict):
+                made[id(node)] = like(node, pairs)
+            else:
+                made[id(node)] = like(node, [one for _, one in pairs])
+        return made[id(node)]
+
+    return build(root, ())
 
 
-def paths(tree: Any) -> dict[Path, Leaf]:
-    """All leaves, by where they are."""
+def paths(root: Any) -> dict[Path, Leaf]:
+    """All leaves, by where they are: below a container with several places, in each of them."""
     found: dict[Path, Leaf] = {}
-    unflatten(tree, found.__setitem__)
+    left: list[tuple[Path, Any]] = [((), root)]
+    while left:
+        path, node = left.pop()
+        if isinstance(node, Leaf):
+            found[path] = node
+        elif is_container(node):
+            left += [((*path, key), one) for key, one in reversed(_children(node))]
     return found
 
 
+def _children(node: Any) -> list[tuple[Any, Any]]:
+    return list(node.items()) if isinstance(node, dict) else list(enumerate(node))
+
+
+def leaves(root: Any) -> Iterator[Leaf]:
+    return iter(paths(root).values())
+
+
 def name_of(path: Path) -> str:
-    return ".".join(str(one) for one in path) or "value"
+    """A text that is no text of Unicode (lone surrogates) is written with escapes."""
+    return ".".join(_text(one) for one in path) or "value"
 
 
-def leaves(tree: Any) -> Iterator[Leaf]:
-    if isinstance(tree, Leaf):
-        yield tree
-    elif isinstance(tree, dict):
-        for one in tree.values():
-            yield from leaves(one)
-    elif isinstance(tree, (list, tuple)):
-        for one in tree:
-            yield from leaves(one)
-
-
-def encode(tree: Any) -> bytes:
-    return json.dumps(_pack(tree), separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-
-
-def decode(text: bytes) -> Any:
-    """
-    Raises:
-        DataCorruptError: it is no tree.
-    """
-    try:
-        return _unpack(json.loads(text))
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataCorruptError(f"the tree of the state is broken: {error}") from error
-
-
-# What JSON has of its own stays as it is; everything else is an array with a tag.
-
-
-def _pack(value: Any) -> Any:
-    if isinstance(value, Leaf):
-        return ["array", value.name, value.kind]
-    if value is None or isinstance(value, (bool, str)):
-        return value
-    if isinstance(value, int):
-        return int(value) if abs(value) < 2**53 else ["int", str(int(value))]
-    if isinstance(value, float):
-        # repr gives the same float back; JSON has no NaN and no infinity.
-        return float(value) if math.isfinite(value) else ["float", repr(float(value))]
-    if isinstance(value, bytes):
-        return ["bytes", base64.b64encode(value).decode()]
-    if isinstance(value, dict):
-        if not isinstance(value, OrderedDict) and all(type(key) is str for key in value):
-            return {key: _pack(one) for key, one in value.items()}
-        tag = "ordered" if isinstance(value, OrderedDict) else "dict"
-        return [tag, [[_pack_key(key), _pack(one)] for key, one in value.items()]]
-    items = [_pack(one) for one in value]
-    return ["list" if isinstance(value, list) else "tuple", items]
-
-
-def _pack_key(key: Any) -> Any:
-    if key is None or isinstance(key, (bool, int, float, str, bytes)):
-        return _pack(key)
-    if isinstance(key, tuple):
-        return ["tuple", [_pack_key(one) for one in key]]
-    raise UnsupportedValueError(f"{key!r} is no key that a checkpoint takes: use str, int, or tuples of them")
-
-
-def _unpack(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _unpack(one) for key, one in value.items()}
-    if not isinstance(value, list):
-        return value
-    tag, body = value[0], value[1]
-    if tag == "array":
-        return Leaf(body, value[2])
-    if tag == "int":
-        return int(body)
-    if tag == "float":
-        return float(body)
-    if tag == "bytes":
-        return base64.b64decode(body)
-    if tag == "dict":
-        return {_unpack(key): _unpack(one) for key, one in body}
-    if tag == "ordered":
-        return OrderedDict((_unpack(key), _unpack(one)) for key, one in body)
-    if tag == "list":
-        return [_unpack(one) for one in body]
-    if tag == "tuple":
-        return tuple(_unpack(one) for one in body)
-    raise ValueError(f"no value of kind {tag!r}")
-
-
-def _unused(name: str, names: Mapping[str, Any]) -> str:
+def unused(name: str, names: Mapping[str, Any]) -> str:
     if name not in names:
         return name
     n = 2
     while f"{name}#{n}" in names:
         n += 1
     return f"{name}#{n}"
+
+
+def like(container: Any, items: Iterable[Any]) -> Any:
+    """A container of the same type with other items; pairs for a dict."""
+    kind = type(container)
+    if kind is defaultdict:
+        return defaultdict(container.default_factory, items)
+    if kind is Counter:
+        return Counter(dict(items))
+    if kind is deque:
+        return deque(items, container.maxlen)
+    made = kind(items)
+    if kind is OrderedDict and hasattr(container, "_metadata"):
+        # torch.nn.Module.state_dict() keeps the versions of its modules there.
+        made._metadata = container._metadata
+    return made
+
+
+_CONTAINERS = frozenset({dict, OrderedDict, defaultdict, Counter, list, tuple, deque, set, frozenset, bytearray})
+
+
+def is_container(value: Any) -> bool:
+    return type(value) in _CONTAINERS and not is_plain(value)
+
+
+def _assert_key(key: Any, path: tuple[str, ...]) -> None:
+    if is_plain(key):
+        return
+    if type(key) in (tuple, frozenset):
+        for one in key:
+            _assert_key(one, path)
+        return
+    raise UnsupportedValueError(
+        f"{_shown(path)} has the key {_repr(key)}, a {kind_name(key)}: use str, int, or other plain values, "
+        "or tuples of them"
+    )
+
+
+def _unsupported(value: Any, path: tuple[str, ...]) -> UnsupportedValueError:
+    advice = "turn it into those, or leave it out"
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        advice = "loading would run the code of its class; save its _asdict(), or tuple(…) of it"
+    elif isinstance(value, Mapping):
+        advice = "save dict(…) of it"
+    return UnsupportedValueError(
+        f"{_shown(path)} is a {kind_name(value)}: a checkpoint takes arrays and tensors, None, bool, int, float, "
+        "complex, str, bytes, and dicts, lists, tuples and sets of them, and none of their subclasses; " + advice
+    )
+
+
+def _assert_factory(value: Any, path: tuple[str, ...]) -> None:
+    factory = value.default_factory
+    if factory is not None and factory not in FACTORIES:
+        raise UnsupportedValueError(
+            f"{_shown(path)} is a defaultdict of {_repr(factory)}: a checkpoint can name "
+            f"{', '.join(one.__name__ for one in FACTORIES)}; save dict(…) of it"
+        )
+
+
+def _text(key: Any) -> str:
+    return str(key).encode("utf-8", "backslashreplace").decode()
+
+
+def _shown(path: tuple[str, ...]) -> str:
+    return ".".join(path) or "the state"
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)[:100]
+    except Exception:
+        return "(no text)"

@@ -15,18 +15,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 import torch
 
 from ..checkpoint import Checkpointer, Save
 from ..checkpoint._api import Step
-from ..errors import RequestInvalidError
+from ..errors import RequestInvalidError, UnsupportedError
 
 __all__ = ["Loaded", "load", "restore_rng_state", "rng_state", "save"]
 
 _RNG = "rng"
+_BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 
 
 class Loaded(NamedTuple):
@@ -75,6 +76,7 @@ def load(
     *,
     strict: bool = True,
     part: str | None = None,
+    allow_partial: bool = False,
     progress: bool = False,
     **objects: Any,
 ) -> Loaded:
@@ -83,7 +85,7 @@ def load(
 
     Args:
         strict: whether modules must have the same parameters and buffers as the snapshot.
-        part, progress: as `Checkpointer.restore`.
+        part, allow_partial, progress: as `Checkpointer.restore`.
         **objects: as they were given to `save`. Values that cannot be overwritten are in `Loaded.more`, and so is what
             is not given.
 
@@ -96,7 +98,9 @@ def load(
     into: dict[str, Any] = {name: module.state_dict() for name, module in modules.items()}
     into.update({name: one for name, one in objects.items() if isinstance(one, torch.Tensor)})
     must = tuple(modules) if strict else ()
-    found = checkpointer.restore(step, into or None, part=part, strict=must, progress=progress)
+    found = checkpointer.restore(
+        step, into or None, part=part, allow_partial=allow_partial, strict=must, progress=progress
+    )
     state = found.state
     missing = [name for name in objects if not isinstance(state, dict) or name not in state]
     if missing:
@@ -115,11 +119,17 @@ def load(
 
 
 def rng_state() -> dict[str, Any]:
-    """Of the generators of Python, NumPy and PyTorch: a state that a `Checkpointer` takes."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    """Of the generators of Python, NumPy (whichever bit generator it has) and PyTorch: a state that a `Checkpointer`
+    and `torch.distributed.checkpoint` take.
+
+    Raises:
+        UnsupportedError: NumPy's global generator is none of its own.
+    """
+    numpy = np.random.get_state(legacy=False)
+    _bit_generator(numpy["bit_generator"])
     state = {
         "python": random.getstate(),
-        "numpy": {"kind": kind, "keys": keys, "position": position, "has_gauss": has_gauss, "gauss": gauss},
+        "numpy": _with_arrays(numpy, np.ndarray, lambda array: torch.from_numpy(array.copy())),
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
@@ -131,12 +141,40 @@ def restore_rng_state(state: Mapping[str, Any]) -> None:
     """States of GPUs that are not here are left out."""
     random.setstate(state["python"])
     numpy = state["numpy"]
-    position, has_gauss = int(numpy["position"]), int(numpy["has_gauss"])
-    np.random.set_state((numpy["kind"], np.asarray(numpy["keys"]), position, has_gauss, float(numpy["gauss"])))
+    if "bit_generator" in numpy:
+        _restore_numpy(_with_arrays(numpy, torch.Tensor, lambda tensor: tensor.numpy()))
+    else:  # as it was written before
+        position, has_gauss = int(numpy["position"]), int(numpy["has_gauss"])
+        np.random.set_state((numpy["kind"], np.asarray(numpy["keys"]), position, has_gauss, float(numpy["gauss"])))
     torch.set_rng_state(torch.as_tensor(state["torch"]))
     if "cuda" in state and torch.cuda.is_available():
         for device, one in zip(range(torch.cuda.device_count()), state["cuda"]):
             torch.cuda.set_rng_state(one, device)
+
+
+def _restore_numpy(state: dict[str, Any]) -> None:
+    kind = state["bit_generator"]
+    if np.random.get_state(legacy=False)["bit_generator"] != kind:
+        generators: Any = np.random
+        generators.set_bit_generator(_bit_generator(kind)())
+    np.random.set_state(state)
+
+
+def _bit_generator(name: str) -> Any:
+    if name not in _BIT_GENERATORS:
+        raise UnsupportedError(
+            f"NumPy's global generator is a {name}: of {', '.join(_BIT_GENERATORS)} the state is known"
+        )
+    return getattr(np.random, name)
+
+
+def _with_arrays(value: Any, kind: type, make: Callable[[Any], Any]) -> Any:
+    """Nested dicts with their arrays changed, and numbers of NumPy as Python's."""
+    if isinstance(value, Mapping):
+        return {key: _with_arrays(one, kind, make) for key, one in value.items()}
+    if isinstance(value, kind):
+        return make(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _state_of(value: Any) -> Any:

@@ -159,14 +159,17 @@ class EbbStorageReader(StorageReader):
             if not runs.offsets:
                 planner.commit_tensor(item, target)
                 continue
-            address = _arrays.address_of(target.detach()) if target.dtype == dtype else None
+            address = _address_of(item.dest_index.fqn, target, dtype)
             if address is not None and _are_few(runs):
                 direct.setdefault(place.part, []).extend(_wanted(runs, place, address))
                 targets.append((item, target))
             else:
                 beside.append((item, _read_beside(item, place, runs, target, dtype, sizes)))
-        for part, wanted_there in direct.items():
-            self._fetch(part, wanted_there)
+        try:
+            for part, wanted_there in direct.items():
+                self._fetch(part, wanted_there)
+        finally:
+            _arrays.mark_written([target for _, target in targets])
         for item, target in targets:
             planner.commit_tensor(item, target)
         for item, data in values:
@@ -248,6 +251,15 @@ class EbbStorageReader(StorageReader):
         data = bytearray(shard.length)
         self._fetch(part, [Wanted(shard.offset, shard.length, _arrays.address(_bytes_array(data)))])
         return bytes(data)
+
+
+def _address_of(name: str, target: torch.Tensor, dtype: torch.dtype) -> int | None:
+    """Where bytes of this dtype can be read to; None: beside the tensor first."""
+    try:
+        address = _arrays.address_of(target.detach())
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{name}: {error.message}") from error
+    return address if target.dtype == dtype else None
 
 
 def _bytes_array(data: bytearray) -> np.ndarray[Any, Any]:

@@ -70,6 +70,8 @@ class EbbStager(AsyncStager):
                 state, staged.state = done
         except Exception as error:
             staged.failure = error
+            # DCP's planner must not look at what was refused: it would fail first, and less clearly.
+            state = {}
         shared.put(step, staged)
         watched = _StateDict(state)
         weakref.finalize(watched, shared.drop, step, staged).atexit = False

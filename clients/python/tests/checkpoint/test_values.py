@@ -1,0 +1,524 @@
+"""What a state may hold: it comes back equal in value, type and identity, or is refused at the save with its path.
+
+States are made at random, of all kinds of values; the seed is in the name of a test.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import math
+import pathlib
+import random
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Callable
+
+import numpy as np
+import pytest
+
+from ebb.checkpoint import Checkpointer, UnsupportedValueError
+from ebb.checkpoint import _arrays as arrays
+from ebb.errors import UnsupportedError
+
+try:
+    import torch
+except ImportError:
+    torch = None  # type: ignore[assignment]
+
+needs_torch = pytest.mark.skipif(torch is None, reason="PyTorch is not installed")
+Refused = (UnsupportedError, UnsupportedValueError)
+
+
+def comes_back(checkpointer: Checkpointer, state: Any) -> Any:
+    checkpointer.save(1, state)
+    checkpointer.wait()
+    return checkpointer.restore(1).state
+
+
+def is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or (torch is not None and isinstance(value, torch.Tensor))
+
+
+def assert_same(found: Any, expected: Any, path: str = "state") -> None:
+    """In value and type."""
+    assert type(found) is type(expected), path
+    if isinstance(expected, (np.ndarray, np.generic)):
+        assert found.dtype == expected.dtype, path
+        assert found.shape == expected.shape, path
+        assert found.tobytes() == expected.tobytes(), path
+        if isinstance(expected, np.ndarray):
+            assert found.flags.writeable == expected.flags.writeable, path
+            if expected.flags.f_contiguous:
+                assert found.flags.f_contiguous, path
+    elif torch is not None and isinstance(expected, torch.Tensor):
+        assert (found.dtype, found.shape, found.requires_grad) == (
+            expected.dtype,
+            expected.shape,
+            expected.requires_grad,
+        ), path
+        assert raw(found) == raw(expected), path
+        assert isinstance(found, torch.nn.Buffer) == isinstance(expected, torch.nn.Buffer), path
+    elif isinstance(expected, dict):
+        assert [(type(key), key) for key in found] == [(type(key), key) for key in expected], path
+        for key in expected:
+            assert_same(found[key], expected[key], f"{path}.{key}")
+        if isinstance(expected, defaultdict):
+            assert found.default_factory is expected.default_factory, path
+    elif isinstance(expected, (list, tuple, deque)) and not hasattr(expected, "numel"):
+        assert len(found) == len(expected), path
+        if isinstance(expected, deque):
+            assert found.maxlen == expected.maxlen
+        for n, (one, other) in enumerate(zip(found, expected)):
+            assert_same(one, other, f"{path}.{n}")
+    elif isinstance(expected, (float, complex)):
+        assert repr(found) == repr(expected), path  # NaN, and the sign of zero
+    else:
+        assert found == expected, path
+
+
+def raw(tensor: Any) -> bytes:
+    whole = tensor.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+    return b"" if whole.numel() == 0 else bytes(arrays.flat(whole).view(torch.uint8).tolist())
+
+
+def places(value: Any, path: str = "") -> dict[str, Any]:
+    """All containers and arrays, by where they are."""
+    found = {path: value} if is_array(value) or isinstance(value, (dict, list, set, deque, bytearray)) else {}
+    if isinstance(value, dict):
+        for key, one in value.items():
+            found |= places(one, f"{path}.{key!r}")
+    elif isinstance(value, (list, tuple, deque)):
+        for n, one in enumerate(value):
+            found |= places(one, f"{path}.{n}")
+    return found
+
+
+def assert_same_identities(found: Any, expected: Any) -> None:
+    """What was one object is one object; what was not, is not; what lies on each other lies on each other."""
+    here, there = places(found), places(expected)
+    assert here.keys() == there.keys()
+    names = list(there)
+    for n, one in enumerate(names):
+        for other in names[:n]:
+            if is_array(there[one]) and is_array(there[other]):
+                assert share(here[one], here[other]) == share(there[one], there[other]), (one, other)
+            else:
+                assert (here[one] is here[other]) == (there[one] is there[other]), (one, other)
+
+
+def share(one: Any, other: Any) -> bool:
+    return np.shares_memory(elements(one), elements(other))
+
+
+def elements(array: Any) -> Any:
+    if isinstance(array, np.ndarray):
+        return array
+    resolved = array.detach()
+    return np.lib.stride_tricks.as_strided(
+        np.frombuffer((np.ctypeslib.ctypes.c_char * 0).from_address(array.data_ptr()), "V1")
+        if array.numel() == 0
+        else np.ctypeslib.as_array((np.ctypeslib.ctypes.c_uint8 * 1).from_address(array.data_ptr())),
+        (*resolved.shape, resolved.element_size()),
+        (*(stride * resolved.element_size() for stride in resolved.stride()), 1),
+    )
+
+
+# -- at random -------------------------------------------------------------------------------------------------------
+
+
+class Maker:
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.numbers = np.random.default_rng(seed)
+        self.made: list[Any] = []
+
+    def state(self) -> dict[str, Any]:
+        return {f"k{n}": self.value(3) for n in range(self.chance.randrange(1, 8))}
+
+    def value(self, depth: int) -> Any:
+        if self.made and self.chance.random() < 0.2:
+            return self.chance.choice(self.made)
+        choices: list[Callable[[int], Any]] = [self.plain, self.plain, self.array]
+        if torch is not None:
+            choices.append(self.tensor)
+        if depth > 0:
+            choices += [self.container, self.container]
+        value = self.chance.choice(choices)(depth - 1)
+        self.made.append(value)
+        return value
+
+    def plain(self, _: int) -> Any:
+        return self.chance.choice(PLAIN)
+
+    def container(self, depth: int) -> Any:
+        kind = self.chance.choice([dict, dict, list, tuple, OrderedDict, defaultdict, deque, set, bytearray])
+        if kind is set:
+            return {self.chance.choice(KEYS) for _ in range(3)}
+        if kind is bytearray:
+            return bytearray(self.numbers.bytes(3))
+        if issubclass(kind, dict):
+            pairs = [(self.chance.choice(KEYS), self.value(depth)) for _ in range(self.chance.randrange(4))]
+            return defaultdict(list, pairs) if kind is defaultdict else kind(pairs)
+        return kind(self.value(depth) for _ in range(self.chance.randrange(4)))
+
+    def array(self, _: int) -> Any:
+        dtype = self.chance.choice(["?", "u1", "i8", "f2", "f4", ">f8", "c8", ">i2", "M8[s]", "m8[ns]"])
+        array = self.numbers.integers(0, 2, self.shape()).astype(dtype)
+        return self.view(array, lambda one: one.T, lambda one: one.copy("F"))
+
+    def tensor(self, _: int) -> Any:
+        dtype = self.chance.choice(
+            [torch.bool, torch.bfloat16, torch.float32, torch.int64, torch.complex64, torch.uint16]
+        )
+        tensor = torch.from_numpy(self.numbers.integers(0, 2, self.shape())).to(dtype)
+        tensor = self.view(tensor, lambda one: one.movedim(0, -1) if one.dim() else one, lambda one: one.clone())
+        if dtype == torch.float32 and self.chance.random() < 0.3:
+            return torch.nn.Parameter(tensor, requires_grad=self.chance.random() < 0.5)
+        return tensor
+
+    def shape(self) -> tuple[int, ...]:
+        return tuple(
+            self.chance.randrange(0 if self.chance.random() < 0.1 else 1, 4) for _ in range(self.chance.randrange(4))
+        )
+
+    def view(self, array: Any, *more: Callable[[Any], Any]) -> Any:
+        """An array, or a view of one that is in the state as well."""
+        ways = [lambda one: one, lambda one: one[::2] if one.ndim else one, lambda one: one[1:] if one.ndim else one]
+        self.made.append(array)
+        return self.chance.choice([*ways, *more])(array)
+
+
+PLAIN = [
+    None, True, 0, -1, 2**53, -(2**200), 1.0, -0.0, math.nan, math.inf, 5e-324, 1 + 2j, complex(-0.0, math.nan), "ü",
+    "\ud800", "\ud83d\ude00", "a\nb\0", b"", b"\xff", range(3), range(0, -9, -2), (), (1, (2,)),
+    np.float64(0.1), np.float32(-0.0), np.float16(1), np.int8(-1), np.uint64(2**64 - 1), np.bool_(True), np.longlong(3),
+    np.complex64(1j), np.datetime64("2026-11-30"), np.timedelta64(3, "ms"), np.str_("text"), np.bytes_(b"x"),
+    frozenset({1, "a"}), Counter("aab"),
+]  # fmt: skip
+KEYS = [
+    "a",
+    "b.c",
+    "",
+    "\ud800",
+    1,
+    -1,
+    2**70,
+    True,
+    None,
+    1.5,
+    b"k",
+    (1, "x"),
+    frozenset({2}),
+    np.int64(9),
+    np.str_("s"),
+]
+if torch is not None:
+    PLAIN += [torch.float32, torch.Size([2, 3]), torch.device("cpu")]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_random_state_comes_back_equal_in_value_type_and_identity(checkpointer: Checkpointer, seed: int) -> None:
+    state = Maker(seed).state()
+    found = comes_back(checkpointer, state)
+    assert_same(found, state)
+    assert_same_identities(found, state)
+    with checkpointer.open(1) as opened:
+        assert_same_identities(opened.state, state)
+
+
+# -- what is refused -------------------------------------------------------------------------------------------------
+
+
+class Mode(enum.Enum):
+    A = 1
+
+
+class Level(enum.IntEnum):
+    A = 1
+
+
+class Text(str):
+    pass
+
+
+class Numbers(list):  # type: ignore[type-arg]
+    pass
+
+
+class Named(dict):  # type: ignore[type-arg]
+    pass
+
+
+@dataclass
+class Record:
+    a: int
+
+
+Pair = namedtuple("Pair", "a b")
+
+OTHERS = {
+    "masked array": lambda: np.ma.masked_array([1, 2], [False, True]),
+    "array in a file": lambda: np.ones(3).view(np.memmap),
+    "record array": lambda: np.rec.array([(1, 2.0)], dtype=[("a", int), ("b", float)]),
+    "structured array": lambda: np.zeros(2, dtype=[("a", int)]),
+    "objects": lambda: np.array([{}, []], dtype=object),
+    "texts": lambda: np.array(["a", "b"]),
+    "long double": lambda: np.ones(2, np.longdouble),
+    "long double scalar": lambda: np.longdouble(1),
+    "record": lambda: np.zeros(2, dtype=[("a", int)])[0],
+    "date without unit": lambda: np.array(["NaT"], "M8"),
+    "strides beyond": lambda: np.lib.stride_tricks.as_strided(np.ones(3), (100,), (8,)),
+    "enum": lambda: Mode.A,
+    "int enum": lambda: Level.A,
+    "str subclass": lambda: Text("a"),
+    "list subclass": lambda: Numbers([1]),
+    "dict subclass": lambda: Named(a=1),
+    "named tuple": lambda: Pair(1, 2),
+    "dataclass": lambda: Record(1),
+    "mapping": lambda: MappingProxyType({"a": 1}),
+    "factory": lambda: defaultdict(lambda: 1),
+    "key": lambda: {Level.A: 1},
+    "key in a key": lambda: {(1, Text("a")): 1},
+    "element": lambda: {Level.A},
+    "decimal": lambda: decimal.Decimal("0.1"),
+    "date": lambda: datetime.date(2026, 1, 1),
+    "path": lambda: pathlib.Path("a"),
+    "slice": lambda: slice(3),
+    "ellipsis": lambda: ...,
+    "generator": lambda: np.random.default_rng(0),
+    "function": lambda: len,
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_could_not_come_back_is_refused_with_its_path(checkpointer: Checkpointer, name: str) -> None:
+    state = {"ok": [np.ones(1)] * 3, "deep": [1, {"bad": OTHERS[name]()}]}
+    with pytest.raises(Refused, match=r"deep\.1\.bad"):
+        checkpointer.save(1, state)
+    assert checkpointer.list() == []
+
+
+def test_cycles_and_endless_nesting_are_refused(checkpointer: Checkpointer) -> None:
+    cycle: list[Any] = [1]
+    cycle.append({"again": cycle})
+    with pytest.raises(UnsupportedValueError, match=r"a\.1\.again contains itself"):
+        checkpointer.save(1, {"a": cycle})
+    deep: Any = 1
+    for _ in range(3000):
+        deep = [deep]
+    with pytest.raises(UnsupportedValueError, match="nested too deeply"):
+        checkpointer.save(1, deep)
+
+
+# -- identity --------------------------------------------------------------------------------------------------------
+
+
+def test_a_number_that_two_groups_share_is_a_number_for_each(checkpointer: Checkpointer) -> None:
+    rate = np.float64(0.1)
+    found = comes_back(checkpointer, {"groups": [{"lr": rate}, {"lr": rate}]})["groups"]
+    for group in found:
+        group["lr"] *= 0.5
+    assert [group["lr"] for group in found] == [0.05, 0.05]
+
+
+def test_one_container_under_two_names_is_one_container(checkpointer: Checkpointer) -> None:
+    shared = {"a": [1], "w": np.ones(3)}
+    found = comes_back(checkpointer, {"x": shared, "y": shared, "z": {"a": [1], "w": np.ones(3)}})
+    assert found["x"] is found["y"]
+    assert found["x"] is not found["z"]
+    apart = {name: {"a": [0], "w": np.zeros(3)} for name in "xyz"}
+    state = checkpointer.restore(1, into=apart).state
+    assert all(one["w"].all() for one in apart.values())
+    assert state["x"] is state["y"]
+
+
+def test_what_lies_on_each_other_shares_memory_again(checkpointer: Checkpointer) -> None:
+    whole = np.arange(24.0).reshape(4, 6)
+    state = {"rows": whole[1:3], "whole": whole, "column": whole[:, 2], "bits": whole.view("i8"), "turned": whole.T}
+    found = comes_back(checkpointer, state)
+    assert_same(found, state)
+    found["whole"][2, 2] = -1
+    assert (found["rows"][1, 2], found["column"][2], found["turned"][2, 2]) == (-1, -1, -1)
+    assert found["bits"][2, 2] == np.float64(-1).view("i8")
+    [shard] = [one for one in checkpointer.api.plan(1).parts["rank-00000"].shards if one.name]
+    assert (shard.name, shard.length) == ("whole", 192)
+    apart = {name: np.zeros(one.shape, one.dtype) for name, one in state.items()}
+    checkpointer.restore(1, into=apart)
+    assert all(np.array_equal(apart[name], state[name]) for name in state)
+
+
+def test_what_lies_beside_each_other_is_shards_each(checkpointer: Checkpointer) -> None:
+    flat = np.arange(24.0)
+    matrix = flat.reshape(4, 6)
+    found = comes_back(checkpointer, {"even": matrix[:, ::2], "odd": matrix[:, 1::2]})
+    assert np.array_equal(found["odd"], matrix[:, 1::2])
+    names = {one.name for one in checkpointer.api.plan(1).parts["rank-00000"].shards}
+    assert names == {"", "even", "odd"}
+
+
+def test_an_expanded_array_takes_the_bytes_that_it_has(checkpointer: Checkpointer) -> None:
+    state = {
+        "a": np.broadcast_to(np.float32(7), (4096, 4096)),
+        "b": np.lib.stride_tricks.as_strided(np.arange(6), (4, 3), (8, 8)),
+    }
+    if torch is not None:
+        state["c"] = torch.full((1, 3), 2.0).expand(5000, 3)
+    checkpointer.save(1, state)
+    snapshot = checkpointer.wait()
+    assert snapshot.image_bytes < 4096
+    found = checkpointer.restore(1).state
+    assert np.array_equal(found["a"], state["a"])
+    assert found["a"].strides == (0, 0)
+    assert np.array_equal(found["b"], state["b"])
+    if torch is not None:
+        assert found["c"].stride() == (0, 1)
+        assert torch.equal(found["c"], state["c"])
+        into = {**state, "a": np.zeros((4096, 4096), np.float32), "b": np.zeros((4, 3), int), "c": torch.zeros(5000, 3)}
+        assert torch.equal(checkpointer.restore(1, into=into).state["c"], state["c"])
+        assert into["a"][77, 99] == 7
+
+
+def test_two_corners_of_something_huge_are_refused(checkpointer: Checkpointer) -> None:
+    huge = np.empty((3000, 3000))
+    with pytest.raises(UnsupportedError, match="row and column share memory that spans"):
+        checkpointer.save(1, {"row": huge[0], "column": huge[:, 0]})
+
+
+# -- PyTorch ---------------------------------------------------------------------------------------------------------
+
+
+@needs_torch
+def test_parameters_buffers_layouts_and_versions_of_modules_come_back(checkpointer: Checkpointer) -> None:
+    module = torch.nn.BatchNorm2d(3)
+    state = {
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+        "frozen": torch.nn.Parameter(torch.ones(2), requires_grad=False),
+        "buffer": torch.nn.Buffer(torch.ones(2), persistent=False),
+        "leaf": torch.ones(2, requires_grad=True),
+        "last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        "module": module.state_dict(),
+    }
+    found = comes_back(checkpointer, state)
+    assert_same(found, state)
+    assert found["last"].stride() == state["last"].stride()
+    assert found["buffer"].persistent is False
+    assert found["module"]._metadata == state["module"]._metadata
+    shared = comes_back(checkpointer, {"p": state["parameter"], "t": state["parameter"].detach()})
+    assert type(shared["p"]) is torch.nn.Parameter
+    assert type(shared["t"]) is torch.Tensor
+    assert shared["p"].data_ptr() == shared["t"].data_ptr()
+
+
+def freed() -> Any:
+    tensor = torch.ones(4)
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+def cut() -> Any:
+    tensor = torch.ones(1000)
+    tensor.untyped_storage().resize_(400)
+    return tensor
+
+
+def fake() -> Any:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        return torch.ones(3)
+
+
+def wrapper() -> Any:
+    class Wrapper(torch.Tensor):
+        @staticmethod
+        def __new__(cls) -> Any:
+            return torch.Tensor._make_wrapper_subclass(cls, (3,))
+
+        @classmethod
+        def __torch_dispatch__(cls, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return Wrapper() if call is torch.ops.aten.detach.default else NotImplemented
+
+    return Wrapper()
+
+
+class Own(torch.Tensor if torch is not None else object):  # type: ignore[misc]
+    pass
+
+
+WITHOUT_MEMORY = {
+    "freed": freed,
+    "cut short": cut,
+    "fake": fake,
+    "wrapper": wrapper,
+    "meta": lambda: torch.ones(3, device="meta"),
+    "zero": lambda: torch._efficientzerotensor((3,)),
+    "sparse": lambda: torch.eye(3).to_sparse(),
+    "quantized": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    "jagged": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
+}
+
+
+@needs_torch
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", WITHOUT_MEMORY)
+def test_a_tensor_without_memory_of_its_own_is_refused_by_name_in_saves_and_restores(
+    checkpointer: Checkpointer, name: str
+) -> None:
+    from ebb.torch import dcp
+
+    bad = WITHOUT_MEMORY[name]()
+    with pytest.raises(UnsupportedError, match=r"model\.1"):
+        checkpointer.save(1, {"model": [torch.ones(3), bad]})
+    with pytest.raises(UnsupportedError, match=r"model\.1"):
+        dcp.save(checkpointer, 1, {"model": [torch.ones(3), bad]})
+    assert checkpointer.list() == []
+    checkpointer.save(2, {"model": [torch.ones(3), torch.ones(3)]})
+    if name in ("freed", "cut short", "zero"):
+        dcp.save(checkpointer, 3, {"model": [torch.ones(3), torch.ones(bad.shape)]})
+    checkpointer.wait(2)
+    first = torch.zeros(3)
+    with pytest.raises(UnsupportedError, match=r"model\.1"):
+        checkpointer.restore(2, into={"model": [first, bad]})
+    assert not first.any()
+    if name in ("freed", "cut short", "zero"):
+        with pytest.raises(UnsupportedError, match=r"model\.1"):
+            dcp.load(checkpointer, {"model": [first, bad]}, 3)
+        assert not first.any()
+
+
+@needs_torch
+def test_a_subclass_of_tensors_is_refused_by_name(checkpointer: Checkpointer) -> None:
+    with pytest.raises(UnsupportedError, match=r"a\.b: a .*Own would come back as a plain tensor"):
+        checkpointer.save(1, {"a": {"b": torch.ones(2).as_subclass(Own)}})
+    with pytest.raises(UnsupportedValueError, match=r"g is a torch.*Generator"):
+        checkpointer.save(1, {"g": torch.Generator()})
+
+
+@needs_torch
+def test_restoring_in_place_makes_a_backward_pass_fail_that_needs_what_was_there(checkpointer: Checkpointer) -> None:
+    weight = torch.ones(3, requires_grad=True)
+    checkpointer.save(1, {"w": weight.detach()})
+    checkpointer.wait()
+    loss = (weight * weight).sum()
+    checkpointer.restore(1, into={"w": weight.detach()})
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_dtype_that_nothing_here_can_hold_is_an_error(
+    checkpointer: Checkpointer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    checkpointer.save(1, {"w": np.ones(3, ml_dtypes.bfloat16)})
+    checkpointer.wait()
+
+    def without(name: str) -> np.dtype[Any]:
+        raise UnsupportedError(f"NumPy has no {name}: install PyTorch, or ml_dtypes, to restore this snapshot")
+
+    monkeypatch.setattr(arrays, "dtype_of", without)
+    with pytest.raises(UnsupportedError, match="w: NumPy has no bfloat16: install PyTorch"):
+        checkpointer.restore()
