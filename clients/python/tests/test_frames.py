@@ -36,7 +36,9 @@ def codec_of(name: str) -> messages.Codec[Any]:
 def as_json(value: Any) -> Any:
     """As the vectors write it: fields by their names, raw bytes as hex."""
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return {name: as_json(field) for name, field in zip(value._fields, value)}
+        absent = value._field_defaults  # fields that earlier versions of a message do not have
+        fields = zip(value._fields, value)
+        return {name: as_json(field) for name, field in fields if name not in absent or field != absent[name]}
     if isinstance(value, (list, tuple)):
         return [as_json(item) for item in value]
     if isinstance(value, (bytes, memoryview)):

@@ -312,6 +312,21 @@ test('a job owns what its client puts, and its end frees it', async () => {
   expect((await local.list('data', { prefix: 'job/' })).objects).toEqual([]);
 });
 
+test('two programs that choose one job id do not share the job: the second is refused, and one with the token joins it', async () => {
+  const first = await local.jobs.open('job-of-two');
+  await using writer = await openClient({ node: node.unixUrl, job: 'job-of-two' });
+  await writer.put('data', 'two/a', randomBytes(10));
+  await expect(local.jobs.open('job-of-two')).rejects.toMatchObject({ code: 'job_exists' });
+  const worker = await local.jobs.open('job-of-two', { token: first.token });
+  worker.detach();
+  expect(await first.end()).toMatchObject({ objects: 1 });
+  // The id is free again, and the handle of the first cannot end what the next one has.
+  await using next = await local.jobs.open('job-of-two');
+  await writer.put('data', 'two/b', randomBytes(10));
+  expect(await worker.end()).toMatchObject({ objects: 0 });
+  expect(await local.jobs.get(next.jobId)).toMatchObject({ objects: 1 });
+});
+
 describe('staged writers', () => {
   test('grow beyond what they reserved, and move to disk when memory has no room', async () => {
     const before = readdirSync(node.dataDir).length;

@@ -114,7 +114,21 @@ export const jobInfoSchema = z.object({
   sizeBytes: z.number(),
 });
 export type JobInfo = z.infer<typeof jobInfoSchema>;
+/** What may be asked of a job that was opened under this token, and of no other of its id. */
+export const jobTokenSchema = z
+  .string()
+  .min(1)
+  .max(200)
+  .describe('chosen once by whoever begins the job, and shown by whoever comes back to it');
+/** The answer to whoever opened it; nobody else is told the token. */
+export const jobOpenedSchema = jobInfoSchema.extend({ token: jobTokenSchema });
+export type JobOpened = z.infer<typeof jobOpenedSchema>;
 export const jobPutSchema = z.object({
+  token: jobTokenSchema
+    .optional()
+    .describe(
+      'a job that is open under another token is refused: `job_exists`; without one, the node makes it',
+    ),
   label: z.string().default(''),
   heartbeatTtlMs: z.number().int().min(1000).default(120_000),
   budgetBytes: z.number().int().positive().nullable().default(null),

@@ -49,6 +49,12 @@ export const ERRORS = {
     means: 'No such job: it ended, expired, or never began.',
     remedy: 'Open the job again; a job that is to live on sends heartbeats or keeps a connection.',
   },
+  job_exists: {
+    retry: 'never',
+    means: 'Somebody else opened a job of this id, and it is alive.',
+    remedy:
+      'Take another id; or end that job first (`ebb jobs end ID`), or wait until it ends for want of a heartbeat. Who comes back to a job of its own shows the token it was opened with.',
+  },
   shuffle_not_found: {
     retry: 'never',
     means: 'No such shuffle: it was removed with its job, or never registered.',

@@ -219,6 +219,10 @@ export class PayloadReader {
     const at = this.#take(length);
     return this.#buffer.subarray(at, at + length);
   }
+  /** Where a field may follow that earlier versions of a message do not have. */
+  get isAtEnd(): boolean {
+    return this.#at === this.#buffer.length;
+  }
   /** @throws {StoreError} when bytes are left over: sender and receiver disagree about the message. */
   end(): void {
     if (this.#at !== this.#buffer.length) {

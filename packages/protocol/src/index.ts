@@ -11,6 +11,7 @@ export * as messages from './messages.ts';
 export {
   ACKS,
   type Ack,
+  EPOCH_NONE,
   type ExtentLocation,
   FILE_FLAGS,
   LIST_FRAME_LIMIT_MAX,

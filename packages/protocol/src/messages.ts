@@ -560,6 +560,11 @@ export const renamePrefix = { request: renameRequest, response: affected };
 
 export interface JobOpenRequest {
   readonly jobId: string;
+  /**
+   * Chosen once by whoever begins the job, and shown by whoever comes back to it, or joins it. A job that was opened under
+   * another token, or under none, is somebody else's: `job_exists`.
+   */
+  readonly token?: string | undefined;
   /** The job expires, and all it owns is freed, when no heartbeat and no connection was seen for this long. */
   readonly heartbeatTtlMs: number;
   /** Shown by `ebb jobs`, such as the Spark application's name. */
@@ -567,18 +572,41 @@ export interface JobOpenRequest {
 }
 export const jobOpen = {
   request: codec<JobOpenRequest>(
-    (to, m) => to.str(m.jobId).u32(m.heartbeatTtlMs).str(m.label),
-    (from) => ({ jobId: from.str(), heartbeatTtlMs: from.u32(), label: from.str() }),
+    (to, m) => {
+      to.str(m.jobId).u32(m.heartbeatTtlMs).str(m.label);
+      writeToken(to, m);
+    },
+    (from) => ({
+      jobId: from.str(),
+      heartbeatTtlMs: from.u32(),
+      label: from.str(),
+      ...readToken(from),
+    }),
   ),
   response: empty,
 };
-const jobOnly: Codec<{ jobId: string }> = codec<{ jobId: string }>(
-  (to, m) => to.str(m.jobId),
-  (from) => ({ jobId: from.str() }),
+/** With a token, the job is meant only if it was opened under that one; another of the same id is not touched. */
+export interface JobOfToken {
+  readonly jobId: string;
+  readonly token?: string | undefined;
+}
+const jobOfToken: Codec<JobOfToken> = codec<JobOfToken>(
+  (to, m) => {
+    to.str(m.jobId);
+    writeToken(to, m);
+  },
+  (from) => ({ jobId: from.str(), ...readToken(from) }),
 );
-export const jobHeartbeat = { request: jobOnly, response: empty };
+/** Clients before it send none: the field is left out, not empty. */
+function writeToken(to: PayloadWriter, { token }: { readonly token?: string | undefined }): void {
+  if (token !== undefined) to.str(token);
+}
+function readToken(from: PayloadReader): { token?: string } {
+  return from.isAtEnd ? {} : { token: from.str() };
+}
+export const jobHeartbeat = { request: jobOfToken, response: empty };
 export const jobEnd = {
-  request: jobOnly,
+  request: jobOfToken,
   /** The receipt: what was freed. */
   response: codec<{ objects: number; freedBytes: number }>(
     (to, m) => to.u64(m.objects).u64(m.freedBytes),
@@ -612,12 +640,19 @@ export const shuffleRegister = {
   response: empty,
 };
 
+/** For engines that know by themselves which attempt counts, such as Spark. Persisted, keep stable. */
+export const EPOCH_NONE = 0xffff_ffff;
+
 /** Stages one attempt of one map task's output. */
 export interface MapStageRequest extends ShuffleRef {
   readonly mapIndex: number;
   /** Unique among all attempts of the shuffle (Spark's mapId, the task attempt id). */
   readonly attemptId: number;
-  /** Stage attempt number: among two attempts at one map the higher epoch wins, within an epoch the first commit. */
+  /**
+   * Among two attempts at one map the higher epoch wins, within an epoch the first commit. EPOCH_NONE: there is no contest,
+   * every attempt that commits stands, and readers name the attempts that they read. Attempts at one shuffle are all of
+   * one kind.
+   */
   readonly epoch: number;
   readonly reserveBytes: number;
   /** 0, 1 or TIER_BY_POLICY. */
@@ -680,7 +715,7 @@ export interface MapCommitRequest {
   readonly indexBytes: number;
 }
 /**
- * `won`: this attempt is the map's output. Otherwise another attempt of the same epoch, or one of a newer epoch, holds
+ * `won`: this attempt stands. Otherwise another attempt of the same epoch, or one of a newer epoch, holds
  * the place; the staged bytes are gone, and `winner` is the output to report instead.
  */
 export interface MapCommitResponse {

@@ -11,6 +11,7 @@ import { zstdCompressSync } from 'node:zlib';
 import {
   CHUNK_CODEC,
   CHUNK_HEADER_BYTES,
+  EPOCH_NONE,
   encodeFrame,
   encodeIndexBlock,
   FRAME_FLAG_ERROR,
@@ -296,12 +297,26 @@ add('jobOpen.request', OPS.jobOpen, messages.jobOpen.request, {
   heartbeatTtlMs: 120_000,
   label: 'TPC-DS q67',
 });
+add('jobOpen.request', OPS.jobOpen, messages.jobOpen.request, {
+  jobId: 'app-20261122-0001',
+  heartbeatTtlMs: 120_000,
+  label: '',
+  token: 'b1946ac92492d234',
+});
 add('jobOpen.response', OPS.jobOpen, messages.jobOpen.response, undefined);
 add('jobHeartbeat.request', OPS.jobHeartbeat, messages.jobHeartbeat.request, {
   jobId: 'app-20261122-0001',
 });
+add('jobHeartbeat.request', OPS.jobHeartbeat, messages.jobHeartbeat.request, {
+  jobId: 'app-20261122-0001',
+  token: 'b1946ac92492d234',
+});
 add('jobHeartbeat.response', OPS.jobHeartbeat, messages.jobHeartbeat.response, undefined);
 add('jobEnd.request', OPS.jobEnd, messages.jobEnd.request, { jobId: 'app-20261122-0001' });
+add('jobEnd.request', OPS.jobEnd, messages.jobEnd.request, {
+  jobId: 'app-20261122-0001',
+  token: 'b1946ac92492d234',
+});
 add('jobEnd.response', OPS.jobEnd, messages.jobEnd.response, {
   objects: 400,
   freedBytes: 98_000_000,
@@ -319,6 +334,14 @@ add('mapStage.request', OPS.mapStage, messages.mapStage.request, {
   epoch: 1,
   reserveBytes: 1_048_576,
   tier: 0,
+});
+add('mapStage.request', OPS.mapStage, messages.mapStage.request, {
+  ...shuffle,
+  mapIndex: 3,
+  attemptId: 4_294_967_300,
+  epoch: EPOCH_NONE,
+  reserveBytes: 4096,
+  tier: TIER_BY_POLICY,
 });
 add('mapStage.response', OPS.mapStage, messages.mapStage.response, {
   writeId: 500,

@@ -1,5 +1,11 @@
 import type { Owner } from '@ebb/core';
-import { indexBlockBytes, isStoreError, type MapOutputRow, TIER_BY_POLICY } from '@ebb/protocol';
+import {
+  EPOCH_NONE,
+  indexBlockBytes,
+  isStoreError,
+  type MapOutputRow,
+  TIER_BY_POLICY,
+} from '@ebb/protocol';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { FakeRecords, FakeStore } from '../test/fake-store.ts';
@@ -59,6 +65,54 @@ function table(node: Node, owner: Owner, since = 0) {
 function byAttempt(rows: Iterable<MapOutputRow>): Map<number, MapOutputRow> {
   return new Map([...rows].map((row) => [row.attemptId, row]));
 }
+
+describe('attempts without an epoch', () => {
+  const attemptOf = (mapIndex: number, attemptId: number): Attempt => ({
+    ...{ mapIndex, attemptId },
+    epoch: EPOCH_NONE,
+  });
+
+  it('all stand, in whatever order they commit, are lost, or are found again after a restart', async () => {
+    const node = await openNode();
+    const owner = node.store.createOwner('executor');
+    await node.service.register(REF, { maps: 1, partitions: PARTITIONS });
+    // 7 began before 9 and commits after it, as the late attempt of an older stage does.
+    const late = await stage(node, owner, attemptOf(0, 7));
+    const writeIds: number[] = [];
+    for (const attemptId of [9, 8, 11]) {
+      const writeId = await stage(node, owner, attemptOf(0, attemptId));
+      writeIds.push(writeId);
+      expect(await commit(node, owner, writeId)).toMatchObject({
+        won: true,
+        winner: { attemptId },
+      });
+    }
+    expect(await commit(node, owner, late)).toMatchObject({ won: true, winner: { attemptId: 7 } });
+    const attempts = (rows: readonly MapOutputRow[]) =>
+      rows.map((row) => row.attemptId).sort((a, b) => a - b);
+    expect(attempts((await table(node, owner)).rows)).toEqual([7, 8, 9, 11]);
+    node.store.loseBlob(late); // the one that holds the place: it is in nobody's way
+    expect(await put(node, owner, attemptOf(0, 10))).toMatchObject({ won: true });
+    expect(
+      attempts(await node.service.resolve(REF, [7, 8, 9, 10, 11], { suspect: false })),
+    ).toEqual([8, 9, 10, 11]);
+    await restart(node);
+    expect(attempts((await table(node, node.store.createOwner('reader'))).rows)).toEqual([
+      8, 9, 10, 11,
+    ]);
+    expect((await node.service.list())[0]).toMatchObject({ committedMaps: 1 });
+  });
+
+  it('are not mixed with attempts that have one', async () => {
+    const node = await openNode();
+    const owner = node.store.createOwner('executor');
+    await node.service.register(REF, { maps: 2, partitions: PARTITIONS });
+    await put(node, owner, attemptOf(0, 1));
+    await put(node, owner, { mapIndex: 1, attemptId: 2, epoch: 3 });
+    for (const mixed of [{ mapIndex: 0, attemptId: 3, epoch: 4 }, attemptOf(1, 4)])
+      await expect(put(node, owner, mixed)).rejects.toMatchObject({ code: 'request_invalid' });
+  });
+});
 
 describe('one winner per map', () => {
   it('follows a model of one line: highest epoch, then first commit, whatever is staged, aborted or restarted between', async () => {

@@ -6,7 +6,9 @@
  * listing when a shuffle is first asked for after a restart.
  *
  * I1  Among the attempts at a map the highest epoch holds the place; inside an epoch, the first commit. Check, commit and
- *     the row are one step per map (`commits`), so two racing commits never both win.
+ *     the row are one step per map (`commits`), so two racing commits never both win. Attempts without an epoch (EPOCH_NONE)
+ *     do not contend: each that commits stands beside the others, none is told of another, and none is refused for what
+ *     another did. Which of them is read is the engine's to say; the place is the latest commit's, and counts maps only.
  * I2  A loser's bytes are given up before it is told. An output that a newer epoch replaced stays readable by attempt id
  *     until the shuffle is removed.
  * I3  A place whose bytes are gone may be taken again in the same epoch, never by an older one.
@@ -26,6 +28,7 @@ import {
   type StagedWrite,
 } from '@ebb/core';
 import {
+  EPOCH_NONE,
   type ExtentLocation,
   indexBlockBytes,
   isStoreError,
@@ -199,7 +202,11 @@ class CatalogShuffleService implements ShuffleService {
     const shuffle = await this.#get(request);
     const { mapIndex, attemptId, epoch } = request;
     if (mapIndex >= shuffle.maps)
-      throw new StoreError('request_invalid', `map ${mapIndex} of a shuffle with ${shuffle.maps}`);
+      throw new StoreError(
+        'request_invalid',
+        `map ${mapIndex} of shuffle ${shuffle.ref.shuffleId}, which has ${shuffle.maps}`,
+        refDetails(shuffle.ref),
+      );
     this.#refuseUsedAttempt(shuffle, mapIndex, attemptId);
     const staged = await this.#store.stage(
       owner,
@@ -362,7 +369,13 @@ class CatalogShuffleService implements ShuffleService {
     const row = shuffle.table.winnerOf(mapIndex);
     if (row === undefined) return undefined;
     const holderEpoch = shuffle.table.get(row).epoch;
-    if (epoch > holderEpoch) return undefined;
+    if ((epoch === EPOCH_NONE) !== (holderEpoch === EPOCH_NONE))
+      throw new StoreError(
+        'request_invalid',
+        `map ${mapIndex}: of the attempts at one shuffle all have an epoch, or none`,
+        { ...refDetails(shuffle.ref), mapIndex },
+      );
+    if (epoch > holderEpoch || epoch === EPOCH_NONE) return undefined;
     const holder = shuffle.table.isLost(row) ? undefined : await this.#locate(shuffle, row);
     if (holder !== undefined || epoch === holderEpoch) return holder;
     throw new StoreError(

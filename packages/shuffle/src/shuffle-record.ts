@@ -6,7 +6,7 @@
  *   object  shuffle/<jobId>/<shuffleId>/<map index, 7 digits>/<attemptId>      one map output; metadata `epoch`, `indexBytes`
  *
  * There is no second record per map output: which attempt holds a map's place follows from the objects themselves
- * (highest epoch; inside an epoch only one ever commits).
+ * (highest epoch; inside an epoch only one ever commits; among those without an epoch the latest commit).
  */
 import { assert, StoreError } from '@ebb/protocol';
 import { crc32c } from '@node-rs/crc32';

@@ -118,7 +118,7 @@ export class FakeStore implements ShuffleStore {
     await this.pause();
     if (!this.jobs.has(jobId)) throw new StoreError('job_not_found');
     return {
-      job: { jobId, label: '', createdAtMs: 0, heartbeatTtlMs: 1, budgetBytes: null },
+      job: { jobId, label: '', createdAtMs: 0, heartbeatTtlMs: 1, budgetBytes: null, token: '' },
       lastHeartbeatMs: 0,
       objects: 0,
       sizeBytes: 0,

@@ -141,6 +141,9 @@ class PayloadReader:
         at = self._take(length)
         return self._view[at : at + length]
 
+    def is_at_end(self) -> bool:
+        return self._at == len(self._view)
+
     def end(self) -> None:
         left = len(self._view) - self._at
         if left != 0:

@@ -55,6 +55,15 @@ STR = Form(PayloadWriter.str, PayloadReader.str)
 BYTES = Form(PayloadWriter.bytes, PayloadReader.bytes)
 
 
+def _put_last(to: PayloadWriter, value: str) -> None:
+    if value:
+        to.str(value)
+
+
+#: A field that earlier versions of a message do not have: left out where it is ''.
+LAST_STR = Form(_put_last, lambda source: "" if source.is_at_end() else source.str())
+
+
 def _take_tier(source: PayloadReader) -> int:
     tier = source.u8()
     if tier > 2:
@@ -411,10 +420,15 @@ class JobOpenRequest(NamedTuple):
     #: The job expires, and all it owns is freed, when no heartbeat and no connection was seen for this long.
     heartbeat_ttl_ms: int
     label: str
+    #: Chosen once by whoever begins the job, and shown by whoever comes back to it; '' for none.
+    token: str = ""
 
 
-class JobOnly(NamedTuple):
+class JobOfToken(NamedTuple):
+    """With a token, the job is meant only if it was opened under that one."""
+
     job_id: str
+    token: str = ""
 
 
 class JobReceipt(NamedTuple):
@@ -424,9 +438,9 @@ class JobReceipt(NamedTuple):
     freed_bytes: int
 
 
-JOB_OPEN = Call("jobOpen", 20, Codec(JobOpenRequest, STR, U32, STR), EMPTY)
-JOB_HEARTBEAT = Call("jobHeartbeat", 21, Codec(JobOnly, STR), EMPTY)
-JOB_END = Call("jobEnd", 22, Codec(JobOnly, STR), Codec(JobReceipt, U64, U64))
+JOB_OPEN = Call("jobOpen", 20, Codec(JobOpenRequest, STR, U32, STR, LAST_STR), EMPTY)
+JOB_HEARTBEAT = Call("jobHeartbeat", 21, Codec(JobOfToken, STR, LAST_STR), EMPTY)
+JOB_END = Call("jobEnd", 22, Codec(JobOfToken, STR, LAST_STR), Codec(JobReceipt, U64, U64))
 
 
 # -- directories -------------------------------------------------------------------------------------------------

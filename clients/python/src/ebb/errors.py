@@ -86,6 +86,12 @@ class JobNotFoundError(EbbError):
     code = "job_not_found"
 
 
+class JobExistsError(EbbError):
+    """Somebody else opened a job of this id, and it is alive."""
+
+    code = "job_exists"
+
+
 class ShuffleNotFoundError(EbbError):
     """No such shuffle: it was removed with its job, or never registered."""
 

@@ -161,6 +161,8 @@ export interface JobRecord {
   readonly createdAtMs: number;
   readonly heartbeatTtlMs: number;
   readonly budgetBytes: number | null;
+  /** Whose life of the job this is: chosen once by whoever began it. */
+  readonly token: string;
 }
 
 /** What must hold of the object now. Neither: always. `ifMatch` is an ETag; `ifNoneMatch` demands that there is no object. */

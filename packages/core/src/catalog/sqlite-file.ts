@@ -17,6 +17,7 @@ import { explainPathError } from '../tier/own-paths.ts';
 import { translateSqliteError } from './sqlite-errors.ts';
 import { EVENTS_SCHEMA } from './sqlite-events.ts';
 import { readingAnyInteger } from './sqlite-integers.ts';
+import { JOB_TOKENS_SCHEMA } from './sqlite-jobs.ts';
 import { PRIVATE_COPIES_SCHEMA } from './sqlite-private-copies.ts';
 import { soundReservations } from './sqlite-reservations.ts';
 import { PAGE_BYTES, SCHEMA, SCHEMA_VERSION } from './sqlite-schema.ts';
@@ -104,6 +105,7 @@ function prepareSchema(
   }
   database.exec(EVENTS_SCHEMA);
   database.exec(PRIVATE_COPIES_SCHEMA);
+  database.exec(JOB_TOKENS_SCHEMA);
   addSealIds(database);
   const read = readingAnyInteger(database.prepare('select value from meta where name = ?'));
   const meta = (name: string): unknown => read.get(name)?.['value'];

@@ -1,9 +1,17 @@
-/** Jobs from their opening to their end, which deletes what they made. */
+/**
+ * Jobs from their opening to their end, which deletes what they made.
+ *
+ * I1  A job is one life: whoever begins it chooses a token, and whoever comes back to it shows that token. Another token, or
+ *     none, never gets a share in a job that is open: its opener is refused (`job_exists`).
+ * I2  A heartbeat or an end that shows a token touches the job of that token, and never a later one of the same id. Without a
+ *     token they are an administrator's, and mean whichever is open.
+ */
+import { randomUUID } from 'node:crypto';
 import { StoreError } from '@ebb/protocol';
-import type { JobRecord } from '../catalog/catalog.ts';
 import { parseJobId } from '../object-ref.ts';
+import { Serial } from '../serial.ts';
 import type { Deletions } from './deletions.ts';
-import type { JobReceipt, JobView } from './object-store.ts';
+import type { JobOpening, JobReceipt, JobView } from './object-store.ts';
 import type { StoreParts } from './parts.ts';
 import type { WritePath } from './write-path.ts';
 
@@ -15,6 +23,7 @@ export class JobLife {
   readonly #deletions: Deletions;
   readonly #endListeners: JobEndListener[] = [];
   readonly #ending = new Map<string, Promise<JobReceipt>>();
+  readonly #openings = new Serial<string>();
 
   constructor(parts: StoreParts, writes: WritePath, deletions: Deletions) {
     this.#parts = parts;
@@ -28,22 +37,33 @@ export class JobLife {
     for (const job of await catalog.listJobs()) jobs.open(job, awake.now());
   }
 
-  async open(job: Omit<JobRecord, 'createdAtMs'>): Promise<JobView> {
+  async open(job: JobOpening): Promise<JobView> {
     parseJobId(job.jobId);
-    const { catalog, clock, awake, jobs } = this.#parts;
-    const existing = jobs.find(job.jobId);
-    if (existing?.isEnding === true)
-      throw new StoreError('job_not_found', `job "${job.jobId}" is ending; take another id`, {
-        jobId: job.jobId,
-      });
-    const record = { ...job, createdAtMs: existing?.record.createdAtMs ?? clock.now() };
-    await catalog.putJob(record);
-    jobs.open(record, awake.now());
-    return await this.get(job.jobId);
+    return await this.#openings.run(job.jobId, () => this.#open(job)); // I1: look and entry are one step
   }
 
-  heartbeat(jobId: string): void {
-    this.#parts.jobs.beat(jobId, this.#parts.awake.now());
+  async #open({ token = randomUUID(), ...job }: JobOpening): Promise<JobView> {
+    const { jobId } = job;
+    const { catalog, clock, awake, jobs } = this.#parts;
+    const existing = jobs.find(jobId);
+    if (existing?.isEnding === true)
+      throw new StoreError('job_not_found', `job "${jobId}" is ending; take another id`, { jobId });
+    if (existing !== undefined && existing.record.token !== token) {
+      const heardAgoMs = Math.round(awake.now() - existing.lastHeartbeatMs);
+      throw new StoreError(
+        'job_exists',
+        `job "${jobId}" is open, and somebody else's: it was heard of ${heardAgoMs} ms ago, and ends after ${existing.record.heartbeatTtlMs} ms without a heartbeat. Take another id, end it (\`ebb jobs end ${jobId}\`), or show the token it was opened with`,
+        { jobId, heardAgoMs, heartbeatTtlMs: existing.record.heartbeatTtlMs },
+      );
+    }
+    const record = { ...job, token, createdAtMs: existing?.record.createdAtMs ?? clock.now() };
+    await catalog.putJob(record);
+    jobs.open(record, awake.now());
+    return await this.get(jobId);
+  }
+
+  heartbeat(jobId: string, token?: string): void {
+    this.#parts.jobs.beat(jobId, this.#parts.awake.now(), token);
   }
 
   async get(jobId: string): Promise<JobView> {
@@ -65,8 +85,11 @@ export class JobLife {
   }
 
   /** A second call while one runs gets the same receipt: it must not delete what a new job of this name makes. */
-  async end(jobId: string): Promise<JobReceipt> {
+  async end(jobId: string, token?: string): Promise<JobReceipt> {
     parseJobId(jobId);
+    const open = this.#parts.jobs.find(jobId);
+    if (open !== undefined && token !== undefined && open.record.token !== token)
+      return { jobId, objects: 0, freedBytes: 0, stagedWrites: 0 }; // I2: that life is over, and this is another
     let ending = this.#ending.get(jobId);
     if (ending === undefined) {
       ending = this.#end(jobId).finally(() => this.#ending.delete(jobId));

@@ -16,13 +16,16 @@ export class JobTable {
     this.#jobs.set(record.jobId, { record, lastHeartbeatMs: nowMs, isEnding: false });
   }
 
-  /** @throws {StoreError} `job_not_found` also for one that is ending. */
-  get(jobId: string): LiveJob {
+  /** @throws {StoreError} `job_not_found` also for one that is ending, or was opened under another token than the one given. */
+  get(jobId: string, token?: string): LiveJob {
     const job = this.#jobs.get(jobId);
-    if (job === undefined || job.isEnding) {
+    const isAnother = token !== undefined && job !== undefined && job.record.token !== token;
+    if (job === undefined || job.isEnding || isAnother) {
       throw new StoreError(
         'job_not_found',
-        `job "${jobId}" is not open on this node: open it first; it may have ended or expired`,
+        isAnother
+          ? `job "${jobId}" has ended or expired on this node, and somebody else opened another of that id: take another id`
+          : `job "${jobId}" is not open on this node: open it first; it may have ended or expired`,
         { jobId },
       );
     }
@@ -33,8 +36,8 @@ export class JobTable {
     return this.#jobs.get(jobId);
   }
 
-  beat(jobId: string, nowMs: number): void {
-    this.get(jobId).lastHeartbeatMs = nowMs;
+  beat(jobId: string, nowMs: number, token?: string): void {
+    this.get(jobId, token).lastHeartbeatMs = nowMs;
   }
 
   expired(nowMs: number): readonly string[] {

@@ -165,6 +165,11 @@ export interface PresignedRead {
   readonly etag: string;
 }
 
+/** Without a token the store makes one: nobody comes back to that job. */
+export type JobOpening = Omit<JobRecord, 'createdAtMs' | 'token'> & {
+  readonly token?: string | undefined;
+};
+
 export interface JobView {
   readonly job: JobRecord;
   readonly lastHeartbeatMs: number;
@@ -348,13 +353,17 @@ export interface ObjectStore {
    */
   events(options: FollowOptions): AsyncGenerator<EventBatch, never>;
 
-  openJob(job: Omit<JobRecord, 'createdAtMs'>): Promise<JobView>;
-  /** @throws `job_not_found` */
-  heartbeat(jobId: string): void;
+  /**
+   * Begins a job, or, with the token it was begun with, comes back to it (and may change it).
+   * @throws `job_exists` when it is open under another token
+   */
+  openJob(job: JobOpening): Promise<JobView>;
+  /** @throws `job_not_found`, also when a token is given and the open job has another */
+  heartbeat(jobId: string, token?: string): void;
   getJob(jobId: string): Promise<JobView>;
   listJobs(): Promise<readonly JobView[]>;
-  /** Deletes all that the job owns. Ending a job that is gone resolves with zeros. */
-  endJob(jobId: string): Promise<JobReceipt>;
+  /** Deletes all that the job owns. Ending a job that is gone resolves with zeros; so does one of another token than the one given. */
+  endJob(jobId: string, token?: string): Promise<JobReceipt>;
   /** Called after a job ended or expired, before its objects are deleted, so that features drop their state. */
   onJobEnd(listener: (jobId: string) => void | Promise<void>): void;
 

@@ -873,6 +873,43 @@ describe('jobs', () => {
     expect(at.failures).toEqual([]);
   });
 
+  test('two that choose one job id never share the job: the second is refused, and comes in when the first is over', async () => {
+    const at = await open();
+    const [first, second, nobody] = ['first', 'second', undefined].map((token) =>
+      at.store.openJob({ ...job, label: `of ${token}`, token }).catch((error: unknown) => error),
+    );
+    expect(await first).toMatchObject({ job: { token: 'first', label: 'of first' } });
+    for (const refused of [second, nobody])
+      expect(await refused).toMatchObject({
+        code: 'job_exists',
+        message: expect.stringMatching(/"job" .*ebb jobs end job/),
+      });
+    await at.put('mem', 'of-first', bytes(10), { jobId: 'job' });
+    // Who comes back shows the token, and may change the job.
+    expect((await at.store.openJob({ ...job, token: 'first', label: 'again' })).job.label).toBe(
+      'again',
+    );
+    expect((await at.store.getJob('job')).objects).toBe(1);
+    // The heartbeat and the end of another life do nothing to this one.
+    expect(() => at.store.heartbeat('job', 'second')).toThrow(/somebody else/);
+    expect(await at.store.endJob('job', 'second')).toMatchObject({ objects: 0 });
+    expect(await keys(at, 'mem')).toEqual(['of-first']);
+    expect(await at.store.endJob('job', 'first')).toMatchObject({ objects: 1 });
+    await at.store.openJob({ ...job, token: 'second' });
+    at.store.heartbeat('job', 'second');
+    await at.put('mem', 'of-second', bytes(10), { jobId: 'job' });
+    expect(await at.store.endJob('job', 'first')).toMatchObject({ objects: 0 });
+    expect(await keys(at, 'mem')).toEqual(['of-second']);
+  });
+
+  test('after a restart a job is still the one it was: its token opens it, and no other does', async () => {
+    const first = await open();
+    await first.store.openJob({ ...job, token: 'mine' });
+    const at = await reopen(first);
+    expect(await codeOf(at.store.openJob({ ...job, token: 'other' }))).toBe('job_exists');
+    expect((await at.store.openJob({ ...job, token: 'mine' })).job.token).toBe('mine');
+  });
+
   test('a job whose heartbeat stops is ended; one that beats is not', async () => {
     const clock = createTestClock();
     const at = await open({ clock });

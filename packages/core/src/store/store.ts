@@ -10,7 +10,6 @@ import type {
   BucketPolicy,
   BucketRecord,
   Condition,
-  JobRecord,
   ListOptions,
   ListPage,
   ObjectRecord,
@@ -35,6 +34,7 @@ import type {
   ComposeOptions,
   ComposeSource,
   DeleteReceipt,
+  JobOpening,
   JobReceipt,
   JobView,
   ObjectRef,
@@ -420,11 +420,11 @@ export class CatalogObjectStore implements ObjectStore {
     return await this.#reads.head(ref);
   }
 
-  openJob(job: Omit<JobRecord, 'createdAtMs'>): Promise<JobView> {
+  openJob(job: JobOpening): Promise<JobView> {
     return this.#jobs.open(job);
   }
-  heartbeat(jobId: string): void {
-    this.#jobs.heartbeat(jobId);
+  heartbeat(jobId: string, token?: string): void {
+    this.#jobs.heartbeat(jobId, token);
   }
   getJob(jobId: string): Promise<JobView> {
     return this.#jobs.get(jobId);
@@ -432,8 +432,8 @@ export class CatalogObjectStore implements ObjectStore {
   listJobs(): Promise<readonly JobView[]> {
     return this.#jobs.list();
   }
-  endJob(jobId: string): Promise<JobReceipt> {
-    return this.#jobs.end(jobId);
+  endJob(jobId: string, token?: string): Promise<JobReceipt> {
+    return this.#jobs.end(jobId, token);
   }
   onJobEnd(listener: (jobId: string) => void | Promise<void>): void {
     this.#jobs.onEnd(listener);

@@ -20,6 +20,7 @@ export const EXIT_OF_CODE = {
   not_found: EXIT.notFound,
   bucket_not_found: EXIT.notFound,
   bucket_exists: EXIT.condition,
+  job_exists: EXIT.condition,
   bucket_not_empty: EXIT.condition,
   job_not_found: EXIT.notFound,
   shuffle_not_found: EXIT.notFound,

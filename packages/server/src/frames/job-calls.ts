@@ -41,25 +41,26 @@ const proveHost: Handler = async ({ hostProofs }, payload) => {
 };
 
 const jobOpen: Handler = async ({ store, node }, payload) => {
-  const { jobId, heartbeatTtlMs, label } = messages.jobOpen.request.decode(payload);
+  const { jobId, token, heartbeatTtlMs, label } = messages.jobOpen.request.decode(payload);
   const ttlMs = heartbeatTtlMs === 0 ? node.jobHeartbeatTtlMs : heartbeatTtlMs;
   if (ttlMs < 1000)
     throw new StoreError(
       'request_invalid',
       `a job lives at least 1000 ms without a heartbeat, not ${ttlMs}`,
     );
-  await store.openJob({ jobId, label, heartbeatTtlMs: ttlMs, budgetBytes: null });
+  await store.openJob({ jobId, token, label, heartbeatTtlMs: ttlMs, budgetBytes: null });
   return EMPTY;
 };
 
 const jobHeartbeat: Handler = ({ store }, payload) => {
-  store.heartbeat(messages.jobHeartbeat.request.decode(payload).jobId);
+  const { jobId, token } = messages.jobHeartbeat.request.decode(payload);
+  store.heartbeat(jobId, token);
   return EMPTY;
 };
 
 const jobEnd: Handler = async ({ store }, payload) => {
-  const receipt = await store.endJob(messages.jobEnd.request.decode(payload).jobId);
-  return messages.jobEnd.response.encode(receipt);
+  const { jobId, token } = messages.jobEnd.request.decode(payload);
+  return messages.jobEnd.response.encode(await store.endJob(jobId, token));
 };
 
 export const JOB_CALLS: readonly (readonly [op: number, handler: Handler])[] = [

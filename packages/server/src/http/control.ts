@@ -12,8 +12,10 @@ import {
   copyRequestSchema,
   gcResponseSchema,
   jobInfoSchema,
+  jobOpenedSchema,
   jobPutSchema,
   jobReceiptSchema,
+  jobTokenSchema,
   objectInfoSchema,
   PATHS,
   pinRequestSchema,
@@ -43,6 +45,7 @@ import { explain } from './why.ts';
 
 const bucketParam = z.object({ bucket: z.string() });
 const jobParam = z.object({ job: z.string() });
+const jobToken = z.object({ token: jobTokenSchema.optional() });
 
 const routes = {
   status: createRoute({
@@ -137,9 +140,10 @@ const routes = {
   putJob: createRoute({
     method: 'put',
     path: PATHS.job,
-    summary: 'Opens a job, or changes it',
+    summary:
+      'Begins a job; with the token it was begun with, comes back to it, and may change it. A job that is open under another token is refused',
     request: { params: jobParam, body: jsonBody(jobPutSchema, { required: false }) },
-    responses: { 200: json(jobInfoSchema), ...errorResponses },
+    responses: { 200: json(jobOpenedSchema), ...errorResponses },
   }),
   getJob: createRoute({
     method: 'get',
@@ -151,15 +155,16 @@ const routes = {
   deleteJob: createRoute({
     method: 'delete',
     path: PATHS.job,
-    summary: 'Ends a job and deletes all it owns; ending one that is gone gives zeros',
-    request: { params: jobParam },
+    summary:
+      'Ends a job and deletes all it owns; ending one that is gone, or one of another token than is given, gives zeros',
+    request: { params: jobParam, query: jobToken },
     responses: { 200: json(jobReceiptSchema), ...errorResponses },
   }),
   heartbeat: createRoute({
     method: 'post',
     path: PATHS.jobHeartbeat,
     summary: 'Says that the job is alive',
-    request: { params: jobParam },
+    request: { params: jobParam, query: jobToken },
     responses: { 204: { description: 'heard' }, ...errorResponses },
   }),
   listShuffles: createRoute({
@@ -314,20 +319,21 @@ export function createControlApp(services: Services, fileOwner: Owner): OpenAPIH
     const body = c.req.valid('json');
     const job = await store.openJob({
       jobId: c.req.valid('param').job,
+      token: body.token,
       label: body.label ?? '',
       heartbeatTtlMs: body.heartbeatTtlMs ?? node.jobHeartbeatTtlMs,
       budgetBytes: body.budgetBytes ?? null,
     });
-    return c.json(jobInfo(job), 200);
+    return c.json({ ...jobInfo(job), token: job.job.token }, 200);
   });
   app.openapi(routes.getJob, async (c) =>
     c.json(jobInfo(await store.getJob(c.req.valid('param').job)), 200),
   );
   app.openapi(routes.deleteJob, async (c) =>
-    c.json(await store.endJob(c.req.valid('param').job), 200),
+    c.json(await store.endJob(c.req.valid('param').job, c.req.valid('query').token), 200),
   );
   app.openapi(routes.heartbeat, (c) => {
-    store.heartbeat(c.req.valid('param').job);
+    store.heartbeat(c.req.valid('param').job, c.req.valid('query').token);
     return c.body(null, 204);
   });
   app.openapi(routes.listShuffles, async (c) =>

@@ -15,6 +15,7 @@ export const HTTP_ERRORS = {
   not_found: { status: 404 },
   bucket_not_found: { status: 404 },
   bucket_exists: { status: 409 },
+  job_exists: { status: 409 },
   bucket_not_empty: { status: 409 },
   job_not_found: { status: 404 },
   shuffle_not_found: { status: 404 },

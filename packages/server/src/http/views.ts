@@ -56,7 +56,8 @@ export function bucketInfo(
 }
 
 export function jobInfo({ job, lastHeartbeatMs, objects, sizeBytes }: JobView): JobInfo {
-  return { ...job, lastHeartbeatMs, objects, sizeBytes };
+  const { token, ...shown } = job; // its opener's alone
+  return { ...shown, lastHeartbeatMs, objects, sizeBytes };
 }
 
 export function tierInfo(status: TierStatus): Status['tiers'][number] {

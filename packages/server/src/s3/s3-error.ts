@@ -224,6 +224,7 @@ const BY_STORE_CODE = {
   bucket_exists: 'BucketAlreadyOwnedByYou',
   bucket_not_empty: 'BucketNotEmpty',
   job_not_found: 'InvalidArgument',
+  job_exists: 'InternalError',
   shuffle_not_found: 'InternalError',
   write_not_found: 'InternalError',
   lease_not_found: 'InternalError',

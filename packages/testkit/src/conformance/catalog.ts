@@ -1245,6 +1245,7 @@ export function catalogConformance(name: string, factory: CatalogFactory): void 
         createdAtMs: 5,
         heartbeatTtlMs: 1000,
         budgetBytes: null,
+        token: 'a-life',
       };
 
       test('a job is put, replaced, found, listed and deleted', async () => {

@@ -12,6 +12,8 @@ public final class Messages {
   public static final int PROTOCOL_VERSION = 1;
   public static final int READ_BYTES_MAX = 8 * 1024 * 1024;
   public static final int TIER_BY_POLICY = 255;
+  /** The epoch of attempts that do not contend: every one that commits stands, and the reader names those it reads. */
+  public static final long EPOCH_NONE = 0xffff_ffffL;
 
   /** Op numbers are on the wire: keep stable. */
   public static final class Op {
@@ -319,24 +321,35 @@ public final class Messages {
     }
   }
 
-  public record JobOpenRequest(String jobId, long heartbeatTtlMs, String label) {
+  /** `token` is chosen once by whoever begins the job, and shown by whoever comes back to it; null for none. */
+  public record JobOpenRequest(String jobId, long heartbeatTtlMs, String label, String token) {
     public PayloadWriter encode() {
-      return new PayloadWriter().str(jobId).u32(heartbeatTtlMs).str(label);
+      return withToken(new PayloadWriter().str(jobId).u32(heartbeatTtlMs).str(label), token);
     }
 
     public static JobOpenRequest decode(PayloadReader from) throws EbbException {
-      return new JobOpenRequest(from.str(), from.u32(), from.str());
+      return new JobOpenRequest(from.str(), from.u32(), from.str(), tokenOf(from));
     }
   }
 
-  public record JobRef(String jobId) {
+  /** With a token (not null), the job is meant only if it was opened under that one. */
+  public record JobRef(String jobId, String token) {
     public PayloadWriter encode() {
-      return new PayloadWriter().str(jobId);
+      return withToken(new PayloadWriter().str(jobId), token);
     }
 
     public static JobRef decode(PayloadReader from) throws EbbException {
-      return new JobRef(from.str());
+      return new JobRef(from.str(), tokenOf(from));
     }
+  }
+
+  private static PayloadWriter withToken(PayloadWriter to, String token) {
+    return token == null ? to : to.str(token);
+  }
+
+  /** Earlier clients leave the field out. */
+  private static String tokenOf(PayloadReader from) throws EbbException {
+    return from.isAtEnd() ? null : from.str();
   }
 
   public record JobEnded(long objects, long freedBytes) {
@@ -369,13 +382,13 @@ public final class Messages {
     }
   }
 
-  public record MapStageRequest(String jobId, int shuffleId, int mapIndex, long attemptId, int epoch, long reserveBytes, int tier) {
+  public record MapStageRequest(String jobId, int shuffleId, int mapIndex, long attemptId, long epoch, long reserveBytes, int tier) {
     public PayloadWriter encode() {
       return new PayloadWriter().str(jobId).u32(shuffleId).u32(mapIndex).u64(attemptId).u32(epoch).u64(reserveBytes).u8(tier);
     }
 
     public static MapStageRequest decode(PayloadReader from) throws EbbException {
-      return new MapStageRequest(from.str(), from.count(), from.count(), from.u64(), from.count(), from.u64(), from.u8());
+      return new MapStageRequest(from.str(), from.count(), from.count(), from.u64(), from.u32(), from.u64(), from.u8());
     }
   }
 
@@ -401,14 +414,14 @@ public final class Messages {
   }
 
   /** One committed map output: data, then the index block of `indexBytes`. */
-  public record MapOutputRow(int mapIndex, long attemptId, int epoch, boolean winner, int indexBytes, Extent location) {
+  public record MapOutputRow(int mapIndex, long attemptId, long epoch, boolean winner, int indexBytes, Extent location) {
     void encode(PayloadWriter to) {
       to.u32(mapIndex).u64(attemptId).u32(epoch).bool(winner).u32(indexBytes);
       location.encode(to);
     }
 
     static MapOutputRow decode(PayloadReader from) throws EbbException {
-      return new MapOutputRow(from.count(), from.u64(), from.count(), from.bool(), from.count(), Extent.decode(from));
+      return new MapOutputRow(from.count(), from.u64(), from.u32(), from.bool(), from.count(), Extent.decode(from));
     }
   }
 

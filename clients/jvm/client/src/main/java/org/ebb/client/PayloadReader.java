@@ -56,6 +56,10 @@ public final class PayloadReader {
     return view;
   }
 
+  public boolean isAtEnd() {
+    return !buffer.hasRemaining();
+  }
+
   public void end() throws EbbException {
     if (buffer.hasRemaining()) throw new EbbException("request_invalid", buffer.remaining() + " bytes left over in frame");
   }

@@ -60,16 +60,16 @@ public final class Session {
     call(Messages.Op.PING, new PayloadWriter()).end();
   }
 
-  public void jobOpen(String jobId, long heartbeatTtlMs, String label) throws EbbException {
-    call(Messages.Op.JOB_OPEN, new Messages.JobOpenRequest(jobId, heartbeatTtlMs, label).encode()).end();
+  public void jobOpen(Messages.JobOpenRequest request) throws EbbException {
+    call(Messages.Op.JOB_OPEN, request.encode()).end();
   }
 
-  public void jobHeartbeat(String jobId) throws EbbException {
-    call(Messages.Op.JOB_HEARTBEAT, new Messages.JobRef(jobId).encode()).end();
+  public void jobHeartbeat(Messages.JobRef job) throws EbbException {
+    call(Messages.Op.JOB_HEARTBEAT, job.encode()).end();
   }
 
-  public Messages.JobEnded jobEnd(String jobId) throws EbbException {
-    return Messages.JobEnded.decode(call(Messages.Op.JOB_END, new Messages.JobRef(jobId).encode()));
+  public Messages.JobEnded jobEnd(Messages.JobRef job) throws EbbException {
+    return Messages.JobEnded.decode(call(Messages.Op.JOB_END, job.encode()));
   }
 
   public void shuffleRegister(String jobId, int shuffleId, int maps, int partitions) throws EbbException {

@@ -34,8 +34,8 @@ import org.ebb.client.Messages.Op;
  * <p>Fault model: it can be stopped and started again on the same directories (committed rows stay, staged writes and leases
  * are lost, the instance id changes); it can hide its directories (wrong nonce: clients use `read` and `write`); it can refuse
  * `mapStage` and `extend` with `tier_full` or `busy` a number of times; it can drop a map output, flip a byte of one, or move
- * one to tier 1 and revoke it; it can let a rival attempt win each commit; it can lose the answer to a commit after it was applied. It never crashes half-way through a
- * write to a file, does not check CRCs at commit, and knows neither budgets, spills, jobs' expiry nor tier 2.
+ * one to tier 1 and revoke it; it can lose the answer to a commit after it was applied. It never crashes half-way through a
+ * write to a file, does not check CRCs at commit, and knows neither epochs, tokens, budgets, spills, jobs' expiry nor tier 2.
  */
 public final class FakeNode implements AutoCloseable {
   private final Path socket;
@@ -53,8 +53,6 @@ public final class FakeNode implements AutoCloseable {
   public volatile long extraReserve;
   public volatile boolean loseNextCommitAnswer;
   public volatile boolean verifySuspects = true;
-  /** Each commit loses against another attempt (id + 1,000,000) with the same data, as a speculative one might. */
-  public volatile boolean rivals;
   public final AtomicInteger calls = new AtomicInteger();
   public final Map<Integer, AtomicInteger> callsByOp = new ConcurrentHashMap<>();
   public final List<Long> released = new CopyOnWriteArrayList<>();
@@ -403,28 +401,6 @@ public final class FakeNode implements AutoCloseable {
       var staged = write.request;
       Shuffle shuffle = shuffle(staged.jobId(), staged.shuffleId());
       synchronized (shuffle) {
-        for (Row other : shuffle.byAttempt.values()) {
-          if (other.row.mapIndex() == staged.mapIndex() && other.row.winner() && other.row.epoch() >= staged.epoch()) {
-            Files.delete(write.path);
-            return new Messages.MapCommitResponse(false, other.row);
-          }
-        }
-        if (rivals) {
-          byte[] all = Files.readAllBytes(write.path);
-          ByteBuffer bytes = ByteBuffer.wrap(all, 0, (int) request.sizeBytes()).order(ByteOrder.LITTLE_ENDIAN);
-          int trailer = (int) request.sizeBytes() - IndexBlock.TRAILER_BYTES;
-          long rival = staged.attemptId() + 1_000_000;
-          bytes.putLong(trailer + 16, rival);
-          java.util.zip.CRC32C crc = new java.util.zip.CRC32C();
-          int from = (int) request.sizeBytes() - request.indexBytes();
-          crc.update(all, from, request.indexBytes() - 8);
-          bytes.putInt((int) request.sizeBytes() - 8, (int) crc.getValue());
-          Files.write(write.path, all);
-          var won = new Messages.MapOutputRow(staged.mapIndex(), rival, staged.epoch(), true, request.indexBytes(),
-              new Messages.Extent(write.tier, write.blobId, dirs[write.tier].relativize(write.path).toString(), 0, request.sizeBytes()));
-          put(shuffle, won);
-          return new Messages.MapCommitResponse(false, won);
-        }
         var row = new Messages.MapOutputRow(staged.mapIndex(), staged.attemptId(), staged.epoch(), true, request.indexBytes(),
             new Messages.Extent(write.tier, write.blobId, dirs[write.tier].relativize(write.path).toString(), 0, request.sizeBytes()));
         put(shuffle, row);

@@ -1,6 +1,9 @@
 package org.apache.spark.shuffle.ebb;
 
+import java.lang.ref.WeakReference;
+import java.security.SecureRandom;
 import java.util.HashSet;
+import java.util.HexFormat;
 import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
@@ -17,6 +20,7 @@ import org.apache.spark.SparkContext;
 import org.apache.spark.SparkEnv;
 import org.apache.spark.scheduler.MapStatus;
 import org.apache.spark.scheduler.SparkListener;
+import org.apache.spark.scheduler.SparkListenerStageSubmitted;
 import org.apache.spark.scheduler.SparkListenerTaskEnd;
 import org.apache.spark.shuffle.api.ShuffleDriverComponents;
 import org.ebb.client.EbbException;
@@ -26,8 +30,15 @@ import org.slf4j.LoggerFactory;
 import scala.Option;
 
 /**
- * The driver's half: opens the job (the application is the job), keeps it alive, registers and removes shuffles, ends it.
- * Whether this application shuffles through Ebb is decided here, once, when it starts.
+ * The driver's half: opens the job, keeps it alive, registers and removes shuffles, ends it. Whether this application shuffles
+ * through Ebb is decided here, once, when it starts.
+ *
+ * <p>I1: each life of a driver is a job of its own: the application's id, which attempts of an application share and others may
+ * happen to have, and a token made at the start. Executors learn the name from the shuffles' handles. A life that ended without a
+ * word is collected by the node for want of heartbeats; no other is in its way, or sees what it wrote.
+ * I2: the shape of a shuffle is known for as long as its dependency is: Spark may remove a shuffle and use it again.
+ * I3: the node has every shuffle that Spark's MapOutputTracker has and the driver knows: at the latest when its next stage
+ * begins, or with the next heartbeat. Tasks that come earlier wait for that (MapOutputSink).
  *
  * <p>A fetch failure names one map output, and Spark allows a stage few attempts. So after one, the driver asks the node what it
  * still has of that shuffle, and makes Spark forget everything else of it at once. A job that the node no longer knows is
@@ -41,13 +52,18 @@ final class EbbDriver implements ShuffleDriverComponents {
 
   private static final long HOUSEKEEPING_END_S = 5;
 
-  private record Shape(int maps, int partitions) {}
+  /** `of` is empty once nobody can use the shuffle any more. */
+  private record Shape(int maps, int partitions, WeakReference<ShuffleDependency<?, ?, ?>> of) {}
 
   private final SparkConf conf;
+  /** All that may still be used, and those among them that the node was told to remove. */
   private final ConcurrentHashMap<Integer, Shape> shuffles = new ConcurrentHashMap<>();
+  private final Set<Integer> removed = ConcurrentHashMap.newKeySet();
   private final Set<Integer> unchecked = ConcurrentHashMap.newKeySet();
   private final AtomicBoolean listening = new AtomicBoolean();
+  private final String token = HexFormat.of().toHexDigits(new SecureRandom().nextLong());
   private String appId;
+  private String jobId;
   private EbbRuntime runtime;
   private boolean fallback;
   /** Heartbeats, and what must not hold up Spark's own threads. */
@@ -74,10 +90,11 @@ final class EbbDriver implements ShuffleDriverComponents {
           + EbbShuffleManager.class.getName() + ", which is " + manager);
     }
     appId = conf.getAppId();
+    jobId = appId + "." + token;
     EbbSettings settings = new EbbSettings(conf);
     try {
       if (settings.node.isEmpty()) throw new EbbException("config_invalid", EbbRuntime.missingNode());
-      runtime = EbbRuntime.of(conf, "driver");
+      runtime = EbbRuntime.of(jobId, conf, "driver");
       openJob();
       startHeartbeats(settings);
     } catch (EbbException e) {
@@ -116,7 +133,14 @@ final class EbbDriver implements ShuffleDriverComponents {
   }
 
   private void heartbeat() {
-    keepingJob("Heartbeat to Ebb node " + runtime.node.url(), () -> runtime.node.session().jobHeartbeat(appId));
+    keepingJob("Heartbeat to Ebb node " + runtime.node.url(), () -> runtime.node.session().jobHeartbeat(new Messages.JobRef(jobId, token)));
+    shuffles.forEach((id, shape) -> {
+      if (shape.of.refersTo(null) && removed.contains(id)) {
+        shuffles.remove(id);
+        removed.remove(id);
+      }
+    });
+    for (int id : removed) if (isInUse(id)) keepingJob("Registering shuffle " + id + " again", () -> register(id));
   }
 
   private interface Call {
@@ -140,7 +164,7 @@ final class EbbDriver implements ShuffleDriverComponents {
       call.run();
     } catch (EbbException e) {
       if (!EbbErrors.isForgotten(e)) throw e;
-      LOG.warn("Ebb node {} no longer knows job {} or a shuffle of it ({}); opening it again.", runtime.node.url(), appId, e.getMessage());
+      LOG.warn("Ebb node {} no longer knows job {} or a shuffle of it ({}); opening it again.", runtime.node.url(), jobId, e.getMessage());
       reopen();
     }
   }
@@ -148,17 +172,25 @@ final class EbbDriver implements ShuffleDriverComponents {
   /** What the job owned may be gone: Spark is made to compute it anew. */
   private synchronized void reopen() throws EbbException {
     openJob();
-    for (Map.Entry<Integer, Shape> shuffle : shuffles.entrySet()) {
-      register(shuffle.getKey(), shuffle.getValue());
-      forgetMissing(shuffle.getKey());
+    for (int id : shuffles.keySet()) {
+      if (removed.contains(id) && !isInUse(id)) continue;
+      register(id);
+      forgetMissing(id);
     }
   }
 
   private void openJob() throws EbbException {
-    runtime.node.session().jobOpen(appId, runtime.settings.heartbeatTtlMs, conf.get("spark.app.name", ""));
+    runtime.node.session().jobOpen(
+        new Messages.JobOpenRequest(jobId, runtime.settings.heartbeatTtlMs, conf.get("spark.app.name", ""), token));
   }
 
-  /** Sees fetch failures from here on. The context is not there yet when the components start, so the first shuffle brings it. */
+  /** Whether Spark has map outputs of the shuffle, or is about to: its own word, whatever was removed before. */
+  private static boolean isInUse(int shuffleId) {
+    return SparkEnv.get() != null && SparkEnv.get().mapOutputTracker() instanceof MapOutputTrackerMaster master
+        && master.shuffleStatuses().contains(shuffleId);
+  }
+
+  /** Sees fetch failures, and shuffles that are used again, from here on. The context is not there yet when the components start, so the first shuffle brings it. */
   private void listen(SparkContext context) {
     if (!listening.compareAndSet(false, true)) return;
     context.addSparkListener(new SparkListener() {
@@ -166,13 +198,26 @@ final class EbbDriver implements ShuffleDriverComponents {
       public void onTaskEnd(SparkListenerTaskEnd end) {
         if (end.reason() instanceof FetchFailed failure && shuffles.containsKey(failure.shuffleId())) checkLater(failure.shuffleId());
       }
+
+      @Override
+      public void onStageSubmitted(SparkListenerStageSubmitted stage) {
+        Option<Object> writes = stage.stageInfo().shuffleDepId();
+        if (writes.isDefined() && removed.contains((Integer) writes.get())) usedAgain((Integer) writes.get());
+      }
     });
   }
 
+  private void usedAgain(int shuffleId) {
+    later(() -> keepingJob("Registering shuffle " + shuffleId + " again", () -> register(shuffleId)));
+  }
+
   private void checkLater(int shuffleId) {
-    if (!unchecked.add(shuffleId)) return;
+    if (unchecked.add(shuffleId)) later(() -> check(shuffleId));
+  }
+
+  private void later(Runnable work) {
     try {
-      housekeeping.execute(() -> check(shuffleId));
+      housekeeping.execute(work);
     } catch (RejectedExecutionException e) {
       // The application ends.
     }
@@ -204,7 +249,7 @@ final class EbbDriver implements ShuffleDriverComponents {
     Set<Long> attempts = new HashSet<>();
     long version = 0;
     while (true) { // a long table comes in parts
-      Messages.ShuffleTable part = runtime.node.session().shuffleTable(appId, shuffleId, version);
+      Messages.ShuffleTable part = runtime.node.session().shuffleTable(jobId, shuffleId, version);
       for (Messages.MapOutputRow row : part.rows()) attempts.add(row.attemptId());
       if (part.rows().isEmpty() || part.version() == version) return attempts;
       version = part.version();
@@ -215,36 +260,57 @@ final class EbbDriver implements ShuffleDriverComponents {
     return fallback;
   }
 
+  /** What the node knows this life of the driver by. */
+  String jobId() {
+    return jobId;
+  }
+
   void registerShuffle(int shuffleId, ShuffleDependency<?, ?, ?> dependency) {
-    Shape shape = new Shape(dependency.rdd().getNumPartitions(), dependency.partitioner().numPartitions());
+    Shape shape = new Shape(dependency.rdd().getNumPartitions(), dependency.partitioner().numPartitions(), new WeakReference<>(dependency));
     listen(dependency.rdd().context());
     shuffles.put(shuffleId, shape); // first, so that a job that is opened again meanwhile has it
     try {
-      reopening(() -> register(shuffleId, shape));
+      reopening(() -> register(shuffleId));
     } catch (EbbException e) {
       shuffles.remove(shuffleId);
       throw new IllegalStateException("shuffle " + shuffleId + " could not be registered: " + e.getMessage(), e);
     }
   }
 
-  private void register(int shuffleId, Shape shape) throws EbbException {
-    runtime.node.retrying(session -> {
-      session.shuffleRegister(appId, shuffleId, shape.maps, shape.partitions);
-      return null;
-    });
+  private void register(int shuffleId) throws EbbException {
+    Shape shape = shuffles.get(shuffleId);
+    if (shape == null) return; // nobody can use it any more
+    synchronized (shape) { // against its removal: what comes last counts, here and on the node
+      runtime.node.retrying(session -> {
+        session.shuffleRegister(jobId, shuffleId, shape.maps, shape.partitions);
+        return null;
+      });
+      removed.remove(shuffleId);
+    }
   }
 
+  /** Not for good: Spark may compute the shuffle again as long as its dependency lives (I2, I3). */
   @Override
   public void removeShuffle(int shuffleId, boolean blocking) {
     // Executors let go of their mappings first (EbbShuffleManager.unregisterShuffle), so that the node can recycle the files.
     SparkEnv.get().blockManager().master().removeShuffle(shuffleId, blocking);
-    if (fallback || shuffles.remove(shuffleId) == null) return;
-    try {
-      runtime.node.session().shuffleRemove(appId, shuffleId);
-    } catch (EbbException e) {
-      if (!EbbErrors.isForgotten(e)) {
-        LOG.warn("Shuffle {} stays on the Ebb node until the job ends: {}", shuffleId, e.getMessage());
+    Shape shape = shuffles.get(shuffleId);
+    if (fallback || shape == null) return;
+    synchronized (shape) {
+      removed.add(shuffleId);
+      try {
+        runtime.node.session().shuffleRemove(jobId, shuffleId);
+      } catch (EbbException e) {
+        if (!EbbErrors.isForgotten(e)) {
+          LOG.warn("Shuffle {} stays on the Ebb node until the job ends: {}", shuffleId, e.getMessage());
+        }
       }
+    }
+    if (shape.of.refersTo(null)) {
+      shuffles.remove(shuffleId, shape);
+      removed.remove(shuffleId);
+    } else if (isInUse(shuffleId)) {
+      usedAgain(shuffleId); // its stage may have begun before the removal did
     }
   }
 
@@ -259,10 +325,12 @@ final class EbbDriver implements ShuffleDriverComponents {
     if (runtime == null) return;
     try {
       stopHousekeeping(); // before the job ends: it must not be opened again
-      var ended = runtime.node.session().jobEnd(appId);
-      LOG.info("Ebb job {} ended: {} objects, {} bytes freed", appId, ended.objects(), ended.freedBytes());
+      var ended = runtime.node.session().jobEnd(new Messages.JobRef(jobId, token));
+      LOG.info("Ebb job {} ended: {} objects, {} bytes freed", jobId, ended.objects(), ended.freedBytes());
     } catch (EbbException e) {
-      LOG.warn("Ebb job {} was not ended, and expires by itself: {}", appId, e.getMessage());
+      LOG.warn("Ebb job {} was not ended, and expires by itself: {}", jobId, e.getMessage());
+    } finally {
+      runtime.close();
     }
   }
 }

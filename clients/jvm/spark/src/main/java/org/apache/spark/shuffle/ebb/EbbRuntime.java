@@ -12,11 +12,11 @@ import org.ebb.client.ChunkCodec;
 import org.ebb.client.EbbNode;
 
 /**
- * What one JVM holds for one Spark application: the connection to its node, the map outputs it has open for reading, and
- * the buffers that writers and readers use again and again. The driver components and the shuffle manager share it.
+ * What one JVM holds for one job on the node, which is one life of a driver: the connection, the map outputs it has open for
+ * reading, and the buffers that writers and readers use again and again. The driver components and the shuffle manager share it.
  */
 final class EbbRuntime {
-  private static final ConcurrentHashMap<String, EbbRuntime> BY_APP = new ConcurrentHashMap<>();
+  private static final ConcurrentHashMap<String, EbbRuntime> BY_JOB = new ConcurrentHashMap<>();
   private static final int POOL_MAX = 64;
 
   final EbbSettings settings;
@@ -29,31 +29,32 @@ final class EbbRuntime {
   private final AtomicInteger readersPooled = new AtomicInteger();
   private volatile boolean closed;
 
-  private EbbRuntime(EbbSettings settings, String appId, String who) {
+  private EbbRuntime(EbbSettings settings, String jobId, String who) {
     this.settings = settings;
-    this.node = new EbbNode(settings.node, "ebb-spark/0.1.0 " + who, appId, settings.nodeOptions());
+    this.node = new EbbNode(settings.node, "ebb-spark/0.1.0 " + who, jobId, settings.nodeOptions());
     this.outputs = new OpenOutputs(this);
     node.setListener(outputs);
   }
 
-  /** The runtime of this application in this JVM, made on first use. */
-  static EbbRuntime of(SparkConf conf, String who) {
-    return BY_APP.computeIfAbsent(conf.getAppId(), appId -> {
+  /** The runtime of this job in this JVM, made on first use. */
+  static EbbRuntime of(String jobId) {
+    EbbRuntime known = BY_JOB.get(jobId);
+    if (known != null) return known;
+    SparkEnv env = SparkEnv.get();
+    return of(jobId, env.conf(), env.executorId().equals("driver") ? "driver" : "executor-" + env.executorId());
+  }
+
+  static EbbRuntime of(String jobId, SparkConf conf, String who) {
+    return BY_JOB.computeIfAbsent(jobId, id -> {
       EbbSettings settings = new EbbSettings(conf);
       if (settings.node.isEmpty()) throw new IllegalArgumentException(missingNode());
-      return new EbbRuntime(settings, appId, who);
+      return new EbbRuntime(settings, id, who);
     });
   }
 
-  static EbbRuntime current() {
-    SparkEnv env = SparkEnv.get();
-    return of(env.conf(), env.executorId().equals("driver") ? "driver" : "executor-" + env.executorId());
-  }
-
-  static EbbRuntime findCurrent() {
-    SparkEnv env = SparkEnv.get();
-    if (env == null || !env.conf().contains("spark.app.id")) return null;
-    return BY_APP.get(env.conf().getAppId());
+  /** Of the driver that runs in this JVM. */
+  static EbbRuntime ofDriver() {
+    return of(EbbDriver.of(SparkEnv.get().conf()).jobId());
   }
 
   static String missingNode() {
@@ -77,7 +78,7 @@ final class EbbRuntime {
   void close() {
     if (closed) return;
     closed = true;
-    BY_APP.remove(node.jobId(), this);
+    BY_JOB.remove(node.jobId(), this);
     List<Integer> open = new ArrayList<>(reads.keySet());
     for (int shuffleId : open) forget(shuffleId);
     for (WriterBuffers b; (b = writerPool.poll()) != null; ) b.close();

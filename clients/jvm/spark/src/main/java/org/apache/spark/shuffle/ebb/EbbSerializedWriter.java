@@ -47,8 +47,8 @@ final class EbbSerializedWriter<K, V> extends EbbWriter<K, V> {
   public void write(Iterator<Product2<K, V>> input) throws IOException {
     if (UnsafeRows.serializes(dependency.serializer())) UnsafeRows.insertAll(this, input);
     else insertAll(input);
-    MapOutputSink.Committed committed = writeOut(this::fill, true);
-    committed(committed, records, SparkCompat.aggregatedChecksum(rowChecksums));
+    long[] lengths = writeOut(this::fill, true);
+    committed(lengths, records, SparkCompat.aggregatedChecksum(rowChecksums));
     context.taskMetrics().incPeakExecutionMemory(sorter.peakBytes());
     if (!spills.isEmpty()) {
       context.taskMetrics().incMemoryBytesSpilled(memoryBytesSpilled);

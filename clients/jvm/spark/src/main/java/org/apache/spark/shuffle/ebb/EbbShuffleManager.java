@@ -19,6 +19,9 @@ import org.apache.spark.shuffle.sort.SortShuffleManager;
  * conditions. And `spark.shuffle.ebb.fallback` is then simply the parent's behaviour.
  */
 public final class EbbShuffleManager extends SortShuffleManager {
+  /** What this Spark environment, which serves one life of a driver, shuffles with; null before its first shuffle. */
+  private volatile EbbRuntime runtime;
+
   public EbbShuffleManager(SparkConf conf) {
     super(conf);
     // The driver's configuration is the application's: what is missing here is set before Spark reads it.
@@ -37,7 +40,15 @@ public final class EbbShuffleManager extends SortShuffleManager {
     if (driver.isFallback() || dependency.partitioner().numPartitions() == 0) return super.registerShuffle(shuffleId, dependency);
     dependency.setShuffleMergeAllowed(false); // nothing is pushed: map outputs lie on the node already
     driver.registerShuffle(shuffleId, dependency);
-    return new EbbShuffleHandle<>(shuffleId, dependency);
+    EbbShuffleHandle<K, V, C> handle = new EbbShuffleHandle<>(shuffleId, dependency, driver.jobId());
+    runtimeOf(handle);
+    return handle;
+  }
+
+  private EbbRuntime runtimeOf(EbbShuffleHandle<?, ?, ?> handle) {
+    EbbRuntime known = EbbRuntime.of(handle.jobId());
+    if (runtime != known) runtime = known;
+    return known;
   }
 
   @Override
@@ -50,8 +61,8 @@ public final class EbbShuffleManager extends SortShuffleManager {
         && !dependency.mapSideCombine()
         && dependency.partitioner().numPartitions() <= RecordSorter.PARTITIONS_MAX;
     return serialized
-        ? new EbbSerializedWriter<>(EbbRuntime.current(), ours, context, metrics)
-        : new EbbSortedWriter<>(EbbRuntime.current(), ours, mapId, context, metrics);
+        ? new EbbSerializedWriter<>(runtimeOf(ours), ours, context, metrics)
+        : new EbbSortedWriter<>(runtimeOf(ours), ours, mapId, context, metrics);
   }
 
   @Override
@@ -61,20 +72,21 @@ public final class EbbShuffleManager extends SortShuffleManager {
     if (!(handle instanceof EbbShuffleHandle)) {
       return super.getReader(handle, startMap, endMap, startPartition, endPartition, context, metrics);
     }
-    return new EbbShuffleReader<>(EbbRuntime.current(), (EbbShuffleHandle<K, ?, C>) handle, startMap, endMap, startPartition, endPartition, context, metrics);
+    EbbShuffleHandle<K, ?, C> ours = (EbbShuffleHandle<K, ?, C>) handle;
+    return new EbbShuffleReader<>(runtimeOf(ours), ours, startMap, endMap, startPartition, endPartition, context, metrics);
   }
 
   @Override
   public boolean unregisterShuffle(int shuffleId) {
-    EbbRuntime runtime = EbbRuntime.findCurrent();
-    if (runtime != null) runtime.forget(shuffleId);
+    EbbRuntime known = runtime;
+    if (known != null) known.forget(shuffleId);
     return super.unregisterShuffle(shuffleId);
   }
 
   @Override
   public void stop() {
-    EbbRuntime runtime = EbbRuntime.findCurrent();
-    if (runtime != null) runtime.close();
+    EbbRuntime known = runtime;
+    if (known != null) known.close();
     super.stop();
   }
 }

@@ -48,7 +48,7 @@ final class EbbSortedWriter<K, V, C> extends EbbWriter<K, V> {
         combine ? combining.keyOrdering() : Option.empty(), combining.serializer(), rowChecksums);
     sorter.insertAll(records);
     Counted counted = new Counted();
-    MapOutputSink.Committed committed = framing == IndexBlock.FRAMING_CHUNKS
+    long[] lengths = framing == IndexBlock.FRAMING_CHUNKS
         ? writeOut(sink -> writeChunks(sink, counted), false)
         : writeOut(sink -> sorter.writePartitionedMapOutput(attempt.shuffleId(), mapId, new EngineOutput(sink), counted), false);
     if (framing == IndexBlock.FRAMING_CHUNKS) {
@@ -57,7 +57,7 @@ final class EbbSortedWriter<K, V, C> extends EbbWriter<K, V> {
       task.incDiskBytesSpilled(sorter.diskBytesSpilled());
       task.incPeakExecutionMemory(sorter.peakMemoryUsedBytes());
     }
-    committed(committed, counted.records, SparkCompat.aggregatedChecksum(rowChecksums));
+    committed(lengths, counted.records, SparkCompat.aggregatedChecksum(rowChecksums));
   }
 
   /** One serializer stream and one codec for all partitions: the serializer says that its records may be cut and joined. */

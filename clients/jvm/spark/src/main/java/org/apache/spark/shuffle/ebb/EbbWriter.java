@@ -35,7 +35,7 @@ abstract class EbbWriter<K, V> extends ShuffleWriter<K, V> {
     this.dependency = handle.dependency();
     this.context = context;
     this.metrics = metrics;
-    this.attempt = new MapOutputSink.Attempt(handle.shuffleId(), context.partitionId(), context.taskAttemptId(), context.stageAttemptNumber());
+    this.attempt = new MapOutputSink.Attempt(handle.shuffleId(), context.partitionId(), context.taskAttemptId());
     this.partitions = dependency.partitioner().numPartitions();
     this.framing = framing(runtime, dependency, serializerManager);
     this.buffers = runtime.takeWriterBuffers();
@@ -55,18 +55,18 @@ abstract class EbbWriter<K, V> extends ShuffleWriter<K, V> {
 
   /**
    * Writes and commits. A node that went away, or forgot the job, took the staged bytes with it: a `repeatable` fill is then
-   * written anew once the node is back; otherwise the task fails, and Spark runs it again.
+   * written anew once the node is back; otherwise the task fails, and Spark runs it again. Returns the partitions' lengths.
    */
-  final MapOutputSink.Committed writeOut(Fill fill, boolean repeatable) throws IOException {
+  final long[] writeOut(Fill fill, boolean repeatable) throws IOException {
     long deadline = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(runtime.settings.reconnectTimeoutMs);
     while (true) {
       MapOutputSink sink = new MapOutputSink(runtime, attempt, partitions, framing, buffers, metrics);
       boolean done = false;
       try {
         fill.into(sink);
-        MapOutputSink.Committed committed = sink.commit();
+        long[] written = sink.commit();
         done = true;
-        return committed;
+        return written;
       } catch (EbbException e) {
         boolean lost = EbbNode.isNodeGone(e) || e.is("write_not_found") || EbbErrors.isForgotten(e);
         if (!repeatable || !lost || System.nanoTime() > deadline) throw e;
@@ -83,15 +83,13 @@ abstract class EbbWriter<K, V> extends ShuffleWriter<K, V> {
     }
   }
 
-  final void committed(MapOutputSink.Committed committed, long records, long checksum) {
-    lengths = committed.lengths();
+  final void committed(long[] written, long records, long checksum) {
+    lengths = written;
     long bytes = 0;
     for (long length : lengths) bytes += length;
     metrics.incBytesWritten(bytes);
     metrics.incRecordsWritten(records);
-    // Another attempt's rows may differ from ours. A checksum that matches none makes Spark treat a later one as different: safe.
-    long sure = committed.attemptId() == attempt.attemptId() ? checksum : 0;
-    status = SparkCompat.mapStatus(location(committed.attemptId()), lengths, committed.attemptId(), sure);
+    status = SparkCompat.mapStatus(location(), lengths, attempt.attemptId(), checksum);
   }
 
   /**
@@ -99,9 +97,9 @@ abstract class EbbWriter<K, V> extends ShuffleWriter<K, V> {
    * then everything else at that executor id: one id for each map output makes it lose exactly the one that failed, and no
    * executor that leaves takes any with it. The host is a real one, for Spark's locality preferences.
    */
-  private BlockManagerId location(long attemptId) {
+  private BlockManagerId location() {
     BlockManagerId here = SparkEnv.get().blockManager().blockManagerId();
-    String executorId = "ebb-" + runtime.node.nodeId() + "-" + attempt.shuffleId() + "-" + attemptId;
+    String executorId = "ebb-" + runtime.node.nodeId() + "-" + attempt.shuffleId() + "-" + attempt.attemptId();
     return BlockManagerId.apply(executorId, here.host(), Math.max(1, here.port()), Option.empty());
   }
 

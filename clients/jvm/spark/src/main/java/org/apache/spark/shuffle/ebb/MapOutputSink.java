@@ -19,15 +19,16 @@ import org.ebb.client.StagedFile;
  * <p>An output that fits the buffer is staged with its exact size and written by one call; a longer one is staged by an
  * estimate and extended. Nothing is visible before {@link #commit}; {@link #abort} leaves nothing behind.
  *
+ * <p>Every attempt that commits stands, for the node is told of no order among attempts: which of them Spark reads is the word of
+ * its MapOutputTracker. So what Spark has unregistered can neither come back nor stand in the way, whatever the job, the stage or
+ * the attempt it belongs to, and a late attempt can only add an output that nobody reads.
+ *
  * <p>I1: bytes are written only within the reservation, so want of room is an answer and never a signal.
  * I2: the CRC of a partition and of the blob cover exactly the bytes handed to the file.
  */
 final class MapOutputSink extends OutBuffer {
-  /** Which attempt at this map: `attemptId` is unique in the application, `epoch` the attempt at the stage. */
-  record Attempt(int shuffleId, int mapIndex, long attemptId, int epoch) {}
-
-  /** `attemptId` is the one whose output stands. */
-  record Committed(long attemptId, long[] lengths) {}
+  /** Which attempt at this map: `attemptId` is unique in the life of the driver, and so in the job. */
+  record Attempt(int shuffleId, int mapIndex, long attemptId) {}
 
   private final EbbRuntime runtime;
   private final Attempt attempt;
@@ -119,8 +120,8 @@ final class MapOutputSink extends OutBuffer {
     return Math.max(sure, Math.min(guess, bytesMost)) + IndexBlock.bytes(lengths.length, sure);
   }
 
-  /** Appends the index block, commits. The answer names the attempt that stands, which may be another. */
-  Committed commit() throws IOException {
+  /** Appends the index block, commits. Returns the lengths of the partitions. */
+  long[] commit() throws IOException {
     if (open >= 0) throw new IllegalStateException("partition " + open + " is not ended");
     long dataBytes = position();
     ByteBuffer index = IndexBlock.encode(framing, attempt.shuffleId, attempt.mapIndex, attempt.attemptId, lengths, crcs);
@@ -134,21 +135,18 @@ final class MapOutputSink extends OutBuffer {
     file.close();
     long start = System.nanoTime();
     Session session = file.session();
-    Messages.MapCommitResponse answer;
     try {
-      answer = session.mapCommit(new Messages.MapCommitRequest(file.writeId(), sizeBytes, (int) blobCrc.getValue(), indexBytes));
+      var answer = session.mapCommit(new Messages.MapCommitRequest(file.writeId(), sizeBytes, (int) blobCrc.getValue(), indexBytes));
+      if (!answer.won()) throw new EbbException("superseded", "another attempt holds the place of map " + attempt.mapIndex + " of shuffle " + attempt.shuffleId);
     } catch (EbbException e) {
       if (!EbbNode.isNodeGone(e)) throw e;
       // The commit may have happened before the connection went: look first.
       var rows = runtime.node.retrying(s -> s.mapResolve(runtime.node.jobId(), attempt.shuffleId, false, attempt.attemptId));
       if (rows.isEmpty()) throw e;
-      answer = new Messages.MapCommitResponse(true, rows.get(0));
     }
     metrics.incWriteTime(System.nanoTime() - start);
     growing.forget();
-    if (answer.won()) return new Committed(attempt.attemptId, lengths);
-    long standing = answer.winner().attemptId();
-    return new Committed(standing, runtime.reads(attempt.shuffleId).lengthsOf(attempt.mapIndex, standing, lengths.length));
+    return lengths;
   }
 
   void abort() {
@@ -159,10 +157,11 @@ final class MapOutputSink extends OutBuffer {
     @Override
     public StagedFile stage(long reserveBytes, int tier) throws EbbException {
       Messages.MapStageRequest request = new Messages.MapStageRequest(
-          runtime.node.jobId(), attempt.shuffleId, attempt.mapIndex, attempt.attemptId, attempt.epoch, reserveBytes, tier);
+          runtime.node.jobId(), attempt.shuffleId, attempt.mapIndex, attempt.attemptId, Messages.EPOCH_NONE, reserveBytes, tier);
       long timeoutMs = runtime.settings.reconnectTimeoutMs;
       Patience driver = new Patience(timeoutMs,
-          () -> who() + " did not know the job of " + what(timeoutMs) + ", and the driver did not open it again");
+          () -> who() + " did not know job " + runtime.node.jobId() + ", or the shuffle, of " + what(timeoutMs)
+              + ", and the driver did not bring them back");
       while (true) {
         try {
           return runtime.node.retrying(session -> new StagedFile(session, session.mapStage(request)));

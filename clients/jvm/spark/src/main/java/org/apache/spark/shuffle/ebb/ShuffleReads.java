@@ -96,21 +96,6 @@ final class ShuffleReads {
     }
   }
 
-  /** The lengths of all partitions of another attempt's output. */
-  long[] lengthsOf(int mapIndex, long attemptId, int partitions) throws IOException {
-    OpenOutput open = acquire(output(mapIndex, attemptId));
-    try {
-      if (open.header.partitions() != partitions) {
-        throw new EbbException("data_corrupt", "map output with " + open.header.partitions() + " partitions, " + partitions + " expected");
-      }
-      long[] lengths = new long[partitions];
-      for (int p = 0; p < partitions; p++) lengths[p] = open.offset(p + 1) - open.offset(p);
-      return lengths;
-    } finally {
-      open.release();
-    }
-  }
-
   private void open(MapOutput output) throws IOException {
     synchronized (output) {
       runtime.node.retrying(session -> {

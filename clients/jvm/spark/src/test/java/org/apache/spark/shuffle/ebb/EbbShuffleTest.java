@@ -216,13 +216,6 @@ class EbbShuffleTest extends WithFakeNode {
   }
 
   @Test
-  void anAttemptThatLostReportsTheWinnersOutput() throws Exception {
-    node.rivals = true;
-    checkSql(conf());
-    checkRdd(conf());
-  }
-
-  @Test
   void aFullNodeIsWaitedFor() throws Exception {
     node.refuseStages = 5;
     checkSql(conf());

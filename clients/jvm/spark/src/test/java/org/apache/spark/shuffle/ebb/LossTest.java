@@ -43,7 +43,7 @@ class LossTest {
 
   /** Does something to the files of these maps' outputs behind the daemon's back, before anything has read them. */
   static void damage(int shuffleId, List<Integer> maps, Damage damage) throws Exception {
-    EbbNode ours = EbbRuntime.current().node;
+    EbbNode ours = EbbRuntime.ofDriver().node;
     try (EbbNode another = new EbbNode(ours.url(), "test", ours.jobId(), new EbbNode.Options(5000, 5000, 5000, true))) {
       Session session = another.session();
       for (Messages.MapOutputRow row : session.shuffleTable(ours.jobId(), shuffleId, 0).rows()) {
@@ -64,7 +64,7 @@ class LossTest {
         damage(shuffle.shuffleId(), maps, damage);
         assertEquals(vanilla, lines(sums.collect()));
         assertEquals(count + round * maps.size(), log.sum("maps"), "exactly what was lost is computed again");
-        EbbRuntime.current().forget(shuffle.shuffleId()); // or the next round would read what is mapped
+        EbbRuntime.ofDriver().forget(shuffle.shuffleId()); // or the next round would read what is mapped
       }
       return null;
     });
@@ -113,17 +113,17 @@ class LossTest {
     with(conf(), spark -> {
       var sums = SparkJobs.groupedSums(spark);
       List<String> first = lines(sums.collect());
-      forgetJob(spark);
+      forgetJob(node);
       assertEquals(first, lines(sums.collect()), "map outputs that are gone");
-      forgetJob(spark);
+      forgetJob(node);
       assertEquals(first, lines(SparkJobs.groupedSums(spark).collect()), "a shuffle that begins after the loss");
       return null;
     });
     assertEquals(RealNode.NOTHING_HELD, node.awaitNothingHeld());
   }
 
-  static void forgetJob(SparkSession spark) throws Exception {
-    int status = NODE.node().http("DELETE", "/v1/jobs/" + spark.sparkContext().applicationId()).statusCode();
+  static void forgetJob(RealNode node) throws Exception {
+    int status = node.http("DELETE", "/v1/jobs/" + EbbRuntime.ofDriver().node.jobId()).statusCode();
     assertEquals(2, status / 100, "status " + status);
   }
 }

@@ -30,7 +30,7 @@ public final class StagedFileBench {
     Session session = node.session();
     if (!session.isLocal()) throw new IllegalStateException("the node's directories cannot be seen");
     String job = node.jobId();
-    session.jobOpen(job, 60000, "bench");
+    session.jobOpen(new Messages.JobOpenRequest(job, 60000, "bench", null));
     int maps = 1_000_000;
     session.shuffleRegister(job, 0, maps, 1);
     ByteBuffer piece = ByteBuffer.allocateDirect(PIECE);
@@ -96,7 +96,7 @@ public final class StagedFileBench {
     }
     Arrays.sort(micros);
     System.out.printf("stage + open + write + commit of a small output: p50 %.0f us, p99 %.0f us%n", micros[micros.length / 2], micros[micros.length * 99 / 100]);
-    session.jobEnd(job);
+    session.jobEnd(new Messages.JobRef(job, null));
     node.close();
   }
 
