@@ -21,7 +21,7 @@ test('every title in docs/testing.md is, or begins or ends, the title of a test 
 });
 
 /**
- * TypeScript: the string right behind `test(`, or behind the table of `test.each(…)(`. Python: the words of a function
+ * TypeScript: the string right behind `test(` or `it(`, or behind the table of `test.each(…)(`. Python: the words of a function
  * `test_…`. Java: the words of a test method's name (`aLateCommit` is "a late commit").
  */
 function titlesIn(file: string): string[] {
@@ -35,7 +35,7 @@ function titlesIn(file: string): string[] {
       ([, name = '']) => name.replaceAll(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`),
     );
   const found = source.matchAll(
-    /(?:\btest\(|^\s*\)\(|\]\)\(|\beach\(\w+\)\()\s*(['`"])(?<title>.*?)\1\s*,/gms,
+    /(?:\b(?:test|it)\(|^\s*\)\(|\]\)\(|\beach\(\w+\)\()\s*(['`"])(?<title>.*?)\1\s*,/gms,
   );
   return [...found].map(({ groups }) => (groups?.['title'] ?? '').replaceAll('\\`', '`'));
 }
