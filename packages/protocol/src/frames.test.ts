@@ -175,3 +175,31 @@ test('text that is not UTF-8 is refused, and a replacement character that was se
   for (const raw of [[0xff], [0x61, 0xc3], [0xed, 0xa0, 0x80], [0xc0, 0x80]])
     expect(() => read(Buffer.from(raw))).toThrow('not UTF-8');
 });
+
+test('a splitter that is stopped gives the next frames when it is told to go on', () => {
+  const frames = [1, 2, 3].map((id) => encodeFrame(id, 5, 0, Buffer.from([id])));
+  const seen: number[] = [];
+  const splitter = new FrameSplitter(({ requestId }) => {
+    seen.push(requestId);
+    return false;
+  });
+  splitter.push(Buffer.concat(frames));
+  expect(seen).toEqual([1]);
+  splitter.resume();
+  splitter.push(encodeFrame(4, 5, 0, Buffer.alloc(0)));
+  expect(seen).toEqual([1, 2, 3]);
+  splitter.resume();
+  splitter.resume();
+  expect(seen).toEqual([1, 2, 3, 4]);
+});
+
+test('a splitter tells what a frame announces before it is there', () => {
+  const frame = encodeFrame(1, 5, 0, Buffer.alloc(1000));
+  const splitter = new FrameSplitter(() => undefined);
+  splitter.push(frame.subarray(0, 5));
+  expect(splitter.announcedBytes).toBe(0);
+  splitter.push(frame.subarray(5, 100));
+  expect([splitter.announcedBytes, splitter.gatheredBytes]).toEqual([1000, 100 - 12]);
+  splitter.push(frame.subarray(100));
+  expect(splitter.announcedBytes).toBe(0);
+});

@@ -63,49 +63,102 @@ export function readFrameHeader(source: Buffer, at: number): FrameHeader {
   };
 }
 
+interface FramePart {
+  readonly header: FrameHeader;
+  readonly payload: Buffer;
+  /** Of the payload, those that are there. */
+  bytes: number;
+}
+
 /**
- * Cuts a byte stream into frames. `push` calls `onFrame` for each whole frame; the payload is a view that is valid
- * only during the call when it lay whole in the pushed chunk, so copy what is kept.
+ * Cuts a byte stream into frames. `onFrame` is called for each whole frame; the payload is a view that is valid only during
+ * the call when it lay whole in the pushed chunk, so copy what is kept. A frame that comes in parts is gathered in one
+ * buffer of its own length.
  */
 export class FrameSplitter {
-  #pending: Buffer[] = [];
-  #pendingBytes = 0;
-  readonly #onFrame: (header: FrameHeader, payload: Buffer) => void;
+  readonly #onFrame: (header: FrameHeader, payload: Buffer) => unknown;
+  readonly #head = Buffer.alloc(FRAME_HEADER_BYTES);
+  #headBytes = 0;
+  #part: FramePart | undefined;
+  /** What was not looked at because `onFrame` said so. */
+  #rest: Buffer | undefined;
 
-  constructor(onFrame: (header: FrameHeader, payload: Buffer) => void) {
+  /** @param onFrame Returns `false` to be called no more before `resume`. */
+  constructor(onFrame: (header: FrameHeader, payload: Buffer) => unknown) {
     this.#onFrame = onFrame;
   }
 
+  /** Payload bytes of the frame of which a part is there; 0 when there is none. */
+  get announcedBytes(): number {
+    return this.#part?.header.payloadBytes ?? 0;
+  }
+
+  /** Of those, the ones that are there. */
+  get gatheredBytes(): number {
+    return this.#part?.bytes ?? 0;
+  }
+
+  /** @throws {StoreError} `request_invalid` when a frame is longer than allowed */
   push(chunk: Buffer): void {
-    let buffer = chunk;
-    if (this.#pendingBytes > 0) {
-      this.#pending.push(chunk);
-      this.#pendingBytes += chunk.length;
-      if (this.#pendingBytes < this.#neededBytes()) return;
-      buffer = Buffer.concat(this.#pending, this.#pendingBytes);
-      this.#pending = [];
-      this.#pendingBytes = 0;
-    }
+    const bytes = this.#rest === undefined ? chunk : Buffer.concat([this.#rest, chunk]);
+    this.#rest = undefined;
     let at = 0;
-    while (buffer.length - at >= FRAME_HEADER_BYTES) {
-      const header = readFrameHeader(buffer, at);
-      const end = at + FRAME_HEADER_BYTES + header.payloadBytes;
-      if (end > buffer.length) break;
-      this.#onFrame(header, buffer.subarray(at + FRAME_HEADER_BYTES, end));
-      at = end;
+    const part = this.#part;
+    if (part !== undefined) {
+      at = this.#gather(part, bytes, 0);
+      if (part.bytes < part.payload.length) return;
+      this.#part = undefined;
+      if (this.#onFrame(part.header, part.payload) === false) {
+        this.#keepRest(bytes, at);
+        return;
+      }
     }
-    if (at < buffer.length) {
-      const rest = at === 0 ? buffer : buffer.subarray(at);
-      this.#pending.push(rest);
-      this.#pendingBytes = rest.length;
+    while (at < bytes.length) {
+      const headAt = at;
+      if (this.#headBytes > 0 || bytes.length - at < FRAME_HEADER_BYTES) {
+        at += this.#gatherHead(bytes, at);
+        if (this.#headBytes < FRAME_HEADER_BYTES) return;
+        this.#headBytes = 0;
+      } else at += FRAME_HEADER_BYTES;
+      const isInChunk = at - headAt === FRAME_HEADER_BYTES;
+      const header = isInChunk ? readFrameHeader(bytes, headAt) : readFrameHeader(this.#head, 0);
+      const end = at + header.payloadBytes;
+      if (end > bytes.length) {
+        const payload = Buffer.allocUnsafeSlow(header.payloadBytes);
+        this.#part = { header, payload, bytes: 0 };
+        this.#gather(this.#part, bytes, at);
+        return;
+      }
+      const goesOn = this.#onFrame(header, bytes.subarray(at, end)) !== false;
+      at = end;
+      if (goesOn) continue;
+      this.#keepRest(bytes, at);
+      return;
     }
   }
 
-  /** Bytes that must be there before another look is worth it: a header, then the first pending frame. */
-  #neededBytes(): number {
-    const first = this.#pending[0] as Buffer;
-    if (first.length < FRAME_HEADER_BYTES) return FRAME_HEADER_BYTES;
-    return FRAME_HEADER_BYTES + readFrameHeader(first, 0).payloadBytes;
+  /** Goes on after a stop. */
+  resume(): void {
+    const rest = this.#rest;
+    this.#rest = undefined;
+    if (rest !== undefined) this.push(rest);
+  }
+
+  #gatherHead(bytes: Buffer, at: number): number {
+    const taken = bytes.copy(this.#head, this.#headBytes, at);
+    this.#headBytes += taken;
+    return taken;
+  }
+
+  /** Returns where it ends. */
+  #gather(part: FramePart, bytes: Buffer, at: number): number {
+    const taken = bytes.copy(part.payload, part.bytes, at);
+    part.bytes += taken;
+    return at + taken;
+  }
+
+  #keepRest(bytes: Buffer, at: number): void {
+    if (at < bytes.length) this.#rest = bytes.subarray(at);
   }
 }
 

@@ -73,19 +73,6 @@ export async function openNodeFrame(
   try {
     const conditions = openConditions(log);
     const metrics = createMetrics(conditions);
-    const frames = new FrameServer();
-    const startedAtMs = Date.now();
-    const facts: NodeFacts = {
-      version: VERSION,
-      startedAtMs,
-      instanceId: startedAtMs * 1000 + Math.floor(Math.random() * 1000),
-      socketPath: config.socketPath,
-      jobHeartbeatTtlMs: config.jobHeartbeatTtlMs,
-      state,
-      connections: () => frames.connections,
-      conditions,
-    };
-    const admit = createAdmission(config);
     // One for all surfaces: it bounds the daemon's memory.
     const pieces = new BufferPool({
       pieceBytes: PIECE_BYTES,
@@ -99,7 +86,23 @@ export async function openNodeFrame(
       patienceMs: HELD_PATIENCE_MS,
       onEnded: () => metrics.peersEnded.inc({ why: 'memory' }),
     });
-    metrics.attachBodies({ pieces, held });
+    const frames = new FrameServer({
+      pieces,
+      onEnded: () => metrics.peersEnded.inc({ why: 'memory' }),
+    });
+    metrics.attachBodies({ pieces, held, frames });
+    const startedAtMs = Date.now();
+    const facts: NodeFacts = {
+      version: VERSION,
+      startedAtMs,
+      instanceId: startedAtMs * 1000 + Math.floor(Math.random() * 1000),
+      socketPath: config.socketPath,
+      jobHeartbeatTtlMs: config.jobHeartbeatTtlMs,
+      state,
+      connections: () => frames.connections,
+      conditions,
+    };
+    const admit = createAdmission(config);
     const handler = createRequestHandler({ state, conditions, metrics, log, admit, pieces, held });
     const s3 =
       config.s3 === null

@@ -59,15 +59,30 @@ export const LIST_LIMIT_MAX = 10_000;
 
 /** Calls of one frame connection at work; beyond, its socket is not read. Above a client's own limit, so that it never waits here first. */
 export const FRAME_CALLS_INFLIGHT_MAX = 8192;
-/** Bytes that calls of one connection hold: payloads on their way in, and ranges on their way out. */
+/** Payloads of one connection: that of the frame on its way in, and those of calls at work. */
 export const FRAME_BYTES_INFLIGHT_MAX = 32 * MiB;
-/** The same for all connections together. */
+/** Of all connections together: payloads, and answers that are held until they are taken. Pieces of large reads are not among them. */
 export const FRAME_BYTES_INFLIGHT_TOTAL_MAX = 64 * MiB;
-/** Answers not yet taken by the peer; beyond, its socket is not read. */
-export const FRAME_UNSENT_BYTES_MAX = 8 * MiB;
+/** Each connection has so much beside that, for each direction: so its small calls go on whatever others hold. */
+export const FRAME_OWN_BYTES = 64 * KiB;
+/** When there is no room, a connection that has stood still for so long is ended. */
+export const FRAME_PATIENCE_MS = 2_000;
+/** A frame that moves by so much counts as moving. */
+export const FRAME_PROGRESS_BYTES = 256 * KiB;
+/** How soon a connection that waits for room looks again; what it does itself is seen at once. */
+export const FRAME_RETRY_MS = 100;
+/** Before HELLO nothing longer comes. */
+export const HELLO_PAYLOAD_BYTES_MAX = 64 * KiB;
+/** Answers not yet taken by the peer; beyond, its socket is not read, and no large answer is begun. */
+export const FRAME_UNSENT_BYTES_MAX = 2 * MiB;
+/** Calls of one connection with large answers that are at work at a time, and that wait for that. */
+export const LARGE_CALLS_MAX = 4;
+export const LARGE_CALLS_QUEUED_MAX = 256;
 /** Answers up to here are joined with their neighbours into one write. */
 export const FRAME_JOINED_BYTES = 16 * KiB;
 export const FRAME_BATCH_BYTES = 64 * KiB;
+/** Ranges in one `read`: blocks of 32 bytes and less are not fetched one by one. */
+export const READ_RANGES_MAX = 262_144;
 /** Ranges of one `read` fetched at a time. */
 export const READ_RANGES_PARALLEL = 8;
 /** A connection that sends nothing before this has passed is closed: HELLO comes first. */
@@ -81,7 +96,10 @@ export const REVOKE_BLOBS_MAX = 65_536;
 assert(WAIT_MS_MAX < IDLE_TIMEOUT_MS, 'a wait must not look like a dead connection');
 assert(EVENT_KEEP_ALIVE_MS < IDLE_TIMEOUT_MS, 'nor must a stream of events');
 assert(FRAME_BYTES_INFLIGHT_MAX >= FRAME_PAYLOAD_BYTES_MAX, 'the longest frame must fit');
-assert(FRAME_BYTES_INFLIGHT_MAX >= READ_BYTES_MAX, 'the longest read must fit');
+assert(
+  READ_BYTES_MAX <= ANSWER_PIECES_MAX * PIECE_BYTES,
+  'the longest read fits the pieces of answers',
+);
 assert(FRAME_BYTES_INFLIGHT_TOTAL_MAX >= FRAME_BYTES_INFLIGHT_MAX, 'one connection must fit');
 assert(FRAME_JOINED_BYTES <= FRAME_BATCH_BYTES, 'a joined answer must fit its batch');
 assert(BODY_WINDOW_MS <= IDLE_TIMEOUT_MS, 'a slow body ends no later than a silent one');

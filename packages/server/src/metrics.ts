@@ -20,6 +20,12 @@ interface MetricsSources {
   readonly connections: () => number;
 }
 
+interface BodySources {
+  readonly pieces: BufferPool;
+  readonly held: PeerMemory;
+  readonly frames: { readonly heldBytes: number };
+}
+
 /** Counted in plain numbers, because there are tens of thousands a second; written out when somebody scrapes. */
 export interface FrameMetrics {
   /** Returns when the call began if this one is timed, else a negative number. Hand it to `end`. */
@@ -44,7 +50,7 @@ export interface Metrics {
   /** Peers whose connection was ended: for their pace, or because their memory was wanted. */
   readonly peersEnded: Counter<'why'>;
   /** From here on gauges read the memory that bodies take. */
-  attachBodies(sources: { readonly pieces: BufferPool; readonly held: PeerMemory }): void;
+  attachBodies(sources: BodySources): void;
   /** From here on gauges read the node. */
   attach(sources: MetricsSources): void;
 }
@@ -223,10 +229,7 @@ function attachCheckpoints(registers: Registry[], checkpoints: CheckpointService
   );
 }
 
-function attachBodies(
-  registers: Registry[],
-  { pieces, held }: { readonly pieces: BufferPool; readonly held: PeerMemory },
-): void {
+function attachBodies(registers: Registry[], { pieces, held, frames }: BodySources): void {
   new Gauge({
     name: 'ebb_body_pieces',
     help: 'Pieces of 1 MiB lent to bodies on their way in, and to answers.',
@@ -252,6 +255,14 @@ function attachBodies(
     registers,
     collect() {
       this.set(held.bytes);
+    },
+  });
+  new Gauge({
+    name: 'ebb_frame_held_bytes',
+    help: 'Payloads and answers of frame connections, beyond what each has of its own.',
+    registers,
+    collect() {
+      this.set(frames.heldBytes);
     },
   });
 }

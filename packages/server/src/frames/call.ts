@@ -15,8 +15,6 @@ export interface CallContext {
   jobId: string;
   /** Asks the client to let go of blobs. The same function for all of the connection's shuffles. */
   readonly revoke: (blobIds: readonly number[]) => void;
-  /** Counts bytes that a call holds, so that the connection reads no further when it has too many. */
-  readonly hold: (bytes: number) => void;
 }
 
 /**

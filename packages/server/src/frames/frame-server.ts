@@ -2,18 +2,39 @@
 import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import { FRAMES_UPGRADE, HEADERS, PATHS, StoreError } from '@ebb/protocol';
+import type { BufferPool } from '../http/buffer-pool.ts';
 import { errorAnswer } from '../http/error-response.ts';
-import { CONNECTED_HEARTBEAT_MS, FRAME_BYTES_INFLIGHT_TOTAL_MAX } from '../limits.ts';
+import { PeerMemory } from '../http/peer-memory.ts';
+import {
+  CONNECTED_HEARTBEAT_MS,
+  FRAME_BYTES_INFLIGHT_TOTAL_MAX,
+  FRAME_OWN_BYTES,
+  FRAME_PATIENCE_MS,
+} from '../limits.ts';
 import type { Services } from '../services.ts';
-import { ByteGate } from './byte-gate.ts';
 import { FrameConnection } from './frame-connection.ts';
 
 export class FrameServer {
   readonly #connections = new Set<FrameConnection>();
-  readonly #gate = new ByteGate(FRAME_BYTES_INFLIGHT_TOTAL_MAX);
+  readonly #memory: PeerMemory;
+  readonly #pieces: BufferPool;
   #services: Services | undefined;
   #heartbeats: NodeJS.Timeout | undefined;
   #lastId = 0;
+
+  /** @param onEnded A connection was ended because others needed what it held. */
+  constructor({ pieces, onEnded }: { readonly pieces: BufferPool; readonly onEnded: () => void }) {
+    this.#pieces = pieces;
+    this.#memory = new PeerMemory({
+      ...{ bytesMax: FRAME_BYTES_INFLIGHT_TOTAL_MAX, ownBytes: FRAME_OWN_BYTES },
+      ...{ patienceMs: FRAME_PATIENCE_MS, onEnded },
+    });
+  }
+
+  /** Payloads and answers of all connections, beyond what each has of its own. */
+  get heldBytes(): number {
+    return this.#memory.bytes;
+  }
 
   get connections(): number {
     return this.#connections.size;
@@ -44,7 +65,7 @@ export class FrameServer {
         headers.push(`${HEADERS.socket}: ${socketPath}`);
       socket.write(`HTTP/1.1 101 Switching Protocols\r\n${headers.join('\r\n')}\r\n\r\n`);
       const connection = new FrameConnection({
-        ...{ socket, services, gate: this.#gate },
+        ...{ socket, services, memory: this.#memory, pieces: this.#pieces },
         name: `frames-${++this.#lastId}`,
         onClose: (closed) => this.#connections.delete(closed),
       });

@@ -1,8 +1,7 @@
 /** Frames about objects: stage, fill, commit; open, read, release. */
 import type { Committed, StagedWrite } from '@ebb/core';
-import { messages, OPS, READ_BYTES_MAX, StoreError, TIER_BY_POLICY } from '@ebb/protocol';
-import { READ_RANGES_PARALLEL } from '../limits.ts';
-import { type CallContext, EMPTY, type Handler } from './call.ts';
+import { messages, OPS, StoreError, TIER_BY_POLICY } from '@ebb/protocol';
+import { EMPTY, type Handler } from './call.ts';
 
 const stage: Handler = async ({ store, owner }, payload) => {
   const { bucket, key, reserveBytes, tier, jobId } = messages.stage.request.decode(payload);
@@ -66,56 +65,6 @@ const release: Handler = ({ store, owner }, payload) => {
   return EMPTY;
 };
 
-/** The answer is filled in place: its length, then the ranges one after the other. */
-const read: Handler = async (context, payload) => {
-  const { ranges } = messages.read.request.decode(payload);
-  const totalBytes = ranges.reduce((sum, range) => sum + range.length, 0);
-  if (totalBytes > READ_BYTES_MAX)
-    throw new StoreError(
-      'request_invalid',
-      `${totalBytes} bytes in one read, at most ${READ_BYTES_MAX}`,
-      { totalBytes },
-    );
-  context.hold(totalBytes);
-  try {
-    const answer = Buffer.allocUnsafeSlow(4 + totalBytes);
-    let at = answer.writeUInt32LE(totalBytes, 0);
-    const pieces = ranges.map(({ blobId, offset, length }) => {
-      const target = answer.subarray(at, at + length);
-      at += length;
-      return { blobId, offset, target };
-    });
-    await readAll(context, pieces);
-    return answer;
-  } finally {
-    context.hold(-totalBytes);
-  }
-};
-
-/** All settle before it does: nobody writes into the answer after it is gone. */
-async function readAll(
-  { store }: CallContext,
-  pieces: readonly { readonly blobId: number; readonly offset: number; readonly target: Buffer }[],
-): Promise<void> {
-  let next = 0;
-  let failure: { readonly error: unknown } | undefined;
-  const lane = async (): Promise<void> => {
-    for (
-      let piece = pieces[next++];
-      piece !== undefined && failure === undefined;
-      piece = pieces[next++]
-    ) {
-      try {
-        if (piece.target.length > 0) await store.readBlob(piece.blobId, piece.target, piece.offset);
-      } catch (error) {
-        failure ??= { error };
-      }
-    }
-  };
-  await Promise.all(Array.from({ length: Math.min(READ_RANGES_PARALLEL, pieces.length) }, lane));
-  if (failure !== undefined) throw failure.error;
-}
-
 export function parseTier(tier: number): 0 | 1 | undefined {
   if (tier === TIER_BY_POLICY) return undefined;
   if (tier !== 0 && tier !== 1)
@@ -142,5 +91,4 @@ export const OBJECT_CALLS: readonly (readonly [op: number, handler: Handler])[] 
   [OPS.abort, abort],
   [OPS.open, open],
   [OPS.release, release],
-  [OPS.read, read],
 ];

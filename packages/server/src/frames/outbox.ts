@@ -1,26 +1,51 @@
 /**
  * Frames on their way out of one connection. Those of one turn of the event loop leave in one system call; small payloads
  * are copied next to each other, large ones go as they are.
+ *
+ * I1  An answer that is sent in parts has the socket to itself from its header to its end: what is added meanwhile waits.
  */
 import type { Socket } from 'node:net';
-import { FRAME_HEADER_BYTES } from '@ebb/protocol';
-import { FRAME_BATCH_BYTES, FRAME_JOINED_BYTES } from '../limits.ts';
+import { FRAME_HEADER_BYTES, StoreError } from '@ebb/protocol';
+import { cutAfter } from '../http/cut-after.ts';
+import { BODY_WINDOW_MS, FRAME_BATCH_BYTES, FRAME_JOINED_BYTES } from '../limits.ts';
+
+interface FrameHead {
+  readonly requestId: number;
+  readonly op: number;
+  readonly payloadBytes: number;
+}
+
+export interface OutboxTurn {
+  readonly ready: Promise<void>;
+  begin(head: FrameHead, prefix: Buffer): void;
+  write(bytes: Buffer): Promise<void>;
+  end(): void;
+}
 
 export class Outbox {
   readonly #socket: Socket;
+  readonly #onMoved: () => void;
   /** Appended to until it is full, then a new one: what is on its way out is never written over. */
   #batch = Buffer.alloc(0);
   #sealedAt = 0;
   #at = 0;
   #ready: Buffer[] = [];
+  #readyBytes = 0;
   #scheduled = false;
+  /** The last answer in parts that has a turn. */
+  #turns: Promise<void> = Promise.resolve();
+  #isInParts = false;
 
-  constructor(socket: Socket) {
+  /** @param onMoved The socket took something. */
+  constructor(socket: Socket, onMoved: () => void) {
     this.#socket = socket;
+    this.#onMoved = onMoved;
   }
 
+  /** Without those of an answer in parts, whose memory is counted where it is from. */
   get unsentBytes(): number {
-    return this.#socket.writableLength;
+    const waiting = this.#readyBytes + this.#at - this.#sealedAt;
+    return this.#isInParts ? waiting : waiting + this.#socket.writableLength;
   }
 
   add(requestId: number, op: number, flags: number, payload: Buffer): void {
@@ -37,7 +62,7 @@ export class Outbox {
     } else {
       this.#at = at;
       this.#seal();
-      this.#ready.push(payload);
+      this.#push(payload);
     }
     if (this.#scheduled) return;
     this.#scheduled = true;
@@ -47,18 +72,71 @@ export class Outbox {
   readonly flush = (): void => {
     this.#scheduled = false;
     this.#seal();
+    if (this.#isInParts || this.#ready.length === 0) return;
     const ready = this.#ready;
-    if (ready.length === 0) return;
     this.#ready = [];
+    this.#readyBytes = 0;
     if (!this.#socket.writable) return;
-    if (ready.length === 1) {
-      this.#socket.write(ready[0] as Buffer);
-      return;
-    }
     this.#socket.cork();
-    for (const chunk of ready) this.#socket.write(chunk);
+    for (const [i, chunk] of ready.entries()) {
+      if (i < ready.length - 1) this.#socket.write(chunk);
+      else this.#socket.write(chunk, this.#onMoved);
+    }
     this.#socket.uncork();
   };
+
+  /** A turn for an answer in parts. Every turn that is taken is ended, also when nothing was sent. */
+  takeTurn(): OutboxTurn {
+    const before = this.#turns;
+    const done = Promise.withResolvers<void>();
+    this.#turns = done.promise;
+    return {
+      ready: before,
+      begin: ({ requestId, op, payloadBytes }, prefix) => {
+        this.flush();
+        this.#isInParts = true;
+        const head = Buffer.alloc(FRAME_HEADER_BYTES + prefix.length);
+        head.writeUInt32LE(payloadBytes, 0);
+        head.writeUInt32LE(requestId, 4);
+        head.writeUInt16LE(op, 8);
+        prefix.copy(head, FRAME_HEADER_BYTES);
+        if (this.#socket.writable) this.#socket.write(head);
+      },
+      write: (bytes) => this.#write(bytes),
+      end: () => {
+        this.#isInParts = false;
+        this.flush();
+        done.resolve();
+      },
+    };
+  }
+
+  /** Resolves when the socket has taken the bytes. A peer who takes nothing of them for long is cut. */
+  #write(bytes: Buffer): Promise<void> {
+    const socket = this.#socket;
+    return new Promise((resolve, reject) => {
+      const onClose = (): void => {
+        stop();
+        reject(new StoreError('aborted', 'the client went away'));
+      };
+      const stop = cutAfter(BODY_WINDOW_MS, () => socket.destroy());
+      if (!socket.writable) {
+        onClose();
+        return;
+      }
+      socket.once('close', onClose);
+      socket.write(bytes, (error) => {
+        socket.removeListener('close', onClose);
+        if (error) {
+          onClose();
+          return;
+        }
+        stop();
+        this.#onMoved();
+        resolve();
+      });
+    });
+  }
 
   #room(bytes: number): Buffer {
     if (this.#at + bytes > this.#batch.length) {
@@ -71,7 +149,12 @@ export class Outbox {
   }
 
   #seal(): void {
-    if (this.#at > this.#sealedAt) this.#ready.push(this.#batch.subarray(this.#sealedAt, this.#at));
+    if (this.#at > this.#sealedAt) this.#push(this.#batch.subarray(this.#sealedAt, this.#at));
     this.#sealedAt = this.#at;
+  }
+
+  #push(bytes: Buffer): void {
+    this.#ready.push(bytes);
+    this.#readyBytes += bytes.length;
   }
 }

@@ -23,6 +23,7 @@ export interface PeerMemoryOptions {
 /** Changed by PeerMemory alone. */
 export interface Hold {
   bytes: number;
+  /** When it moved last; Infinity for what waits for us, not for the peer. */
   sinceMs: number;
   readonly end: () => void;
 }
@@ -44,6 +45,10 @@ export class PeerMemory {
     return this.#bytes;
   }
 
+  get isFull(): boolean {
+    return this.#bytes >= this.#options.bytesMax;
+  }
+
   /**
    * @param end Ends the peer, so that its memory is free soon after. By then the hold is over.
    * @throws {StoreError} `busy` when others hold all of it, and none of them is to be ended yet
@@ -54,13 +59,25 @@ export class PeerMemory {
     return hold;
   }
 
+  /** For what waits for us, such as a call at work: it is counted, and nobody is ended for it. */
+  holdOurs(): Hold {
+    return { bytes: 0, sinceMs: Number.POSITIVE_INFINITY, end: () => undefined };
+  }
+
   /** @throws {StoreError} `busy`, and the hold stays as it was */
   resize(hold: Hold, bytes: number): void {
-    if (bytes > hold.bytes) this.#makeRoom(this.#shared(bytes) - this.#shared(hold.bytes), hold);
-    this.#bytes += this.#shared(bytes) - this.#shared(hold.bytes);
-    hold.bytes = bytes;
-    if (this.#shared(bytes) === 0) this.#large.delete(hold);
-    else this.#large.add(hold);
+    const more = this.#shared(bytes) - this.#shared(hold.bytes);
+    if (more > 0) this.#makeRoom(more, hold);
+    this.#set(hold, bytes, more);
+  }
+
+  /** For what is there already: makes room if it can, and counts it in any case. */
+  charge(hold: Hold, bytes: number): void {
+    try {
+      this.resize(hold, bytes);
+    } catch {
+      this.#set(hold, bytes, this.#shared(bytes) - this.#shared(hold.bytes));
+    }
   }
 
   /** It moved. */
@@ -78,29 +95,40 @@ export class PeerMemory {
     this.#makeRoom(1, undefined);
   }
 
+  #set(hold: Hold, bytes: number, more: number): void {
+    hold.bytes = bytes;
+    this.#bytes += more;
+    if (this.#shared(bytes) === 0) {
+      if (more < 0) this.#large.delete(hold);
+    } else if (!this.#large.has(hold)) {
+      if (Number.isFinite(hold.sinceMs)) hold.sinceMs = this.#now(); // it begins to be in the way
+      this.#large.add(hold);
+    }
+  }
+
   #shared(bytes: number): number {
     return bytes > this.#options.ownBytes ? bytes : 0;
   }
 
   #makeRoom(bytes: number, own: Hold | undefined): void {
     const { bytesMax, patienceMs } = this.#options;
-    while (bytes > 0 && this.#bytes + bytes > bytesMax) {
-      const oldest = this.#oldestBut(own);
-      if (oldest === undefined) return;
-      if (this.#now() - oldest.sinceMs < patienceMs)
+    while (this.#bytes + bytes > bytesMax) {
+      if (this.#large.size === (own !== undefined && this.#large.has(own) ? 1 : 0)) return;
+      const stopped = this.#findStopped(own, this.#now() - patienceMs);
+      if (stopped === undefined)
         throw new StoreError(
           'busy',
           `${this.#bytes} bytes wait for peers who do not take or send them, of at most ${bytesMax}`,
           { heldBytes: this.#bytes, limitBytes: bytesMax },
         );
-      this.release(oldest);
+      this.release(stopped);
       this.#options.onEnded?.();
-      oldest.end();
+      stopped.end();
     }
   }
 
-  #oldestBut(own: Hold | undefined): Hold | undefined {
-    for (const hold of this.#large) if (hold !== own) return hold;
+  #findStopped(own: Hold | undefined, sinceMsMax: number): Hold | undefined {
+    for (const hold of this.#large) if (hold !== own && hold.sinceMs <= sinceMsMax) return hold;
     return undefined;
   }
 }

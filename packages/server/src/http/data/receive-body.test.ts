@@ -93,9 +93,11 @@ test('a body that comes too slowly is ended, and one that keeps the least pace i
   const steady = start();
   await steady.send(Buffer.alloc(64 * KiB));
   await vi.advanceTimersByTimeAsync(10_000);
+  await setImmediate();
   await expect(slow.received).rejects.toMatchObject({ code: 'timed_out' });
   await steady.send(Buffer.alloc(64 * KiB));
   await vi.advanceTimersByTimeAsync(10_000);
+  await setImmediate();
   steady.end();
   expect((await steady.received).sizeBytes).toBe(128 * KiB);
 });

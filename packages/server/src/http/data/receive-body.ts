@@ -18,6 +18,7 @@ import {
   SMALL_BODY_BYTES,
 } from '../../limits.ts';
 import type { BufferPool } from '../buffer-pool.ts';
+import { cutAfter } from '../cut-after.ts';
 import { freeNow } from '../free-now.ts';
 
 export interface ReceivedBody {
@@ -79,7 +80,7 @@ class Receiver {
   #flushTimer: NodeJS.Timeout | undefined;
   /** What is there has waited long enough. */
   #isDue = false;
-  #windowTimer: NodeJS.Timeout | undefined;
+  #stopWindow: () => void = () => undefined;
   #windowBytes = 0;
   #arrivedBytes = 0;
   #isPaused = false;
@@ -108,12 +109,12 @@ class Receiver {
       this.#step();
     });
     onEarlyEnd(this.#request, (error) => this.#fail(error));
-    this.#windowTimer = setTimeout(this.#onWindow, this.#times.windowMs);
+    this.#stopWindow = cutAfter(this.#times.windowMs, this.#onWindow);
     try {
       return await this.#done.promise;
     } finally {
       this.#settled = true;
-      clearTimeout(this.#windowTimer);
+      this.#stopWindow();
       clearTimeout(this.#flushTimer);
       this.#request.removeListener('data', this.#onData);
       if (this.#isPaused) this.#request.resume(); // what is left of it is dropped
@@ -306,7 +307,7 @@ class Receiver {
     }
     this.#windowHadPause = this.#isPaused;
     this.#windowBytes = 0;
-    this.#windowTimer = setTimeout(this.#onWindow, windowMs);
+    this.#stopWindow = cutAfter(windowMs, this.#onWindow);
   };
 
   #fail(error: unknown): void {

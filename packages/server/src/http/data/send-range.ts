@@ -1,18 +1,15 @@
 /**
- * Bytes of an opened object go from the tier through buffers to the socket, with back-pressure.
+ * The bytes of an opened object as the body of an answer: small ones at once, others in pieces (send-through.ts).
  *
- * I1  A reader who is quick has two pieces at most: one on its way out, the next one being read. Who has not taken the
- *     first after ANSWER_STALL_MS gives the second back, and has one buffer from then on until he is quick again.
- * I2  When there is no piece, a small buffer of the connection's own does: no reader waits for another.
- * I3  A reader who takes nothing of a buffer for BODY_WINDOW_MS is cut: the peer sees that the body is not whole.
+ * I1  A reader who takes nothing of a buffer for BODY_WINDOW_MS is cut: the peer sees that the body is not whole.
  */
 import type { OutgoingHttpHeaders, ServerResponse } from 'node:http';
 import type { OpenedObject } from '@ebb/core';
 import { StoreError } from '@ebb/protocol';
-import { ANSWER_STALL_MS, BODY_WINDOW_MS, SMALL_BODY_BYTES } from '../../limits.ts';
-import type { BufferPool } from '../buffer-pool.ts';
+import { BODY_WINDOW_MS, SMALL_BODY_BYTES } from '../../limits.ts';
+import { cutAfter } from '../cut-after.ts';
 import { freeNow } from '../free-now.ts';
-import { settlesWithin } from '../settles-within.ts';
+import { sendThrough } from '../send-through.ts';
 import type { DataContext } from './data-context.ts';
 
 interface Sent {
@@ -41,56 +38,24 @@ export async function sendRange(
   response.end(body, () => freeNow(body));
 }
 
-interface Borrowed {
-  readonly bytes: Buffer;
-  giveBack(): void;
-}
-
-function borrowForAnswer(pieces: BufferPool, peer: string, isSlow: boolean): Borrowed {
-  const piece = isSlow ? undefined : pieces.tryTakeForAnswer(peer);
-  if (piece !== undefined) return { bytes: piece, giveBack: () => pieces.give(piece) };
-  const own = Buffer.allocUnsafeSlow(SMALL_BODY_BYTES);
-  return { bytes: own, giveBack: () => freeNow(own) };
-}
-
 async function sendPieces(
   response: ServerResponse,
-  what: Sent,
+  { status, headers, opened, start, end }: Sent,
   { store, owner, pieces }: DataContext,
 ): Promise<void> {
-  const peer = response.socket?.remoteAddress ?? '';
-  let sending: Promise<void> | undefined;
-  let isSlow = false;
-  const sent = async (): Promise<void> => {
-    await sending;
-    sending = undefined;
-  };
-  try {
-    for (let at = what.start; at < what.end; ) {
-      if (isSlow) await sent();
-      const { bytes, giveBack } = borrowForAnswer(pieces, peer, isSlow);
-      const view = bytes.subarray(0, Math.min(bytes.length, what.end - at));
-      try {
-        await store.read(owner, what.opened.leaseId, view, at);
-        isSlow = sending !== undefined && !(await settlesWithin(sending, ANSWER_STALL_MS));
-        if (!isSlow) await sent();
-      } catch (error) {
-        giveBack();
-        throw error;
-      }
-      if (isSlow) {
-        giveBack(); // I1: it is read again when it is wanted
-        continue;
-      }
-      // After the first read, so that an object whose bytes are gone gets a status of its own.
-      if (at === what.start) response.writeHead(what.status, what.headers);
-      sending = send(response, view).finally(giveBack);
-      sending.catch(() => undefined); // awaited on the next turn, or below
-      at += view.length;
-    }
-  } finally {
-    await sending;
-  }
+  await sendThrough(
+    {
+      pieces,
+      peer: response.socket?.remoteAddress ?? '',
+      fill: (target, at) => store.read(owner, opened.leaseId, target, at),
+      write: (bytes, at) => {
+        // After the first read, so that an object whose bytes are gone gets a status of its own.
+        if (at === start) response.writeHead(status, headers);
+        return send(response, bytes);
+      },
+    },
+    { start, end },
+  );
   response.end();
 }
 
@@ -98,10 +63,10 @@ async function sendPieces(
 export function send(response: ServerResponse, bytes: Buffer): Promise<void> {
   return new Promise((resolve, reject) => {
     const onClose = (): void => {
-      clearTimeout(cut);
+      stop();
       reject(new StoreError('aborted', 'the client went away'));
     };
-    const cut = setTimeout(() => response.destroy(), BODY_WINDOW_MS); // I3
+    const stop = cutAfter(BODY_WINDOW_MS, () => response.destroy()); // I1
     if (response.destroyed) {
       onClose();
       return;
@@ -111,7 +76,7 @@ export function send(response: ServerResponse, bytes: Buffer): Promise<void> {
       response.removeListener('close', onClose);
       if (error) onClose();
       else {
-        clearTimeout(cut);
+        stop();
         resolve();
       }
     });
