@@ -8,6 +8,7 @@ import type { IncomingHttpHeaders } from 'node:http';
 import { crc32c } from '@ebb/core';
 import type { ReceivedBody, ReceiveOptions } from '../http/data/receive-body.ts';
 import { gatherBody } from '../http/gather-body.ts';
+import { nextTurn } from '../next-turn.ts';
 import { AwsChunkedDecoder } from './auth/aws-chunked.ts';
 import type { S3Call } from './call.ts';
 import {
@@ -22,6 +23,9 @@ import {
   parseChecksumValue,
 } from './checksums.ts';
 import { S3Error } from './s3-error.ts';
+
+/** Of a body that is held whole, in one turn of the event loop. */
+const SUMMED_BYTES = 256 * 1024;
 
 export interface BodyPlan {
   /** Bytes that arrive, framing included; undefined: not announced. */
@@ -173,8 +177,13 @@ function lengthOf(header: string | undefined): number | undefined {
   return Number(header);
 }
 
+/** Some clients send an empty line where they mean nothing. */
+export function isBlank(body: Buffer): boolean {
+  return body.toString('latin1').trim() === '';
+}
+
 /** Of CompleteMultipartUpload: its checksum headers are those of the object that it makes, not of its own body. */
-export async function readUnsummedBody(call: S3Call, bytesMax: number): Promise<string> {
+export async function readUnsummedBody(call: S3Call, bytesMax: number): Promise<Buffer> {
   const headers = Object.fromEntries(
     Object.entries(call.request.headers).filter(([name]) => !name.startsWith('x-amz-checksum-')),
   );
@@ -185,21 +194,28 @@ export async function readUnsummedBody(call: S3Call, bytesMax: number): Promise<
  * A small body held whole, checked: XML of a request.
  * @throws {S3Error} those of `finish`, and `EntityTooLarge`
  */
-export async function readBody(call: S3Call, bytesMax: number): Promise<string> {
+export async function readBody(call: S3Call, bytesMax: number): Promise<Buffer> {
   const plan = planBody({ headers: call.request.headers, auth: call.auth });
   return await readPlanned(call, plan, bytesMax);
 }
 
-async function readPlanned(call: S3Call, plan: BodyPlan, bytesMax: number): Promise<string> {
+async function readPlanned(call: S3Call, plan: BodyPlan, bytesMax: number): Promise<Buffer> {
   const tooLarge = (): S3Error =>
     new S3Error('EntityTooLarge', undefined, { MaxSizeAllowed: bytesMax });
   if ((plan.arrivingBytes ?? 0) > bytesMax * 2) throw tooLarge();
   if (call.expectsContinue) call.response.writeContinue();
-  const { unframe } = plan.receive;
+  const { unframe, digests = [] } = plan.receive;
   const body = await gatherBody(call.request, {
     ...{ held: call.context.held, bytesMax, tooLarge, unframe },
   });
-  for (const digest of plan.receive.digests ?? []) digest.update(body);
-  await plan.finish({ sizeBytes: body.length, crc32c: body.length === 0 ? 0 : crc32c(body) });
-  return body.toString('utf8');
+  let crc = 0;
+  // In pieces, so that no turn of the event loop has all of a long body to sum up.
+  for (let at = 0; at < body.length; at += SUMMED_BYTES) {
+    if (at > 0) await nextTurn();
+    const piece = body.subarray(at, at + SUMMED_BYTES);
+    crc = crc32c(piece, crc);
+    for (const digest of digests) digest.update(piece);
+  }
+  await plan.finish({ sizeBytes: body.length, crc32c: crc });
+  return body;
 }

@@ -1,10 +1,13 @@
 import { expect, test } from 'vitest';
 import { corsElement, corsHeaders, parseCorsRules } from './cors.ts';
-import { buildXml, parseXml } from './xml.ts';
+import { parseXml } from './read-xml.ts';
+import { buildXml } from './xml.ts';
 
-const parse = (rules: string) =>
-  parseCorsRules(parseXml(`<CORSConfiguration>${rules}</CORSConfiguration>`, 'CORSConfiguration'));
-const RULES = parse(`
+const parse = async (rules: string) =>
+  parseCorsRules(
+    await parseXml(`<CORSConfiguration>${rules}</CORSConfiguration>`, 'CORSConfiguration'),
+  );
+const RULES = await parse(`
   <CORSRule>
     <ID>app</ID>
     <AllowedOrigin>https://*.example.com</AllowedOrigin><AllowedOrigin>http://localhost:3000</AllowedOrigin>
@@ -46,9 +49,9 @@ test.each([
   expect(asked(origin, method, ...headers)).toBeUndefined();
 });
 
-test('rules are read as they were written', () => {
+test('rules are read as they were written', async () => {
   const xml = buildXml('CORSConfiguration', corsElement(RULES));
-  expect(parseCorsRules(parseXml(xml, 'CORSConfiguration'))).toEqual(RULES);
+  expect(parseCorsRules(await parseXml(xml, 'CORSConfiguration'))).toEqual(RULES);
 });
 
 test.each([
@@ -77,6 +80,6 @@ test.each([
       101,
     ),
   ],
-])('a configuration with %s is refused', (_what, rules) => {
-  expect(() => parse(rules)).toThrow();
+])('a configuration with %s is refused', async (_what, rules) => {
+  await expect(parse(rules)).rejects.toThrow();
 });

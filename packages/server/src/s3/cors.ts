@@ -2,8 +2,9 @@
  * Rules by which a bucket lets web pages of other origins in (Amazon S3 User Guide, "Elements of a CORS configuration").
  * Pure: which rule fits a request, and the headers that tell the browser.
  */
+import type { XmlReader } from './read-xml.ts';
 import { S3Error } from './s3-error.ts';
-import type { XmlElement, XmlReader } from './xml.ts';
+import type { XmlElement } from './xml.ts';
 
 const RULES_MAX = 100;
 const ID_CHARS_MAX = 255;

@@ -1,9 +1,12 @@
 /**
- * XML in and out. It is read by fast-xml-parser, and written here: a page of a listing is some ten thousand elements.
+ * XML of answers, written by hand: a page of a listing is some ten thousand elements. It is read by read-xml.ts.
  * Names are S3's; arrays become repeated elements.
+ *
+ * I1  A text is read back as it is: what a parser would drop, change or take for another character is written as a reference.
+ *     XML 1.0 has none for control characters other than tab and line ends. S3 writes them all the same, and so does this:
+ *     a strict parser refuses the answer then, which is better than the name of another object. Clients that ask for
+ *     `encoding-type=url` get such names through any parser.
  */
-import { XMLParser } from 'fast-xml-parser';
-import { S3Error } from './s3-error.ts';
 
 const XMLNS = 'http://s3.amazonaws.com/doc/2006-03-01/';
 const ATTRIBUTE = '@';
@@ -65,80 +68,27 @@ function isList(
   return Array.isArray(value);
 }
 
-/** Characters that XML 1.0 cannot carry in any form would make the whole answer unreadable. */
-const NO_CHARACTERS = /[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]/;
-const SPECIAL = new RegExp(`[&<>"']|${NO_CHARACTERS.source}`);
+/** Beside those of XML itself: what parsers make another character of, or XML 1.0 does not have (I1). */
+const SPECIAL = /[&<>"'\0-\x1f\ufffe\uffff]/;
+const ALL_SPECIAL = new RegExp(SPECIAL.source, 'g');
 const ESCAPES: Readonly<Record<string, string>> = {
   '&': '&amp;',
   '<': '&lt;',
   '>': '&gt;',
   '"': '&quot;',
   "'": '&apos;',
+  // In just these forms, which the AWS SDK for JavaScript knows beside the names.
+  '\n': '&#10;',
+  '\r': '&#xD;',
 };
-const ALL_SPECIAL = new RegExp(SPECIAL.source, 'g');
 
 /** Most texts have nothing to escape. */
 function escapeText(text: string): string {
-  if (!SPECIAL.test(text)) return text;
-  return text.replaceAll(ALL_SPECIAL, (character) => ESCAPES[character] ?? '\ufffd');
+  // Parsers drop a text of nothing but blanks.
+  if (text.startsWith(' ') && text.trim() === '') return text.replaceAll(/./gs, toReference);
+  return SPECIAL.test(text) ? text.replaceAll(ALL_SPECIAL, toReference) : text;
 }
 
-const parser = new XMLParser({
-  ignoreAttributes: true,
-  parseTagValue: false,
-  trimValues: false,
-  removeNSPrefix: true,
-  htmlEntities: true,
-});
-
-/** What a request says, element by element: missing ones, repeated ones and text are told apart when they are asked for. */
-export class XmlReader {
-  readonly #value: unknown;
-
-  constructor(value: unknown) {
-    this.#value = value;
-  }
-
-  /** @throws {S3Error} `MalformedXML` */
-  child(name: string): XmlReader {
-    const found = this.find(name);
-    if (found === undefined) throw new S3Error('MalformedXML');
-    return found;
-  }
-
-  find(name: string): XmlReader | undefined {
-    const all = this.all(name);
-    if (all.length > 1) throw new S3Error('MalformedXML');
-    return all[0];
-  }
-
-  all(name: string): readonly XmlReader[] {
-    const value = this.#value;
-    if (typeof value !== 'object' || value === null || !Object.hasOwn(value, name)) return [];
-    const inner = (value as Record<string, unknown>)[name];
-    return (Array.isArray(inner) ? inner : [inner]).map((one) => new XmlReader(one));
-  }
-
-  /** @throws {S3Error} `MalformedXML` when it has elements */
-  text(): string {
-    if (typeof this.#value === 'string') return this.#value;
-    // Beside elements, text is only the white space between them.
-    throw new S3Error('MalformedXML');
-  }
-
-  textOf(name: string): string | undefined {
-    return this.find(name)?.text();
-  }
-}
-
-/** @throws {S3Error} `MalformedXML` */
-export function parseXml(text: string, root: string): XmlReader {
-  // No S3 request has a document type; it is how entities that grow would come in.
-  if (/<!DOCTYPE/i.test(text)) throw new S3Error('MalformedXML');
-  try {
-    return new XmlReader(parser.parse(text, true)).child(root);
-  } catch (error) {
-    if (error instanceof S3Error) throw error;
-    throw new S3Error('MalformedXML', undefined, {}, { cause: error });
-  }
+function toReference(character: string): string {
+  return ESCAPES[character] ?? `&#x${character.charCodeAt(0).toString(16).toUpperCase()};`;
 }

@@ -8,6 +8,7 @@
  *
  * I1  At most FIELDS_BYTES_MAX are held. The file's bytes are handed on as they come, never gathered.
  */
+import { isUtf8 } from 'node:buffer';
 import type { IncomingMessage } from 'node:http';
 import { GATHERED_BODY_MS_MAX } from '../../limits.ts';
 import { S3Error } from '../s3-error.ts';
@@ -93,7 +94,7 @@ function parseFields(bytes: Buffer, boundary: string): FormFields | undefined {
     if (mark.length === 2 && mark !== '\r\n') throw new S3Error('MalformedPOSTRequest');
     const headEnd = bytes.indexOf(HEAD_END, at);
     if (headEnd === -1) return undefined;
-    const head = parseHead(bytes.toString('utf8', at + 2, headEnd));
+    const head = parseHead(utf8Of(bytes, at + 2, headEnd));
     const valueAt = headEnd + HEAD_END.length;
     if (valueAt > FIELDS_BYTES_MAX) throw new S3Error('MaxPostPreDataLengthExceeded');
     if (head.name === 'file')
@@ -103,9 +104,16 @@ function parseFields(bytes: Buffer, boundary: string): FormFields | undefined {
       };
     const valueEnd = bytes.indexOf(closing, valueAt);
     if (valueEnd === -1) return undefined;
-    if (!fields.has(head.name)) fields.set(head.name, bytes.toString('utf8', valueAt, valueEnd));
+    if (!fields.has(head.name)) fields.set(head.name, utf8Of(bytes, valueAt, valueEnd));
     at = valueEnd + closing.length;
   }
+}
+
+/** A key with bytes that are no UTF-8 must not become another one. @throws {S3Error} `MalformedPOSTRequest` */
+function utf8Of(bytes: Buffer, start: number, end: number): string {
+  const text = bytes.subarray(start, end);
+  if (!isUtf8(text)) throw new S3Error('MalformedPOSTRequest', 'A field of the form is no UTF-8.');
+  return text.toString('utf8');
 }
 
 function lastSlashes(name: string): readonly [number, number] {

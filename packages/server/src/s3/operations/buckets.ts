@@ -1,11 +1,11 @@
 /** Buckets: list, create, head, delete, location. */
 import { resolvePolicy } from '@ebb/core';
 import { mayDo } from '../auth/key-ring.ts';
-import { readBody } from '../body.ts';
+import { isBlank, readBody } from '../body.ts';
 import { headerOf, integerParameter, parameter, type S3Call, sendEmpty, sendXml } from '../call.ts';
 import { decodeToken, encodeToken } from '../listing.ts';
+import { parseXml } from '../read-xml.ts';
 import { S3Error } from '../s3-error.ts';
-import { parseXml } from '../xml.ts';
 import { ownerElement } from './owner.ts';
 
 const XML_BYTES_MAX = 64 * 1024;
@@ -65,8 +65,8 @@ export async function createBucket(call: S3Call): Promise<void> {
   if (preset === undefined)
     throw new S3Error('InvalidArgument', `x-ebb-preset must be one of ${PRESETS.join(', ')}`);
   const body = await readBody(call, XML_BYTES_MAX);
-  if (body.trim() !== '') {
-    const configuration = parseXml(body, 'CreateBucketConfiguration');
+  if (!isBlank(body)) {
+    const configuration = await parseXml(body, 'CreateBucketConfiguration');
     for (const name of ['Bucket', 'Location', 'Tags'])
       if (configuration.find(name) !== undefined)
         throw new S3Error('NotImplemented', `${name} of a new bucket is not offered.`);

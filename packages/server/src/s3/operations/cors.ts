@@ -5,8 +5,8 @@ import { readBody } from '../body.ts';
 import type { BucketSettings, BucketSettingsTable } from '../bucket-settings.ts';
 import { type S3Call, sendEmpty, sendXml } from '../call.ts';
 import { corsElement, corsHeaders, parseCorsRules } from '../cors.ts';
+import { parseXml } from '../read-xml.ts';
 import { S3Error } from '../s3-error.ts';
-import { parseXml } from '../xml.ts';
 
 const XML_BYTES_MAX = 64 * 1024;
 
@@ -21,7 +21,7 @@ export async function putBucketCors(call: S3Call): Promise<void> {
   const { settings } = call.context;
   const before = await settings.get(call.bucket);
   const body = await readBody(call, XML_BYTES_MAX);
-  const cors = parseCorsRules(parseXml(body, 'CORSConfiguration'));
+  const cors = parseCorsRules(await parseXml(body, 'CORSConfiguration'));
   await settings.set(call.bucket, { ...before, cors });
   sendEmpty(call, 200);
 }

@@ -2,18 +2,27 @@
 import type { ObjectRef } from '@ebb/core';
 import { isStoreError } from '@ebb/protocol';
 import { parseWriteCondition } from '../../http/data/conditions.ts';
+import { nextTurn } from '../../next-turn.ts';
 import { mayDo } from '../auth/key-ring.ts';
 import { readBody } from '../body.ts';
 import { headerOf, type S3Call, sendEmpty, sendXml } from '../call.ts';
+import { parseXml, type XmlReader } from '../read-xml.ts';
 import { S3Error, toS3Error } from '../s3-error.ts';
 import { assertKeyLength } from '../target.ts';
-import { parseXml, type XmlElement, type XmlReader } from '../xml.ts';
+import type { XmlElement } from '../xml.ts';
 import { namedObject } from './versions.ts';
 
 const OBJECTS_MAX = 1000;
 /** Of a deletion of whatever is there, when writers keep replacing it. */
 const TRIES = 8;
-const XML_BYTES_MAX = 2 * 1024 * 1024;
+/** A thousand keys of 1,024 bytes, each byte written as a reference, and what stands beside them. */
+const XML_BYTES_MAX = 10 * 1024 * 1024;
+/** Deletions that are begun in one turn of the event loop: a few milliseconds of it. */
+const BATCH = 50;
+const ROOT_ELEMENTS: ReadonlySet<string> = new Set(['Object', 'Quiet']);
+const OBJECT_ELEMENTS: ReadonlySet<string> = new Set([
+  ...['Key', 'VersionId', 'ETag', 'LastModifiedTime', 'Size'],
+]);
 
 export async function deleteObject(call: S3Call): Promise<void> {
   const ref = namedObject(call);
@@ -43,14 +52,17 @@ export async function deleteObjects(call: S3Call): Promise<void> {
       'InvalidRequest',
       'Missing required header for this request: Content-MD5 OR x-amz-checksum-*',
     );
-  const root = parseXml(await readBody(call, XML_BYTES_MAX), 'Delete');
-  const objects = root.all('Object');
+  const root = await parseXml(await readBody(call, XML_BYTES_MAX), 'Delete');
+  root.assertOnly(ROOT_ELEMENTS);
+  const objects = root.all('Object').map(readListed);
   if (objects.length === 0 || objects.length > OBJECTS_MAX) throw new S3Error('MalformedXML');
-  const quiet = root.textOf('Quiet') === 'true';
-  // At most OBJECTS_MAX; the catalog takes them in batches.
-  const results = await Promise.all(
-    objects.map(async (object) => await deleteListed(call, object)),
-  );
+  const quiet = root.booleanOf('Quiet');
+  const deletions: Promise<Result>[] = [];
+  for (const object of objects) {
+    deletions.push(deleteListed(call, object));
+    if (deletions.length % BATCH === 0) await nextTurn();
+  }
+  const results = await Promise.all(deletions);
   sendXml(call, 'DeleteResult', {
     Deleted: quiet
       ? []
@@ -59,20 +71,44 @@ export async function deleteObjects(call: S3Call): Promise<void> {
   });
 }
 
-async function deleteListed(
-  call: S3Call,
-  object: XmlReader,
-): Promise<{ readonly name: 'Deleted' | 'Error'; readonly element: XmlElement }> {
-  const key = object.child('Key').text();
-  const versionId = object.textOf('VersionId');
+/** One object as the list names it. Nothing is deleted before all of the list was read. */
+interface Listed {
+  readonly key: string;
+  readonly versionId: string | undefined;
+  readonly etag: string | undefined;
+  /** A condition that is offered for directory buckets only. */
+  readonly refused: string | undefined;
+}
+interface Result {
+  readonly name: 'Deleted' | 'Error';
+  readonly element: XmlElement;
+}
+
+/** @throws {S3Error} `MalformedXML` */
+function readListed(object: XmlReader): Listed {
+  object.assertOnly(OBJECT_ELEMENTS);
+  return {
+    key: object.child('Key').text(),
+    versionId: object.textOf('VersionId'),
+    etag: object.textOf('ETag')?.replaceAll('"', '').trim(),
+    refused: ['LastModifiedTime', 'Size'].find((name) => object.find(name) !== undefined),
+  };
+}
+
+async function deleteListed(call: S3Call, object: Listed): Promise<Result> {
+  const { key, versionId, etag, refused } = object;
   const named = { Key: key, ...(versionId === undefined ? {} : { VersionId: versionId }) };
   try {
     assertKeyLength(key);
+    if (refused !== undefined)
+      throw new S3Error('NotImplemented', `${refused} is no condition that is offered.`);
+    if (versionId === '')
+      throw new S3Error('InvalidArgument', 'Version id cannot be the empty string');
     const { accessKey } = call.auth;
     if (accessKey !== undefined && !mayDo(accessKey, 'write', { bucket: call.bucket, key }))
       throw new S3Error('AccessDenied');
     const ref = { bucket: call.bucket, key, ...(versionId === undefined ? {} : { versionId }) };
-    const deleted = await deleteOne(call, ref, object.textOf('ETag')?.replaceAll('"', ''));
+    const deleted = await deleteOne(call, ref, etag);
     const marker = { DeleteMarker: true, DeleteMarkerVersionId: deleted.versionId };
     return { name: 'Deleted', element: deleted.isMarker ? { ...named, ...marker } : named };
   } catch (error) {

@@ -4,8 +4,8 @@
  */
 import { readBody } from '../body.ts';
 import { type S3Call, sendEmpty, sendXml } from '../call.ts';
+import { parseXml } from '../read-xml.ts';
 import { S3Error } from '../s3-error.ts';
-import { parseXml } from '../xml.ts';
 
 const XML_BYTES_MAX = 64 * 1024;
 const ALGORITHM = 'AES256';
@@ -25,7 +25,8 @@ export async function getBucketEncryption(call: S3Call): Promise<void> {
 export async function putBucketEncryption(call: S3Call): Promise<void> {
   const { store } = call.context;
   await store.getBucket(call.bucket);
-  const root = parseXml(await readBody(call, XML_BYTES_MAX), 'ServerSideEncryptionConfiguration');
+  const body = await readBody(call, XML_BYTES_MAX);
+  const root = await parseXml(body, 'ServerSideEncryptionConfiguration');
   const algorithm = root
     .child('Rule')
     .child('ApplyServerSideEncryptionByDefault')

@@ -13,6 +13,7 @@ import type { ObjectRecord } from '@ebb/core';
 import { HEADERS } from '@ebb/protocol';
 import { parseWriteCondition } from '../../http/data/conditions.ts';
 import { schemeOf } from '../../http/foreign-request.ts';
+import { nextTurn } from '../../next-turn.ts';
 import {
   checksumOf,
   DEFAULT_CONTENT_TYPE,
@@ -37,8 +38,9 @@ import {
   parseAlgorithm,
 } from '../checksums.ts';
 import { readEncoding } from '../listing.ts';
+import { parseXml, type XmlReader } from '../read-xml.ts';
 import { S3Error } from '../s3-error.ts';
-import { parseXml, type XmlElement } from '../xml.ts';
+import type { XmlElement } from '../xml.ts';
 import { checksumElement, copyResult, findCopySource } from './copy-object.ts';
 import { ownerElement } from './owner.ts';
 import { assertTargetThere, parseAck, storeBody } from './put-object.ts';
@@ -46,7 +48,9 @@ import { tellVersion } from './versions.ts';
 
 const PARTS_MAX = 10_000;
 const PART_BYTES_MIN = 5 * 1024 * 1024;
-const XML_BYTES_MAX = 4 * 1024 * 1024;
+const XML_BYTES_MAX = 8 * 1024 * 1024;
+/** Of a part: its number, its ETag, and a checksum of each algorithm; and itself. */
+const ELEMENTS_MAX = PARTS_MAX * 10 + 1;
 const PAGE = 1000;
 /** Uploads under way in one bucket that a listing looks at. */
 const UPLOADS_LISTED_MAX = 100_000;
@@ -188,7 +192,7 @@ function copyRange(
 
 export async function completeMultipartUpload(call: S3Call): Promise<void> {
   const { store } = call.context;
-  const listed = readListedParts(await readUnsummedBody(call, XML_BYTES_MAX));
+  const listed = await readListedParts(await readUnsummedBody(call, XML_BYTES_MAX));
   const uploadId = parameter(call, 'uploadId') as string;
   let upload: Upload;
   try {
@@ -310,26 +314,36 @@ interface ListedPart {
   readonly checksums: readonly (readonly [Algorithm, string])[];
 }
 
-function readListedParts(xml: string): readonly ListedPart[] {
-  const parts = parseXml(xml, 'CompleteMultipartUpload')
-    .all('Part')
-    .map((part): ListedPart => {
-      const number = Number(part.child('PartNumber').text());
-      if (!Number.isInteger(number)) throw new S3Error('MalformedXML');
-      return {
-        number,
-        etag: part.child('ETag').text().replaceAll('"', '').trim(),
-        checksums: ALGORITHMS.flatMap((algorithm) => {
-          const value = part.textOf(checksumElement(algorithm));
-          return value === undefined ? [] : [[algorithm, value] as const];
-        }),
-      };
-    });
-  if (parts.length === 0) throw new S3Error('MalformedXML');
-  for (const [i, part] of parts.entries())
-    if (i > 0 && part.number <= (parts[i - 1] as ListedPart).number)
-      throw new S3Error('InvalidPartOrder');
+const CHECKSUM_ELEMENTS: ReadonlyMap<string, Algorithm> = new Map(
+  ALGORITHMS.map((algorithm) => [checksumElement(algorithm), algorithm]),
+);
+
+async function readListedParts(xml: Uint8Array): Promise<readonly ListedPart[]> {
+  const root = await parseXml(xml, 'CompleteMultipartUpload', { elementsMax: ELEMENTS_MAX });
+  const elements = root.all('Part');
+  if (elements.length === 0 || elements.length > PARTS_MAX) throw new S3Error('MalformedXML');
+  const parts: ListedPart[] = [];
+  for (const element of elements) {
+    const part = readListedPart(element);
+    const before = parts.at(-1);
+    if (before !== undefined && part.number <= before.number) throw new S3Error('InvalidPartOrder');
+    parts.push(part);
+    if (parts.length % PAGE === 0) await nextTurn();
+  }
   return parts;
+}
+
+/** @throws {S3Error} `MalformedXML` */
+function readListedPart(part: XmlReader): ListedPart {
+  const text = part.child('PartNumber').text().trim();
+  if (!/^\d{1,10}$/.test(text)) throw new S3Error('MalformedXML');
+  const checksums: [Algorithm, string][] = [];
+  for (const { name } of part.elements) {
+    const algorithm = CHECKSUM_ELEMENTS.get(name);
+    if (algorithm !== undefined) checksums.push([algorithm, part.child(name).text().trim()]);
+  }
+  const etag = part.child('ETag').text().replaceAll('"', '').trim();
+  return { number: Number(text), etag, checksums };
 }
 
 function invalidPart(uploadId: string, { number, etag }: ListedPart): S3Error {

@@ -49,7 +49,7 @@ export async function postObject(call: S3Call): Promise<void> {
 
   const headers = formHeaders(form);
   refuseUnoffered(headers);
-  const attributes = { ...parseAttributes(headers), ...formTags(form) };
+  const attributes = { ...parseAttributes(headers), ...(await formTags(form)) };
   const metadata = parseMetadata(headers);
   const contentType = form.fields.get('content-type') || form.fileType || DEFAULT_CONTENT_TYPE;
   // How long the file is shows at its end: so no length is announced, and none is checked.
@@ -151,10 +151,10 @@ function formHeaders({ fields }: FormFields): Record<string, string> {
 }
 
 /** In a form they are a document. */
-function formTags({ fields }: FormFields): Record<string, string> {
+async function formTags({ fields }: FormFields): Promise<Record<string, string>> {
   const xml = fields.get('tagging');
   if (xml === undefined || xml === '') return {};
-  const tags = parseTagging(xml);
+  const tags = await parseTagging(xml);
   checkTags(tags);
   return formatTags(tags);
 }

@@ -1,9 +1,10 @@
 /** Small documents beside buckets and objects: tags, ACLs in their private form, and settings that are asked for and not there. */
 import { checkTags, parseTags, type Tag, withTags } from '../attributes.ts';
-import { readBody } from '../body.ts';
+import { isBlank, readBody } from '../body.ts';
 import { type S3Call, sendEmpty, sendXml } from '../call.ts';
+import { parseXml, type XmlReader } from '../read-xml.ts';
 import { S3Error } from '../s3-error.ts';
-import { parseXml, type XmlElement, type XmlReader } from '../xml.ts';
+import type { XmlElement } from '../xml.ts';
 import { ownerElement } from './owner.ts';
 import { headNamed, tellVersion, withNamed } from './versions.ts';
 
@@ -18,15 +19,16 @@ export async function getObjectTagging(call: S3Call): Promise<void> {
 }
 
 export async function putObjectTagging(call: S3Call): Promise<void> {
-  const tags = parseTagging(await readBody(call, XML_BYTES_MAX));
+  const tags = await parseTagging(await readBody(call, XML_BYTES_MAX));
   checkTags(tags);
   await setTags(call, tags);
   sendEmpty(call, 200);
 }
 
 /** @throws {S3Error} `MalformedXML` */
-export function parseTagging(xml: string): readonly Tag[] {
-  return parseXml(xml, 'Tagging')
+export async function parseTagging(xml: Uint8Array | string): Promise<readonly Tag[]> {
+  const root = await parseXml(xml, 'Tagging');
+  return root
     .child('TagSet')
     .all('Tag')
     .map((tag) => [tag.child('Key').text(), tag.child('Value').text()]);
@@ -59,8 +61,8 @@ export async function getObjectAcl(call: S3Call): Promise<void> {
 /** Takes the canned form `private` and the document that `getAcl` gives, and nothing else. */
 export async function putAcl(call: S3Call): Promise<void> {
   const body = await readBody(call, XML_BYTES_MAX);
-  if (body.trim() !== '') {
-    const grants = parseAcl(body).child('AccessControlList').all('Grant');
+  if (!isBlank(body)) {
+    const grants = (await parseAcl(body)).child('AccessControlList').all('Grant');
     const isPrivate = grants.every(
       (grant) => grant.child('Grantee').textOf('ID') === call.context.ownerId,
     );
@@ -72,9 +74,9 @@ export async function putAcl(call: S3Call): Promise<void> {
 }
 
 /** @throws {S3Error} `MalformedACLError` */
-function parseAcl(body: string): XmlReader {
+async function parseAcl(body: Uint8Array): Promise<XmlReader> {
   try {
-    return parseXml(body, 'AccessControlPolicy');
+    return await parseXml(body, 'AccessControlPolicy');
   } catch (error) {
     throw new S3Error('MalformedACLError', undefined, {}, { cause: error });
   }

@@ -8,8 +8,9 @@ import { versionIdOf } from '@ebb/core';
 import { isStoreError } from '@ebb/protocol';
 import { readBody } from '../body.ts';
 import { parameter, type S3Call, sendEmpty, sendXml, sendXmlText } from '../call.ts';
+import { parseXml } from '../read-xml.ts';
 import { S3Error } from '../s3-error.ts';
-import { buildXml, parseXml, type XmlElement } from '../xml.ts';
+import { buildXml, type XmlElement } from '../xml.ts';
 import { commonElements, contents, readAsked } from './lists.ts';
 import { ownerElement } from './owner.ts';
 
@@ -27,7 +28,7 @@ export async function getBucketVersioning(call: S3Call): Promise<void> {
 export async function putBucketVersioning(call: S3Call): Promise<void> {
   const { store } = call.context;
   await store.getBucket(call.bucket);
-  const root = parseXml(await readBody(call, XML_BYTES_MAX), 'VersioningConfiguration');
+  const root = await parseXml(await readBody(call, XML_BYTES_MAX), 'VersioningConfiguration');
   if (root.textOf('MfaDelete') === 'Enabled')
     throw new S3Error('NotImplemented', 'MFA delete is not offered.');
   const status = root.textOf('Status');

@@ -1,0 +1,6 @@
+import { setImmediate } from 'node:timers';
+
+/** Resolves in the next turn of the event loop: what has arrived meanwhile is looked at first. */
+export function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
