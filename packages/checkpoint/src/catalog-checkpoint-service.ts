@@ -143,8 +143,8 @@ class CatalogCheckpointService implements CheckpointService {
   }
 
   async open(): Promise<void> {
-    await this.#store.createBucket(IMAGE_BUCKET, resolvePolicy({ preset: 'ephemeral' }));
     await this.#runs.load();
+    if (this.#runs.all().length > 0) await this.#ensureImageBucket(false);
     for (const run of this.#runs.all()) await this.#recover(run);
     await this.#handing.sweep(this.#onError);
     await this.#handing.dropPrepared(Number.POSITIVE_INFINITY);
@@ -504,12 +504,16 @@ class CatalogCheckpointService implements CheckpointService {
     const known = this.#runs.find(ref);
     if (known !== undefined && policy === undefined) return known;
     const bucket = await this.#ensureBucket(ref.bucket);
-    if (bucket.encrypted === true) {
-      const sealed = resolvePolicy({ preset: 'ephemeral', encrypted: true });
-      await this.#store.createBucket(SEALED_IMAGE_BUCKET, sealed);
-    }
+    // With the first run, so that a node without any lists no bucket that nobody made.
+    await this.#ensureImageBucket(bucket.encrypted === true);
     const next = changedPolicy(known?.policy ?? DEFAULT_RUN_POLICY, policy ?? {});
     return await this.#runs.setPolicy(ref, next);
+  }
+
+  async #ensureImageBucket(encrypted: boolean): Promise<void> {
+    const name = encrypted ? SEALED_IMAGE_BUCKET : IMAGE_BUCKET;
+    const policy = resolvePolicy({ preset: 'ephemeral', ...(encrypted ? { encrypted } : {}) });
+    await this.#store.createBucket(name, policy);
   }
 
   async #ensureBucket(name: string): Promise<{ readonly encrypted?: boolean }> {

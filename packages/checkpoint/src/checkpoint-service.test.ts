@@ -299,8 +299,20 @@ describe('stored behind the back of the job', () => {
   });
 });
 
+test('a node without runs lists no bucket that nobody made', async () => {
+  bench = await Bench.open();
+  const names = async (): Promise<readonly string[]> =>
+    (await bench.at.store.listBuckets()).map(({ name }) => name);
+  expect(await names()).not.toContain('checkpoint-images');
+  await bench.service.putRun(RUN, {});
+  expect(await names()).toContain('checkpoint-images');
+  await bench.crash();
+  expect(await names()).toContain('checkpoint-images');
+});
+
 test('what a client had made ready and did not give back is gone after a restart', async () => {
   bench = await Bench.open();
+  await bench.service.putRun(RUN, {});
   await bench.at.put('checkpoint-images', '.prepared/s1/0/0', Buffer.alloc(1));
   await bench.hand(
     1,

@@ -14,7 +14,13 @@ export { type Keyring, parseKeyring } from './encryption/keyring.ts';
 // Open files and directories.
 export { makeDirectory, removeDirectory } from './files/directories.ts';
 export type * from './files/files.ts';
-export { KEY_BYTES_MAX, parseBucketName, parseJobId, parseKey } from './object-ref.ts';
+export {
+  KEY_BYTES_MAX,
+  parseBucketName,
+  parseJobId,
+  parseKey,
+  uploadsBucketOf,
+} from './object-ref.ts';
 export { Pauses } from './placement/pauses.ts';
 export { resolvePolicy } from './placement/policy.ts';
 export { Serial } from './serial.ts';

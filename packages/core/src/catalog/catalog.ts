@@ -165,10 +165,12 @@ export interface JobRecord {
   readonly token: string;
 }
 
-/** What must hold of the object now. Neither: always. `ifMatch` is an ETag; `ifNoneMatch` demands that there is no object. */
+/** What must hold of the object now. Neither: always. */
 export interface Condition {
+  /** Its ETag; `*` demands an object, whichever. No ETag is `*`. */
   readonly ifMatch?: string;
-  readonly ifNoneMatch?: boolean;
+  /** True demands that there is no object; an ETag, that the object there, if any, is another. */
+  readonly ifNoneMatch?: boolean | string;
 }
 
 export interface ObjectCommit {
@@ -177,6 +179,8 @@ export interface ObjectCommit {
   /** Blobs born with this commit, refs not counted in; blobs that the extents name and that exist already just gain refs. */
   readonly newBlobs: readonly Omit<BlobRecord, 'refs' | 'generation'>[];
   readonly condition: Condition;
+  /** An object that must be there in the same step, at exactly this version: what this one is a part of. */
+  readonly requires?: Pick<ObjectRecord, 'bucket' | 'key' | 'version'>;
   /** Objects that go in the same step, if they are at exactly these versions: what was joined into this one. */
   readonly removes?: readonly Pick<ObjectRecord, 'bucket' | 'key' | 'version'>[];
   /** It goes to tier 2 although its bucket is not mirrored. */
@@ -239,7 +243,7 @@ export interface Catalog {
    * Makes a version visible, replacing what was there. Returns the object as it is stored.
    * @throws `bucket_not_found`; `already_exists` (ifNoneMatch); `precondition_failed` (ifMatch); `superseded` when the
    * object there has a higher version, or the delete marker in its place; `data_lost` when an extent names a blob that is unknown or freed; `not_found` or
-   * `precondition_failed` for one that was to go (`removes`).
+   * `precondition_failed` for one that was to go (`removes`), or to be there (`requires`).
    */
   commitObject(commit: ObjectCommit): Promise<Freed & { readonly object: ObjectRecord }>;
   /**

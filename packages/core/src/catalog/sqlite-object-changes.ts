@@ -55,6 +55,7 @@ export function commitObject(
   const bucket = tables.buckets.get(object.bucket);
   const old = objects.find(bucket, key);
   checkTarget(object, old, { condition, version: object.version });
+  if (commit.requires !== undefined) getAt(tables, commit.requires);
   versions.assertStamp(tables, bucket, key, object);
   const after = object.extents.filter((extent) => !born.has(extent.blobId));
   for (const extent of after) blobs.assertLive(extent);
@@ -262,16 +263,21 @@ function checkCondition(
   subject: ObjectName & { readonly ifExists: 'already_exists' | 'precondition_failed' },
 ): void {
   const { bucket, key, ifExists } = subject;
-  if (condition.ifNoneMatch === true && old !== undefined) {
+  const { ifMatch, ifNoneMatch } = condition;
+  if (ifNoneMatch === true && old !== undefined) {
     throw new StoreError(ifExists, `${bucket}/${key} exists`, { bucket, key });
   }
-  if (condition.ifMatch === undefined) return;
+  if (ifMatch === undefined && typeof ifNoneMatch !== 'string') return;
   const found = old === undefined ? null : decodeObjectBody(old.body).etag;
-  if (found === condition.ifMatch) return;
+  if (found !== null && found === ifNoneMatch)
+    throw new StoreError('precondition_failed', `${bucket}/${key} has ETag ${found}`, {
+      ...{ bucket, key, found, unwanted: found },
+    });
+  if (ifMatch === undefined || found === ifMatch || (ifMatch === '*' && found !== null)) return;
   throw new StoreError(
     'precondition_failed',
-    `${bucket}/${key} ${found === null ? 'does not exist' : `has ETag ${found}`}, ${condition.ifMatch} was asked for`,
-    { bucket, key, found, wanted: condition.ifMatch },
+    `${bucket}/${key} ${found === null ? 'does not exist' : `has ETag ${found}`}, ${ifMatch} was asked for`,
+    { bucket, key, found, wanted: ifMatch },
   );
 }
 

@@ -5,7 +5,7 @@
  * I1  Sources are read first and joined in one step of the catalog. One that changed in between makes the step fail as a
  *     whole, and it is tried again from the start, unless the caller named the version.
  */
-import { isStoreError, StoreError } from '@ebb/protocol';
+import { assert, isStoreError, StoreError } from '@ebb/protocol';
 import type { Extent, Freed, ObjectRecord } from '../catalog/catalog.ts';
 import { combineCrc32c } from '../checksum.ts';
 import { parseAnyBucketName, parseKey } from '../object-ref.ts';
@@ -28,12 +28,17 @@ export async function composeObject(
   parseKey(to.key);
   for (let left = TRIES; ; left--) {
     try {
-      return await composeOnce(parts, to, sources, options);
+      return await composeOnce(parts, to, left === TRIES ? sources : looked(sources), options);
     } catch (error) {
       const isOvertaken = isStoreError(error, 'data_lost') || isStoreError(error, 'superseded');
       if (!isOvertaken || left === 1) throw error;
     }
   }
+}
+
+/** What was known may have been overtaken. */
+function looked(sources: readonly ComposeSource[]): readonly ComposeSource[] {
+  return sources.map(({ known: _, ...source }) => source);
 }
 
 async function composeOnce(
@@ -71,6 +76,7 @@ async function composeOnce(
     newBlobs: [],
     condition: options,
     removes,
+    ...(options.requires === undefined ? {} : { requires: options.requires }),
     mirror: options.ack === 'remote',
   });
 }
@@ -82,8 +88,9 @@ interface Found {
 }
 
 async function findSource(catalog: Parts['catalog'], source: ComposeSource): Promise<Found> {
-  const { bucket, key, version } = source;
-  const current = await catalog.findObject(bucket, key);
+  const { bucket, key, version, known, consume = false } = source;
+  assert(known === undefined || consume, 'only what goes is taken as known');
+  const current = known ?? (await catalog.findObject(bucket, key));
   const old =
     version === undefined || current?.version === version
       ? undefined

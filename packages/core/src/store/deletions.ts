@@ -14,7 +14,8 @@ import type { StoreParts } from './parts.ts';
 import { allBlobs } from './scan.ts';
 import { findVersion, stamped, versionIdOf } from './versions.ts';
 
-const BATCH = 512;
+/** Changes in one step of the catalog, which nothing else interrupts: some ten milliseconds. */
+const BATCH = 128;
 
 export interface DeletedCount {
   readonly objects: number;

@@ -13,6 +13,7 @@ import type {
   JobRecord,
   ListOptions,
   ListPage,
+  ObjectCommit,
   ObjectRecord,
   VersionListOptions,
   VersionRecord,
@@ -81,6 +82,8 @@ export interface CommitOptions extends Condition {
   readonly contentType?: string;
   readonly metadata?: Readonly<Record<string, string>>;
   readonly attributes?: Readonly<Record<string, string>>;
+  /** An object that must be there, at exactly this version, in the step that makes this one visible. @throws `not_found`, `precondition_failed` */
+  readonly requires?: ObjectCommit['requires'];
 }
 export interface Committed {
   readonly object: ObjectRecord;
@@ -99,6 +102,8 @@ export interface OpenedObject {
 export interface ComposeSource extends ObjectRef {
   /** It must be at this version; undefined: whatever is there. */
   readonly version?: number;
+  /** As it was looked up a moment ago, so that it is not looked up again. Only for one that goes: that step checks its version. */
+  readonly known?: ObjectRecord;
   /** Bytes from the start; default 0. */
   readonly offset?: number;
   /** Default: to the end. */
@@ -111,6 +116,8 @@ export interface ComposeOptions extends Condition {
   readonly metadata?: Readonly<Record<string, string>>;
   readonly attributes?: Readonly<Record<string, string>>;
   readonly ack?: Ack;
+  /** As for a commit. */
+  readonly requires?: ObjectCommit['requires'];
 }
 
 /** An object as people and clients see it. */

@@ -326,6 +326,7 @@ export class WritePath {
       newBlobs: isEmpty ? [] : [blob],
       condition: options,
       mirror: ack === 'remote',
+      ...(options.requires === undefined ? {} : { requires: options.requires }),
     });
     const { freed, object: stored } = await (write.quota === undefined
       ? committing

@@ -28,7 +28,6 @@ export const MINIO: Readonly<Record<string, string>> = {
   'Authorization: a header and a link at once are one too many': 'InvalidRequest',
   'GetObjectAttributes: what is asked for, and no more': 'lists with blanks are not read',
   'GetObject: Range bytes=5-2 is none, and ignored': 'InvalidRange',
-  'PutObject: If-None-Match with an ETag is not implemented': 'it is a condition',
   ...named(
     [
       'DeleteObject: If-Match deletes that version, and no other',

@@ -202,11 +202,24 @@ const CONDITION_CASES: readonly Case[] = [
       ),
   ],
   [
-    'PutObject: If-None-Match with an ETag is not implemented',
-    async ({ s3, Bucket, name }) =>
-      expect(
-        await codeOf(s3.putObject({ Bucket, Key: name(), Body: 'x', IfNoneMatch: '"a"' })),
-      ).toBe('NotImplemented'),
+    'PutObject: If-None-Match with an ETag replaces every version but that one',
+    async ({ s3, Bucket, name }) => {
+      const Key = name();
+      const put = (more: object) => s3.putObject({ Bucket, Key, Body: 'x', ...more });
+      const { ETag } = await put({ IfNoneMatch: '"a"' });
+      expect(await codeOf(put({ IfNoneMatch: ETag }))).toBe('PreconditionFailed');
+      expect(await codeOf(put({ IfNoneMatch: '"a"' }))).toBe('none');
+    },
+  ],
+  [
+    'PutObject: If-Match * replaces whatever is there, and needs something',
+    async ({ s3, Bucket, name, put }) => {
+      const Key = name();
+      const replace = () => s3.putObject({ Bucket, Key, Body: 'x', IfMatch: '*' });
+      expect(await codeOf(replace())).toBe('NoSuchKey');
+      await put(Key, 'y');
+      expect(await codeOf(replace())).toBe('none');
+    },
   ],
   [
     'DeleteObject: If-Match deletes that version, and no other',

@@ -4,12 +4,14 @@
  *
  *   tagging    as the x-amz-tagging header: url-encoded pairs
  *   checksum   algorithm, type, value, by blanks
+ *   latin1     names of metadata whose bytes were no UTF-8, by blanks
  *   parts      sizes of the parts of a multipart upload, `size` or `size*count`, by commas; continued in parts.1, parts.2 …
  */
 import type { IncomingHttpHeaders, OutgoingHttpHeaders } from 'node:http';
 import type { ObjectRecord } from '@ebb/core';
 import { decodeHeader, encodeHeader } from '../http/header-text.ts';
 import { type Checksum, checksumHeader, crc32Bytes, parseAlgorithm } from './checksums.ts';
+import { decodeMetadata, encodeMetadata, isLatin1 } from './metadata-text.ts';
 import { S3Error } from './s3-error.ts';
 
 /** Of an object whose client says nothing of it. */
@@ -38,6 +40,7 @@ const STORAGE_CLASSES = new Set([
   'GLACIER_IR',
 ]);
 const METADATA_PREFIX = 'x-amz-meta-';
+const LATIN1 = 'latin1';
 const METADATA_BYTES_MAX = 2048;
 const TAGS_MAX = 10;
 /** Of one attribute: strings in the catalog end at 64 KiB. */
@@ -59,6 +62,10 @@ export function parseAttributes(headers: IncomingHttpHeaders): Record<string, st
       throw new S3Error('InvalidStorageClass', undefined, { StorageClassRequested: storageClass });
     attributes[STORAGE_CLASS] = storageClass;
   }
+  const latin1 = Object.keys(headers)
+    .filter((name) => name.startsWith(METADATA_PREFIX) && isLatin1(String(headers[name])))
+    .map((name) => name.slice(METADATA_PREFIX.length));
+  if (latin1.length > 0) attributes[LATIN1] = latin1.join(' ');
   const tagging = decodeHeader(headers['x-amz-tagging']);
   if (tagging !== undefined && tagging !== '') {
     const tags = [...new URLSearchParams(tagging)];
@@ -68,13 +75,13 @@ export function parseAttributes(headers: IncomingHttpHeaders): Record<string, st
   return attributes;
 }
 
-/** `aws-chunked` is how the body came, not what it is. */
+/** `aws-chunked` is how the body came, not what it is. The rest stays as it was written, blanks too. */
 function withoutAwsChunked(encoding: string | undefined): string | undefined {
   const rest = encoding
     ?.split(',')
-    .map((name) => name.trim())
-    .filter((name) => name !== '' && name.toLowerCase() !== 'aws-chunked')
-    .join(',');
+    .filter((name) => !['', 'aws-chunked'].includes(name.trim().toLowerCase()))
+    .join(',')
+    .trim();
   return rest === '' ? undefined : rest;
 }
 
@@ -84,7 +91,7 @@ export function parseMetadata(headers: IncomingHttpHeaders): Record<string, stri
   let bytes = 0;
   for (const name in headers) {
     if (!name.startsWith(METADATA_PREFIX) || name.length === METADATA_PREFIX.length) continue;
-    const value = decodeHeader(String(headers[name]));
+    const value = decodeMetadata(String(headers[name]));
     const short = name.slice(METADATA_PREFIX.length);
     metadata[short] = value;
     bytes += Buffer.byteLength(short) + Buffer.byteLength(value);
@@ -114,9 +121,12 @@ export function objectHeaders(
   if (attributes[STORAGE_CLASS] !== undefined) headers[STORAGE_CLASS] = attributes[STORAGE_CLASS];
   const tags = parseTags(attributes);
   if (tags.length > 0) headers['x-amz-tagging-count'] = tags.length;
+  const latin1 = new Set(attributes[LATIN1]?.split(' '));
   for (const name in metadata)
     if (/^[a-z0-9!#$&'*+.^_`|~-]+$/i.test(name))
-      headers[METADATA_PREFIX + name] = encodeHeader(metadata[name] as string);
+      headers[METADATA_PREFIX + name] = encodeMetadata(metadata[name] as string, {
+        latin1: latin1.has(name),
+      });
   if (checksums) Object.assign(headers, checksumHeaders(object));
   return headers;
 }

@@ -40,10 +40,12 @@ export interface BodyPlan {
 export interface BodyRequest {
   readonly headers: Headers;
   readonly auth: S3Call['auth'];
+  /** Of the checksum that is computed where the client asks for none. */
+  readonly algorithm?: Algorithm | undefined;
 }
 
 /** Looks at headers only. @throws {S3Error} `InvalidDigest`, `InvalidRequest`, `MissingContentLength` */
-export function planBody({ headers, auth }: BodyRequest): BodyPlan {
+export function planBody({ headers, auth, algorithm: otherwise }: BodyRequest): BodyPlan {
   const { payload, seed } = auth;
   const isChunked = payload.kind === 'chunked';
   const arrivingBytes = lengthOf(
@@ -58,7 +60,7 @@ export function planBody({ headers, auth }: BodyRequest): BodyPlan {
     : undefined;
   const md5 = parseMd5(headers['content-md5'] as string | undefined);
   const claimed = claimedChecksum(headers);
-  const algorithm = claimed?.algorithm ?? announcedAlgorithm(headers);
+  const algorithm = claimed?.algorithm ?? announcedAlgorithm(headers) ?? otherwise;
   const sha256 = payload.kind === 'signed' ? payload.sha256 : undefined;
 
   const digests: Digest[] = [];

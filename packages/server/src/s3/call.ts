@@ -2,6 +2,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { DataContext } from '../http/data/data-context.ts';
 import type { FileRedirects } from '../http/file-redirects.ts';
+import { schemeOf } from '../http/foreign-request.ts';
 import { decodeHeader } from '../http/header-text.ts';
 import { holdAnswer } from '../http/held-answer.ts';
 import type { Query } from './auth/canonical.ts';
@@ -9,12 +10,14 @@ import type { KeyRing } from './auth/key-ring.ts';
 import type { Authenticated, Sigv4Verifier } from './auth/sigv4.ts';
 import type { BucketSettingsTable } from './bucket-settings.ts';
 import { S3Error } from './s3-error.ts';
+import type { PartsInFlight } from './uploads.ts';
 import { buildXml, type XmlElement } from './xml.ts';
 
 export interface S3Context extends DataContext {
   readonly keys: KeyRing;
   readonly verifier: Sigv4Verifier;
   readonly settings: BucketSettingsTable;
+  readonly partsInFlight: PartsInFlight;
   readonly now: () => number;
   /** Undefined: every byte goes through this process. */
   readonly redirects: FileRedirects | undefined;
@@ -27,6 +30,8 @@ export interface S3Call {
   readonly response: ServerResponse;
   readonly bucket: string;
   readonly key: string;
+  /** The bucket stands in the host, not in the path. */
+  readonly isVirtualHost: boolean;
   readonly query: Query;
   readonly auth: Authenticated;
   readonly context: S3Context;
@@ -65,6 +70,13 @@ export function integerParameter(
       ArgumentValue: text,
     },
   );
+}
+
+/** Where an object of the bucket is, as its client asks for it. */
+export function locationOf({ request, bucket, isVirtualHost }: S3Call, key: string): string {
+  const path = encodeURIComponent(key).replaceAll('%2F', '/');
+  const origin = `${schemeOf(request)}://${request.headers.host ?? 'localhost'}`;
+  return isVirtualHost ? `${origin}/${path}` : `${origin}/${bucket}/${path}`;
 }
 
 export function sendXml(call: S3Call, root: string, element: XmlElement, status = 200): void {

@@ -7,6 +7,7 @@
 import { createHash } from 'node:crypto';
 import { Crc64Nvme } from '@aws-sdk/crc64-nvme';
 import { crc32, crc32c } from '@node-rs/crc32';
+import { nextTurn } from '../next-turn.ts';
 import { S3Error } from './s3-error.ts';
 
 export const ALGORITHMS = [
@@ -51,6 +52,21 @@ export function parseAlgorithm(name: string): Algorithm {
     'InvalidRequest',
     `Checksum algorithm provided is unsupported. Please try again with any of the valid types: [${ALGORITHMS.join(', ')}]`,
   );
+}
+
+/** Of an empty body. */
+const OF_NOTHING: ReadonlySet<string> = new Set([
+  ...[`${checksumHeader('CRC32')} AAAAAA==`, `${checksumHeader('CRC32C')} AAAAAA==`],
+  `${checksumHeader('CRC64NVME')} AAAAAAAAAAA=`,
+  ...(['SHA1', 'SHA256', 'SHA512', 'MD5'] as const).map(
+    (name) =>
+      `${checksumHeader(name)} ${createHash(name.toLowerCase()).update('').digest('base64')}`,
+  ),
+]);
+
+/** @param header Its name, in lower case. */
+export function isChecksumOfNothing(header: string, value: string): boolean {
+  return OF_NOTHING.has(`${header} ${value}`);
 }
 
 /** A running digest over the bytes of a body. */
@@ -130,12 +146,13 @@ export async function compositeChecksum(
   return { algorithm, type: 'COMPOSITE', value };
 }
 
-/** Reflected polynomials, for combining. */
+/** Reflected polynomials, for combining, in two halves: bit 31 of `high` is x^0. CRCs of 32 bits have no low half. */
 const POLYNOMIALS = {
-  CRC32: { width: 32n, polynomial: 0xedb88320n },
-  CRC32C: { width: 32n, polynomial: 0x82f63b78n },
-  CRC64NVME: { width: 64n, polynomial: 0x9a6c9329ac4bc9b5n },
+  CRC32: { bits: 32, high: 0xedb88320, low: 0 },
+  CRC32C: { bits: 32, high: 0x82f63b78, low: 0 },
+  CRC64NVME: { bits: 64, high: 0x9a6c9329, low: 0xac4bc9b5 },
 } as const;
+type Polynomial = (typeof POLYNOMIALS)[CombinableAlgorithm];
 export type CombinableAlgorithm = keyof typeof POLYNOMIALS;
 
 export function isCombinable(algorithm: Algorithm): algorithm is CombinableAlgorithm {
@@ -144,46 +161,81 @@ export function isCombinable(algorithm: Algorithm): algorithm is CombinableAlgor
 
 /**
  * The CRC of a whole from those of its parts, without the bytes: crc(A‖B) = crc(A)·x^(8·|B|) + crc(B) in GF(2)[x] modulo
- * the polynomial (as zlib's crc32_combine). A power takes some hundred times a product, and the parts of an upload are of
- * few sizes: `powers` keeps one for each.
+ * the polynomial (as zlib's crc32_combine). A power takes some twenty times a product, and the parts of an upload are of
+ * few sizes, so one is kept for each. Parts of ten thousand sizes are joined in several turns of the event loop.
  */
-export function combineCrcs(
+export async function combineCrcs(
   algorithm: CombinableAlgorithm,
   parts: readonly { readonly value: string; readonly sizeBytes: number }[],
-  powers: Map<number, bigint> = new Map(),
-): Checksum {
-  const { width, polynomial } = POLYNOMIALS[algorithm];
-  let crc = 0n;
-  for (const { value, sizeBytes } of parts) {
-    const next = BigInt(`0x${Buffer.from(value, 'base64').toString('hex')}`);
+): Promise<Checksum> {
+  const polynomial = POLYNOMIALS[algorithm];
+  const squares = squaresOf(polynomial);
+  const powers = new Map<number, Element>();
+  let crc: Element = { high: 0, low: 0 };
+  for (const [at, { value, sizeBytes }] of parts.entries()) {
+    if (at % TURN_PARTS === TURN_PARTS - 1) await nextTurn();
+    const bytes = Buffer.from(value, 'base64');
     let power = powers.get(sizeBytes);
     if (power === undefined) {
-      power = powerOfX(BigInt(sizeBytes) * 8n, width, polynomial);
+      power = powerOfX(sizeBytes, polynomial, squares);
       powers.set(sizeBytes, power);
     }
-    crc = multiply(crc, power, width, polynomial) ^ next;
+    const moved = multiply(crc, power, polynomial);
+    const low = polynomial.bits === 64 ? bytes.readUInt32BE(4) : 0;
+    crc = { high: moved.high ^ bytes.readUInt32BE(0), low: moved.low ^ low };
   }
-  const hex = crc.toString(16).padStart(Number(width / 4n), '0');
-  return { algorithm, type: 'FULL_OBJECT', value: Buffer.from(hex, 'hex').toString('base64') };
+  const joined = Buffer.alloc(8);
+  joined.writeUInt32BE(crc.high >>> 0, 0);
+  joined.writeUInt32BE(crc.low >>> 0, 4);
+  const value = joined.toString('base64', 0, polynomial.bits / 8);
+  return { algorithm, type: 'FULL_OBJECT', value };
 }
 
-/** a·b modulo the polynomial; bit `width - 1` is x^0. */
-function multiply(a: bigint, b: bigint, width: bigint, polynomial: bigint): bigint {
-  let product = 0n;
-  let shifted = b;
-  for (let bit = 1n << (width - 1n); bit > 0n; bit >>= 1n) {
-    if ((a & bit) !== 0n) product ^= shifted;
-    shifted = (shifted & 1n) === 0n ? shifted >> 1n : (shifted >> 1n) ^ polynomial;
-  }
-  return product;
+const TURN_PARTS = 200;
+/** Sizes stay below 2^53. */
+const SIZE_BITS = 53;
+
+/** Of GF(2)[x], with bits as the polynomials have them. */
+interface Element {
+  readonly high: number;
+  readonly low: number;
 }
 
-function powerOfX(exponent: bigint, width: bigint, polynomial: bigint): bigint {
-  let result = 1n << (width - 1n); // x^0
-  let square = 1n << (width - 2n); // x^1
-  for (let left = exponent; left > 0n; left >>= 1n) {
-    if ((left & 1n) === 1n) result = multiply(result, square, width, polynomial);
-    square = multiply(square, square, width, polynomial);
+/** a·b modulo the polynomial. */
+function multiply(a: Element, b: Element, polynomial: Polynomial): Element {
+  let [productHigh, productLow, high, low] = [0, 0, b.high, b.low];
+  for (let at = 0; at < polynomial.bits; at++) {
+    const bit = at < 32 ? (a.high >>> (31 - at)) & 1 : (a.low >>> (63 - at)) & 1;
+    if (bit === 1) {
+      productHigh ^= high;
+      productLow ^= low;
+    }
+    const last = polynomial.bits === 64 ? low & 1 : high & 1;
+    low = polynomial.bits === 64 ? (low >>> 1) | (high << 31) : 0;
+    high >>>= 1;
+    if (last === 1) {
+      high ^= polynomial.high;
+      low ^= polynomial.low;
+    }
   }
-  return result;
+  return { high: productHigh, low: productLow };
+}
+
+/** Entry k is x to the 8·2^k. */
+function squaresOf(polynomial: Polynomial): readonly Element[] {
+  const squares: Element[] = [{ high: 0x00800000, low: 0 }];
+  for (let k = 1; k < SIZE_BITS; k++) {
+    const root = squares[k - 1] as Element;
+    squares.push(multiply(root, root, polynomial));
+  }
+  return squares;
+}
+
+/** x to the 8·sizeBytes. */
+function powerOfX(sizeBytes: number, polynomial: Polynomial, squares: readonly Element[]): Element {
+  let power: Element = { high: 0x80000000, low: 0 }; // x^0
+  // A size may pass 2^32, so no bit operators on it.
+  for (let k = 0, left = sizeBytes; left > 0; k++, left = Math.floor(left / 2))
+    if (left % 2 === 1) power = multiply(power, squares[k] as Element, polynomial);
+  return power;
 }

@@ -4,6 +4,7 @@ import type { Action } from './auth/key-ring.ts';
 import type { Operation } from './call.ts';
 import * as absent from './operations/absent.ts';
 import * as buckets from './operations/buckets.ts';
+import { completeMultipartUpload } from './operations/complete-upload.ts';
 import { copyObject } from './operations/copy-object.ts';
 import * as cors from './operations/cors.ts';
 import { deleteObject, deleteObjects } from './operations/delete-objects.ts';
@@ -92,7 +93,7 @@ const RULES: readonly Rule[] = [
   rule('CreateMultipartUpload', 'object', 'POST', 'write', multipart.createMultipartUpload, {
     with: 'uploads',
   }),
-  rule('CompleteMultipartUpload', 'object', 'POST', 'write', multipart.completeMultipartUpload, {
+  rule('CompleteMultipartUpload', 'object', 'POST', 'write', completeMultipartUpload, {
     with: 'uploadId',
   }),
   rule('DeleteObjectTagging', 'object', 'DELETE', 'write', subresources.deleteObjectTagging, {

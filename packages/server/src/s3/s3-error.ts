@@ -63,6 +63,7 @@ const S3_ERRORS = {
     message:
       'One or more of the specified parts could not be found. The part might not have been uploaded, or the specified entity tag might not have matched the part’s entity tag.',
   },
+  InvalidPartNumber: { status: 416, message: 'The requested partnumber is not satisfiable' },
   InvalidPartOrder: {
     status: 400,
     message:
@@ -149,13 +150,18 @@ const S3_ERRORS = {
     status: 404,
     message: 'Object Lock configuration does not exist for this bucket',
   },
+  OperationAborted: {
+    status: 409,
+    message:
+      'A conflicting conditional operation is currently in progress against this resource. Try again.',
+  },
   OwnershipControlsNotFoundError: {
     status: 404,
     message: 'The bucket ownership controls were not found',
   },
   PreconditionFailed: {
     status: 412,
-    message: 'At least one of the preconditions that you specified did not hold.',
+    message: 'At least one of the pre-conditions you specified did not hold',
   },
   QuotaExceeded: { status: 403, message: 'The byte budget of the bucket or job is used up.' },
   ReplicationConfigurationNotFoundError: {
@@ -272,6 +278,8 @@ export function toS3Error(thrown: unknown): S3Error {
       {},
       { cause: thrown },
     );
+  if (code === 'PreconditionFailed')
+    return new S3Error(code, undefined, conditionOf(thrown), { cause: thrown });
   const isPlain = thrown.code === 'not_found' || thrown.code === 'bucket_not_found';
   return new S3Error(code, isPlain ? undefined : thrown.message, isPlain ? nameOf(thrown) : {}, {
     cause: thrown,
@@ -279,6 +287,13 @@ export function toS3Error(thrown: unknown): S3Error {
       ? { retryAfterSeconds: Math.max(1, Math.ceil(retryAfterMs / 1000)) }
       : {}),
   });
+}
+
+/** Which of the client's conditions did not hold, by the header that says it. */
+function conditionOf({ code, details }: StoreError): S3ErrorDetails {
+  if (code === 'already_exists') return { Condition: 'If-None-Match' };
+  if ('wanted' in details) return { Condition: 'If-Match' };
+  return 'unwanted' in details ? { Condition: 'If-None-Match' } : {};
 }
 
 /** Of what was sought; a part of an upload has no name that clients know. */

@@ -26,6 +26,7 @@ import { refuseUnoffered } from './refused-headers.ts';
 import { findRoute, namesForm, type Route } from './routes.ts';
 import { S3Error, toS3Error } from './s3-error.ts';
 import { parseTarget, type S3Target } from './target.ts';
+import { PartsInFlight, sweepParts } from './uploads.ts';
 import { buildPlainXml } from './xml.ts';
 
 export interface S3SurfaceParts {
@@ -81,12 +82,16 @@ class Surface {
       held: this.#parts.held,
       ...{ keys: this.#keys, verifier: this.#verifier, now: () => this.#clock.now() },
       settings: new BucketSettingsTable(store, records),
+      partsInFlight: new PartsInFlight(),
       redirects:
         prefix === null
           ? undefined
           : new FileRedirects({ prefix, roots: [memory, disk], clock: this.#clock }),
       ownerId: createHash('sha256').update(store.nodeId).digest('hex'),
     };
+    sweepParts(store).catch((error: unknown) =>
+      this.#parts.log.warn({ err: error }, 'parts of uploads that ended are left'),
+    );
   }
 
   answer(request: IncomingMessage, response: ServerResponse, expectsContinue: boolean): void {
@@ -121,6 +126,7 @@ class Surface {
       const call: S3Call = {
         ...{ request, response, auth, expectsContinue },
         ...{ bucket: target.bucket, key: target.key, query: target.query },
+        isVirtualHost: target.isVirtualHost,
         context,
       };
       await (route.run satisfies Operation)(call);

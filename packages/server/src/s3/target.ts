@@ -11,6 +11,8 @@ export interface S3Target {
   readonly bucket: string;
   /** '': the bucket itself. */
   readonly key: string;
+  /** The bucket stands in the host, not in the path. */
+  readonly isVirtualHost: boolean;
   /** As sent, for the signature. */
   readonly rawPath: string;
   readonly query: Query;
@@ -28,7 +30,7 @@ export function assertKeyLength(key: string): void {
 
 /**
  * @param domains Hosts whose sub-domains are buckets, lower case, without port.
- * @throws {S3Error} `InvalidArgument` when path or query are not UTF-8, `KeyTooLongError`
+ * @throws {S3Error} `InvalidArgument` when path or query are not UTF-8, `KeyTooLongError`, `InvalidBucketName`
  */
 export function parseTarget(
   url: string,
@@ -50,10 +52,16 @@ export function parseTarget(
 }
 
 function splitPath(rawPath: string, hostBucket: string | undefined) {
-  if (hostBucket !== undefined) return { bucket: hostBucket, key: decode(rawPath.slice(1)) };
+  if (hostBucket !== undefined)
+    return { bucket: hostBucket, key: decode(rawPath.slice(1)), isVirtualHost: true };
   const slash = rawPath.indexOf('/', 1);
-  if (slash === -1) return { bucket: decode(rawPath.slice(1)), key: '' };
-  return { bucket: decode(rawPath.slice(1, slash)), key: decode(rawPath.slice(slash + 1)) };
+  const end = slash === -1 ? rawPath.length : slash;
+  // A path that names a key names a bucket before it: `//bucket/key` is not the service.
+  if (slash === 1) throw new S3Error('InvalidBucketName', undefined, { BucketName: '' });
+  return {
+    ...{ bucket: decode(rawPath.slice(1, end)), key: decode(rawPath.slice(end + 1)) },
+    isVirtualHost: false,
+  };
 }
 
 function decode(text: string): string {

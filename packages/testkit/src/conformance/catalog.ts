@@ -282,6 +282,37 @@ export function catalogConformance(name: string, factory: CatalogFactory): void 
         await refused(put('b', { condition: { ifMatch: object.etag } }), 'precondition_failed');
       });
 
+      test('* is any object, and an ETag that must not be there lets none and every other one through', async () => {
+        await refused(put('a', { condition: { ifMatch: '*' } }), 'precondition_failed');
+        const { object } = await put('a', { condition: { ifNoneMatch: 'other' } });
+        await refused(put('a', { condition: { ifNoneMatch: object.etag } }), 'precondition_failed');
+        const { object: next } = await put('a', { condition: { ifMatch: '*' } });
+        await put('a', { condition: { ifNoneMatch: object.etag } });
+        expect(next.etag).not.toBe(object.etag);
+        await refused(
+          put('a', { condition: { ifMatch: next.etag, ifNoneMatch: 'other' } }),
+          'precondition_failed',
+        );
+      });
+
+      test('what an object needs beside it must be there, at just that version, in the same step', async () => {
+        const { object: needed } = await put('needed');
+        const version = await catalog.nextIds(1);
+        const object = objectOf('part', { version, extents: [] });
+        const commit = (requires: { bucket: string; key: string; version: number }) =>
+          catalog.commitObject({ object, newBlobs: [], condition: {}, requires });
+        await refused(commit({ ...needed, key: 'none' }), 'not_found');
+        await refused(commit({ ...needed, version: 1 }), 'precondition_failed');
+        expect(await keys()).toEqual(['needed']);
+        await commit(needed);
+        // Of a removal and a commit that needs what is removed, whichever comes first counts.
+        const [, late] = await Promise.allSettled([
+          catalog.deleteObject('one', 'needed', {}),
+          commit(needed),
+        ]);
+        expect(late).toMatchObject({ status: 'rejected', reason: { code: 'not_found' } });
+      });
+
       test('of many creates at once under If-None-Match, one wins and the others leave nothing', async () => {
         const results = await Promise.allSettled(
           range(50).map(() => put('race', { condition: { ifNoneMatch: true } })),
@@ -1544,7 +1575,9 @@ const prefixPlace = fc.record({
   prefix: fc.constantFrom(...PREFIXES),
 });
 /** `matching`: If-Match with the ETag that is there, if any. */
-const conditionKind = fc.constantFrom('none', 'none', 'none', 'create', 'matching', 'other');
+const conditionKind = fc.constantFrom(
+  ...(['none', 'none', 'none', 'create', 'matching', 'other', 'any'] as const),
+);
 /** Index into the blobs that were ever made. */
 const pick = fc.nat(30);
 
@@ -1670,6 +1703,7 @@ function bind(
   const conditionAt = (at: { bucket: string; key: string }, kind: string): Condition => {
     if (kind === 'create') return { ifNoneMatch: true };
     if (kind === 'other') return { ifMatch: 'other' };
+    if (kind === 'any') return { ifMatch: '*' };
     const found = model.find(at);
     return kind === 'matching' && found !== undefined ? { ifMatch: found.etag } : {};
   };
@@ -1972,9 +2006,12 @@ class Model {
 
   #check(condition: Condition, old: ObjectRecord | undefined, ifExists: StoreErrorCode): void {
     if (condition.ifNoneMatch === true && old !== undefined) throw new StoreError(ifExists);
-    if (condition.ifMatch !== undefined && condition.ifMatch !== old?.etag) {
+    const { ifMatch, ifNoneMatch } = condition;
+    const isAny = ifMatch === '*' && old !== undefined;
+    if (ifMatch !== undefined && ifMatch !== old?.etag && !isAny)
       throw new StoreError('precondition_failed');
-    }
+    if (typeof ifNoneMatch === 'string' && ifNoneMatch === old?.etag)
+      throw new StoreError('precondition_failed');
   }
   /** Both buckets are mirrored: every change of a name is entered into the spool. */
   #set(object: ObjectRecord): void {

@@ -38,16 +38,21 @@ describe('reads', () => {
 });
 
 describe('writes', () => {
-  test('take If-None-Match: * or one strong ETag', () => {
+  test('take * or one strong ETag, with quotes or without', () => {
     expect(parseWriteCondition({})).toEqual({});
     expect(parseWriteCondition({ 'if-none-match': '*' })).toEqual({ ifNoneMatch: true });
+    expect(parseWriteCondition({ 'if-none-match': '"a1-ff"' })).toEqual({ ifNoneMatch: 'a1-ff' });
     expect(parseWriteCondition({ 'if-match': '"a1-ff"' })).toEqual({ ifMatch: 'a1-ff' });
+    expect(parseWriteCondition({ 'if-match': 'a1-ff' })).toEqual({ ifMatch: 'a1-ff' });
+    expect(parseWriteCondition({ 'if-match': ' * ' })).toEqual({ ifMatch: '*' });
   });
   test.each([
-    { 'if-match': '*' },
     { 'if-match': '"a", "b"' },
     { 'if-match': 'W/"a"' },
-    { 'if-none-match': '"a"' },
+    { 'if-match': '"*"' },
+    { 'if-match': '' },
+    { 'if-none-match': '*, "a"' },
+    { 'if-none-match': 'W/"a"' },
     { 'if-match': '"a"', 'if-none-match': '*' },
     { 'if-unmodified-since': at },
   ])('%j is refused rather than ignored', (headers) => {

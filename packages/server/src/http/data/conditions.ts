@@ -1,5 +1,6 @@
 /** Conditional requests (RFC 9110, 13). The store's ETags are bare; on the wire they are quoted. */
 import type { IncomingHttpHeaders } from 'node:http';
+import type { Condition } from '@ebb/core';
 import { StoreError } from '@ebb/protocol';
 
 export function formatETag(etag: string): string {
@@ -52,14 +53,11 @@ export function rangeApplies(header: string | undefined, subject: Subject): bool
   return Math.floor(subject.createdAtMs / 1000) === parseDateSeconds(header, Number.NaN);
 }
 
-export interface WriteCondition {
-  readonly ifMatch?: string;
-  readonly ifNoneMatch?: boolean;
-}
+export type WriteCondition = Pick<Condition, 'ifMatch' | 'ifNoneMatch'>;
 
 /**
- * For PUT and DELETE: `If-None-Match: *`, or `If-Match` with one ETag. What the store cannot check in the same step as the
- * change is refused rather than ignored.
+ * For PUT and DELETE: `If-None-Match` and `If-Match`, each with `*` or one ETag. What the store cannot check in the same step
+ * as the change is refused rather than ignored.
  * @throws {StoreError} `unsupported`
  */
 export function parseWriteCondition(headers: IncomingHttpHeaders): WriteCondition {
@@ -70,16 +68,21 @@ export function parseWriteCondition(headers: IncomingHttpHeaders): WriteConditio
       'unsupported',
       'If-Unmodified-Since is not offered for writes: use If-Match',
     );
-  if (ifNoneMatch !== undefined && ifNoneMatch.trim() !== '*')
-    throw new StoreError('unsupported', 'If-None-Match of a write takes only *');
-  if (ifMatch === undefined) return ifNoneMatch === undefined ? {} : { ifNoneMatch: true };
-  if (ifNoneMatch !== undefined)
+  if (ifMatch !== undefined && ifNoneMatch !== undefined)
     throw new StoreError('request_invalid', 'If-Match and If-None-Match exclude each other');
-  const tags = parseETags(ifMatch);
+  if (ifMatch !== undefined) return { ifMatch: onlyETag('If-Match', ifMatch) };
+  if (ifNoneMatch === undefined) return {};
+  const etag = onlyETag('If-None-Match', ifNoneMatch);
+  return { ifNoneMatch: etag === '*' ? true : etag };
+}
+
+/** `*`, or one ETag. @throws {StoreError} `unsupported` */
+function onlyETag(name: string, header: string): string {
+  if (header.trim() === '*') return '*';
+  const tags = parseETags(header);
   const only = tags[0];
-  if (tags.length !== 1 || only === undefined || only.weak || ifMatch.trim() === '*')
-    throw new StoreError('unsupported', 'If-Match of a write takes exactly one strong ETag');
-  return { ifMatch: only.etag };
+  if (tags.length === 1 && only !== undefined && !only.weak && only.etag !== '*') return only.etag;
+  throw new StoreError('unsupported', `${name} of a write takes * or exactly one strong ETag`);
 }
 
 function parseDateSeconds(header: string | undefined, otherwise: number): number {

@@ -21,6 +21,8 @@ export interface BodyRequest {
   readonly dataBytes: number | undefined;
   readonly receive?: ReceiveOptions;
   readonly jobId?: string;
+  /** Told once, before the first byte is taken. */
+  readonly onStaged?: ((writeId: number) => void) | undefined;
 }
 
 /** @param commit Checks what came, and commits it. */
@@ -41,6 +43,7 @@ export async function stageBody<T>(
   });
   try {
     request.removeListener('close', onClose);
+    body.onStaged?.(staged.writeId);
     // Only now may the client send the body: every refusal that needs no bytes is behind us.
     if (body.expectsContinue) body.response.writeContinue();
     const writeOut = (bytes: Buffer, position: number): Promise<void> =>
@@ -59,15 +62,17 @@ export async function refuseEarly(
   condition: WriteCondition,
   { store }: DataContext,
 ): Promise<void> {
-  if (condition.ifMatch === undefined && condition.ifNoneMatch !== true) return;
-  const found = await store.find(ref);
+  const { ifMatch, ifNoneMatch } = condition;
+  if (ifMatch === undefined && ifNoneMatch === undefined) return;
+  const etag = (await store.find(ref))?.object.etag;
   const where = { bucket: ref.bucket, key: ref.key };
-  if (condition.ifNoneMatch === true && found !== undefined)
+  if (ifNoneMatch === true && etag !== undefined)
     throw new StoreError('already_exists', `${ref.bucket}/${ref.key} exists`, where);
-  if (condition.ifMatch !== undefined && found?.object.etag !== condition.ifMatch)
+  const isOther = ifMatch === '*' ? etag === undefined : etag !== ifMatch;
+  if ((ifMatch !== undefined && isOther) || (etag !== undefined && etag === ifNoneMatch))
     throw new StoreError(
       'precondition_failed',
       `${ref.bucket}/${ref.key} is not the version the request names`,
-      where,
+      ifMatch === undefined ? { ...where, unwanted: etag ?? '' } : { ...where, wanted: ifMatch },
     );
 }

@@ -73,7 +73,7 @@ export class Sigv4Verifier {
    * `RequestTimeTooSkewed`, `AuthorizationHeaderMalformed`, `AuthorizationQueryParametersError`, `InvalidRequest`
    */
   verify(request: SignedRequest): Authenticated {
-    const payload = payloadPolicy(header(request, 'x-amz-content-sha256'));
+    const payload = payloadOf(request, header(request, 'x-amz-content-sha256'));
     if (this.#keys.isOpen) return { accessKey: undefined, payload, seed: undefined };
     const authorization = header(request, 'authorization');
     const isPresigned = request.query.some(([name]) => name.toLowerCase() === 'x-amz-algorithm');
@@ -192,7 +192,7 @@ export class Sigv4Verifier {
       payloadHash,
       query: canonicalQuery(request.query, 'X-Amz-Signature'),
     });
-    return { accessKey, payload: payloadPolicy(payloadHash), seed };
+    return { accessKey, payload: payloadOf(request, payloadHash), seed };
   }
 
   #check(
@@ -345,6 +345,22 @@ function parseAuthorization(authorization: string): {
     signedHeaders: signedHeaders.toLowerCase().split(';'),
     signature,
   };
+}
+
+/**
+ * How the body comes. A client that signs nothing, or a link's holder, may send a framed body without saying so in
+ * `x-amz-content-sha256`: then `Content-Encoding` and the length of the data say it.
+ */
+function payloadOf(request: SignedRequest, hash: string | undefined): PayloadPolicy {
+  const named = payloadPolicy(hash);
+  if (named.kind !== 'unsigned') return named;
+  const isEncoded = /(?:^|[\s,])aws-chunked(?:$|[\s,])/i.test(
+    header(request, 'content-encoding') ?? '',
+  );
+  const hasLength = header(request, 'x-amz-decoded-content-length') !== undefined;
+  if (!hasLength && !(isEncoded && hash === undefined)) return named;
+  const trailer = header(request, 'x-amz-trailer') !== undefined;
+  return { kind: 'chunked', signed: false, trailer };
 }
 
 function payloadPolicy(hash: string | undefined): PayloadPolicy {

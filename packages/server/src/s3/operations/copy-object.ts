@@ -110,20 +110,22 @@ async function askedChecksum(call: S3Call, source: ObjectRecord): Promise<Record
 }
 
 /** @throws {S3Error} `PreconditionFailed` when the source was replaced meanwhile */
-async function digestObject(
-  { context: { store, owner, pieces } }: S3Call,
-  { bucket, key, version }: ObjectRecord,
+export async function digestObject(
+  call: S3Call,
+  { version }: ObjectRecord,
   algorithm: Algorithm,
+  range?: { readonly offset: number; readonly length: number },
 ): Promise<string> {
-  const opened = await store.open(owner, { bucket, key });
+  const { store, owner, pieces } = call.context;
+  const opened = await store.open(owner, parseCopySource(call), { ranges: range !== undefined });
   try {
     if (opened.object.version !== version) throw new S3Error('PreconditionFailed');
     const digest = createDigest(algorithm);
     const piece = await pieces.take();
     try {
-      const { sizeBytes } = opened.object;
-      for (let at = 0; at < sizeBytes; at += piece.length) {
-        const view = piece.subarray(0, Math.min(piece.length, sizeBytes - at));
+      const { offset, length } = range ?? { offset: 0, length: opened.object.sizeBytes };
+      for (let at = offset; at < offset + length; at += piece.length) {
+        const view = piece.subarray(0, Math.min(piece.length, offset + length - at));
         await store.read(owner, opened.leaseId, view, at);
         digest.update(view);
       }

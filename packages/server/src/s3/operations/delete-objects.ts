@@ -13,8 +13,6 @@ import type { XmlElement } from '../xml.ts';
 import { namedObject } from './versions.ts';
 
 const OBJECTS_MAX = 1000;
-/** Of a deletion of whatever is there, when writers keep replacing it. */
-const TRIES = 8;
 /** A thousand keys of 1,024 bytes, each byte written as a reference, and what stands beside them. */
 const XML_BYTES_MAX = 10 * 1024 * 1024;
 /** Deletions that are begun in one turn of the event loop: a few milliseconds of it. */
@@ -29,8 +27,7 @@ export async function deleteObject(call: S3Call): Promise<void> {
   const { store } = call.context;
   await store.getBucket(call.bucket);
   const { headers } = call.request;
-  const isAny = headers['if-match']?.trim() === '*';
-  const ifMatch = isAny ? '*' : parseWriteCondition(headers).ifMatch;
+  const { ifMatch } = parseWriteCondition(headers);
   const { versionId, isMarker } = await deleteOne(call, ref, ifMatch);
   sendEmpty(call, 204, {
     ...(isMarker ? { 'x-amz-delete-marker': 'true' } : {}),
@@ -131,35 +128,20 @@ async function deleteOne(
 ): Promise<Deleted> {
   const { store } = call.context;
   const { key, versionId } = ref;
-  const condition = ifMatch === undefined || ifMatch === '*' ? {} : { ifMatch };
+  const condition = ifMatch === undefined ? {} : { ifMatch };
   try {
     if (versionId !== undefined) {
       const removed = await store.deleteVersion({ ...ref, versionId }, condition);
       return { versionId, isMarker: removed?.isDeleteMarker === true };
     }
-    if (ifMatch === '*') return await deleteExisting(call, ref);
     // As S3 does it, also where there is nothing to delete.
     const { markerId } = await store.delete(ref, condition, { marksAbsent: true });
     return { versionId: markerId, isMarker: markerId !== undefined };
   } catch (error) {
-    if (isStoreError(error, 'precondition_failed') && (await store.find(ref)) === undefined)
+    // An ETag names an object; `*` asks whether there is one.
+    const namesOne = ifMatch !== '*' && isStoreError(error, 'precondition_failed');
+    if (namesOne && (await store.find(ref)) === undefined)
       throw new S3Error('NoSuchKey', undefined, { Key: key });
     throw error;
   }
-}
-
-/** Whatever version is there, so that of two who ask at once one is told that there was none. */
-async function deleteExisting({ context: { store } }: S3Call, ref: ObjectRef): Promise<Deleted> {
-  for (let left = TRIES; left > 0; left--) {
-    const found = await store.find(ref);
-    if (found === undefined)
-      throw new S3Error('PreconditionFailed', undefined, { Condition: 'If-Match' });
-    try {
-      const { markerId } = await store.delete(ref, { ifMatch: found.object.etag });
-      return { versionId: markerId, isMarker: markerId !== undefined };
-    } catch (error) {
-      if (!isStoreError(error, 'precondition_failed')) throw error;
-    }
-  }
-  throw new S3Error('ConditionalRequestConflict');
 }

@@ -85,7 +85,7 @@ function planAnswer(call: S3Call, object: ObjectRecord): Answer {
   const sizes = parameter(call, 'partNumber') === undefined ? [] : parseParts(object.attributes);
   const part = partRange(call, object, sizes);
   const range = part ?? requestedRange(call, object);
-  const isWhole = range === undefined;
+  const isWhole = range === undefined || (part !== undefined && sizes.length <= 1);
   const headers = objectHeaders(object, {
     checksums: isWhole && headerOf(call, 'x-amz-checksum-mode')?.toUpperCase() === 'ENABLED',
   });
@@ -103,7 +103,7 @@ function planAnswer(call: S3Call, object: ObjectRecord): Answer {
   if (decision === 'not-modified') return { status: 304, headers, start: 0, end: 0 };
   const { start, end } = range ?? { start: 0, end: object.sizeBytes };
   headers['content-length'] = end - start;
-  if (isWhole) return { status: 200, headers, start, end };
+  if (range === undefined) return { status: 200, headers, start, end };
   headers['content-range'] = `bytes ${start}-${end - 1}/${object.sizeBytes}`;
   return { status: 206, headers, start, end };
 }
@@ -124,7 +124,7 @@ function requestedRange(call: S3Call, object: ObjectRecord): Range | undefined {
   return range.kind === 'part' ? range : undefined;
 }
 
-/** `?partNumber=N`; an object that was put whole has one part. */
+/** `?partNumber=N`; an object that was put whole has one part. Of an empty one there is no range to tell. */
 function partRange(
   call: S3Call,
   object: ObjectRecord,
@@ -140,11 +140,11 @@ function partRange(
   const parts = sizes.length === 0 ? [object.sizeBytes] : sizes;
   const size = parts[number - 1];
   if (size === undefined)
-    throw new S3Error('InvalidRange', 'The requested partnumber is not satisfiable', {
+    throw new S3Error('InvalidPartNumber', undefined, {
       ActualPartCount: parts.length,
       PartNumberRequested: number,
     });
-  if (sizes.length === 0) return undefined;
+  if (object.sizeBytes === 0) return undefined;
   const start = parts.slice(0, number - 1).reduce((sum, bytes) => sum + bytes, 0);
   return { start, end: start + size };
 }

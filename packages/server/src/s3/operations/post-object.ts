@@ -6,7 +6,6 @@ import type { IncomingMessage } from 'node:http';
 import type { Committed, StagedWrite } from '@ebb/core';
 import { HEADERS } from '@ebb/protocol';
 import { stageBody } from '../../http/data/stage-body.ts';
-import { schemeOf } from '../../http/foreign-request.ts';
 import { encodeHeader } from '../../http/header-text.ts';
 import {
   checkTags,
@@ -18,7 +17,7 @@ import {
 } from '../attributes.ts';
 import { type AccessKey, mayDo } from '../auth/key-ring.ts';
 import { planBody } from '../body.ts';
-import { type S3Call, sendEmpty } from '../call.ts';
+import { locationOf, type S3Call, sendEmpty } from '../call.ts';
 import {
   type FormFields,
   FormFileDecoder,
@@ -190,10 +189,9 @@ function sizeLimit(policy: PostPolicy | undefined): SizeLimit {
 
 /** Where the form says: a page, or a status with or without a document. */
 function sendPosted(call: S3Call, { fields }: FormFields, { object, durability }: Committed): void {
-  const { response, request } = call;
+  const { response } = call;
   const etag = `"${object.etag}"`;
-  const path = `/${object.bucket}/${encodeURIComponent(object.key).replaceAll('%2F', '/')}`;
-  const location = `${schemeOf(request)}://${request.headers.host ?? 'localhost'}${path}`;
+  const location = locationOf(call, object.key);
   const headers = { etag, [HEADERS.durability]: durability };
   const redirect = parseRedirect(fields.get('success_action_redirect') ?? fields.get('redirect'));
   if (redirect !== undefined) {

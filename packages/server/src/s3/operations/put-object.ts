@@ -11,7 +11,7 @@ import {
 } from '../attributes.ts';
 import { planBody } from '../body.ts';
 import { headerOf, type S3Call, sendEmpty } from '../call.ts';
-import { type Checksum, checksumHeader } from '../checksums.ts';
+import { type Algorithm, type Checksum, checksumHeader } from '../checksums.ts';
 import { S3Error } from '../s3-error.ts';
 import { tellVersion } from './versions.ts';
 
@@ -67,15 +67,23 @@ export interface StoredBody {
   readonly checksum: Checksum | undefined;
 }
 
+interface StoreBodyOptions {
+  /** Of the checksum that is computed where the client asks for none. */
+  readonly algorithm?: Algorithm;
+  /** Told once, before the first byte is taken. */
+  readonly onStaged?: (writeId: number) => void;
+}
+
 /** Receives the body into a staged write under `ref`, checks it, and lets `commit` make it visible. Aborts on any failure. */
 export async function storeBody<T>(
   call: S3Call,
   ref: ObjectRef,
   commit: (body: StoredBody) => Promise<T>,
+  { algorithm, onStaged }: StoreBodyOptions = {},
 ): Promise<{ readonly committed: T; readonly checksum: Checksum | undefined }> {
   const { request, response, expectsContinue, context } = call;
-  const plan = planBody({ headers: request.headers, auth: call.auth });
-  const body = { request, response, expectsContinue, ...plan };
+  const plan = planBody({ headers: request.headers, auth: call.auth, algorithm });
+  const body = { request, response, expectsContinue, ...plan, onStaged };
   return await stageBody(ref, body, context, async (staged, received) => {
     const checksum = await plan.finish(received);
     return { committed: await commit({ ...received, staged, checksum }), checksum };
