@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { S3 } from '@aws-sdk/client-s3';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import {
   cleanEnv,
   type NodeProcess,
@@ -105,9 +105,8 @@ test('every character of a name comes back through Arrow, with a key and without
   expect(await python('python-client', 's3_names_arrow.py', NAMES)).toBe('all gone');
 });
 
-test.skipIf(!existsSync(RCLONE))(
-  'every character of a name comes through rclone from bucket to bucket, and is purged',
-  async () => {
+describe.skipIf(!existsSync(RCLONE))('rclone, where it is built', () => {
+  test('every character of a name comes through rclone from bucket to bucket, and is purged', async () => {
     const [from, to] = ['rclone-from', 'rclone-to'];
     const rclone = async (...args: readonly string[]): Promise<string> =>
       await run(RCLONE, args, {
@@ -124,5 +123,5 @@ test.skipIf(!existsSync(RCLONE))(
     expect(await listed(to, 'url')).toEqual([...NAMES].sort());
     await rclone('purge', `ebb:${to}`);
     await expect(s3.headBucket({ Bucket: to })).rejects.toThrow();
-  },
-);
+  });
+});
