@@ -163,15 +163,20 @@ export interface EbbClient extends AsyncDisposable {
     },
   ): Promise<VerifyResponse>;
   /**
-   * Takes in what others put into the bucket in the remote tier, and the checkpoints among it; `remove`: what went there goes. No bytes
-   * of objects are read.
+   * Takes in what others put into the bucket in the remote tier, and the checkpoints among it. No bytes of objects are read.
+   * `remove`: what went there goes here, but not so much that the remote tier looks broken, without `force`. `dryRun`: says what
+   * would be done.
    */
-  sync(
-    bucket: string,
-    options?: Abortable & { readonly prefix?: string; readonly remove?: boolean },
-  ): Promise<SyncResponse>;
+  sync(bucket: string, options?: SyncBucketOptions): Promise<SyncResponse>;
   gc(options?: Abortable): Promise<GcResponse>;
   close(): Promise<void>;
+}
+
+export interface SyncBucketOptions extends Abortable {
+  readonly prefix?: string;
+  readonly remove?: boolean;
+  readonly force?: boolean;
+  readonly dryRun?: boolean;
 }
 
 export interface ClientParts {
@@ -411,13 +416,10 @@ class Client implements EbbClient {
     });
   }
 
-  sync(
-    bucket: string,
-    options: Abortable & { readonly prefix?: string; readonly remove?: boolean } = {},
-  ): Promise<SyncResponse> {
-    const { signal, prefix, remove } = this.#with(options);
+  sync(bucket: string, options: SyncBucketOptions = {}): Promise<SyncResponse> {
+    const { signal, ...asked } = this.#with(options);
     return this.#http.json('POST', bucketPath(PATHS.sync, bucket), syncResponseSchema, {
-      body: { prefix, remove },
+      body: asked,
       idempotent: true,
       signal,
     });

@@ -216,8 +216,12 @@ export type VerifyResponse = z.infer<typeof verifyResponseSchema>;
 
 export const syncRequestSchema = z.object({
   prefix: z.string().default(''),
-  /** What went in the remote tier goes here too. */
+  /** What went in the remote tier goes here too; never the other way round. */
   remove: z.boolean().default(false),
+  /** Also where so much went that the remote tier looks broken. */
+  force: z.boolean().default(false),
+  /** Looks, and changes nothing. */
+  dryRun: z.boolean().default(false),
 });
 /** Of `/v1/runs/import`, and of every sync. */
 export const runsImportedSchema = z.object({
@@ -242,6 +246,13 @@ export const syncResponseSchema = z.object({
   unchanged: z.number(),
   bytes: z.number().describe('of those added and updated; none was read'),
   refused: z.array(z.object({ key: z.string(), problem: z.string() })),
+  missing: z
+    .number()
+    .describe('objects that are here and went in the remote tier; counted with `remove`'),
+  removalRefused: z
+    .string()
+    .optional()
+    .describe('why none of the missing ones was removed, though that was asked for'),
   checkpoints: runsImportedSchema,
 });
 export type SyncResponse = z.infer<typeof syncResponseSchema>;

@@ -242,6 +242,8 @@ async function openStore(
         log.error({ err: error, work, subject }, 'background work failed');
         metrics.backgroundFailures.inc({ work });
       },
+      kept: (name) =>
+        log.warn({ name }, 'others put this object into tier 2: it stays as it is there'),
     },
   });
   opened.move();

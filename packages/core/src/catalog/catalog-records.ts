@@ -23,6 +23,8 @@ const BODY_FORMAT = 1;
 const BODY_FORMAT_ATTRIBUTES = 2;
 const HAS_CRC32C = 1;
 const VERSIONED = 2;
+/** Found in tier 2, where others put it: until it is written here. */
+const FOUND = 4;
 const FLAGS_AT = 5;
 const BODY_FIXED_BYTES = 4 + 1 + 1 + 4 + 2 + 2 + 2 + 4;
 const EXTENT_BYTES = 18;
@@ -130,6 +132,18 @@ export function withVersioned(body: Uint8Array, versioned: boolean): Uint8Array 
   if (isVersionedBody(body) === versioned) return body;
   const changed = Uint8Array.from(body);
   changed[FLAGS_AT] = (body[FLAGS_AT] as number) ^ VERSIONED;
+  return changed;
+}
+
+export function isFoundBody(body: Uint8Array): boolean {
+  return ((body[FLAGS_AT] ?? 0) & FOUND) !== 0;
+}
+
+/** The same body with or without the flag; itself when it is so already. */
+export function withFound(body: Uint8Array, found: boolean): Uint8Array {
+  if (isFoundBody(body) === found) return body;
+  const changed = Uint8Array.from(body);
+  changed[FLAGS_AT] = (body[FLAGS_AT] as number) ^ FOUND;
   return changed;
 }
 

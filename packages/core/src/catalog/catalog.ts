@@ -10,8 +10,9 @@
  *     its record stays until `dropBlob`, so that an interrupted clean-up is found again.
  * I3  An object's `version` only grows, across deletes too, because versions come from `nextIds`.
  * I4  Conditions are checked in the same atomic step as the change they guard.
- * I5  What happens to a name of which tier 2 has, or is to have, a plain object is entered into the spool in the same atomic
- *     step: a new version of a mirrored bucket, a deletion, a rename. So tier 2 follows, whatever happens to this process.
+ * I5  What somebody does here to a name of which tier 2 has, or is to have, a plain object is entered into the spool in the same
+ *     atomic step: a new version of a mirrored bucket, a deletion, a rename. So tier 2 follows, whatever happens to this process.
+ *     What was learned from tier 2 (`Cause`, `ObjectCommit.found`) is never entered: it would go back as a change of ours.
  * I6  In a bucket that keeps versions, a change and the archiving of what it replaces are one step. Of all versions of a
  *     key the newest is the object, unless it is a delete marker: then there is no object. `findObject`, `listObjects` and
  *     conditions know the object alone.
@@ -151,9 +152,28 @@ export interface SpoolEntry {
   /** To be stored; null: to be deleted. */
   readonly version: number | null;
   readonly sizeBytes: number;
+  /** Of what tier 2 had under the name when this node last put or found something there; null: nothing that it knows of. */
+  readonly seenEtag: string | null;
+  /** To be stored over nothing but that: no write to this name asked for it (an older version that comes back). */
+  readonly onlyOverSeen: boolean;
+  /** Versions that waited under this name before, and may have come to tier 2 though nobody heard of it. */
+  readonly tried: readonly StoredContent[];
   /** Since when tier 2 is behind. */
   readonly sinceMs: number;
 }
+
+/** What tells that an object of tier 2 was put there by this node. */
+export interface StoredContent {
+  readonly sizeBytes: number;
+  readonly crc32c: number;
+}
+
+/**
+ * Why an object goes. `asked`: somebody deletes it here; tier 2 follows, if it still has what was seen there. `policy`: a TTL, the
+ * end of a job, retention, lost bytes: so too, but what others put into tier 2 stays there. `gone`: others deleted it there;
+ * nothing is sent.
+ */
+export type Cause = 'asked' | 'policy' | 'gone';
 
 export interface JobRecord {
   readonly jobId: string;
@@ -185,6 +205,11 @@ export interface ObjectCommit {
   readonly removes?: readonly Pick<ObjectRecord, 'bucket' | 'key' | 'version'>[];
   /** It goes to tier 2 although its bucket is not mirrored. */
   readonly mirror?: boolean;
+  /**
+   * It was found in tier 2. Nothing is sent, and `superseded` is thrown where something waits to be sent under the name, but
+   * for `overSpooled`: the version that gives way.
+   */
+  readonly found?: { readonly overSpooled?: number };
 }
 
 /** Blobs whose refs fell to 0 by this change. */
@@ -249,13 +274,14 @@ export interface Catalog {
   /**
    * Resolves with `object` undefined when there was none. A bucket that keeps versions needs the stamp, and gets a delete
    * marker; with `marksAbsent` also where there was no object.
-   * @throws `precondition_failed`; `superseded` when the stamp is older than what is there
+   * @throws `precondition_failed`; `superseded` when the stamp is older than what is there, or something of the name waits to
+   * be sent to tier 2 and the cause is `gone`
    */
   deleteObject(
     bucket: string,
     key: string,
     condition: Condition,
-    stamp?: VersionStamp & { readonly marksAbsent?: boolean },
+    stamp?: VersionStamp & { readonly marksAbsent?: boolean; readonly cause?: Cause },
   ): Promise<
     Freed & {
       readonly object: ObjectRecord | undefined;
@@ -340,6 +366,7 @@ export interface Catalog {
     key: string,
     which: number | 'null',
     condition: Condition,
+    cause?: Cause,
   ): Promise<Freed & { readonly removed: VersionRecord | undefined }>;
   /** @throws `not_found` */
   setPinned(bucket: string, key: string, pinned: boolean): Promise<ObjectRecord>;
@@ -389,7 +416,8 @@ export interface Catalog {
   findSpooled(bucket: string, key: string): Promise<SpoolEntry | undefined>;
   /**
    * Tier 2 has the version of the entry, as `etag`: the object says so, its blobs that have no copy there get `copies`, and
-   * the entry goes. False, and no change, when the name holds another version by now; then the entry that came after stays.
+   * the entry goes. False when the name holds another version by now; then the entry that came after stays, and knows what
+   * tier 2 has.
    */
   setMirrored(
     entry: SpoolEntry,
@@ -400,8 +428,13 @@ export interface Catalog {
   ): Promise<boolean>;
   /** This version is to be stored in tier 2, although nothing changed. No effect when it is there, or is not this version. */
   askMirrored(object: Pick<ObjectRecord, 'bucket' | 'key' | 'version'>): Promise<void>;
-  /** What tier 2 has under the name turned out not to be this object: it is to be stored again. */
-  unsetMirrored(name: { readonly bucket: string; readonly key: string }): Promise<void>;
+  /**
+   * The object in tier 2 that this version knows as `remoteEtag` turned out to be broken: it is to be stored again over that one,
+   * unless others put it there.
+   */
+  unsetMirrored(
+    object: Pick<ObjectRecord, 'bucket' | 'key'> & { readonly remoteEtag: string | null },
+  ): Promise<void>;
   /** The entry goes, if nothing happened to its name since. */
   dropSpooled(entry: SpoolEntry): Promise<void>;
   spoolTotals(): Promise<{

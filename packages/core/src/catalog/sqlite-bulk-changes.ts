@@ -210,7 +210,7 @@ function assertNewest(tables: Tables, bucket: Bucket, key: string, stamp: Versio
 /** For good: what a job wrote ends with it, and what it replaced comes back. */
 function removeOfJob(tables: Tables, { bucket, stored }: PlacedObject): BlobRecord[] {
   const owner = bucketOfVersions(bucket.record.name);
-  if (owner === undefined) return versions.removeForGood(tables, { bucket, stored });
+  if (owner === undefined) return versions.removeForGood(tables, { bucket, stored }, 'policy');
   const { key } = parseVersionKey(stored.key);
   return versions.removeArchived(tables, tables.buckets.get(owner), { key, archived: stored });
 }

@@ -157,8 +157,8 @@ function createCatalog(parts: {
       tx.change(() => copyPrefix(tables, from, to, options, stamp)),
     listVersions: (bucket, options) =>
       tx.read(() => listVersions(tables, buckets.find(bucket), options)),
-    deleteVersion: (bucket, key, which, condition) =>
-      tx.change(() => deleteVersion(tables, { bucket, key }, which, condition)),
+    deleteVersion: (bucket, key, which, condition, cause) =>
+      tx.change(() => deleteVersion(tables, { bucket, key }, which, { condition, cause })),
     setPinned: (bucket, key, pinned) => tx.change(() => setPinned(tables, { bucket, key }, pinned)),
     setAttributes: (name, change) => tx.change(() => setAttributes(tables, name, change)),
     listExpired: (nowMs, limit) => tx.read(() => listExpired(tables, nowMs, limit)),

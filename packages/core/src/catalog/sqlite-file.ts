@@ -107,6 +107,7 @@ function prepareSchema(
   database.exec(PRIVATE_COPIES_SCHEMA);
   database.exec(JOB_TOKENS_SCHEMA);
   addSealIds(database);
+  addSeen(database);
   const read = readingAnyInteger(database.prepare('select value from meta where name = ?'));
   const meta = (name: string): unknown => read.get(name)?.['value'];
   const nodeId = meta('node_id');
@@ -127,4 +128,16 @@ function addSealIds(database: DatabaseSync): void {
   const columns = database.prepare('pragma table_info(blobs)').all();
   if (columns.some(({ name }) => name === 'seal_id')) return;
   database.exec('alter table blobs add column seal_id text');
+}
+
+/**
+ * A spool that was made before deletions named what they delete. Of what waits in it nothing is known to be this node's: such a
+ * deletion leaves tier 2 as it is.
+ */
+function addSeen(database: DatabaseSync): void {
+  const columns = database.prepare('pragma table_info(spool)').all();
+  if (columns.some(({ name }) => name === 'seen')) return;
+  database.exec('alter table spool add column seen text');
+  database.exec('alter table spool add column only_over_seen integer not null default 0');
+  database.exec('alter table spool add column tried text');
 }

@@ -4,11 +4,14 @@
  */
 import { isMirrored } from './bucket-policy.ts';
 import type { BucketPolicy, ObjectRecord, RemoteCopy, SpoolEntry } from './catalog.ts';
+import { isFoundBody } from './catalog-records.ts';
 import { recordPlace } from './sqlite-copy-changes.ts';
 import { fromRow, type ObjectRow, type Seek } from './sqlite-objects.ts';
 import type { Tables } from './sqlite-tables.ts';
 
 const BATCH_ROWS = 256;
+/** That this node knows of. */
+const NOTHING_THERE = { seenEtag: null, waited: () => undefined };
 
 export function setMirrored(
   tables: Tables,
@@ -21,7 +24,10 @@ export function setMirrored(
   const { buckets, objects, blobs, spool } = tables;
   const bucket = buckets.find(entry.bucket);
   const stored = bucket === undefined ? undefined : objects.find(bucket, entry.key);
-  if (bucket === undefined || stored?.version !== entry.version) return false;
+  if (bucket === undefined || stored?.version !== entry.version) {
+    spool.saw(entry, made.etag);
+    return false;
+  }
   objects.setRemoteEtag({ bucket, stored }, made.etag);
   for (const { blobId, remote } of made.copies) {
     const blob = blobs.find(blobId);
@@ -41,21 +47,24 @@ export function askMirrored(
   const bucket = buckets.find(name);
   const stored = bucket === undefined ? undefined : objects.find(bucket, key);
   if (bucket === undefined || stored?.version !== version || stored.remoteEtag !== null) return;
-  spool.note(bucket, stored);
+  spool.note(bucket, stored, { ...NOTHING_THERE, onlyOverSeen: isFoundBody(stored.body) });
 }
 
-/** What tier 2 has under the name is not this object: it is to be stored again. */
+/** What others put there is not stored again: it is theirs to repair. */
 export function unsetMirrored(
   tables: Tables,
-  name: { readonly bucket: string; readonly key: string },
+  name: Pick<ObjectRecord, 'bucket' | 'key' | 'remoteEtag'>,
 ): void {
   const { buckets, objects, spool } = tables;
   const bucket = buckets.find(name.bucket);
   const stored = bucket === undefined ? undefined : objects.find(bucket, name.key);
-  if (bucket === undefined || stored === undefined || stored.remoteEtag === null) return;
+  const seenEtag = stored?.remoteEtag ?? null;
+  if (bucket === undefined || stored === undefined || seenEtag === null) return;
+  if (seenEtag !== name.remoteEtag) return;
   objects.setRemoteEtag({ bucket, stored }, null);
   recordPlace(tables, { bucket, stored: { ...stored, remoteEtag: null } });
-  spool.note(bucket, stored);
+  if (isFoundBody(stored.body)) return;
+  spool.note(bucket, stored, { ...NOTHING_THERE, seenEtag, onlyOverSeen: true });
 }
 
 /** Runs in one piece, about 10 µs an object when mirroring begins or ends. */
@@ -69,7 +78,7 @@ export function setBucketPolicy(tables: Tables, name: string, policy: BucketPoli
   for (let seek: Seek | undefined = { from: '' }; seek !== undefined; ) {
     const rows: ObjectRow[] = objects.scan(bucket, seek, undefined, BATCH_ROWS);
     for (const { key, version, sizeBytes, remoteEtag } of rows.map(fromRow))
-      if (remoteEtag === null) spool.note(bucket, { key, version, sizeBytes });
+      if (remoteEtag === null) spool.note(bucket, { key, version, sizeBytes }, NOTHING_THERE);
     seek = rows.length < BATCH_ROWS ? undefined : { after: (rows.at(-1) as ObjectRow)[0] };
   }
 }

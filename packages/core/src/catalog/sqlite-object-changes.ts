@@ -10,6 +10,7 @@ import { assert, StoreError } from '@ebb/protocol';
 import { assertObjectBytes } from '../object-size.ts';
 import type {
   BlobRecord,
+  Cause,
   Condition,
   Freed,
   ObjectCommit,
@@ -17,7 +18,7 @@ import type {
   VersionRecord,
   VersionStamp,
 } from './catalog.ts';
-import { decodeObjectBody } from './catalog-records.ts';
+import { decodeObjectBody, isFoundBody, withFound } from './catalog-records.ts';
 import { assertEncryptedAs, assertSameEncryption, type Bucket } from './sqlite-buckets.ts';
 import {
   decodeObject,
@@ -51,12 +52,14 @@ export function commitObject(
   const { objects, blobs } = tables;
   assertObjectBytes(object.sizeBytes, object);
   const born = assertCommit(commit);
-  const incoming = encodeObject(object);
+  const encoded = encodeObject(object);
+  const incoming = { ...encoded, body: withFound(encoded.body, commit.found !== undefined) };
   const bucket = tables.buckets.get(object.bucket);
   const old = objects.find(bucket, key);
   checkTarget(object, old, { condition, version: object.version });
   if (commit.requires !== undefined) getAt(tables, commit.requires);
   versions.assertStamp(tables, bucket, key, object);
+  if (commit.found !== undefined) assertNothingWaits(tables, object, commit.found.overSpooled);
   const after = object.extents.filter((extent) => !born.has(extent.blobId));
   for (const extent of after) blobs.assertLive(extent);
   const leaving = (commit.removes ?? []).map((name) => getAt(tables, name));
@@ -87,7 +90,7 @@ export function deleteObject(
   tables: Tables,
   name: ObjectName,
   condition: Condition,
-  stamp?: VersionStamp & { readonly marksAbsent?: boolean },
+  stamp?: VersionStamp & { readonly marksAbsent?: boolean; readonly cause?: Cause },
 ): Freed & { readonly object: ObjectRecord | undefined; readonly marker?: ObjectRecord } {
   const found = findPlaced(tables, name);
   checkCondition(condition, found?.stored, { ...name, ifExists: 'precondition_failed' });
@@ -95,8 +98,9 @@ export function deleteObject(
   if (bucket === undefined) return { ...NOTHING_FREED, object: undefined };
   if (found !== undefined) {
     versions.assertStamp(tables, found.bucket, name.key, stamp);
+    if (stamp?.cause === 'gone') assertNothingWaits(tables, name);
     const object = decodeObject(name.bucket, found.stored);
-    return { ...versions.removeCurrent(tables, found, stamp), object };
+    return { ...versions.removeCurrent(tables, found, stamp, stamp?.cause), object };
   }
   if (stamp?.marksAbsent !== true || !versions.keepsVersions(bucket))
     return { ...NOTHING_FREED, object: undefined };
@@ -108,11 +112,12 @@ export function deleteVersion(
   tables: Tables,
   name: ObjectName,
   which: number | 'null',
-  condition: Condition,
+  options: { readonly condition: Condition; readonly cause?: Cause | undefined },
 ): Freed & { readonly removed: VersionRecord | undefined } {
-  return versions.deleteVersion(tables, name, which, (found) =>
-    checkCondition(condition, found, { ...name, ifExists: 'precondition_failed' }),
-  );
+  const { condition, cause } = options;
+  const check = (found: StoredObject | undefined): void =>
+    checkCondition(condition, found, { ...name, ifExists: 'precondition_failed' });
+  return versions.deleteVersion(tables, name, which, { check, ...(cause && { cause }) });
 }
 
 export function copyObject(
@@ -186,7 +191,8 @@ export function setAttributes(
   const object = decodeObject(name.bucket, { ...meant.stored, key: name.key });
   if (!equalMaps(object.attributes, change.from)) return undefined;
   const changed = { ...object, attributes: change.to };
-  tables.objects.setBody(meant, encodeObject(changed).body);
+  const { body } = encodeObject(changed);
+  tables.objects.setBody(meant, withFound(body, isFoundBody(meant.stored.body)));
   return changed;
 }
 
@@ -255,6 +261,18 @@ function checkTarget(
     `${bucket}/${key} has version ${old.version}; version ${version} comes too late`,
     { bucket, key, version, newer: old.version },
   );
+}
+
+/** What this node still has to send wins over what it finds. @throws {StoreError} `superseded` */
+function assertNothingWaits(
+  { spool }: Tables,
+  { bucket, key }: ObjectName,
+  overSpooled?: number,
+): void {
+  const waiting = spool.find(bucket, key);
+  if (waiting === undefined || waiting.version === overSpooled) return;
+  const message = `${bucket}/${key} was changed here, and tier 2 does not know it yet`;
+  throw new StoreError('superseded', message, { bucket, key });
 }
 
 function checkCondition(

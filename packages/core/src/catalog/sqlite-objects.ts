@@ -10,14 +10,15 @@
  * Nothing here checks whether a change may be: that is done before, in sqlite-object-changes.ts and sqlite-bulk-changes.ts.
  */
 import { assert } from '@ebb/protocol';
+import { combineCrc32c } from '../checksum.ts';
 import { isMirrored } from './bucket-policy.ts';
-import type { BlobRecord, Extent, ObjectRecord } from './catalog.ts';
-import { decodeObjectBody, encodeObjectBody } from './catalog-records.ts';
+import type { BlobRecord, Cause, Extent, ObjectRecord, StoredContent } from './catalog.ts';
+import { decodeObjectBody, encodeObjectBody, isFoundBody, withFound } from './catalog-records.ts';
 import type { BlobTable, RowName } from './sqlite-blobs.ts';
 import type { Bucket } from './sqlite-buckets.ts';
 import type { Counters } from './sqlite-counters.ts';
 import type { EventLog } from './sqlite-events.ts';
-import type { SpoolTable } from './sqlite-spool.ts';
+import type { Before, SpoolTable } from './sqlite-spool.ts';
 import type { SqliteTransactions } from './sqlite-transactions.ts';
 import { rangeEnd } from './utf8-order.ts';
 
@@ -137,10 +138,14 @@ export class ObjectTable {
       readonly after: readonly Extent[];
       /** It goes to tier 2 although its bucket is not mirrored. */
       readonly mirror?: boolean;
+      /** No write to this name asked for it (SpoolEntry.onlyOverSeen). */
+      readonly onlyOverSeen?: boolean;
     },
   ): BlobRecord[] {
     const { old, incoming } = change;
     const { key } = incoming;
+    // What is written here is no longer what others put into tier 2.
+    const body = incoming.remoteEtag === null ? withFound(incoming.body, false) : incoming.body;
     this.#tx.write(
       old === undefined ? this.#sql.insert : this.#sql.replace,
       bucket.id,
@@ -151,7 +156,7 @@ export class ObjectTable {
       incoming.createdAtMs,
       incoming.pinned ? 1 : 0,
       bucket.record.policy.ttlMs === null ? 0 : 1,
-      incoming.body,
+      body,
       incoming.remoteEtag,
     );
     this.#spoolPut(bucket, change);
@@ -162,21 +167,31 @@ export class ObjectTable {
   }
 
   /** Returns the blobs that are freed by it. */
-  remove(placed: PlacedObject, extents: readonly Extent[]): BlobRecord[] {
+  remove(placed: PlacedObject, extents: readonly Extent[], cause: Cause = 'asked'): BlobRecord[] {
     this.#events.record('deleted', placed.bucket, placed.stored);
-    return this.#removeRow(placed, extents);
+    return this.#removeRow(placed, extents, cause);
   }
 
-  #removeRow({ bucket, stored }: PlacedObject, extents: readonly Extent[]): BlobRecord[] {
+  #removeRow(
+    { bucket, stored }: PlacedObject,
+    extents: readonly Extent[],
+    cause: Cause,
+  ): BlobRecord[] {
     const name = { bucket: bucket.id, key: stored.key };
     this.#tx.write(this.#sql.delete, name.bucket, name.key);
     this.#count(bucket, stored, -1);
+    const isSent = cause === 'asked' || (cause === 'policy' && !isFoundBody(stored.body));
     if (
-      isMirrored(bucket.record.policy) ||
-      stored.remoteEtag !== null ||
-      this.#spool.has(bucket, stored.key)
+      isSent &&
+      (isMirrored(bucket.record.policy) ||
+        stored.remoteEtag !== null ||
+        this.#spool.has(bucket, stored.key))
     )
-      this.#spool.note(bucket, { key: stored.key, version: null, sizeBytes: 0 });
+      this.#spool.note(
+        bucket,
+        { key: stored.key, version: null, sizeBytes: 0 },
+        this.#before(bucket, stored),
+      );
     return this.#blobs.changeRefs(name, extents, []);
   }
 
@@ -187,8 +202,10 @@ export class ObjectTable {
       readonly bucket: Bucket;
       readonly key: string;
       readonly old: StoredObject | undefined;
+      readonly onlyOverSeen?: boolean;
     },
   ): BlobRecord[] {
+    const { onlyOverSeen = false } = target;
     const extents = extentsOf(source.stored);
     this.#events.record('deleted', source.bucket, source.stored);
     const freed = this.put(target.bucket, {
@@ -196,8 +213,9 @@ export class ObjectTable {
       before: extentsOf(target.old),
       incoming: { ...source.stored, key: target.key, remoteEtag: null },
       after: extents,
+      onlyOverSeen,
     });
-    const left = this.#removeRow(source, extents);
+    const left = this.#removeRow(source, extents, 'asked');
     assert(left.length === 0, 'a moved object keeps its blobs');
     return freed;
   }
@@ -222,15 +240,39 @@ export class ObjectTable {
       readonly old: StoredObject | undefined;
       readonly incoming: StoredObject;
       readonly mirror?: boolean;
+      readonly onlyOverSeen?: boolean;
     },
   ): void {
-    const { old, incoming } = change;
+    const { old, incoming, onlyOverSeen = false } = change;
     const { key, version, sizeBytes } = incoming;
     if (incoming.remoteEtag !== null) this.#spool.forget(bucket, key);
-    else if (isMirrored(bucket.record.policy) || change.mirror === true)
-      this.#spool.note(bucket, { key, version, sizeBytes });
-    else if ((old?.remoteEtag ?? null) !== null || this.#spool.has(bucket, key))
-      this.#spool.note(bucket, { key, version: null, sizeBytes: 0 });
+    else if (isMirrored(bucket.record.policy) || change.mirror === true) {
+      const before = { ...this.#before(bucket, old), onlyOverSeen };
+      this.#spool.note(bucket, { key, version, sizeBytes }, before);
+    } else if ((old?.remoteEtag ?? null) !== null || this.#spool.has(bucket, key))
+      this.#spool.note(bucket, { key, version: null, sizeBytes: 0 }, this.#before(bucket, old));
+  }
+
+  /** What tier 2 has of `old`, or may have if that waited to be sent. */
+  #before(bucket: Bucket, old: StoredObject | undefined): Before {
+    return {
+      seenEtag: old?.remoteEtag ?? null,
+      waited: () => (old === undefined ? undefined : this.#contentOf(bucket, old)),
+    };
+  }
+
+  /** Undefined where it is not known: of an encrypted object, and of one of which some bytes have no checksum. */
+  #contentOf({ record }: Bucket, { body, sizeBytes }: StoredObject): StoredContent | undefined {
+    if (record.policy.encrypted === true) return undefined;
+    const { crc32c, extents } = decodeObjectBody(body);
+    if (crc32c !== null) return { sizeBytes, crc32c };
+    let joined = 0;
+    for (const { blobId, offset, length } of extents) {
+      const blob = this.#blobs.find(blobId);
+      if (blob?.crc32c == null || offset !== 0 || length !== blob.sizeBytes) return undefined;
+      joined = combineCrc32c(joined, blob.crc32c, length);
+    }
+    return { sizeBytes, crc32c: joined };
   }
 
   #count(bucket: Bucket, { jobId, sizeBytes }: StoredObject, sign: 1 | -1): void {

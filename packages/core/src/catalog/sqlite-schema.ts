@@ -60,7 +60,8 @@ export const SCHEMA = `
   ) strict, without rowid;
   create table spool (
     seq integer primary key, target text not null, bucket text not null, key text not null,
-    version integer, size integer not null, since integer not null
+    version integer, size integer not null, since integer not null,
+    seen text, only_over_seen integer not null default 0, tried text
   ) strict;
   create unique index spool_by_name on spool (bucket, key, target);
   create table counters (

@@ -3,10 +3,12 @@
  *
  * P1  One row a name and target. A name that changes again keeps its place, and what was to be sent before is sent no more.
  * P2  A row goes only with the version it named: who sent an older state leaves the row to the newer one.
+ * P3  A row knows what tier 2 had under the name when this node last put or found something there (`seen`), and what it may
+ *     have put there since without an answer (`tried`). Nothing else is ever deleted or replaced there but by a write.
  */
 import type { Clock } from '../clock.ts';
 import { shownSum } from './byte-sum.ts';
-import type { SpoolEntry } from './catalog.ts';
+import type { SpoolEntry, StoredContent } from './catalog.ts';
 import type { Bucket } from './sqlite-buckets.ts';
 import type { Counters } from './sqlite-counters.ts';
 import type { SqliteTransactions } from './sqlite-transactions.ts';
@@ -18,6 +20,18 @@ interface State {
   readonly sizeBytes: number;
 }
 
+/** What is known of the name in tier 2, when a row is made or changed. */
+export interface Before {
+  /** Of the object that is replaced or removed. */
+  readonly seenEtag: string | null;
+  readonly onlyOverSeen?: boolean;
+  /** That object's content: it may have been sent without an answer. Asked where it waited. */
+  readonly waited: () => StoredContent | undefined;
+}
+
+/** More than so many versions of a name are not sent one after the other without any answer. */
+const TRIED_MAX = 4;
+
 type SpoolRow = [
   seq: number,
   target: string,
@@ -26,6 +40,9 @@ type SpoolRow = [
   version: number | null,
   sizeBytes: number,
   sinceMs: number,
+  seenEtag: string | null,
+  onlyOverSeen: number,
+  tried: string | null,
 ];
 
 export class SpoolTable {
@@ -44,19 +61,30 @@ export class SpoolTable {
     this.#sql = prepareStatements(tx);
   }
 
-  note({ record }: Bucket, { key, version, sizeBytes }: State): void {
+  note({ record }: Bucket, { key, version, sizeBytes }: State, before: Before): void {
     const { name, policy } = record;
     const target = policy.remote ?? '';
     const old = this.#find(name, key, target);
+    const only = before.onlyOverSeen === true ? 1 : 0;
     if (old === undefined) {
-      const now = this.#clock.now();
-      this.#tx.write(this.#sql.insert, target, name, key, version, sizeBytes, now);
-    } else this.#tx.write(this.#sql.update, version, sizeBytes, old[0]);
+      const row = [target, name, key, version, sizeBytes, this.#clock.now()] as const;
+      this.#tx.write(this.#sql.insert, ...row, before.seenEtag, only);
+    } else {
+      const waited = old[4] === null ? undefined : before.waited();
+      const tried = waited === undefined ? old[9] : encodeTried([...decodeTried(old[9]), waited]);
+      this.#tx.write(this.#sql.update, version, sizeBytes, only, tried, old[0]);
+    }
     this.#counters.add(
       this.#counters.spool,
       old === undefined ? 1 : 0,
       sizeBytes - (old?.[5] ?? 0),
     );
+  }
+
+  /** P3: an older state came to tier 2. */
+  saw({ bucket, key, target }: SpoolEntry, etag: string): void {
+    const row = this.#find(bucket, key, target ?? '');
+    if (row !== undefined) this.#tx.write(this.#sql.saw, etag, row[0]);
   }
 
   /** Cheap while nothing is spooled. */
@@ -123,17 +151,35 @@ function toEntry(row: SpoolRow): SpoolEntry {
     version: row[4],
     sizeBytes: row[5],
     sinceMs: row[6],
+    seenEtag: row[7],
+    onlyOverSeen: row[8] === 1,
+    tried: decodeTried(row[9]),
   };
 }
 
-const COLUMNS = 'seq, target, bucket, key, version, size, since';
+/** Persisted, keep stable. */
+function encodeTried(contents: readonly StoredContent[]): string {
+  const last = contents.slice(-TRIED_MAX);
+  return JSON.stringify(last.map(({ sizeBytes, crc32c }) => [sizeBytes, crc32c]));
+}
+
+function decodeTried(text: string | null): readonly StoredContent[] {
+  if (text === null) return [];
+  const pairs = JSON.parse(text) as readonly (readonly [number, number])[];
+  return pairs.map(([sizeBytes, crc32c]) => ({ sizeBytes, crc32c }));
+}
+
+const COLUMNS = 'seq, target, bucket, key, version, size, since, seen, only_over_seen, tried';
 
 function prepareStatements(tx: SqliteTransactions) {
   return {
     insert: tx.prepare(
-      'insert into spool (target, bucket, key, version, size, since) values (?, ?, ?, ?, ?, ?)',
+      'insert into spool (target, bucket, key, version, size, since, seen, only_over_seen) values (?, ?, ?, ?, ?, ?, ?, ?)',
     ),
-    update: tx.prepare('update spool set version = ?, size = ? where seq = ?'),
+    update: tx.prepare(
+      'update spool set version = ?, size = ?, only_over_seen = ?, tried = ? where seq = ?',
+    ),
+    saw: tx.prepare('update spool set seen = ?, tried = null where seq = ?'),
     delete: tx.prepare('delete from spool where seq = ?'),
     find: tx.prepare(`select ${COLUMNS} from spool where bucket = ? and key = ? and target = ?`),
     findByName: tx.prepare(`select ${COLUMNS} from spool where bucket = ? and key = ? limit 1`),

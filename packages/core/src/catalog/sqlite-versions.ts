@@ -13,6 +13,7 @@ import { versionsBucketOf } from '../object-ref.ts';
 import { isMirrored } from './bucket-policy.ts';
 import type {
   BlobRecord,
+  Cause,
   Extent,
   Freed,
   ObjectRecord,
@@ -104,12 +105,13 @@ export function removeCurrent(
   tables: Tables,
   placed: PlacedObject,
   stamp: VersionStamp | undefined,
+  cause?: Cause,
 ): { readonly freed: BlobRecord[]; readonly marker?: ObjectRecord } {
   const { bucket, stored } = placed;
   const { objects } = tables;
-  if (!keepsVersions(bucket)) return { freed: objects.remove(placed, extentsOf(stored)) };
+  if (!keepsVersions(bucket)) return { freed: objects.remove(placed, extentsOf(stored), cause) };
   if (isKept(bucket, stored)) archive(tables, placed);
-  const freed = objects.remove(placed, extentsOf(stored));
+  const freed = objects.remove(placed, extentsOf(stored), cause);
   const marked = putMarker(tables, bucket, stored.key, stamp);
   freed.push(...marked.freed);
   return { freed, marker: marked.marker };
@@ -161,8 +163,8 @@ export function putMarker(
 }
 
 /** Removes the object for good. What is the newest version then takes its place, unless it is a marker (V1). */
-export function removeForGood(tables: Tables, placed: PlacedObject): BlobRecord[] {
-  const freed = tables.objects.remove(placed, extentsOf(placed.stored));
+export function removeForGood(tables: Tables, placed: PlacedObject, cause?: Cause): BlobRecord[] {
+  const freed = tables.objects.remove(placed, extentsOf(placed.stored), cause);
   if (keepsVersions(placed.bucket)) bringBack(tables, placed.bucket, placed.stored.key);
   return freed;
 }
@@ -184,17 +186,17 @@ export function deleteVersion(
   tables: Tables,
   name: { readonly bucket: string; readonly key: string },
   which: number | 'null',
-  check: (found: StoredObject | undefined) => void,
+  options: { readonly check: (found: StoredObject | undefined) => void; readonly cause?: Cause },
 ): Freed & { readonly removed: VersionRecord | undefined } {
   const bucket = tables.buckets.find(name.bucket);
   const found = bucket === undefined ? undefined : locate(tables, bucket, name.key, which);
-  check(found?.stored);
+  options.check(found?.stored);
   if (bucket === undefined || found === undefined) return { freed: [], removed: undefined };
   const removed = toVersion(tables, bucket, { key: name.key, ...found });
   const { stored } = found;
   const freed = found.isArchived
     ? removeArchived(tables, bucket, { key: name.key, archived: stored })
-    : removeForGood(tables, { bucket, stored });
+    : removeForGood(tables, { bucket, stored }, options.cause);
   return { freed, removed };
 }
 
@@ -207,7 +209,7 @@ function archive(tables: Tables, { bucket, stored }: PlacedObject): void {
   const after = extentsOf(stored);
   // What tier 2 has of it already stays there under a private name, when the object's own is taken by its successor.
   const mirror = isMirrored(bucket.record.policy) && stored.remoteEtag === null;
-  const change = { old: undefined, before: [], incoming, after, mirror };
+  const change = { old: undefined, before: [], incoming, after, mirror, onlyOverSeen: true };
   const freed = tables.objects.put(hidden, change);
   assert(freed.length === 0, 'an archived object keeps its blobs');
 }
@@ -226,7 +228,7 @@ function bringBack(tables: Tables, bucket: Bucket, key: string): void {
   const stored = newestArchived(tables, bucket, key);
   if (stored === undefined || isMarker(decodeObject('', stored))) return;
   const source = { bucket: versionsOf(tables, bucket), stored };
-  const freed = tables.objects.move(source, { bucket, key, old: undefined });
+  const freed = tables.objects.move(source, { bucket, key, old: undefined, onlyOverSeen: true });
   assert(freed.length === 0, 'nothing was in its place');
 }
 

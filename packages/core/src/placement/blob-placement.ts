@@ -40,6 +40,7 @@ export interface MoveOptions {
 }
 
 export interface PlacementParts {
+  readonly nodeId: string;
   readonly catalog: Catalog;
   readonly memory: LocalTier;
   readonly disk: LocalTier;
@@ -201,12 +202,12 @@ export class BlobPlacement {
   }
 
   async #moveToRemote(blob: BlobRecord, options: MoveOptions): Promise<MoveResult> {
-    const { catalog, privateCopies } = this.#parts;
+    const { catalog, privateCopies, nodeId } = this.#parts;
     const { blobId } = blob;
     const [object] = await catalog.objectsOfBlob(blobId, 1);
     if (object === undefined) return 'gone';
     const policy = (await catalog.findBucket(object.bucket))?.policy;
-    const name = privateName(policy?.remote ?? null, object.bucket, blobId);
+    const name = privateName(policy?.remote ?? null, object.bucket, { nodeId, blobId });
     return await privateCopies.during(name, () => this.#copyToRemote(blob, name, options));
   }
 

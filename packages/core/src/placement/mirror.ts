@@ -15,6 +15,9 @@
  * I5  What fails is tried again, after a growing pause (pauses.ts), in which others get their turn; a target that does not answer is
  *     asked by one at a time. An object that has no good copy left cannot be stored, ever: it is given up, and
  *     `ebb verify` names it.
+ * I6  Others put, change and delete objects in tier 2 too. What is deleted there is what this node put or saw there
+ *     (known-object.ts), and a version that comes back without a write of its own is stored over nothing else. What others have put
+ *     in its place stays: a deletion is over then, and a version gives way to theirs (`follow`).
  */
 import { isStoreError, StoreError } from '@ebb/protocol';
 import PQueue from 'p-queue';
@@ -29,9 +32,11 @@ import type {
 import type { Clock } from '../clock.ts';
 import { sealedSize } from '../encryption/frames.ts';
 import { storedSize } from '../encryption/vault.ts';
+import { bucketOfVersions } from '../object-ref.ts';
 import type { LifeLog } from '../store/life-log.ts';
 import type { RemoteObject, RemoteSource, RemoteTier } from '../tier/tier.ts';
 import type { BlobPlacement, HeldFile, Place } from './blob-placement.ts';
+import { type Known, lookAt } from './known-object.ts';
 import { Pauses, type Subject } from './pauses.ts';
 import type { PrivateCopies } from './private-copies.ts';
 import { NO_OWN_NAME, ownName, privateNameBeside } from './remote-names.ts';
@@ -44,6 +49,7 @@ const SKIPPED_MAX = 1024;
 const SPOOL_FAILED_PAUSE_MS = 30_000;
 
 export interface MirrorParts {
+  readonly nodeId: string;
   readonly catalog: Catalog;
   readonly placement: BlobPlacement;
   readonly remote: RemoteTier;
@@ -54,6 +60,10 @@ export interface MirrorParts {
   readonly onMoved: (move: { from: Place; to: Place; bytes: number }) => void;
   /** A name's turn is over: it was stored, deleted, given up, or has to wait for another try. */
   readonly onSent: (name: { readonly bucket: string; readonly key: string }) => void;
+  /** Others put something else under the name, and it stays. */
+  readonly onKept: (name: string) => void;
+  /** Takes in what others put under the name of this entry, in place of the version that was to be stored. */
+  readonly follow: (entry: SpoolEntry) => Promise<void>;
   readonly onError: (error: unknown, subject: string) => void;
 }
 
@@ -225,11 +235,30 @@ export class Mirror {
   // ── one name ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
   async #delete(entry: SpoolEntry): Promise<void> {
-    const { catalog, remote } = this.#parts;
+    const { catalog } = this.#parts;
     const name = ownName(entry.target, entry);
-    await this.#rescue(name);
-    await remote.delete(name);
+    // Of what was never sent nothing is there.
+    if (entry.seenEtag !== null || entry.tried.length > 0) {
+      if (!(await this.#deleteKnown(entry, name))) this.#parts.onKept(name);
+    }
     await catalog.dropSpooled(entry);
+  }
+
+  /** False when what is there is somebody else's (I6). */
+  async #deleteKnown(entry: SpoolEntry, name: string): Promise<boolean> {
+    const { remote } = this.#parts;
+    const { signal } = this.#stop;
+    try {
+      const found = await lookAt(remote, name, entry, signal);
+      if (found.there === undefined) return true;
+      if (!found.isKnown) return false;
+      await this.#rescue(name);
+      await remote.delete(name, { etag: found.there.etag, signal });
+      return true;
+    } catch (error) {
+      if (isStoreError(error, 'precondition_failed')) return false;
+      throw error;
+    }
   }
 
   async #store(entry: SpoolEntry): Promise<void> {
@@ -253,10 +282,39 @@ export class Mirror {
   async #storeObject(entry: SpoolEntry, object: ObjectRecord): Promise<void> {
     const name = ownName(entry.target, entry);
     if (!this.#parts.remote.accepts(name)) return await this.#storeBlobs(entry, object);
+    if (!entry.onlyOverSeen) return await this.#storeUnder(name, entry, object, undefined);
+    await this.#storeOverSeen(name, entry, object);
+  }
+
+  /** I6 */
+  async #storeOverSeen(name: string, entry: SpoolEntry, object: ObjectRecord): Promise<void> {
+    const look = (): Promise<Known> => lookAt(this.#parts.remote, name, entry, this.#stop.signal);
+    const found = await look();
+    const isFree = found.there === undefined || found.isKnown;
+    try {
+      if (isFree) return await this.#storeUnder(name, entry, object, found.there?.etag ?? null);
+    } catch (error) {
+      if (!isStoreError(error, 'precondition_failed')) throw error;
+      const now = await look();
+      if (now.there === undefined || now.isKnown) throw error; // it is not the name that others took
+    }
+    // Names of old versions are this node's own, told apart by numbers that another node counts as well.
+    if (bucketOfVersions(entry.bucket) !== undefined) return await this.#storeBlobs(entry, object);
+    this.#parts.onKept(name);
+    await this.#parts.follow(entry);
+  }
+
+  /** `replaces`: I6; undefined for a version that somebody wrote under this name. */
+  async #storeUnder(
+    name: string,
+    entry: SpoolEntry,
+    object: ObjectRecord,
+    replaces: string | null | undefined,
+  ): Promise<void> {
     await this.#rescue(name);
     let made: { readonly object: RemoteObject; readonly from: Place };
     try {
-      made = await this.#put(name, object);
+      made = await this.#put(name, object, replaces);
     } catch (error) {
       // Since we looked, another object may have taken the name's place in a directory.
       if (!isStoreError(error, 'name_invalid')) throw error;
@@ -292,6 +350,7 @@ export class Mirror {
   async #put(
     name: string,
     object: ObjectRecord,
+    replaces: string | null | undefined,
   ): Promise<{ readonly object: RemoteObject; readonly from: Place }> {
     const stored = await this.#findStored(object);
     if (stored !== undefined) {
@@ -314,6 +373,7 @@ export class Mirror {
         const { signal } = this.#stop;
         const made = await this.#parts.remote.put(name, held.sources, {
           ...{ contentType, metadata, signal },
+          ...(replaces === undefined ? {} : { replaces }),
         });
         return { object: made, from: held.from };
       } catch (error) {
@@ -425,16 +485,24 @@ export class Mirror {
   }
 
   async #copyToPrivate(blob: BlobRecord, from: RemoteCopy): Promise<void> {
-    const { privateCopies, remote } = this.#parts;
-    const name = privateNameBeside(from.name, blob.blobId);
+    const { privateCopies, remote, nodeId } = this.#parts;
+    const name = privateNameBeside(from.name, { nodeId, blobId: blob.blobId });
     const run = { offset: from.offset, length: storedSize(blob), etag: from.etag };
     await privateCopies.during(name, async () => {
-      const { etag } = await remote.copy(from.name, name, run);
+      let etag: string;
+      try {
+        ({ etag } = await remote.copy(from.name, name, run));
+      } catch (error) {
+        if (!GONE.some((code) => isStoreError(error, code))) throw error;
+        // Two answers that say so: others replaced or deleted what held the blob.
+        if ((await remote.head(from.name))?.etag === from.etag) throw error;
+        return await this.#setRemote(blob, null);
+      }
       await this.#setRemote(blob, { name, offset: 0, etag });
     });
   }
 
-  async #setRemote(blob: BlobRecord, remote: RemoteCopy): Promise<void> {
+  async #setRemote(blob: BlobRecord, remote: RemoteCopy | null): Promise<void> {
     const { blobId, generation, memoryBytes, diskBytes } = blob;
     await this.#parts.catalog.setBlobCopies(blobId, generation, { memoryBytes, diskBytes, remote });
   }
@@ -460,6 +528,9 @@ export class Mirror {
     return undefined;
   }
 }
+
+/** What a copy fails with when its source is another object by now, or none. */
+const GONE = ['precondition_failed', 'data_lost', 'range_invalid'] as const;
 
 function nameOf({ target, bucket, key }: SpoolEntry): string {
   return ownName(target, { bucket, key });

@@ -87,7 +87,7 @@ describe('a crash between a private copy and its record', () => {
   test('of bytes that leave the node for want of room: the copy goes, and they can be copied again', async () => {
     const { at, copied, crash } = await openHalting();
     await at.put('mem', 'k', Buffer.from('here'));
-    const name = `mem/.ebb/${await blobOf(at, 'mem', 'k')}`;
+    const name = `mem/.ebb/${at.store.nodeId}-${await blobOf(at, 'mem', 'k')}`;
     const move = at.store.relocate({ bucket: 'mem', key: 'k' }, 2).catch(() => undefined);
     await copied;
     expect(await stored(at)).toEqual([name]);
@@ -106,7 +106,7 @@ describe('a crash between a private copy and its record', () => {
       await at.put('buf', 'a', Buffer.from('first'));
       await mirrored(at);
       await at.store.copy({ bucket: 'buf', key: 'a' }, { bucket: 'mem', key: 'copy' });
-      const name = `buf/.ebb/${await blobOf(at, 'mem', 'copy')}`;
+      const name = `buf/.ebb/${at.store.nodeId}-${await blobOf(at, 'mem', 'copy')}`;
       await at.put('buf', 'a', Buffer.from('second'));
       await copied;
       expect(await stored(at)).toEqual([name, 'buf/a']);

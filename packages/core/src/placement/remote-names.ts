@@ -2,8 +2,9 @@
  * Names in tier 2.
  *
  * - A mirrored object has its own name, `bucket/key`: any S3 client reads it there.
- * - What goes there for want of room, or has to stay when its object is replaced, has a private one: `bucket/.ebb/<id>`, by
- *   the id of the blob, which nothing else ever has. Until its record is written, private-copies.ts knows it. No key begins with `.ebb/` (object-ref.ts).
+ * - What goes there for want of room, or has to stay when its object is replaced, has a private one: `bucket/.ebb/<node>-<id>`, by
+ *   the ids of the node and the blob, which nothing else ever has: others may share the place, and count their blobs from 1 too.
+ *   (0.1.0 left the node out.) Until its record is written, private-copies.ts knows it. No key begins with `.ebb/` (object-ref.ts).
  * - What cannot have its own name in a store lies there blob by blob, each under a private one. In place of the ETag of an object
  *   it has NO_OWN_NAME.
  * - A bucket with a target of its own (`policy.remote`) has names that begin with `|target|` (tier/routed-tier.ts).
@@ -22,8 +23,14 @@ export function ownName(target: string | null, { bucket, key }: ObjectName): str
   return `${prefixOf(target)}${bucket}/${key}`;
 }
 
-export function privateName(target: string | null, bucket: string, id: number): string {
-  return `${prefixOf(target)}${bucket}/.ebb/${id}`;
+/** Whose private name it is. */
+export interface PrivateId {
+  readonly nodeId: string;
+  readonly blobId: number;
+}
+
+export function privateName(target: string | null, bucket: string, id: PrivateId): string {
+  return `${prefixOf(target)}${bucket}/.ebb/${id.nodeId}-${id.blobId}`;
 }
 
 export function isPrivateName(name: string): boolean {
@@ -31,9 +38,9 @@ export function isPrivateName(name: string): boolean {
 }
 
 /** A private name beside `name`, in the same target and bucket. */
-export function privateNameBeside(name: string, id: number): string {
+export function privateNameBeside(name: string, id: PrivateId): string {
   const start = name.startsWith('|') ? name.indexOf('|', 1) + 1 : 0;
-  return `${name.slice(0, name.indexOf('/', start))}/.ebb/${id}`;
+  return `${name.slice(0, name.indexOf('/', start))}/.ebb/${id.nodeId}-${id.blobId}`;
 }
 
 /** '' for the node's own. */

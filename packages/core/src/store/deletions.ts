@@ -3,6 +3,7 @@ import { isStoreError } from '@ebb/protocol';
 import type {
   BlobRecord,
   BucketPolicy,
+  Cause,
   Condition,
   ObjectRecord,
   VersionRecord,
@@ -37,7 +38,7 @@ export class Deletions {
   async delete(
     ref: ObjectRef,
     condition: Condition = {},
-    options: { readonly marksAbsent?: boolean } = {},
+    options: { readonly marksAbsent?: boolean; readonly cause?: Cause } = {},
   ): Promise<DeleteReceipt> {
     parseAnyBucketName(ref.bucket);
     const marks = options.marksAbsent === true && (await this.#versioningOf(ref.bucket)) !== 'off';
@@ -107,7 +108,7 @@ export class Deletions {
     for (const expired of await catalog.listExpired(clock.now(), BATCH)) {
       const { bucket, key, version } = expired;
       if ((await catalog.findBucket(bucket))?.policy.versioning !== 'off') {
-        await retireAll((await catalog.deleteVersion(bucket, key, version, {})).freed);
+        await retireAll((await catalog.deleteVersion(bucket, key, version, {}, 'policy')).freed);
         continue;
       }
       const object = await catalog.findObject(bucket, key);
@@ -139,14 +140,16 @@ export class Deletions {
     if (owner === undefined && !(await this.#deleteUnchanged(object))) return false;
     const bucket = owner ?? object.bucket;
     const key = owner === undefined ? object.key : parseVersionKey(object.key).key;
-    await retireAll((await catalog.deleteVersion(bucket, key, object.version, {})).freed);
+    const { freed } = await catalog.deleteVersion(bucket, key, object.version, {}, 'policy');
+    await retireAll(freed);
     return true;
   }
 
   /** Only if it is still this version. */
   async #deleteUnchanged(object: ObjectRecord): Promise<boolean> {
     try {
-      return (await this.delete(object, { ifMatch: object.etag })).deleted;
+      const options = { cause: 'policy' } as const;
+      return (await this.delete(object, { ifMatch: object.etag }, options)).deleted;
     } catch (error) {
       if (isStoreError(error, 'precondition_failed')) return false;
       throw error;

@@ -1,34 +1,27 @@
 /**
  * What others put into tier 2: objects that are there and not in the catalog are taken in, those that changed there are taken
- * in again, those that went there go. Bytes stay where they are until somebody reads them.
+ * in again, those that went there go. Bytes stay where they are until somebody reads them. A whole bucket: bucket-sync.ts.
  *
- * I1  What this node still has to send wins: a name in the spool is not looked at.
+ * I1  What this node still has to send wins: a name in the spool is not looked at, and the catalog checks that in the same step.
  * I2  An object is replaced or removed only while it is the version that was compared.
  * I3  What is in tier 2 under the names of an encrypted bucket is taken in if it is segments that open under a key of this
  *     node, as who lost a catalog finds it; anything else is refused.
+ * I4  What was learned from tier 2 is never sent to tier 2: neither a removal nor a version enters the spool (catalog.ts, I5).
+ * I5  That an object went is believed when two different questions say so: HEAD and a listing.
  */
 import { isStoreError, StoreError } from '@ebb/protocol';
-import PQueue from 'p-queue';
-import type { Catalog, Freed, ObjectCommit, ObjectRecord } from '../catalog/catalog.ts';
+import type { Catalog, Freed, ObjectCommit, ObjectRecord, SpoolEntry } from '../catalog/catalog.ts';
 import type { Clock } from '../clock.ts';
 import { HEADER_BYTES, sealedSize } from '../encryption/frames.ts';
 import type { SealFacts } from '../encryption/sealed-format.ts';
 import type { Vault } from '../encryption/vault.ts';
-import { keyProblem } from '../object-ref.ts';
 import { NO_OWN_NAME, ownName } from '../placement/remote-names.ts';
 import type { RemoteHeaders, RemoteObject, RemoteTier } from '../tier/tier.ts';
-import type { ObjectRef, SyncReport } from './object-store.ts';
+import type { ObjectRef } from './object-store.ts';
 import { RecentMap } from './recent-map.ts';
-import { objectsUnder } from './scan.ts';
 
-/** Of an encrypted bucket: the object is not one of ours. */
-const NOT_OURS: ReadonlySet<string> = new Set([
-  'data_corrupt',
-  'key_unavailable',
-  'version_unsupported',
-  'too_large',
-]);
-const LOOKS_AT_ONCE = 16;
+/** A page of S3. */
+const LISTED_MAX = 1000;
 const CHECKED_MIN = 32_768;
 
 export interface ImporterParts {
@@ -40,7 +33,7 @@ export interface ImporterParts {
   retireAll(freed: Freed['freed']): Promise<void>;
 }
 
-type Outcome = 'added' | 'updated' | 'removed' | 'unchanged';
+export type Outcome = 'added' | 'updated' | 'removed' | 'unchanged';
 
 export class Importer {
   readonly #parts: ImporterParts;
@@ -51,67 +44,27 @@ export class Importer {
     this.#parts = parts;
   }
 
-  /** @throws `bucket_not_found`, `aborted`, and those of the tier */
-  async sync(
-    bucket: string,
-    prefix: string,
-    options: { readonly remove: boolean; readonly signal?: AbortSignal },
-  ): Promise<SyncReport> {
-    const { catalog, remote } = this.#parts;
-    const target = (await catalog.findBucket(bucket))?.policy.remote ?? null;
-    const counts = { added: 0, updated: 0, removed: 0, unchanged: 0, bytes: 0 };
-    const refused: { key: string; problem: string }[] = [];
-    const seen = new Set<string>();
-    const queue = new PQueue({ concurrency: LOOKS_AT_ONCE });
-    const failures: Error[] = [];
-    const take = (key: string, found: RemoteObject | undefined): void => {
-      void queue
-        .add(async () => {
-          const outcome = await this.#compare({ bucket, key }, found);
-          counts[outcome]++;
-          if (outcome === 'added' || outcome === 'updated') counts.bytes += found?.sizeBytes ?? 0;
-        })
-        .catch((error: Error) => {
-          if (error instanceof StoreError && NOT_OURS.has(error.code))
-            refused.push({ key, problem: error.message });
-          else failures.push(error);
-        });
-    };
-    const mayGoOn = async (): Promise<void> => {
-      await queue.onSizeLessThan(LOOKS_AT_ONCE);
-      options.signal?.throwIfAborted();
-      if (failures[0] !== undefined) throw failures[0];
-    };
-    const base = ownName(target, { bucket, key: '' });
-    for await (const { name, ...found } of remote.list(base + prefix)) {
-      const key = name.slice(base.length);
-      if (key.startsWith('.ebb/')) continue;
-      const problem = keyProblem(key);
-      if (problem !== undefined) {
-        refused.push({ key, problem });
-        continue;
-      }
-      if (options.remove) seen.add(key);
-      await mayGoOn();
-      take(key, found);
-    }
-    if (options.remove)
-      for await (const { key, remoteEtag } of objectsUnder(catalog, bucket, prefix)) {
-        if (remoteEtag === null || seen.has(key)) continue;
-        await mayGoOn();
-        take(key, undefined);
-      }
-    await queue.onIdle();
-    if (failures[0] !== undefined) throw failures[0];
-    return { ...counts, refused };
-  }
-
   /** Looks whether the object changed in tier 2, and follows it. Resolves with what is there now. */
   async refresh(ref: ObjectRef): Promise<ObjectRecord | undefined> {
     const { catalog, remote } = this.#parts;
     const target = (await catalog.findBucket(ref.bucket))?.policy.remote ?? null;
-    await this.#compare(ref, await remote.head(ownName(target, ref)));
+    const name = ownName(target, ref);
+    const found = await remote.head(name);
+    // I5: where the listing has it, one of both is wrong, and nothing follows from that.
+    if (found !== undefined || !(await isListed(remote, name)))
+      await this.compare(ref, found, { dryRun: false });
     return await catalog.findObject(ref.bucket, ref.key);
+  }
+
+  /** A version that was to be stored over what others put under its name since: theirs takes its place. */
+  async giveWay(entry: SpoolEntry): Promise<void> {
+    const { catalog, remote } = this.#parts;
+    const object = await catalog.findObject(entry.bucket, entry.key);
+    const found = await remote.head(ownName(entry.target, entry));
+    if (found === undefined || object === undefined || object.version !== entry.version) return;
+    await this.#unlessChangedHere(
+      async () => await this.#take(entry, found, { old: object, overSpooled: object.version }),
+    );
   }
 
   /** As `refresh`, when the last look is longer ago than the bucket's policy allows. */
@@ -126,9 +79,11 @@ export class Importer {
     return await this.refresh(object);
   }
 
-  async #compare(
+  /** Follows what tier 2 has of an object, or nothing there. `dryRun`: says what that would be. @throws those of the tier, and of I3 */
+  async compare(
     ref: ObjectRef,
     found: (RemoteObject & Partial<RemoteHeaders>) | undefined,
+    { dryRun }: { readonly dryRun: boolean },
   ): Promise<Outcome> {
     const { catalog } = this.#parts;
     if ((await catalog.findSpooled(ref.bucket, ref.key)) !== undefined) return 'unchanged'; // I1
@@ -138,22 +93,30 @@ export class Importer {
     if (object?.remoteEtag === found?.etag) return 'unchanged';
     // It could not be stored under its name: that nothing is there says nothing.
     if (found === undefined && object?.remoteEtag === NO_OWN_NAME) return 'unchanged';
-    try {
-      return found === undefined
+    if (dryRun) return found === undefined ? 'removed' : object === undefined ? 'added' : 'updated';
+    return await this.#unlessChangedHere(async () =>
+      found === undefined
         ? await this.#remove(object as ObjectRecord)
-        : await this.#take(ref, found, object);
+        : await this.#take(ref, found, { old: object }),
+    );
+  }
+
+  /** Written or deleted here meanwhile (I1, I2). */
+  async #unlessChangedHere(work: () => Promise<Outcome>): Promise<Outcome> {
+    try {
+      return await work();
     } catch (error) {
-      // Written or deleted here meanwhile (I2).
       const codes = ['already_exists', 'precondition_failed', 'superseded'] as const;
       if (codes.some((code) => isStoreError(error, code))) return 'unchanged';
       throw error;
     }
   }
 
+  /** I4 */
   async #remove(object: ObjectRecord): Promise<Outcome> {
     const { catalog, clock, nextId, retireAll } = this.#parts;
     const { bucket, key, etag } = object;
-    const stamp = { version: await nextId(), createdAtMs: clock.now() };
+    const stamp = { version: await nextId(), createdAtMs: clock.now(), cause: 'gone' } as const;
     const { freed } = await catalog.deleteObject(bucket, key, { ifMatch: etag }, stamp);
     await retireAll(freed);
     return 'removed';
@@ -162,7 +125,7 @@ export class Importer {
   async #take(
     { bucket, key }: ObjectRef,
     listed: RemoteObject & Partial<RemoteHeaders>,
-    old: ObjectRecord | undefined,
+    { old, overSpooled }: { readonly old: ObjectRecord | undefined; readonly overSpooled?: number },
   ): Promise<Outcome> {
     const { catalog, remote, clock, nextId, retireAll } = this.#parts;
     const policy = (await catalog.findBucket(bucket))?.policy;
@@ -191,6 +154,7 @@ export class Importer {
         remoteEtag: etag,
       },
       newBlobs: blobs,
+      found: overSpooled === undefined ? {} : { overSpooled },
       condition: old === undefined ? { ifNoneMatch: true } : { ifMatch: old.etag },
     });
     await retireAll(freed);
@@ -215,4 +179,14 @@ export class Importer {
     }
     return segments;
   }
+}
+
+/** A store lists an object before all whose names only begin like its own; a directory lists them in no order. */
+async function isListed(remote: RemoteTier, name: string): Promise<boolean> {
+  let looked = 0;
+  for await (const found of remote.list(name)) {
+    if (found.name === name) return true;
+    if (++looked === LISTED_MAX) return false;
+  }
+  return false;
 }

@@ -157,8 +157,22 @@ export interface SyncReport {
   readonly unchanged: number;
   /** Of those that were added or updated; none was read. */
   readonly bytes: number;
-  /** Names that no key can have. */
+  /** Names that no key can have, objects that are not ours to open, and those that the store does not show. */
   readonly refused: readonly { readonly key: string; readonly problem: string }[];
+  /** Objects that are here and went there, of which `removed` were removed. Counted when that was asked for. */
+  readonly missing: number;
+  /** Why none of the missing ones was removed, though that was asked for. */
+  readonly removalRefused?: string;
+}
+
+export interface SyncOptions {
+  /** What went in tier 2 goes here too: never the other way round. */
+  readonly remove: boolean;
+  /** Also where it is more than what looks like an outage (importer.ts, I5). */
+  readonly force?: boolean;
+  /** Looks, and changes nothing. */
+  readonly dryRun?: boolean;
+  readonly signal?: AbortSignal;
 }
 
 export interface OpenOptions {
@@ -334,11 +348,7 @@ export interface ObjectStore {
    * here too. Nothing is read before somebody asks for it.
    * @throws `bucket_not_found`, `aborted`, `io_failed`
    */
-  sync(
-    bucket: string,
-    prefix: string,
-    options: { readonly remove: boolean; readonly signal?: AbortSignal },
-  ): Promise<SyncReport>;
+  sync(bucket: string, prefix: string, options: SyncOptions): Promise<SyncReport>;
   setPinned(ref: ObjectRef, pinned: boolean): Promise<ObjectView>;
   /** Changes what a surface keeps with an object; its version stays. @throws `not_found` */
   setAttributes(

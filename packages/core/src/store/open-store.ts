@@ -66,10 +66,12 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     committed: () => undefined,
     moved: () => undefined,
     failed: () => undefined,
+    kept: () => undefined,
     ...options.observer,
   };
   const { catalog, memory, remote, mover, commitMover = mover } = options;
   const { conditions = new Conditions(clock) } = options;
+  const nodeId = await catalog.nodeId();
   const vault = new Vault(options.encryptionKeys ?? null);
   const disk = vault.readableDisk(options.disk);
   const recency = new RecencyIndex();
@@ -96,6 +98,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
   const placement: BlobPlacement = new BlobPlacement({
     ...{ catalog, memory, disk, remote, mover, leases, diskLeases, recency, log, sealed },
     privateCopies,
+    nodeId,
     onMoved: (move) => observer.moved(move),
     onError: (error) => observer.failed(error, 'removal'),
   });
@@ -105,13 +108,20 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     onError: (error, subject) => observer.failed(error, 'verification', subject),
   });
   const retirement = new Retirement({ catalog, clock, placement, ranges, observer });
+  const importer = new Importer({
+    ...{ catalog, remote, clock, vault },
+    nextId: () => ids.next(),
+    retireAll: (freed) => retirement.retireAll(freed),
+  });
   const mirror = new Mirror({
-    ...{ catalog, placement, remote, clock, log, sealed, privateCopies },
+    ...{ nodeId, catalog, placement, remote, clock, log, sealed, privateCopies },
     onMoved: (move) => {
       observer.moved(move);
       spiller.noteRemoteTook();
     },
     onSent: (name) => waits.noteChanged(name),
+    onKept: (name) => observer.kept(name),
+    follow: (entry) => importer.giveWay(entry),
     onError: (error, subject) => observer.failed(error, 'mirror', subject),
   });
   const spiller = new Spiller({
@@ -162,11 +172,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
       assertCanEncrypt: () => void vault.assertCanSeal(),
     }),
     quotas: new Quotas(catalog),
-    importer: new Importer({
-      ...{ catalog, remote, clock, vault },
-      nextId: () => ids.next(),
-      retireAll: (freed) => retirement.retireAll(freed),
-    }),
+    importer,
     ranges,
     spoolGate: new SpoolGate({
       bytesMax: settings.spoolBytesMax,
@@ -183,7 +189,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     owners,
     waits,
     retirement,
-    nodeId: await catalog.nodeId(),
+    nodeId,
   });
   await store.start();
   return { store, recovery };

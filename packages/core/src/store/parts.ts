@@ -71,6 +71,8 @@ export interface StoreObserver {
   }): void;
   /** `work`: one of a few kinds, fit for a label; `subject`: which blob. */
   failed(error: unknown, work: BackgroundWork, subject?: string): void;
+  /** In tier 2 others put something else under this name: it stays, and what was to be sent there is not. */
+  kept(name: string): void;
 }
 
 export interface StoreParts {

@@ -548,7 +548,10 @@ export class ReadPath {
       if (has(1)) placement.giveUp('disk', blobId);
       if (name === undefined) return;
       // Its bucket wanted a copy there: from the good one, if there is.
-      for (const name of await catalog.objectsOfBlob(blobId, 64)) await catalog.unsetMirrored(name);
+      for (const ref of await catalog.objectsOfBlob(blobId, 64)) {
+        const object = await catalog.findObject(ref.bucket, ref.key);
+        if (object !== undefined) await catalog.unsetMirrored(object);
+      }
       mirror.wake();
     });
   }

@@ -20,6 +20,7 @@ import { FileTable } from '../files/file-table.ts';
 import { parseAnyBucketName, parseBucketName, parseKey, versionsBucketOf } from '../object-ref.ts';
 import type { MoveResult } from '../placement/blob-placement.ts';
 import { durabilityOf, meets } from '../placement/policy.ts';
+import { syncBucket } from './bucket-sync.ts';
 import { composeObject } from './compose.ts';
 import { type DeletedCount, Deletions } from './deletions.ts';
 import { type EventBatch, EventFeed, type FollowOptions } from './events.ts';
@@ -47,6 +48,7 @@ import type {
   SpoolStatus,
   StagedWrite,
   StageOptions,
+  SyncOptions,
   SyncReport,
   TierStatus,
   VersionListed,
@@ -356,13 +358,9 @@ export class CatalogObjectStore implements ObjectStore {
     return { objects: result.objects, sizeBytes: result.sizeBytes, removed: result.removed };
   }
 
-  async sync(
-    bucket: string,
-    prefix: string,
-    options: { readonly remove: boolean; readonly signal?: AbortSignal },
-  ): Promise<SyncReport> {
+  async sync(bucket: string, prefix: string, options: SyncOptions): Promise<SyncReport> {
     await this.#parts.buckets.get(bucket);
-    return await this.#parts.importer.sync(bucket, prefix, options);
+    return await syncBucket(this.#parts, { bucket, prefix }, options);
   }
 
   async setPinned(ref: ObjectRef, pinned: boolean): Promise<ObjectView> {

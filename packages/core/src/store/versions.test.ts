@@ -16,7 +16,7 @@ import type { BucketPolicy } from '../catalog/catalog.ts';
 import type { VersionListed } from './object-store.ts';
 import { versionIdOf } from './versions.ts';
 
-const PRIVATE = /^kept\/\.ebb\/\d+$/;
+const PRIVATE = /^kept\/\.ebb\/[-0-9a-f]+$/;
 const ALL = { prefix: '', delimiter: '', startAfter: { key: '' }, limit: 1000 };
 
 async function open(

@@ -10,6 +10,11 @@
  *     path. Between that check and the use, somebody who may write in `root` could put a link in its place; but such a one
  *     can change the objects anyway, and is not whom this protects from.
  * I3  After an abort or error nothing is left: no temporary file, no directory that holds nothing.
+ * I4  What others put under a name is not deleted with what was to be deleted, nor replaced where `replaces` says otherwise: a
+ *     file is known by its inode, size and time. A deletion looks at what it has taken away, and puts back what is another
+ *     file; between the look of a put and its rename(2) others may still be overwritten.
+ * I5  That a name is not there is believed only while the directory of temporary files is: a file system that is not mounted
+ *     looks like an empty one.
  *
  * What an object store allows and a directory does not: an object `a` beside `a/b`, `a/` and `a//b`, segments above 255
  * bytes. `accepts` says no to those, and `put` refuses with `name_invalid`. Placement then takes a private name. Content
@@ -18,6 +23,7 @@
 import { type BigIntStats, constants, lstatSync } from 'node:fs';
 import {
   type FileHandle,
+  link,
   lstat,
   mkdir,
   open,
@@ -41,6 +47,7 @@ import { createMover } from './mover.ts';
 import { explainPathError } from './own-paths.ts';
 import type {
   Mover,
+  RemoteDeleteOptions,
   RemoteHeaders,
   RemoteObject,
   RemotePutOptions,
@@ -66,6 +73,7 @@ export interface DirectoryFs {
   createFile(path: string): Promise<void>;
   makeDirectory(path: string): Promise<void>;
   rename(from: string, to: string): Promise<void>;
+  link(from: string, to: string): Promise<void>;
   syncDirectory(path: string): Promise<void>;
   unlink(path: string): Promise<void>;
   removeDirectory(path: string): Promise<void>;
@@ -77,6 +85,7 @@ export const nodeDirectoryFs: DirectoryFs = {
     await mkdir(path, 0o2770);
   },
   rename,
+  link,
   syncDirectory: async (path) => {
     await withFile(path, constants.O_RDONLY | constants.O_DIRECTORY, (handle) => handle.sync());
   },
@@ -145,9 +154,9 @@ class DirectoryTier implements RemoteTier {
   async put(
     name: string,
     sources: readonly RemoteSource[],
-    { signal }: RemotePutOptions = {},
+    { signal, replaces }: RemotePutOptions = {},
   ): Promise<RemoteObject> {
-    return await this.#publishNew(name, signal, async (temporary) => {
+    return await this.#publishNew(name, { signal, replaces }, async (temporary) => {
       let at = 0;
       for (const { file, offset, length, crc32c } of sources) {
         const copy = { from: file, to: temporary, fromOffset: offset, toOffset: at };
@@ -162,7 +171,7 @@ class DirectoryTier implements RemoteTier {
     to: string,
     run: Omit<RemoteRun, 'crc32c' | 'signal'>,
   ): Promise<RemoteObject> {
-    return await this.#publishNew(to, undefined, async (temporary) => {
+    return await this.#publishNew(to, {}, async (temporary) => {
       const path = await this.#currentPath(from, run);
       const copy = { from: path, to: temporary, fromOffset: run.offset, sizeBytes: run.length };
       await this.#copyVerified(from, { ...copy, sync: true, crc32c: null });
@@ -189,7 +198,7 @@ class DirectoryTier implements RemoteTier {
         }
       });
     } catch (error) {
-      throw this.#readError(name, error);
+      throw await this.#readError(name, error);
     }
   }
 
@@ -200,7 +209,7 @@ class DirectoryTier implements RemoteTier {
       const copy = { from: path, to: file, fromOffset: offset, sizeBytes: length, sync: false };
       return await this.#copyVerified(name, { ...copy, crc32c, signal });
     } catch (error) {
-      throw this.#readError(name, error);
+      throw await this.#readError(name, error);
     }
   }
 
@@ -209,8 +218,9 @@ class DirectoryTier implements RemoteTier {
       const stats = await lstat(await this.#confinedPath(name), { bigint: true });
       return stats.isFile() ? { ...toRemoteObject(stats), ...NO_HEADERS } : undefined;
     } catch (error) {
-      if (isNoSuchName(error)) return undefined;
-      throw toStoreError(error, `looking for ${name} in tier 2`);
+      if (!isNoSuchName(error)) throw toStoreError(error, `looking for ${name} in tier 2`);
+      await this.#assertMounted();
+      return undefined;
     }
   }
 
@@ -218,15 +228,17 @@ class DirectoryTier implements RemoteTier {
     return Promise.resolve(undefined);
   }
 
-  async delete(name: string): Promise<void> {
+  async delete(name: string, { etag }: RemoteDeleteOptions = {}): Promise<void> {
     try {
       const path = await this.#confinedPath(name);
       // unlink(2) on a directory is EISDIR: then there is no such object.
-      await this.#fs.unlink(path);
+      if (etag === undefined) await this.#fs.unlink(path);
+      else await this.#unlinkUnchanged(name, path, etag);
       // A deleted object that comes back after a power cut would be one that nobody knows.
       await this.#syncNearest(await this.#removeEmptyAbove(path));
     } catch (error) {
       if (!isNoSuchName(error)) throw toStoreError(error, `deleting ${name} from tier 2`);
+      await this.#assertMounted();
     }
   }
 
@@ -242,14 +254,58 @@ class DirectoryTier implements RemoteTier {
     try {
       await this.#assertConfined(join(this.#root, above));
     } catch (error) {
-      if (isNoSuchName(error)) return;
-      throw toStoreError(error, `listing ${prefix} in tier 2`);
+      if (!isNoSuchName(error)) throw toStoreError(error, `listing ${prefix} in tier 2`);
+      await this.#assertMounted();
+      return;
     }
     yield* this.#walk(above, prefix);
+    await this.#assertMounted();
   }
 
   async close(): Promise<void> {
     if (this.#ownsMover) await this.#mover.close();
+  }
+
+  /** I5. @throws `io_failed` */
+  async #assertMounted(): Promise<void> {
+    try {
+      await lstat(this.#temporary);
+    } catch (error) {
+      if (!isMissing(error)) throw toStoreError(error, 'looking at tier 2');
+      const message = `${this.#root} is not the directory that was opened as tier 2: ${this.#temporary} is not there; is it mounted?`;
+      throw new StoreError('io_failed', message, { root: this.#root }, error);
+    }
+  }
+
+  /** I4 */
+  async #unlinkUnchanged(name: string, path: string, etag: string): Promise<void> {
+    assertUnchanged(name, await lstat(path, { bigint: true }), etag);
+    // Taken away first, and looked at again: what others put there since goes back to its place.
+    const taken = this.#newTemporary();
+    await this.#fs.rename(path, taken);
+    try {
+      assertUnchanged(name, await lstat(taken, { bigint: true }), etag);
+    } catch (error) {
+      await this.#fs.link(taken, path).catch((failure: unknown) => {
+        // They put yet another one there.
+        if (errnoOf(failure) !== 'EEXIST') throw failure;
+      });
+      await this.#fs.unlink(taken);
+      throw error;
+    }
+    await this.#fs.unlink(taken);
+  }
+
+  /** I4 @throws `precondition_failed` */
+  async #assertReplaces(name: string, etag: string | null): Promise<void> {
+    const found = await this.head(name);
+    if ((found?.etag ?? null) === etag) return;
+    throw replacedError(name, etag, found?.etag ?? null);
+  }
+
+  #newTemporary(): string {
+    this.#lastTemporary++;
+    return join(this.#temporary, this.#lastTemporary.toString(16));
   }
 
   async *#walk(
@@ -276,21 +332,28 @@ class DirectoryTier implements RemoteTier {
   /** A new file under `name`: made beside, filled, then put in its place (I1). */
   async #publishNew(
     name: string,
-    signal: AbortSignal | undefined,
+    {
+      signal,
+      replaces,
+    }: {
+      readonly signal?: AbortSignal | undefined;
+      readonly replaces?: string | null | undefined;
+    },
     fill: (temporary: string) => Promise<void>,
   ): Promise<RemoteObject> {
     const segments = parseName(name);
     this.#assertNoConflict(name, segments);
-    this.#lastTemporary++;
-    const temporary = join(this.#temporary, this.#lastTemporary.toString(16));
+    const temporary = this.#newTemporary();
     try {
       await this.#fs.createFile(temporary);
       await fill(temporary);
       stopIfAborted(signal);
       // Its identity does not change with its name.
       const stats = await lstat(temporary, { bigint: true });
-      await this.#publish(temporary, segments);
-      return toRemoteObject(stats);
+      if (replaces !== undefined) await this.#assertReplaces(name, replaces);
+      const made = toRemoteObject(stats);
+      await this.#publish(temporary, segments, { name, etag: made.etag });
+      return made;
     } catch (error) {
       await this.#fs.unlink(temporary).catch(() => undefined);
       throw this.#putError(name, error);
@@ -302,11 +365,11 @@ class DirectoryTier implements RemoteTier {
     name: string,
     { offset, length, etag }: Pick<RemoteRun, 'offset' | 'length' | 'etag'>,
   ): Promise<string> {
-    const path = await this.#confinedPath(name).catch((error: unknown) => {
-      throw this.#readError(name, error);
+    const path = await this.#confinedPath(name).catch(async (error: unknown) => {
+      throw await this.#readError(name, error);
     });
-    const stats = await lstat(path, { bigint: true }).catch((error: unknown) => {
-      throw this.#readError(name, error);
+    const stats = await lstat(path, { bigint: true }).catch(async (error: unknown) => {
+      throw await this.#readError(name, error);
     });
     if (!stats.isFile()) throw noSuchName(name);
     if (etag !== undefined) assertUnchanged(name, stats, etag);
@@ -336,7 +399,11 @@ class DirectoryTier implements RemoteTier {
     throw new StoreError('data_corrupt', message, sums);
   }
 
-  async #publish(temporary: string, segments: readonly string[]): Promise<void> {
+  async #publish(
+    temporary: string,
+    segments: readonly string[],
+    { name, etag }: { readonly name: string; readonly etag: string },
+  ): Promise<void> {
     const path = this.#path(segments);
     for (let attempt = 1; ; attempt++) {
       try {
@@ -353,7 +420,7 @@ class DirectoryTier implements RemoteTier {
       await this.#syncUpwards(dirname(path));
     } catch (error) {
       // Visible but perhaps not durable is neither all nor nothing.
-      await this.#fs.unlink(path).catch(() => undefined);
+      await this.#unlinkUnchanged(name, path, etag).catch(() => undefined);
       await this.#removeEmptyAbove(path);
       throw error;
     }
@@ -465,10 +532,15 @@ class DirectoryTier implements RemoteTier {
     return toStoreError(error, `putting ${name} into tier 2`);
   }
 
-  #readError(name: string, error: unknown): StoreError {
-    return !isStoreError(error) && isNoSuchName(error)
-      ? noSuchName(name, error)
-      : toStoreError(error, `reading ${name} from tier 2`);
+  async #readError(name: string, error: unknown): Promise<StoreError> {
+    if (isStoreError(error) || !isNoSuchName(error))
+      return toStoreError(error, `reading ${name} from tier 2`);
+    try {
+      await this.#assertMounted();
+    } catch (unmounted) {
+      return unmounted as StoreError;
+    }
+    return noSuchName(name, error);
   }
 }
 
@@ -519,9 +591,14 @@ function toRemoteObject({ ino, size, mtimeNs }: BigIntStats): RemoteObject {
 /** @throws `precondition_failed` */
 function assertUnchanged(name: string, stats: BigIntStats, etag: string): void {
   const found = toRemoteObject(stats).etag;
-  if (found === etag) return;
-  const message = `${name} has the ETag ${found} in tier 2, expected ${etag}: somebody replaced it there`;
-  throw new StoreError('precondition_failed', message, { name, expected: etag, found });
+  if (found !== etag) throw replacedError(name, etag, found);
+}
+
+function replacedError(name: string, expected: string | null, found: string | null): StoreError {
+  const has = found === null ? 'does not exist' : `has the ETag ${found}`;
+  const wanted = expected === null ? 'nothing was expected' : `expected ${expected}`;
+  const message = `${name} ${has} in tier 2, ${wanted}: somebody replaced it there`;
+  return new StoreError('precondition_failed', message, { name, expected, found });
 }
 
 function endsBefore(name: string, end: number): StoreError {

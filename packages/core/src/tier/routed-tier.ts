@@ -7,6 +7,7 @@
  */
 import { StoreError } from '@ebb/protocol';
 import type {
+  RemoteDeleteOptions,
   RemoteHeaders,
   RemoteObject,
   RemotePutOptions,
@@ -95,9 +96,9 @@ class RoutedTier implements RemoteTier {
     return await tier.presign(rest, options);
   }
 
-  async delete(name: string): Promise<void> {
+  async delete(name: string, options?: RemoteDeleteOptions): Promise<void> {
     const { tier, name: rest } = await this.#route(name);
-    await tier.delete(rest);
+    await tier.delete(rest, options);
   }
 
   /** Of a target that is not open yet only what every tier asks for is known: the put has the last word. */

@@ -110,6 +110,14 @@ export interface RemoteHeaders {
 
 export interface RemotePutOptions extends Partial<RemoteHeaders> {
   readonly signal?: AbortSignal;
+  /** Only over the object with this ETag; null: only where there is none. Absent: whatever is there. */
+  readonly replaces?: string | null;
+}
+
+export interface RemoteDeleteOptions {
+  /** Only the object with this ETag. */
+  readonly etag?: string;
+  readonly signal?: AbortSignal;
 }
 
 export interface RemoteReadOptions {
@@ -138,7 +146,11 @@ export interface RemoteTier {
    * Stores the runs, one after the other, as one object under `name`, replacing what was there: all or nothing, durable
    * when it resolves, and verified.
    * @throws `data_corrupt` when a run does not match its checksum; `data_lost` when a local file is missing or shorter;
-   * `name_invalid` for a name that it does not accept; `tier_full`; `io_failed`; `aborted`. Each leaves nothing behind.
+   * `name_invalid` for a name that it does not accept; `precondition_failed` when something else than `replaces` is there;
+   * `tier_full`; `io_failed`; `aborted`. Each leaves nothing behind.
+   *
+   * What others do at the very moment: a store that offers conditional writes and deletes checks `replaces` and `etag` in one step
+   * with the change. One that does not, and a directory, are asked right before it: what others put in between is not seen.
    */
   put(
     name: string,
@@ -167,8 +179,8 @@ export interface RemoteTier {
    * @throws `io_failed` when there are no credentials to sign with
    */
   presign(name: string, options: { readonly seconds: number }): Promise<string | undefined>;
-  /** No error when there is none. */
-  delete(name: string): Promise<void>;
+  /** No error when there is none. @throws `precondition_failed` when the name has another ETag, `io_failed`, `aborted` */
+  delete(name: string, options?: RemoteDeleteOptions): Promise<void>;
   /** Whether a name can be stored as it is, beside all that is there. */
   accepts(name: string): boolean;
   /** Every name that starts with `prefix`, in no order. */

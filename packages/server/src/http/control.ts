@@ -263,10 +263,12 @@ export function createControlApp(services: Services, fileOwner: Owner): OpenAPIH
 
   app.openapi(routes.sync, async (c) => {
     const { bucket } = c.req.valid('param');
-    const { prefix, remove } = syncRequestSchema.parse(c.req.valid('json') ?? {});
+    const { prefix, ...options } = syncRequestSchema.parse(c.req.valid('json') ?? {});
     const { signal } = c.req.raw;
-    const report = await store.sync(bucket, prefix, { remove, signal });
-    const imported = await checkpoints.importSynced({ bucket, prefix }, signal);
+    const report = await store.sync(bucket, prefix, { ...options, signal });
+    const imported = options.dryRun
+      ? { runs: [], refused: [] }
+      : await checkpoints.importSynced({ bucket, prefix }, signal);
     return c.json({ ...report, refused: [...report.refused], checkpoints: imported }, 200);
   });
 

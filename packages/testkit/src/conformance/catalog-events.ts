@@ -180,7 +180,7 @@ export function catalogEventsConformance(name: string, factory: EventCatalogFact
         const remote = { name: 'one/a', offset: 0, etag: 'e' };
         const made = { etag: 'e', copies: [{ blobId, remote }] };
         expect(await catalog.setMirrored(entry as SpoolEntry, made)).toBe(true);
-        await catalog.unsetMirrored({ bucket: 'one', key: 'a' });
+        await catalog.unsetMirrored({ bucket: 'one', key: 'a', remoteEtag: 'e' });
         const events = await all({}, before);
         expect(events.map(({ type, place }) => [type, place])).toEqual([
           ['tier', { durability: 'remote', tiers: [0, 2] }],

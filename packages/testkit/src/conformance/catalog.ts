@@ -1066,12 +1066,17 @@ export function catalogConformance(name: string, factory: CatalogFactory): void 
 
       test('what tier 2 lost is to be stored again', async () => {
         await put('a');
-        await catalog.unsetMirrored({ bucket: 'one', key: 'a' });
+        await catalog.unsetMirrored({ bucket: 'one', key: 'a', remoteEtag: null });
         await store('a');
-        await catalog.unsetMirrored({ bucket: 'one', key: 'a' });
+        await catalog.unsetMirrored({ bucket: 'one', key: 'a', remoteEtag: '"other"' });
+        expect(await spooled()).toEqual([]);
+        await catalog.unsetMirrored({ bucket: 'one', key: 'a', remoteEtag: '"a"' });
+        expect(await catalog.findSpooled('one', 'a')).toMatchObject({
+          ...{ seenEtag: '"a"', onlyOverSeen: true, tried: [] },
+        });
         expect((await catalog.findObject('one', 'a'))?.remoteEtag).toBeNull();
         expect(await spooled()).toEqual(['a stored']);
-        await catalog.unsetMirrored({ bucket: 'one', key: 'none' });
+        await catalog.unsetMirrored({ bucket: 'one', key: 'none', remoteEtag: '"a"' });
       });
 
       test('an object that was found in tier 2 does not wait to be stored there', async () => {

@@ -638,6 +638,40 @@ export function remoteTierConformance(name: string, harness: RemoteTierHarness):
       expect(await tier.head('bucket/copy')).toBeUndefined();
     });
 
+    test('a delete that names an ETag deletes that object only, and no error where there is none', async () => {
+      const { tier, put, names } = await setUp();
+      const old = await put('bucket/key', bytesOf(100, 1));
+      const next = await put('bucket/key', bytesOf(100, 2));
+      const stale = tier.delete('bucket/key', { etag: old.etag });
+      await expectCode(stale, 'precondition_failed');
+      expect((await tier.head('bucket/key'))?.etag).toBe(next.etag);
+      await tier.delete('bucket/key', { etag: next.etag });
+      await tier.delete('bucket/key', { etag: next.etag });
+      expect(await names('')).toEqual([]);
+    });
+
+    test('a put that says what it replaces replaces nothing else', async () => {
+      const { tier, local, fetched, names } = await setUp();
+      for (const sizeBytes of [100, 17 * MiB]) {
+        const [first, second] = [bytesOf(sizeBytes, 1), bytesOf(sizeBytes, 2)];
+        const put = async (content: Buffer, replaces: string | null): Promise<RemoteObject> =>
+          await tier.put(
+            'bucket/key',
+            [{ file: await local(content), offset: 0, length: sizeBytes, crc32c: null }],
+            { replaces },
+          );
+        await expectCode(put(first, 'none'), 'precondition_failed');
+        expect(await names('')).toEqual([]);
+        const { etag } = await put(first, null);
+        await expectCode(put(second, null), 'precondition_failed');
+        await expectCode(put(second, 'other'), 'precondition_failed');
+        expect((await fetched('bucket/key', first)).equals(first)).toBe(true);
+        await put(second, etag);
+        expect((await fetched('bucket/key', second)).equals(second)).toBe(true);
+        await tier.delete('bucket/key');
+      }
+    });
+
     test('a run of an object is copied to another name, and stays when the first goes', async () => {
       const { tier, put, fetched } = await setUp();
       const content = bytesOf(MiB, 1);

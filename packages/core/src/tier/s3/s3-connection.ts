@@ -20,6 +20,7 @@ import {
 } from '../../limits.ts';
 import { RangeSockets } from './range-sockets.ts';
 import { connectionFailed, isRetryable, toS3Error } from './s3-failures.ts';
+import { Feature } from './s3-feature.ts';
 import type { S3TargetConfig } from './s3-protocol.ts';
 
 /** One try of one request. */
@@ -53,8 +54,11 @@ export class S3Connection {
   readonly config: S3TargetConfig;
   readonly bucket: string;
   readonly ranges: RangeSockets;
-  /** Whether the store takes the header of a checksum: one that answered 501 to it is not asked again. */
-  takesChecksums = true;
+  /** The header of a checksum. */
+  readonly checksums = new Feature();
+  /** Conditions of puts and deletes. A store without them is asked what it has, right before. */
+  readonly putConditions = new Feature();
+  readonly deleteConditions = new Feature();
   readonly #dates = new WeakMap<object, number>();
 
   constructor(config: S3TargetConfig) {

@@ -20,7 +20,7 @@ import { toStoreError } from '../fs-error.ts';
 import type { RangeAnswer, SignedRequest } from './range-sockets.ts';
 import type { Attempt, S3Connection } from './s3-connection.ts';
 import { connectionFailed } from './s3-failures.ts';
-import { headObject, quoteEtag, unquoteEtag } from './s3-objects.ts';
+import { headObject, quoteEtag, replaced, unquoteEtag } from './s3-objects.ts';
 import { runSideBySide } from './side-by-side.ts';
 
 export interface KeyRange {
@@ -253,11 +253,6 @@ async function writeAll(handle: FileHandle, chunk: Uint8Array, at: number): Prom
 
 export function endsBefore(key: string, end: number): StoreError {
   return new StoreError('range_invalid', `${key} ends before ${end}`, { key, end });
-}
-
-export function replaced(key: string, expected: string, found: string): StoreError {
-  const message = `${key} has the ETag ${found} in tier 2, expected ${expected}: somebody replaced it there`;
-  return new StoreError('precondition_failed', message, { key, expected, found });
 }
 
 function corrupt(key: string, expected: number, crc: number): StoreError {

@@ -25,12 +25,19 @@ export interface Multipart extends NotedUpload {
   readonly checksWhole: boolean;
 }
 
+export interface Condition {
+  readonly IfMatch?: string;
+  readonly IfNoneMatch?: string;
+}
+
 export interface MultipartWork {
   readonly key: string;
   readonly headers: RemoteHeaders;
   readonly signal: AbortSignal;
   /** Whether parts come with a CRC32C. */
   readonly hasChecksums: boolean;
+  /** Of the completion. */
+  readonly condition?: Condition;
   /** Sends the parts. */
   send(upload: Multipart): Promise<{
     readonly parts: readonly CompletedPart[];
@@ -55,7 +62,7 @@ export async function runMultipart(
     const sent = await work.send(upload);
     stopIfAborted(work.signal);
     isSent = true;
-    const completed = await complete(connection, upload, sent);
+    const completed = await complete(connection, upload, sent, work.condition ?? {});
     await journal.forget(upload);
     return completed;
   } catch (error) {
@@ -105,13 +112,14 @@ async function complete(
   connection: S3Connection,
   { bucket, key, uploadId, checksWhole }: Multipart,
   sent: Awaited<ReturnType<MultipartWork['send']>>,
+  condition: Condition,
 ): Promise<RemoteObject> {
   const { client, config } = connection;
   const stallMs = config.settings.serverWorkMs;
   const doing = `completing the upload of ${key}`;
   return await connection.request({ doing, signal: NEVER, stallMs }, async (attempt) => {
     const command = new CompleteMultipartUploadCommand({
-      ...{ Bucket: bucket, Key: key, UploadId: uploadId },
+      ...{ Bucket: bucket, Key: key, UploadId: uploadId, ...condition },
       MultipartUpload: { Parts: [...sent.parts] },
       ...(checksWhole && sent.crc32c !== undefined
         ? { ChecksumCRC32C: sent.crc32c, ChecksumType: 'FULL_OBJECT' }

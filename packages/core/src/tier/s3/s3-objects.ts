@@ -5,7 +5,7 @@ import {
   HeadObjectCommand,
   ListObjectsV2Command,
 } from '@aws-sdk/client-s3';
-import { isStoreError } from '@ebb/protocol';
+import { isStoreError, StoreError } from '@ebb/protocol';
 import type { RemoteHeaders, RemoteObject } from '../tier.ts';
 import type { S3Connection } from './s3-connection.ts';
 import { s3CodeOf } from './s3-failures.ts';
@@ -53,22 +53,66 @@ async function assertBucket(connection: S3Connection, signal: AbortSignal): Prom
   });
 }
 
-/** @throws `io_failed`, `aborted` */
+/** `etag`: only that object. @throws `precondition_failed`, `io_failed`, `aborted` */
 export async function deleteObject(
   connection: S3Connection,
-  key: string,
+  { key, etag }: S3Calls['delete']['argument'],
   signal: AbortSignal,
 ): Promise<undefined> {
-  const { bucket, client } = connection;
+  if (etag !== undefined && !(await isThere(connection, { key, etag }, signal))) return undefined;
   try {
-    await connection.request({ doing: `deleting ${key}`, signal }, async (attempt) => {
-      const command = new DeleteObjectCommand({ Bucket: bucket, Key: key });
-      await client.send(command, { abortSignal: attempt.signal });
-    });
+    if (etag === undefined) await sendDelete(connection, { key, condition: {} }, signal);
+    else
+      await connection.deleteConditions.use(async (isUsed) => {
+        const condition = isUsed ? { IfMatch: quoteEtag(etag) } : {};
+        await sendDelete(connection, { key, condition }, signal);
+      });
   } catch (error) {
-    if (!isStoreError(error, 'data_lost')) throw error;
+    if (isStoreError(error, 'data_lost')) return undefined;
+    // A repeated request, of which the first was done: then it is gone.
+    const isRefused = etag !== undefined && isStoreError(error, 'precondition_failed');
+    if (!isRefused || (await isThere(connection, { key, etag }, signal))) throw error;
   }
   return undefined;
+}
+
+/** False: there is none. @throws `precondition_failed` when it is another one */
+async function isThere(
+  connection: S3Connection,
+  { key, etag }: { readonly key: string; readonly etag: string },
+  signal: AbortSignal,
+): Promise<boolean> {
+  const found = await headObject(connection, key, signal);
+  if (found !== undefined && found.etag !== etag) throw replaced(key, etag, found.etag);
+  return found !== undefined;
+}
+
+async function sendDelete(
+  connection: S3Connection,
+  { key, condition }: { readonly key: string; readonly condition: { readonly IfMatch?: string } },
+  signal: AbortSignal,
+): Promise<void> {
+  await connection.request({ doing: `deleting ${key}`, signal }, async (attempt) => {
+    const command = new DeleteObjectCommand({ Bucket: connection.bucket, Key: key, ...condition });
+    await connection.client.send(command, { abortSignal: attempt.signal });
+  });
+}
+
+/** @throws `precondition_failed` when something else than `replaces` is there */
+export async function assertReplaces(
+  connection: S3Connection,
+  { key, replaces }: { readonly key: string; readonly replaces: string | null },
+  signal: AbortSignal,
+): Promise<void> {
+  const found = (await headObject(connection, key, signal))?.etag ?? null;
+  if (found !== replaces) throw replaced(key, replaces, found);
+}
+
+export function replaced(key: string, expected: string | null, found: string | null): StoreError {
+  const has = found === null ? 'does not exist' : `has the ETag ${found}`;
+  const wanted = expected === null ? 'nothing was expected' : `expected ${expected}`;
+  const message = `${key} ${has} in tier 2, ${wanted}: somebody replaced it there`;
+  return new StoreError('precondition_failed', message, { key, expected, found });
 }
 
 /** One page. @throws `io_failed`, `aborted` */
@@ -113,7 +157,8 @@ export function quoteEtag(etag: string): string {
 }
 
 export function unquoteEtag(etag: string | undefined): string | undefined {
-  return etag?.replace(/^"(.*)"$/, '$1');
+  // A proxy that compresses answers calls the ETag weak.
+  return etag?.replace(/^(?:W\/)?"(.*)"$/, '$1');
 }
 
 export function isNoSuchUpload(error: unknown): boolean {

@@ -51,7 +51,11 @@ export interface S3Observation {
 /** Argument and result of each call. Keys are those of the S3 bucket. */
 export interface S3Calls {
   put: {
-    argument: { key: string; sources: readonly RemoteSource[] } & RemoteHeaders;
+    argument: {
+      key: string;
+      sources: readonly RemoteSource[];
+      replaces?: string | null;
+    } & RemoteHeaders;
     result: RemoteObject;
   };
   /** At most `S3_RANGE_BYTES`. */
@@ -66,7 +70,7 @@ export interface S3Calls {
   copy: { argument: { from: string; to: string } & KeyRun; result: RemoteObject };
   head: { argument: { key: string }; result: (RemoteObject & RemoteHeaders) | undefined };
   presign: { argument: { key: string; seconds: number }; result: string };
-  delete: { argument: { key: string }; result: undefined };
+  delete: { argument: { key: string; etag?: string }; result: undefined };
   list: {
     argument: { keyPrefix: string; after?: string };
     result: { entries: readonly (RemoteObject & { key: string })[]; next: string | undefined };

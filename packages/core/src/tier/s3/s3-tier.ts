@@ -21,6 +21,7 @@ import {
   S3_STALL_MS,
 } from '../../limits.ts';
 import type {
+  RemoteDeleteOptions,
   RemoteHeaders,
   RemoteObject,
   RemotePutOptions,
@@ -115,9 +116,11 @@ class ObjectStoreTier implements S3Tier {
     sources: readonly RemoteSource[],
     options: RemotePutOptions = {},
   ): Promise<RemoteObject> {
-    const { contentType = 'application/octet-stream', metadata = {}, signal } = options;
+    const { contentType = 'application/octet-stream', metadata = {}, signal, replaces } = options;
     const key = this.#newKey(name);
-    return await this.#call({ kind: 'put', key, sources, contentType, metadata }, signal);
+    const condition = replaces === undefined ? {} : { replaces };
+    const put = { kind: 'put', key, sources, contentType, metadata, ...condition } as const;
+    return await this.#call(put, signal);
   }
 
   async read(
@@ -172,9 +175,11 @@ class ObjectStoreTier implements S3Tier {
     return key === undefined ? undefined : await this.#call({ kind: 'presign', key, seconds });
   }
 
-  async delete(name: string): Promise<void> {
+  async delete(name: string, { etag, signal }: RemoteDeleteOptions = {}): Promise<void> {
     const key = this.#names.findKey(name);
-    if (key !== undefined) await this.#call({ kind: 'delete', key });
+    if (key === undefined) return;
+    const condition = etag === undefined ? {} : { etag };
+    await this.#call({ kind: 'delete', key, ...condition }, signal);
   }
 
   accepts(name: string): boolean {

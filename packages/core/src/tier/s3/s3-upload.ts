@@ -28,8 +28,8 @@ import { checksumOf } from './s3-download.ts';
 import { connectionFailed } from './s3-failures.ts';
 import { toS3Headers } from './s3-headers.ts';
 import type { UploadJournal } from './s3-journal.ts';
-import { abortLeftovers, type Multipart, runMultipart } from './s3-multipart.ts';
-import { deleteObject, headObject, unquoteEtag } from './s3-objects.ts';
+import { abortLeftovers, type Condition, type Multipart, runMultipart } from './s3-multipart.ts';
+import { assertReplaces, deleteObject, headObject, quoteEtag, unquoteEtag } from './s3-objects.ts';
 import type { S3Calls } from './s3-protocol.ts';
 import { checkSources, combinedCrc32c, lengthOf, openBody, sliceSources } from './s3-source.ts';
 import { runSideBySide } from './side-by-side.ts';
@@ -51,22 +51,34 @@ export async function putObject(
   await abortLeftovers(connection, journal);
   const sizeBytes = lengthOf(put.sources);
   const isSmall = sizeBytes <= connection.config.settings.singlePutBytesMax;
-  const send = isSmall
-    ? async () => await putWhole(connection, put, signal)
-    : async () => await putParts(connection, { journal, put }, signal);
-  try {
-    return await send();
-  } catch (error) {
-    const isRefused = isStoreError(error) && error.details['status'] === 501;
-    if (!isRefused || !connection.takesChecksums) throw error;
-    connection.takesChecksums = false;
-    return await send();
-  }
+  const { key, replaces } = put;
+  // Right before, for a store that takes no conditions, or does not keep them.
+  if (replaces !== undefined) await assertReplaces(connection, { key, replaces }, signal);
+  const send = async (isConditional: boolean): Promise<RemoteObject> =>
+    await connection.checksums.use(async (hasChecksums) => {
+      const how = { hasChecksums, condition: isConditional ? conditionOf(replaces) : {} };
+      return isSmall
+        ? await putWhole(connection, put, how, signal)
+        : await putParts(connection, { journal, put, how }, signal);
+    });
+  return replaces === undefined ? await send(false) : await connection.putConditions.use(send);
+}
+
+/** What goes with a request of this store. */
+interface How {
+  readonly hasChecksums: boolean;
+  readonly condition: Condition;
+}
+
+function conditionOf(replaces: string | null | undefined): Condition {
+  if (replaces === undefined) return {};
+  return replaces === null ? { IfNoneMatch: '*' } : { IfMatch: quoteEtag(replaces) };
 }
 
 async function putWhole(
   connection: S3Connection,
   { key, sources, ...headers }: Put,
+  how: How,
   signal: AbortSignal,
 ): Promise<RemoteObject> {
   const sizeBytes = lengthOf(sources);
@@ -78,13 +90,13 @@ async function putWhole(
   const output = await connection.request(
     { doing, signal, holdsBytes: S3_TRANSFER_BYTES },
     async (attempt) => {
-      const echo = checksumHeader(connection, crc32c);
+      const checksum = checksumHeader(how, crc32c);
       const answer = await sendBody<PutObjectCommandOutput>(
         { sources: checked, attempt, isObject: true },
         async (body) => {
           const command = new PutObjectCommand({
             ...{ Bucket: connection.bucket, Key: key, ...toS3Headers(headers) },
-            ...{ ContentLength: sizeBytes, Body: body, ...echo },
+            ...{ ContentLength: sizeBytes, Body: body, ...checksum, ...how.condition },
           });
           return await connection.client.send(command, { abortSignal: attempt.signal });
         },
@@ -104,7 +116,7 @@ async function putWhole(
 
 async function putParts(
   connection: S3Connection,
-  { journal, put }: { readonly journal: UploadJournal; readonly put: Put },
+  { journal, put, how }: { readonly journal: UploadJournal; readonly put: Put; readonly how: How },
   signal: AbortSignal,
 ): Promise<RemoteObject> {
   const { key, sources, ...headers } = put;
@@ -112,9 +124,9 @@ async function putParts(
   let crc32c = 0;
   let isVerified = true;
   const object = await runMultipart(connection, journal, {
-    ...{ key, headers, signal, hasChecksums: connection.takesChecksums },
+    ...{ key, headers, signal, ...how },
     send: async (upload) => {
-      const sent = await sendParts(connection, { upload, sources, sizeBytes }, signal);
+      const sent = await sendParts(connection, { upload, sources, sizeBytes, how }, signal);
       crc32c = sent.crc32c;
       isVerified = sent.isVerified;
       return { parts: sent.parts, sizeBytes, crc32c: toBase64(crc32c) };
@@ -134,8 +146,10 @@ async function sendParts(
     upload,
     sources,
     sizeBytes,
+    how,
   }: {
     readonly upload: Multipart;
+    readonly how: How;
     readonly sources: readonly RemoteSource[];
     readonly sizeBytes: number;
   },
@@ -154,7 +168,7 @@ async function sendParts(
     read[index] = slices;
     const crc32c = combinedCrc32c(slices) as number;
     const part = { number: index + 1, slices, content: { sizeBytes: length, crc32c } };
-    const sent = await sendPart(connection, { upload, part }, stop);
+    const sent = await sendPart(connection, { upload, part, how }, stop);
     parts[index] = sent.part;
     isVerified &&= sent.isVerified;
   });
@@ -168,8 +182,10 @@ async function sendPart(
   {
     upload,
     part,
+    how,
   }: {
     readonly upload: Multipart;
+    readonly how: How;
     readonly part: {
       readonly number: number;
       readonly slices: readonly RemoteSource[];
@@ -183,7 +199,7 @@ async function sendPart(
   return await connection.request(
     { doing, signal, holdsBytes: S3_TRANSFER_BYTES },
     async (attempt) => {
-      const checksum = checksumHeader(connection, crc32c);
+      const checksum = checksumHeader(how, crc32c);
       const output = await sendBody(
         { sources: part.slices, attempt, isObject: false },
         async (body) => {
@@ -249,10 +265,10 @@ function assertRunsMatch(
 }
 
 function checksumHeader(
-  { takesChecksums }: S3Connection,
+  { hasChecksums }: How,
   crc32c: number,
 ): { readonly ChecksumCRC32C?: string } {
-  return takesChecksums ? { ChecksumCRC32C: toBase64(crc32c) } : {};
+  return hasChecksums ? { ChecksumCRC32C: toBase64(crc32c) } : {};
 }
 
 /** False when the store repeats none. @throws `io_failed` when it took the bytes for others */
@@ -273,8 +289,14 @@ async function verifyStored(
   signal: AbortSignal,
 ): Promise<void> {
   const range = { key, offset: 0, length: object.sizeBytes, etag: object.etag };
-  if ((await checksumOf(connection, range, signal)) === crc32c) return;
-  await deleteObject(connection, key, signal);
+  try {
+    if ((await checksumOf(connection, range, signal)) === crc32c) return;
+    await deleteObject(connection, { key, etag: object.etag }, signal);
+  } catch (error) {
+    // Others have replaced it since: what is there is theirs.
+    if (isStoreError(error, 'precondition_failed')) return;
+    throw error;
+  }
   throw connectionFailed(`putting ${key}: the store holds other bytes than were sent`);
 }
 

@@ -79,7 +79,7 @@ async function run(
     case 'presign':
       return await presignGet(connection, call, signal);
     case 'delete':
-      return await deleteObject(connection, call.key, signal);
+      return await deleteObject(connection, call, signal);
     case 'list':
       return await listObjects(connection, call, signal);
     case 'examine':
