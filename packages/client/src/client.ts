@@ -172,7 +172,7 @@ export interface EbbClient extends AsyncDisposable {
   close(): Promise<void>;
 }
 
-export interface SyncBucketOptions extends Abortable {
+interface SyncBucketOptions extends Abortable {
   readonly prefix?: string;
   readonly remove?: boolean;
   readonly force?: boolean;
