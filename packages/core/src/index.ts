@@ -3,6 +3,7 @@
 export { isMirrored } from './catalog/bucket-policy.ts';
 // Back ends.
 export type * from './catalog/catalog.ts';
+export { catalogSpareBytes } from './catalog/catalog-room.ts';
 export * from './catalog/events.ts';
 export { openSqliteCatalog } from './catalog/sqlite-catalog.ts';
 export { CATALOG_FILE } from './catalog/sqlite-file.ts';

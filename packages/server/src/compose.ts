@@ -7,6 +7,7 @@ import {
   CATALOG_FILE,
   type Catalog,
   Conditions,
+  catalogSpareBytes,
   createMover,
   type ObjectStore,
   openFileTier,
@@ -69,9 +70,9 @@ export async function openNodeFrame(
   openOwnDirectory({ path: config.dataDir, setting: '--data' }, { mode: 0o750 });
   const directory = join(config.dataDir, 'catalog');
   openOwnDirectory({ path: directory, setting: '--data' }, { mode: 0o750 });
-  const catalog = await openCatalog(config, directory);
+  const conditions = openConditions(log);
+  const catalog = await openCatalog(config, directory, conditions);
   try {
-    const conditions = openConditions(log);
     const metrics = createMetrics(conditions);
     // One for all surfaces: it bounds the daemon's memory.
     const pieces = new BufferPool({
@@ -133,9 +134,13 @@ export async function openNodeFrame(
 }
 
 /** @throws as `openSqliteCatalog`; `data_directory_in_use` names the process that has it */
-async function openCatalog(config: NodeConfig, directory: string): Promise<Catalog> {
+async function openCatalog(
+  config: NodeConfig,
+  directory: string,
+  conditions: Conditions,
+): Promise<Catalog> {
   try {
-    return await openSqliteCatalog({ directory });
+    return await openSqliteCatalog({ directory, conditions, keepsRoom: true });
   } catch (error) {
     if (!isStoreError(error, 'data_directory_in_use')) throw error;
     const who = describeHolder(findLockHolder(join(directory, CATALOG_FILE)));
@@ -218,6 +223,8 @@ async function openStore(
   const disk = keep(
     await openFileTier({
       ...{ name: 'disk', root, setting: '--data', nodeId, mover },
+      // The catalog lies on the same file system: a tier that took the last of it would take the deletions along.
+      spareBytes: catalogSpareBytes(config.dataDir),
       capacityBytes: config.diskLimitBytes,
       recycle: false,
       poolBytesMax: 0,

@@ -14,6 +14,7 @@
  *   sqlite-file          opens the file: lock, tables of sqlite-schema, version
  *   sqlite-transactions  changes in groups, reads beside them; prepared statements
  *   wal-keeper           durability and the length of the log, off the main thread
+ *   log-reserve          blocks that the log has before it needs them; catalog-room: who may still add to a full disk; catalog-health
  *   sqlite-tables        the tables: -objects and -blobs (S2), -buckets, -spool, -private-copies, -jobs, -records, -counters (S3)
  *   sqlite-events        the log of what was done (E1 to E4)
  *   sqlite-*-changes     what may be done to objects: to one (S1), to many, to those that go to tier 2; to the copies of a blob
@@ -25,6 +26,9 @@ import { randomUUID } from 'node:crypto';
 import { StoreError } from '@ebb/protocol';
 import { type Clock, systemClock } from '../clock.ts';
 import type { Catalog } from './catalog.ts';
+import { CatalogHealth } from './catalog-health.ts';
+import { type CatalogConditions, CatalogRoom } from './catalog-room.ts';
+import { extendLog, keepReserve } from './log-reserve.ts';
 import { copyPrefix, deleteJobObjects, deletePrefix, renamePrefix } from './sqlite-bulk-changes.ts';
 import { setBlobCopies } from './sqlite-copy-changes.ts';
 import { sums } from './sqlite-counters.ts';
@@ -64,15 +68,21 @@ export interface SqliteCatalogOptions {
   readonly eventsMax?: number;
   /** Identifies a new data directory. */
   readonly newNodeId?: () => string;
+  /** Keeps room for deletions and starts, and refuses what adds to a catalog whose file system has little left. Default false. */
+  readonly keepsRoom?: boolean;
+  /** Where it tells that it lacks room, or that its disk refuses changes. */
+  readonly conditions?: CatalogConditions;
 }
 
 /** @throws {StoreError} `data_directory_in_use`, `version_unsupported`, `data_corrupt`, `io_failed` */
 export async function openSqliteCatalog(options: SqliteCatalogOptions): Promise<Catalog> {
   const { directory, clock = systemClock, newNodeId = randomUUID } = options;
   const { eventsMax = EVENTS_MAX } = options;
+  const { conditions = { enter: () => undefined, leave: () => undefined } } = options;
+  const room = options.keepsRoom === true ? new CatalogRoom({ directory, conditions }) : undefined;
   const file = await openCatalogFile({ directory, clock, newNodeId });
   try {
-    return await openCatalog(file, { clock, eventsMax });
+    return await openCatalog(file, { events: { clock, eventsMax }, room, conditions });
   } catch (error) {
     file.database.close();
     throw translateSqliteError(error, file.path);
@@ -81,26 +91,42 @@ export async function openSqliteCatalog(options: SqliteCatalogOptions): Promise<
 
 async function openCatalog(
   file: CatalogFile,
-  events: { readonly clock: Clock; readonly eventsMax: number },
+  options: {
+    readonly events: { readonly clock: Clock; readonly eventsMax: number };
+    readonly room: CatalogRoom | undefined;
+    readonly conditions: CatalogConditions;
+  },
 ): Promise<Catalog> {
   const { database, path, nodeId } = file;
+  const { room, conditions } = options;
   const tx = new SqliteTransactions(database, {
     onCommitted: (writes) => {
       tables.counters.keep();
       keeper.committed(writes);
       tables.events.keep(() => keeper.durable());
+      health.noteCommitted();
     },
     onRollback: () => {
       tables.counters.takeBack();
       tables.events.takeBack();
       tables.buckets.load();
     },
+    onFailed: (error) => {
+      if (error.code === 'tier_full') room?.noteFull();
+      else if (error.code === 'io_failed') health.noteFailed(error);
+    },
   });
-  const tables = loadTables(tx, { ...events, ...file });
+  const touch = tx.prepare("update meta set value = value where name = 'node_id'");
+  const health = new CatalogHealth(conditions, () => tx.change(() => tx.write(touch)));
+  const tables = loadTables(tx, { ...options.events, ...file });
+  if (room !== undefined) keepLogReserve(path, room);
   const keeper = await WalKeeper.open(path, {
     database,
     transactions: tx,
-    onFailure: (error) => tx.refuse(error),
+    onFailure: (error) => {
+      tx.refuse(error);
+      health.noteFinal(error);
+    },
   });
   let closing: Promise<void> | undefined;
   const durable = async (): Promise<void> => {
@@ -109,11 +135,25 @@ async function openCatalog(
     await keeper.durable();
   };
   const close = async (): Promise<void> => {
-    closing ??= closeCatalog(file, { tx, tables, keeper });
+    room?.close();
+    health.close();
+    closing ??= closeCatalog(file, { tx, tables, keeper, keepsRoom: room !== undefined });
     await closing;
   };
   const ids = new IdAllocator(tx, { reserved: file.idsReserved, durable });
-  return createCatalog({ nodeId, ids, tx, tables, durable, close });
+  const assertMayGrow = (): void => room?.assertMayGrow();
+  return createCatalog({ nodeId, ids, tx, tables, durable, close, assertMayGrow });
+}
+
+/** The log gets its blocks at the start, or as soon as there are enough. */
+function keepLogReserve(path: string, room: CatalogRoom): void {
+  let isKept = false;
+  const keep = (availableBytes: number): void => {
+    const { reserveBytes } = room;
+    if (!isKept && availableBytes > 2 * reserveBytes) isKept = extendLog(path, reserveBytes);
+  };
+  room.onRoom(keep);
+  room.look();
 }
 
 /** The contract, method by method. The names in this file are those of callers; the tables know numbers of buckets. */
@@ -124,16 +164,28 @@ function createCatalog(parts: {
   readonly tables: Tables;
   readonly durable: () => Promise<void>;
   readonly close: () => Promise<void>;
+  readonly assertMayGrow: () => void;
 }): Catalog {
-  const { nodeId, ids, tx, tables, durable, close } = parts;
+  const { nodeId, ids, tx, tables, durable, close, assertMayGrow } = parts;
   const { buckets, objects, blobs, counters, jobs, records, spool, events } = tables;
   const { privateCopies } = tables;
+  /** A change that adds to the catalog: refused first when the file system has little room left (catalog-room.ts, R1). */
+  const grow = <T>(apply: () => T): Promise<T> =>
+    tx.change(() => {
+      assertMayGrow();
+      return apply();
+    });
   return {
     nextIds: (count) => ids.take(count),
     nodeId: async () => nodeId,
 
-    createBucket: (record) => tx.change(() => buckets.create(record)),
-    setBucketPolicy: (name, policy) => tx.change(() => setBucketPolicy(tables, name, policy)),
+    createBucket: (record) =>
+      tx.change(() => {
+        // One that is there already is only found.
+        if (buckets.find(record.name) === undefined) assertMayGrow();
+        return buckets.create(record);
+      }),
+    setBucketPolicy: (name, policy) => grow(() => setBucketPolicy(tables, name, policy)),
     findBucket: (name) => tx.read(() => buckets.find(name)?.record),
     listBuckets: () => tx.read(() => buckets.list()),
     deleteBucket: (name) => tx.change(() => buckets.delete(name)),
@@ -142,25 +194,25 @@ function createCatalog(parts: {
     findObject: (bucket, key) => tx.read(() => findObject(tables, { bucket, key })),
     listObjects: (bucket, options) =>
       tx.read(() => listPage(objects, buckets.find(bucket), options)),
-    commitObject: (commit) => tx.change(() => commitObject(tables, commit)),
+    commitObject: (commit) => grow(() => commitObject(tables, commit)),
     deleteObject: (bucket, key, condition, stamp) =>
       tx.change(() => deleteObject(tables, { bucket, key }, condition, stamp)),
     deletePrefix: (bucket, prefix, limit, stamp) =>
       tx.change(() => deletePrefix(tables, { bucket, prefix }, limit, stamp)),
-    copyObject: (from, to, condition) => tx.change(() => copyObject(tables, from, to, condition)),
+    copyObject: (from, to, condition) => grow(() => copyObject(tables, from, to, condition)),
     renameObject: (from, to, condition, stamp) =>
-      tx.change(() => renameObject(tables, from, to, condition, stamp)),
+      grow(() => renameObject(tables, from, to, condition, stamp)),
     renamePrefix: (from, to, options, stamp) =>
-      tx.change(() => renamePrefix(tables, from, to, options, stamp)),
+      grow(() => renamePrefix(tables, from, to, options, stamp)),
     findVersion: (bucket, key, which) => tx.read(() => findVersion(tables, { bucket, key }, which)),
     copyPrefix: (from, to, options, stamp) =>
-      tx.change(() => copyPrefix(tables, from, to, options, stamp)),
+      grow(() => copyPrefix(tables, from, to, options, stamp)),
     listVersions: (bucket, options) =>
       tx.read(() => listVersions(tables, buckets.find(bucket), options)),
     deleteVersion: (bucket, key, which, condition, cause) =>
       tx.change(() => deleteVersion(tables, { bucket, key }, which, { condition, cause })),
-    setPinned: (bucket, key, pinned) => tx.change(() => setPinned(tables, { bucket, key }, pinned)),
-    setAttributes: (name, change) => tx.change(() => setAttributes(tables, name, change)),
+    setPinned: (bucket, key, pinned) => grow(() => setPinned(tables, { bucket, key }, pinned)),
+    setAttributes: (name, change) => grow(() => setAttributes(tables, name, change)),
     listExpired: (nowMs, limit) => tx.read(() => listExpired(tables, nowMs, limit)),
 
     findBlob: (blobId) => tx.read(() => blobs.find(blobId)),
@@ -182,7 +234,7 @@ function createCatalog(parts: {
     listSpool: (options) => tx.read(() => spool.list(options)),
     findSpooled: (bucket, key) => tx.read(() => spool.find(bucket, key)),
     setMirrored: (entry, made) => tx.change(() => setMirrored(tables, entry, made)),
-    askMirrored: (object) => tx.change(() => askMirrored(tables, object)),
+    askMirrored: (object) => grow(() => askMirrored(tables, object)),
     unsetMirrored: (name) => tx.change(() => unsetMirrored(tables, name)),
     dropSpooled: (entry) => tx.change(() => spool.drop(entry)),
     spoolTotals: () => tx.read(() => spool.totals()),
@@ -192,7 +244,7 @@ function createCatalog(parts: {
     listPrivateCopies: (options) => tx.read(() => privateCopies.list(options)),
     dropPrivateCopy: (name) => tx.change(() => privateCopies.drop(name)),
 
-    putJob: (record) => tx.change(() => jobs.put(record)),
+    putJob: (record) => grow(() => jobs.put(record)),
     findJob: (jobId) => tx.read(() => jobs.find(jobId)),
     listJobs: () => tx.read(() => jobs.list()),
     deleteJob: (jobId) => tx.change(() => jobs.delete(jobId)),
@@ -223,11 +275,12 @@ function createCatalog(parts: {
 }
 
 async function closeCatalog(
-  { database }: CatalogFile,
+  { database, path }: CatalogFile,
   parts: {
     readonly tx: SqliteTransactions;
     readonly tables: Tables;
     readonly keeper: WalKeeper;
+    readonly keepsRoom: boolean;
   },
 ): Promise<void> {
   const { tx, tables, keeper } = parts;
@@ -239,12 +292,19 @@ async function closeCatalog(
       tables.counters.save();
     });
     tx.refuse(new StoreError('draining', 'the catalog is closed'));
-    await saved;
+    // Without room they are not saved, and counted again at the next start.
+    await saved.catch(() => undefined);
   }
   await keeper.settled();
   // After a failed sync the log is the only copy one can trust, and closing SQLite would delete it: leave both open.
   if (keeper.failure !== undefined) return;
-  await keeper.checkpoint();
+  // One that finds no room leaves the log, from which the next start recovers.
+  const isCopied = await keeper.checkpoint().then(
+    () => true,
+    () => false,
+  );
+  if (keeper.failure !== undefined) return;
+  if (isCopied && parts.keepsRoom) keepReserve(path);
   database.close();
   await keeper.close();
 }

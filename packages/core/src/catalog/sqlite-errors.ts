@@ -4,6 +4,8 @@ import { isStoreError, StoreError, type StoreErrorCode } from '@ebb/protocol';
 const CODES: Readonly<Record<number, { code: StoreErrorCode; means: string }>> = {
   5: { code: 'data_directory_in_use', means: 'another process has the catalog open' },
   6: { code: 'data_directory_in_use', means: 'the catalog is open already in this process' },
+  8: { code: 'io_failed', means: 'the file system of the catalog is read-only' },
+  10: { code: 'io_failed', means: 'the disk of the catalog failed' },
   11: { code: 'data_corrupt', means: 'the catalog file is damaged' },
   13: { code: 'tier_full', means: 'no room on the file system of the catalog' },
   19: { code: 'internal', means: 'a row breaks a rule of its table' },

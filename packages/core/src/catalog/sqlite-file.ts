@@ -14,6 +14,7 @@ import { MiB, StoreError } from '@ebb/protocol';
 import type { Clock } from '../clock.ts';
 import { isMissing } from '../tier/fs-error.ts';
 import { explainPathError } from '../tier/own-paths.ts';
+import { takeReserve } from './log-reserve.ts';
 import { translateSqliteError } from './sqlite-errors.ts';
 import { EVENTS_SCHEMA } from './sqlite-events.ts';
 import { readingAnyInteger } from './sqlite-integers.ts';
@@ -47,6 +48,7 @@ export async function openCatalogFile(options: {
   let database: DatabaseSync | undefined;
   try {
     assertMayWrite(path);
+    takeReserve(path);
     database = new DatabaseSync(path, { timeout: 0 });
     configure(database);
     return { path, database, ...prepareSchema(database, { path, ...options }) };

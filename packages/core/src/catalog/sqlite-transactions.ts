@@ -9,6 +9,8 @@
  * T3  A read that runs while a group is open may see what is not committed yet, so it settles after that group, and is
  *     repeated if the group was undone. No caller ever acts on something that a crash could still take back.
  * T4  While `hold` runs, nothing is committed: changes wait in order, reads go on.
+ * T5  A group that found no room is undone, and each of its changes tried once more: those that the catalog then refuses, for lack
+ *     of room, no longer take along those that free some.
  */
 import type { DatabaseSync, SQLInputValue, StatementSync } from 'node:sqlite';
 import { InvariantError, isStoreError, StoreError } from '@ebb/protocol';
@@ -21,6 +23,8 @@ const GROUP_CHANGES_MAX = 512;
 export interface TransactionHooks {
   readonly onCommitted: (writes: number) => void;
   readonly onRollback: () => void;
+  /** SQLite could not begin, write or commit. `tier_full`: the change is tried once more after this. */
+  readonly onFailed?: (error: StoreError) => void;
 }
 
 interface Group {
@@ -55,11 +59,11 @@ export class SqliteTransactions {
   }
 
   /** `apply` must check everything before its first write (T2), and write through `write`. */
-  change<T>(apply: () => T): Promise<T> {
+  change<T>(apply: () => T, isRetry = false): Promise<T> {
     const held = this.#held;
-    if (held === undefined) return this.#change(apply);
+    if (held === undefined) return this.#change(apply, isRetry);
     return new Promise((resolve, reject) => {
-      held.push(() => void this.#change(apply).then(resolve, reject));
+      held.push(() => void this.#change(apply, isRetry).then(resolve, reject));
     });
   }
 
@@ -116,7 +120,7 @@ export class SqliteTransactions {
     this.#refusal ??= why;
   }
 
-  async #change<T>(apply: () => T): Promise<T> {
+  async #change<T>(apply: () => T, isRetry: boolean): Promise<T> {
     if (this.#refusal !== undefined) throw this.#refusal;
     const group = (this.#group ??= this.#open());
     let result: T;
@@ -127,16 +131,29 @@ export class SqliteTransactions {
       const failure = translateSqliteError(error, 'catalog');
       if (this.#changeWrote || !this.#database.isTransaction) this.#undo(group, error);
       // A check that failed against an uncommitted state counts only when that state was committed (T3).
-      else if (await isUndone(group)) return await this.change(apply);
-      throw failure;
+      else if (await isUndone(group)) return await this.change(apply, isRetry);
+      if (isRetry || !isNoRoom(failure)) throw failure;
+      this.#hooks.onFailed?.(failure);
+      return await this.change(apply, true);
     }
     if (++group.changes >= GROUP_CHANGES_MAX) this.flush();
-    await group.done;
+    try {
+      await group.done;
+    } catch (error) {
+      if (isRetry || !isNoRoom(error)) throw error;
+      return await this.change(apply, true);
+    }
     return result;
   }
 
   #open(): Group {
-    this.#query(() => this.#begin.run());
+    try {
+      this.#begin.run();
+    } catch (error) {
+      const failure = translateSqliteError(error, 'catalog');
+      if (isStoreError(failure)) this.#hooks.onFailed?.(failure);
+      throw failure;
+    }
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     promise.catch(() => undefined);
     setImmediate(() => {
@@ -156,6 +173,7 @@ export class SqliteTransactions {
     if (this.#database.isTransaction) this.#database.exec('rollback');
     this.#hooks.onRollback();
     const translated = translateSqliteError(cause, 'catalog');
+    if (isSqliteError(translated)) this.#hooks.onFailed?.(translated);
     group.settle(
       isStoreError(translated)
         ? translated
@@ -175,6 +193,15 @@ export class SqliteTransactions {
       throw translateSqliteError(error, 'catalog');
     }
   }
+}
+
+/** Told by SQLite, and no check of ours. */
+function isSqliteError(error: unknown): error is StoreError {
+  return isStoreError(error) && error.details['sqlite'] !== undefined;
+}
+
+function isNoRoom(error: unknown): error is StoreError {
+  return isSqliteError(error) && error.code === 'tier_full';
 }
 
 async function isUndone(group: Group): Promise<boolean> {

@@ -1,0 +1,168 @@
+/**
+ * A node on a host whose disks are full or fail: what it goes on with, and what it says. Real nodes, killed outright; the file
+ * systems are small ones that "others" fill.
+ */
+import { appendFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { MiB, type NodeCondition, type Status } from '@ebb/protocol';
+import { smallTmpfs } from '@ebb/testkit';
+import { expect, onTestFinished, test, vi } from 'vitest';
+import {
+  type NodeProcess,
+  type NodeProcessOptions,
+  startNodeProcess,
+} from '../../client/e2e/support/node-process.ts';
+
+const url = (node: NodeProcess, name: string): string =>
+  `${node.url}/v1/buckets/${name.replace('/', '/objects/')}`;
+
+async function call(method: string, at: string, body?: Buffer | string): Promise<Response> {
+  return await fetch(at, {
+    method,
+    ...(body === undefined ? {} : { body: typeof body === 'string' ? body : new Uint8Array(body) }),
+  });
+}
+
+async function createBucket(node: NodeProcess, name: string, preset: string): Promise<void> {
+  const headers = { 'content-type': 'application/json' };
+  const body = JSON.stringify({ preset, mirror: false });
+  expect((await fetch(url(node, name), { method: 'PUT', headers, body })).status).toBe(201);
+}
+
+/** Until not a byte is left. */
+async function fill(file: string): Promise<void> {
+  for (const size of [MiB, 64 * 1024, 4096])
+    while (
+      await appendFile(file, Buffer.alloc(size)).then(
+        () => true,
+        () => false,
+      )
+    );
+}
+
+async function conditionsOf(node: NodeProcess): Promise<readonly NodeCondition[]> {
+  return ((await (await fetch(`${node.url}/v1/status`)).json()) as Status).conditions;
+}
+
+/** Ended before the file system under it goes. */
+async function start(options: NodeProcessOptions): Promise<NodeProcess> {
+  const node = await startNodeProcess(options);
+  onTestFinished(async () => await node[Symbol.asyncDispose]());
+  return node;
+}
+
+const content = (i: number): Buffer => Buffer.alloc(300_000, i);
+
+async function expectAll(
+  node: NodeProcess,
+  bucket: string,
+  keys: readonly number[],
+): Promise<void> {
+  for (const i of keys) {
+    const answer = await fetch(url(node, `${bucket}/k${i}`));
+    expect([answer.status, Buffer.from(await answer.arrayBuffer()).equals(content(i))]).toEqual([
+      200,
+      true,
+    ]);
+  }
+}
+
+test('a node whose disk others filled serves reads and deletions, also after a kill, and takes data again when there is room', async ({
+  skip,
+}) => {
+  const parent = await smallTmpfs(48 * MiB);
+  if (parent === undefined) return skip('mounting a tmpfs is not permitted here');
+  const others = join(parent, 'others');
+  const node = await start({
+    ...{ dataParent: parent, memoryLimit: '16MiB', diskLimit: '40MiB' },
+  });
+  await createBucket(node, 'data', 'buffered');
+  for (let i = 0; i < 8; i++)
+    expect((await call('PUT', url(node, `data/k${i}`), content(i))).status).toBe(201);
+  await fill(others);
+  const refused = await call('PUT', url(node, 'data/more'), content(9));
+  expect(refused.status).toBe(507);
+  expect(await refused.text()).toMatch(/the file system .* has \S+ [KM]?i?B left/);
+  expect(await conditionsOf(node)).toMatchObject([
+    { name: 'tier_without_room', subject: 'disk', effect: 'refuses_new_data' },
+  ]);
+  expect((await fetch(`${node.url}/readyz`)).status).toBe(200);
+  expect((await call('DELETE', url(node, 'data/k0'))).status).toBe(204);
+  await fill(others);
+  await node.kill();
+  await node.start();
+  await expectAll(node, 'data', [1, 2, 3, 4, 5, 6, 7]);
+  expect((await call('DELETE', url(node, 'data/k1'))).status).toBe(204);
+  await rm(others);
+  await vi.waitFor(
+    async () => {
+      expect((await call('PUT', url(node, 'data/again'), content(1))).status).toBe(201);
+      expect(await conditionsOf(node)).toEqual([]);
+    },
+    { timeout: 10_000, interval: 200 },
+  );
+});
+
+test('a node starts where others filled the file system of its memory, with what it had there', async ({
+  skip,
+}) => {
+  const parent = await smallTmpfs(24 * MiB);
+  if (parent === undefined) return skip('mounting a tmpfs is not permitted here');
+  const others = join(parent, 'others');
+  const memory = `--memory-dir=${join(parent, 'memory')}`;
+  const node = await start({ memoryLimit: '16MiB', args: [memory] });
+  await createBucket(node, 'data', 'ephemeral');
+  for (let i = 0; i < 4; i++)
+    expect((await call('PUT', url(node, `data/k${i}`), content(i))).status).toBe(201);
+  await fill(others);
+  await node.kill();
+  await node.start();
+  await expectAll(node, 'data', [0, 1, 2, 3]);
+  expect(await conditionsOf(node)).toMatchObject([
+    { name: 'tier_without_room', subject: 'memory' },
+  ]);
+  // What does not fit there goes to the disk.
+  expect((await call('PUT', url(node, 'data/k9'), content(9))).status).toBe(201);
+  await node.kill();
+  // As after a reboot, filled by others before the node came: not even its directories are there.
+  await rm(join(parent, 'memory'), { recursive: true });
+  await fill(others);
+  await node.start();
+  await expectAll(node, 'data', [9]);
+  await rm(others);
+  await vi.waitFor(async () => expect(await conditionsOf(node)).toEqual([]), {
+    ...{ timeout: 10_000, interval: 200 },
+  });
+});
+
+test('a node whose disk refuses to sync serves reads, refuses changes, and says so everywhere', async () => {
+  const hook = new URL('./support/failing-sync.mjs', import.meta.url);
+  const node = await start({ nodeFlags: [`--import=${hook.href}`] });
+  await createBucket(node, 'data', 'buffered');
+  expect((await call('PUT', url(node, 'data/k1'), content(1))).status).toBe(201);
+  process.kill(node.pid, 'SIGUSR2');
+  await vi.waitFor(
+    async () => {
+      const headers = { 'x-ebb-ack': 'disk' };
+      await fetch(url(node, 'data/k2'), { method: 'PUT', headers, body: 'synced' });
+      expect((await fetch(`${node.url}/readyz`)).status).toBe(503);
+    },
+    { timeout: 5000 },
+  );
+  expect(await (await fetch(`${node.url}/readyz`)).json()).toMatchObject({
+    state: 'read_only',
+    conditions: [{ name: 'catalog_failed', effect: 'refuses_changes', lastError: 'io_failed' }],
+  });
+  expect((await fetch(`${node.url}/healthz`)).status).toBe(200);
+  await expectAll(node, 'data', [1]);
+  expect((await call('DELETE', url(node, 'data/k1'))).status).toBe(500);
+  expect(await (await fetch(`${node.url}/metrics`)).text()).toContain(
+    'ebb_condition{name="catalog_failed",subject="catalog",effect="refuses_changes"} 1',
+  );
+  expect(node.log().match(/condition catalog_failed began/g)).toHaveLength(1);
+  // It could not write what a clean end writes.
+  expect(await node.stop()).toBe(1);
+  await node.start();
+  await expectAll(node, 'data', [1]);
+  expect((await fetch(`${node.url}/readyz`)).status).toBe(200);
+});
