@@ -51,7 +51,10 @@ export const HTTP_ERRORS = {
   internal: { status: 500 },
 } as const satisfies Record<StoreErrorCode, HttpMapping>;
 
-type HttpErrorStatus = (typeof HTTP_ERRORS)[StoreErrorCode]['status'];
+/** `unsupported` with the methods that are: `details.allow`. */
+const METHOD_NOT_ALLOWED = 405;
+
+type HttpErrorStatus = (typeof HTTP_ERRORS)[StoreErrorCode]['status'] | typeof METHOD_NOT_ALLOWED;
 
 /** Operating errors as they are; anything else is a fault of ours, whose words stay in the log. */
 export function toStoreError(thrown: unknown): StoreError {
@@ -70,12 +73,14 @@ export function errorAnswer(error: StoreError): ErrorAnswer {
   const seconds =
     typeof retryAfterMs === 'number' ? Math.ceil(retryAfterMs / 1000) : mapping.retryAfterSeconds;
   const { code, message, retry, details } = error;
-  const { sizeBytes } = details;
+  const { sizeBytes, allow } = details;
+  const isMethod = code === 'unsupported' && typeof allow === 'string';
   return {
-    status: HTTP_ERRORS[code].status,
+    status: isMethod ? METHOD_NOT_ALLOWED : HTTP_ERRORS[code].status,
     headers: {
       'content-type': 'application/json',
       [HEADERS.errorCode]: code,
+      ...(isMethod ? { allow } : {}),
       ...(mapping.retryAfterSeconds === undefined || seconds === undefined
         ? {}
         : { 'retry-after': String(Math.max(1, seconds)) }),
@@ -85,6 +90,11 @@ export function errorAnswer(error: StoreError): ErrorAnswer {
     },
     body: JSON.stringify({ error: { code, message, retry, details } }),
   };
+}
+
+/** A method that a path does not have: answered with 405 and the ones that it has. */
+export function wrongMethod(method: string | undefined, allow: string): StoreError {
+  return new StoreError('unsupported', `${method} is not offered here, only ${allow}`, { allow });
 }
 
 /** On a raw response. When the head is out already, the connection is cut: the peer must see that the body is not whole. */

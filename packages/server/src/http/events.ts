@@ -30,7 +30,7 @@ import {
 import { type OpenAPIHono, z } from '@hono/zod-openapi';
 import { EVENT_KEEP_ALIVE_MS, EVENT_STALL_MS, EVENT_STREAMS_MAX } from '../limits.ts';
 import { tierName } from './data/object-headers.ts';
-import { errorAnswer, toStoreError } from './error-response.ts';
+import { errorAnswer, toStoreError, wrongMethod } from './error-response.ts';
 import { errorResponses } from './openapi.ts';
 
 const LAST_EVENT_ID = 'last-event-id';
@@ -71,8 +71,7 @@ export class EventStreams {
   }
 
   async answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    if (request.method !== 'GET')
-      throw new StoreError('unsupported', `${request.method} is not offered here, only GET`);
+    if (request.method !== 'GET') throw wrongMethod(request.method, 'GET');
     const asked = parseRequest(request);
     if (this.#open >= EVENT_STREAMS_MAX)
       throw new StoreError('busy', `${this.#open} streams of events are open already`, {
@@ -162,7 +161,7 @@ export function describeEventsRoute(registry: OpenAPIHono['openAPIRegistry']): v
 function parseRequest(request: IncomingMessage): Omit<FollowOptions, 'signal'> & {
   readonly filter: EventFilter;
 } {
-  const params = new URL(request.url ?? '/', 'http://node').searchParams;
+  const params = new URL(`http://node${request.url ?? '/'}`).searchParams;
   const parsed = querySchema.safeParse(Object.fromEntries(params));
   if (!parsed.success) {
     const complaints = parsed.error.issues.map(

@@ -25,7 +25,7 @@ export async function answerByFetch(
   for (const [name, values] of Object.entries(request.headersDistinct))
     for (const value of values ?? []) headers.append(name, value);
   const answer = await app(
-    new Request(new URL(request.url ?? '/', 'http://node'), {
+    new Request(new URL(`http://node${request.url ?? '/'}`), {
       ...{ method, headers, signal: gone.signal },
       ...(body.length === 0 || method === 'GET' || method === 'HEAD' ? {} : { body }),
     }),

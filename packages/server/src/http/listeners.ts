@@ -23,6 +23,7 @@ import {
 } from '../limits.ts';
 import type { TlsIdentity } from '../tls/identity.ts';
 import { inTurn } from './in-turn.ts';
+import { ALLOW, refusalOf, refuseRaw, wellFormed } from './message-rules.ts';
 
 export interface ListenersOptions {
   readonly listen: { readonly host: string; readonly port: number } | null;
@@ -129,11 +130,14 @@ async function open(
   if (tls !== null) keepHandshakes(server);
   server.timeout = IDLE_TIMEOUT_MS;
   server.maxConnections = CONNECTIONS_MAX;
-  server.on('request', inTurn(options.onRequest));
-  server.on('checkContinue', inTurn(options.onExpectContinue));
-  server.on('upgrade', (request, socket, head) =>
-    options.onUpgrade?.(request, socket as Socket, head),
-  );
+  server.on('request', inTurn(wellFormed(options.onRequest)));
+  server.on('checkContinue', inTurn(wellFormed(options.onExpectContinue)));
+  server.on('connect', (_request, socket) => refuseRaw(socket as Socket, 405, ALLOW));
+  server.on('upgrade', (request, socket, head) => {
+    const refusal = refusalOf(request);
+    if (refusal === undefined) options.onUpgrade?.(request, socket as Socket, head);
+    else refuseRaw(socket as Socket, refusal.status);
+  });
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => {
       if (address.path !== undefined && error.code !== 'EADDRINUSE') {

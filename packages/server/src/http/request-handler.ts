@@ -16,7 +16,7 @@ import { getObject, headObject } from './data/get-object.ts';
 import { putObject } from './data/put-object.ts';
 import { findDataTarget } from './data/target.ts';
 import { waitAsAsked } from './data/wait-request.ts';
-import { sendError, toStoreError } from './error-response.ts';
+import { sendError, toStoreError, wrongMethod } from './error-response.ts';
 import { EventStreams } from './events.ts';
 import { answerByFetch } from './fetch-bridge.ts';
 import { answerFileBytes, findFileBytesTarget } from './files/file-bytes.ts';
@@ -48,7 +48,7 @@ export function createRequestHandler(node: {
     expectsContinue: boolean,
   ): Promise<void> => {
     node.admit(request);
-    if (await answerProbe(request.url ?? '/', response, node)) return;
+    if (await answerProbe(request, response, node)) return;
     if (surfaces === undefined) throw new StoreError('starting');
     await surfaces.answer(request, response, expectsContinue);
   };
@@ -120,7 +120,7 @@ class Surfaces {
     } else if (request.method === 'DELETE') {
       await deletePrefix(response, target.bucket, target.query, this.#data);
     } else {
-      throw wrongMethod(request, 'GET and DELETE');
+      throw wrongMethod(request.method, 'GET, DELETE');
     }
   }
 
@@ -142,13 +142,15 @@ class Surfaces {
       case 'DELETE':
         return await deleteObject(request, response, ref, this.#data);
       default:
-        throw wrongMethod(request, 'GET, HEAD, PUT and DELETE');
+        throw wrongMethod(request.method, 'GET, HEAD, PUT, DELETE');
     }
   }
 }
 
+const PROBES: ReadonlySet<string> = new Set([PATHS.healthz, PATHS.readyz, PATHS.metrics]);
+
 async function answerProbe(
-  url: string,
+  { method, url = '/' }: IncomingMessage,
   response: ServerResponse,
   {
     state,
@@ -157,6 +159,8 @@ async function answerProbe(
   }: { state: () => NodeState; conditions: Conditions; metrics: Metrics },
 ): Promise<boolean> {
   const path = url.split('?', 1)[0] as string;
+  if (!PROBES.has(path)) return false;
+  if (method !== 'GET' && method !== 'HEAD') throw wrongMethod(method, 'GET, HEAD');
   if (path === PATHS.healthz || path === PATHS.readyz) {
     const body = JSON.stringify({ state: state(), conditions: conditions.list() });
     const status = path === PATHS.healthz || state() === 'ready' ? 200 : 503;
@@ -167,7 +171,6 @@ async function answerProbe(
     response.end(body);
     return true;
   }
-  if (path !== PATHS.metrics) return false;
   const text = await metrics.registry.metrics();
   response.writeHead(200, {
     'content-type': metrics.registry.contentType,
@@ -175,10 +178,6 @@ async function answerProbe(
   });
   response.end(text);
   return true;
-}
-
-function wrongMethod(request: IncomingMessage, allowed: string): StoreError {
-  return new StoreError('unsupported', `${request.method} is not offered here, only ${allowed}`);
 }
 
 function isEvents(url: string): boolean {

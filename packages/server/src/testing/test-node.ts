@@ -19,7 +19,7 @@ import {
   PATHS,
   PROTOCOL_VERSION,
 } from '@ebb/protocol';
-import { pino } from 'pino';
+import { type Logger, pino } from 'pino';
 import { loadConfig } from '../config.ts';
 import type { RawConfig } from '../config-schema.ts';
 import { type RunningNode, startNode } from '../node.ts';
@@ -56,6 +56,7 @@ const silent = pino({ level: 'silent' });
 
 export async function openTestNode(
   changes: RawConfig & { directory?: string } = {},
+  { log = silent }: { readonly log?: Logger } = {},
 ): Promise<TestNode> {
   const { directory = mkdtempSync('/dev/shm/ebb-test-'), ...rest } = changes;
   const flags: RawConfig = {
@@ -67,7 +68,7 @@ export async function openTestNode(
     ...{ memoryLimit: 64 * MiB, diskLimit: 64 * MiB, drainDeadline: '5s' },
     ...rest,
   };
-  const node = await startNode(loadConfig({ flags }), { log: silent });
+  const node = await startNode(loadConfig({ flags }), { log });
   const socketPath = node.socketPath as string;
 
   const http: TestNode['http'] = (method, path, { headers = {}, body, tcp = false } = {}) =>

@@ -4,6 +4,7 @@ import { FILE_READ_BYTES_MAX, StoreError } from '@ebb/protocol';
 import type { DataContext } from '../data/data-context.ts';
 import { receiveBody } from '../data/receive-body.ts';
 import { send } from '../data/send-range.ts';
+import { wrongMethod } from '../error-response.ts';
 import { holdAnswer } from '../held-answer.ts';
 import { parseFileId } from './file-routes.ts';
 
@@ -27,8 +28,7 @@ export async function answerFileBytes(
 ): Promise<void> {
   if (request.method === 'GET') await sendBytes(response, target, context);
   else if (request.method === 'PUT') await takeBytes(request, response, target, context);
-  else
-    throw new StoreError('unsupported', `${request.method} is not offered here, only GET and PUT`);
+  else throw wrongMethod(request.method, 'GET, PUT');
 }
 
 async function sendBytes(

@@ -119,7 +119,7 @@ describe('an open file', () => {
     ['GET', '/v1/files/x/bytes', undefined, 404],
     ['GET', '/v1/files/12/bytes?offset=-1', undefined, 400],
     ['GET', `/v1/files/12/bytes?length=${FILE_READ_BYTES_MAX + 1}`, undefined, 413],
-    ['POST', '/v1/files/12/bytes', undefined, 501],
+    ['POST', '/v1/files/12/bytes', undefined, 405],
   ])('%s %s %j is refused with %i', async (method, path, body, status) => {
     expect((await at.json(method, path, body)).status).toBe(status);
   });
