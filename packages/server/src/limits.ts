@@ -90,6 +90,10 @@ export const HELLO_TIMEOUT_MS = 10_000;
 /** How often connected clients count as a heartbeat of their job; a job's time to live is at least a second. */
 export const CONNECTED_HEARTBEAT_MS = 300;
 
+/** Log lines about clients who do not speak our language, or are in the way: so many in so long. */
+export const STRANGER_LINES_MAX = 20;
+export const STRANGER_WINDOW_MS = 10_000;
+
 /** Blobs named in one `revoke`. */
 export const REVOKE_BLOBS_MAX = 65_536;
 

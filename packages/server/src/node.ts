@@ -13,6 +13,7 @@ import {
   VERSION,
 } from './compose.ts';
 import type { NodeConfig } from './config.ts';
+import { type LogSink, openStderrSink } from './log-sink.ts';
 import { removeNames, removePidFile, writePidFile } from './pid-file.ts';
 import type { NodeState } from './services.ts';
 import { listenForStop } from './stop-signals.ts';
@@ -123,7 +124,11 @@ export async function runNode(config: NodeConfig): Promise<number> {
   return 0;
 }
 
-export function createLog(config: Pick<NodeConfig, 'logLevel'>): Logger {
+export function createLog(
+  config: Pick<NodeConfig, 'logLevel'>,
+  sink: LogSink = openStderrSink(),
+): Logger {
+  process.once('exit', () => sink.flushSync());
   return pino(
     {
       name: 'ebb',
@@ -135,7 +140,7 @@ export function createLog(config: Pick<NodeConfig, 'logLevel'>): Logger {
         censor: '[secret]',
       },
     },
-    pino.destination({ fd: 2, sync: true }),
+    sink,
   );
 }
 

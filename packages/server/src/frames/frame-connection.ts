@@ -24,6 +24,7 @@ import type { Logger } from 'pino';
 import type { BufferPool } from '../http/buffer-pool.ts';
 import { toStoreError } from '../http/error-response.ts';
 import type { Hold, PeerMemory } from '../http/peer-memory.ts';
+import type { LimitedLog } from '../limited-log.ts';
 import {
   FRAME_BYTES_INFLIGHT_MAX,
   FRAME_CALLS_INFLIGHT_MAX,
@@ -81,6 +82,8 @@ export interface FrameConnectionOptions {
   readonly memory: PeerMemory;
   readonly pieces: BufferPool;
   readonly name: string;
+  /** For what clients cause. */
+  readonly warnings: LimitedLog;
   readonly onClose: (connection: FrameConnection) => void;
 }
 
@@ -91,6 +94,7 @@ export class FrameConnection {
   readonly #pieces: BufferPool;
   readonly #metrics: FrameMetrics;
   readonly #log: Logger;
+  readonly #warnings: LimitedLog;
   readonly #context: CallContext;
   readonly #owner: Owner;
   readonly #outbox: Outbox;
@@ -115,7 +119,9 @@ export class FrameConnection {
   #closed = false;
   #ending = false;
 
-  constructor({ socket, services, memory, pieces, name, onClose }: FrameConnectionOptions) {
+  constructor(options: FrameConnectionOptions) {
+    const { socket, services, memory, pieces, name, onClose } = options;
+    this.#warnings = options.warnings;
     this.#socket = socket;
     this.#services = services;
     this.#memory = memory;
@@ -295,7 +301,10 @@ export class FrameConnection {
     } catch (error) {
       if (!isBegun) throw error;
       if (!this.#closed)
-        this.#log.warn({ err: error, owner: this.#owner.name }, 'an answer could not be completed');
+        this.#warnings.warn(
+          { err: error, owner: this.#owner.name },
+          'an answer could not be completed',
+        );
       this.#socket.destroy();
       return undefined;
     } finally {
@@ -384,7 +393,7 @@ export class FrameConnection {
 
   /** The other side does not speak our language: says so once, and ends. */
   #refuse(error: StoreError, header?: FrameHeader): void {
-    this.#log.warn(
+    this.#warnings.warn(
       { owner: this.#owner.name, code: error.code, reason: error.message },
       'connection refused',
     );
@@ -488,7 +497,7 @@ export class FrameConnection {
   }
 
   #endForMemory(what: string): void {
-    this.#log.warn(
+    this.#warnings.warn(
       { owner: this.#owner.name },
       `connection ended: others need the memory that it holds, and it no longer ${what}`,
     );

@@ -5,11 +5,14 @@ import { FRAMES_UPGRADE, HEADERS, PATHS, StoreError } from '@ebb/protocol';
 import type { BufferPool } from '../http/buffer-pool.ts';
 import { errorAnswer } from '../http/error-response.ts';
 import { PeerMemory } from '../http/peer-memory.ts';
+import { LimitedLog } from '../limited-log.ts';
 import {
   CONNECTED_HEARTBEAT_MS,
   FRAME_BYTES_INFLIGHT_TOTAL_MAX,
   FRAME_OWN_BYTES,
   FRAME_PATIENCE_MS,
+  STRANGER_LINES_MAX,
+  STRANGER_WINDOW_MS,
 } from '../limits.ts';
 import type { Services } from '../services.ts';
 import { FrameConnection } from './frame-connection.ts';
@@ -19,6 +22,7 @@ export class FrameServer {
   readonly #memory: PeerMemory;
   readonly #pieces: BufferPool;
   #services: Services | undefined;
+  #warnings: LimitedLog | undefined;
   #heartbeats: NodeJS.Timeout | undefined;
   #lastId = 0;
 
@@ -43,6 +47,9 @@ export class FrameServer {
   /** From here on connections are taken. */
   attach(services: Services): void {
     this.#services = services;
+    this.#warnings = new LimitedLog(services.log, {
+      ...{ linesMax: STRANGER_LINES_MAX, windowMs: STRANGER_WINDOW_MS },
+    });
     this.#heartbeats = setInterval(() => this.#beat(services), CONNECTED_HEARTBEAT_MS);
     this.#heartbeats.unref();
   }
@@ -66,6 +73,7 @@ export class FrameServer {
       socket.write(`HTTP/1.1 101 Switching Protocols\r\n${headers.join('\r\n')}\r\n\r\n`);
       const connection = new FrameConnection({
         ...{ socket, services, memory: this.#memory, pieces: this.#pieces },
+        warnings: this.#warnings as LimitedLog,
         name: `frames-${++this.#lastId}`,
         onClose: (closed) => this.#connections.delete(closed),
       });
