@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +15,25 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from test_dcp import assert_same, blank, some_state
 from torch import nn
+from torch.distributed import checkpoint as torch_dcp
 
 from ebb.checkpoint import Checkpointer
 from ebb.errors import RequestInvalidError, UnsupportedError
 from ebb.torch import dcp, load, restore_rng_state, rng_state, save
+from support import OWN_NODE, REPO, NodeProcess
+
+
+class Wrapper(torch.Tensor):
+    @staticmethod
+    def __new__(cls, inner: Any) -> Any:
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape)
+
+    def __tensor_flatten__(self) -> Any:
+        return ["inner"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, *_: Any) -> Any:
+        raise NotImplementedError
 
 
 class Tied(nn.Module):
@@ -89,6 +107,54 @@ def test_tied_weights_are_saved_once(checkpointer: Checkpointer) -> None:
     assert "model.lm_head.weight" not in names
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_an_export_has_tied_tensors_under_each_of_their_names(
+    node: NodeProcess, checkpointer: Checkpointer, tmp_path: Path
+) -> None:
+    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    model = trained(1)[0]
+    whole = torch.arange(12.0).reshape(3, 4)
+    state = {**model.state_dict(), "whole": whole, "rows": whole[1:], "column": whole[:, 1]}
+    checkpointer.save(1, state)
+    dcp.save(checkpointer, 2, model.state_dict())
+    checkpointer.wait(2)
+    for step, saved in ((1, state), (2, model.state_dict())):
+        to = tmp_path / f"{step}.safetensors"
+        command = ["checkpoint", "export", checkpointer.run, str(step), "--to", str(to)]
+        main = REPO / "packages/server/src/main.ts"
+        done = subprocess.run(
+            [OWN_NODE, "--conditions=source", main, *command],
+            env={**os.environ, "EBB_NODE": node.url},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found = safetensors.load_file(to)
+        left_out = {"column"} if step == 1 else set()
+        assert all(f"left out: {name} of part rank-00000: it lies in whole" in done.stderr for name in left_out)
+        assert set(found) == set(saved) - left_out
+        assert_same(found, {name: saved[name] for name in found})
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_dcp_waits_for_a_redistribution_and_says_what_to_save_of_a_wrapper(checkpointer: Checkpointer) -> None:
+    from torch.distributed._functional_collectives import AsyncCollectiveTensor
+
+    dcp.save(checkpointer, 1, {"w": AsyncCollectiveTensor(torch.arange(3.0))})
+    torch_dcp.save(
+        {"w": AsyncCollectiveTensor(torch.arange(3.0))},
+        checkpoint_id=2,
+        storage_writer=dcp.EbbStorageWriter(checkpointer),
+    )
+    for step in (1, 2):
+        state = {"w": torch.zeros(3)}
+        dcp.load(checkpointer, state, step)
+        assert state["w"].tolist() == [0, 1, 2]
+    with pytest.raises(UnsupportedError, match=r'm\.w is a Wrapper.* put those into the state as "m\.w\.inner"'):
+        dcp.save(checkpointer, 3, {"m": {"w": Wrapper(torch.ones(3))}})
+
+
 def test_another_model_is_told_by_name_and_not_changed(checkpointer: Checkpointer) -> None:
     save(checkpointer, 1, model=nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)))
     checkpointer.wait()
@@ -159,18 +225,6 @@ def test_generators_go_on_whichever_numpy_has(checkpointer: Checkpointer, kind: 
 
 
 def test_a_distributed_tensor_is_sent_to_dcp(checkpointer: Checkpointer) -> None:
-    class Wrapper(torch.Tensor):
-        @staticmethod
-        def __new__(cls, inner: Any) -> Any:
-            return torch.Tensor._make_wrapper_subclass(cls, inner.shape)
-
-        def __tensor_flatten__(self) -> Any:
-            return ["inner"], None
-
-        @classmethod
-        def __torch_dispatch__(cls, *_: Any) -> Any:
-            raise NotImplementedError
-
     with pytest.raises(UnsupportedError, match=r"ebb\.torch\.dcp"):
         checkpointer.save(1, {"w": Wrapper(torch.ones(3))})
     with pytest.raises(UnsupportedError, match="device meta"):

@@ -109,6 +109,9 @@ class RunApi:
     def put_policy(self, policy: Mapping[str, Any]) -> Mapping[str, Any]:
         return self._call("PUT", "", dict(policy))  # type: ignore[no-any-return]
 
+    def policy(self) -> Mapping[str, Any]:
+        return self._call("GET", "")["policy"]  # type: ignore[no-any-return]
+
     def prepare(self, image_bytes: int, slots: int | None) -> tuple[str, int]:
         """Bucket of images, and how many slots the run has."""
         body = {"imageBytes": image_bytes, **({} if slots is None else {"slots": slots})}

@@ -38,7 +38,7 @@ from ._api import Plan, PlannedPart, RunApi, Snapshot, Step
 from ._arrays import Spec
 from ._copy import Copier
 from ._directory import directory, restore_directory, save_directory
-from ._image_writer import ImageWriter, lay_out, part_of_rank
+from ._image_writer import ImageWriter, is_rank, lay_out, part_of_rank
 from ._restore import PartSource
 from ._sharing import share
 from ._slots import Buffers, SlotMappings
@@ -68,6 +68,11 @@ class Save:
         Raises what went wrong.
         """
         return None if self._done is None else self._done.result(timeout)
+
+    def then(self, work: Callable[[bool], None]) -> None:
+        """Calls it at the end, on the thread that did the rest, with whether the snapshot is committed."""
+        if self._done is not None:
+            self._done.add_done_callback(lambda done: work(not done.cancelled() and done.exception() is None))
 
     def await_end(self) -> None:
         """Whatever came of it."""
@@ -514,8 +519,8 @@ class Checkpointer:
         if part is None and len(parts) == 1:
             part = next(iter(parts))
         if part is None:
-            ranks = [part_of_rank(rank) for rank in range(self.world_size)]
-            if set(parts) == set(ranks) or (allow_partial and self.part in parts):
+            ranks = {part_of_rank(rank) for rank in range(self.world_size)}
+            if {name for name in parts if is_rank(name)} == ranks or (allow_partial and self.part in parts):
                 part = self.part
         if part is not None and part in parts:
             return parts[part]

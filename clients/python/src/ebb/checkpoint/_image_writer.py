@@ -197,3 +197,7 @@ class ImageWriter:
 
 def part_of_rank(rank: int) -> str:
     return f"rank-{rank:05d}"
+
+
+def is_rank(part: str) -> bool:
+    return part.startswith("rank-")

@@ -10,6 +10,8 @@ from ..errors import RequestInvalidError
 #: The part with DCP's metadata, and its one shard.
 METADATA_PART = "dcp-metadata"
 METADATA_SHARD = "metadata"
+#: Beside it: names of tied tensors, and whose bytes they are (docs/checkpoint-format.md).
+TIED_SHARD = "#tied"
 
 CheckpointId = Union[int, str, "os.PathLike[str]", None]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 import torch
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed._shard.sharded_tensor.shard import Shard as LocalShard
 from torch.distributed.tensor import DTensor
@@ -95,7 +96,7 @@ def _lay_out(state: Mapping[str, Any]) -> tuple[dict[Hashable, Shard], list[tupl
     end = 0
     table_bytes = 0
     for path, tensor in _tensors(state, ()):
-        spec = _spec_of(path, tensor)
+        spec = spec_of(".".join(path), tensor)
         table_bytes += _ROW_BYTES + 2 * len(".".join(path)) + _DIMENSION_BYTES * len(spec.shape)
         key = _arrays.identity(tensor)
         if key in shards:
@@ -114,7 +115,7 @@ def _tensors(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
     elif isinstance(value, DTensor):
         yield path, _local(value)
     elif isinstance(value, torch.Tensor):
-        yield path, value
+        yield path, arrived(value)
     elif isinstance(value, Mapping):
         for key, one in value.items():
             yield from _tensors(one, (*path, str(key)))
@@ -134,7 +135,7 @@ def _rebuilt(value: Any, staged: Callable[[torch.Tensor], torch.Tensor]) -> Any:
         make: Any = DTensor
         return make(staged(_local(value)), value._spec, requires_grad=False)
     if isinstance(value, torch.Tensor):
-        return staged(value)
+        return staged(arrived(value))
     if isinstance(value, Mapping):
         return {key: _rebuilt(one, staged) for key, one in value.items()}
     if isinstance(value, list):
@@ -174,13 +175,34 @@ def _bytes_of_values(value: Any) -> int:
         return size
 
 
-def _spec_of(path: tuple[str, ...], tensor: torch.Tensor) -> _arrays.Spec:
+def spec_of(name: str, tensor: torch.Tensor) -> _arrays.Spec:
+    """
+    Raises:
+        UnsupportedError: names the tensor, and says what to save instead.
+    """
+    if hasattr(tensor, "__tensor_flatten__") and not isinstance(tensor, DTensor):
+        try:
+            parts = " and ".join(f'"{name}.{part}"' for part in tensor.__tensor_flatten__()[0])
+        except Exception:
+            parts = "tensors of its own"
+        raise UnsupportedError(
+            f"{name} is a {type(tensor).__qualname__}, which consists of other tensors: put those into the state as "
+            f"{parts}, and make it of them after the load, or save a plain copy (dequantized, say)"
+        )
     try:
         return _arrays.spec_of(tensor)
     except UnsupportedError as error:
-        raise UnsupportedError(f"{'.'.join(path)}: {error.message}") from error
+        raise UnsupportedError(f"{name}: {error.message}") from error
+
+
+def arrived(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself, where a collective is still bringing it (a redistribution that nobody has waited for)."""
+    if isinstance(tensor, AsyncCollectiveTensor):
+        waited: torch.Tensor = tensor.wait()
+        return waited
+    return tensor
 
 
 def _local(tensor: DTensor) -> torch.Tensor:
     with torch.no_grad():
-        return tensor.to_local()
+        return arrived(tensor.to_local())

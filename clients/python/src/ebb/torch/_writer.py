@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import threading
 from collections.abc import Mapping, Sequence
@@ -20,9 +21,9 @@ from ..checkpoint._image import Shard, align
 from ..checkpoint._image_writer import ImageWriter, layout_of
 from ..errors import RequestInvalidError, UnsupportedError
 from ._metadata import assert_admitted, encode_metadata
-from ._names import METADATA_PART, METADATA_SHARD, CheckpointId, is_step, step_of
+from ._names import METADATA_PART, METADATA_SHARD, TIED_SHARD, CheckpointId, is_step, step_of
 from ._saves import Saving, abort, abort_left, shared_of
-from ._staging import StagedState
+from ._staging import StagedState, arrived, spec_of
 
 _log = logging.getLogger("ebb.checkpoint")
 _SKIP = "skip"
@@ -188,10 +189,8 @@ class EbbStorageWriter(StorageWriter):
                 raise RequestInvalidError(
                     f"{name} is {list(found.shape)} here, and {list(item.tensor_data.chunk.sizes)} in the plan"
                 )
-            try:
-                _arrays.spec_of(found)
-            except UnsupportedError as error:
-                raise UnsupportedError(f"{name}: {error.message}") from error
+            found = arrived(found)
+            spec_of(name, found)
             return found.detach()
         data = found.getvalue()
         if self._weights_only:
@@ -221,10 +220,14 @@ class EbbStorageWriter(StorageWriter):
         metadata.storage_meta = self.storage_meta()
         text = encode_metadata(metadata)
         shard = Shard(METADATA_SHARD, 0, len(text))
-        layout = layout_of([shard])
+        tied = _tied(results)
+        other = [Shard(TIED_SHARD, align(len(text)), len(tied))] if tied else []
+        layout = layout_of([shard, *other])
         image = self._open(saving, layout.image_bytes, METADATA_PART)
         try:
             image.put(shard, text)
+            for one in other:
+                image.put(one, tied)
             image.seal(layout)
             image.commit()
         except BaseException:
@@ -270,6 +273,18 @@ def _shards_in_place(
             end = shards[n].offset + shards[n].length
     placed = [shards[n] for n in range(len(items))]
     return placed if layout_of(placed).image_bytes <= staged.image.room_bytes else None
+
+
+def _tied(results: Sequence[WriteResult]) -> bytes:
+    """Names that have no shard of their own, for readers of images that do not unpickle DCP's metadata."""
+    firsts: dict[tuple[str, int, int], str] = {}
+    others: dict[str, list[str]] = {}
+    for one in results:
+        part, offset, length = one.storage_data
+        first = firsts.setdefault((part, offset, length), one.index.fqn) if length > 0 else one.index.fqn
+        if first != one.index.fqn:
+            others[one.index.fqn] = ["array", first, _arrays.TORCH]
+    return json.dumps(others, separators=(",", ":")).encode() if others else b""
 
 
 def _shard_of(item: WriteItem, offset: int, data: torch.Tensor | memoryview) -> Shard:
