@@ -29,6 +29,10 @@ export const TRASH_FILES_MAX = 1024;
 /** How long what statfs said is trusted, less what was handed out since. Others may fill the same file system meanwhile. */
 export const STATFS_CACHE_MS = 100;
 
+/** Files with wrong bytes that are kept beside a tier: so many, and this part of its capacity. */
+export const SET_ASIDE_FILES_MAX = 16;
+export const SET_ASIDE_PART = 1 / 16;
+
 /**
  * The mover's buffer stays in a core's cache between read, checksum and write. Measured for 256 MiB from tmpfs to disk on a
  * busy machine, CPU ms: 118 with 128 to 512 KiB, 135 to 265 with 1 MiB, 362 with 4 MiB; fs.copyFile without a checksum 98.

@@ -36,7 +36,7 @@ export interface FrameMetrics {
 
 export interface Metrics {
   readonly registry: Registry;
-  readonly storeObserver: Pick<StoreObserver, 'committed' | 'moved'>;
+  readonly storeObserver: Pick<StoreObserver, 'committed' | 'moved' | 'corrupt'>;
   /** Background work that failed: it is tried again, and its cause is in the log. */
   readonly backgroundFailures: Counter<'work'>;
   observeHttp(request: {
@@ -86,6 +86,12 @@ export function createMetrics(conditions: Conditions): Metrics {
     labelNames: ['from', 'to'],
     registers,
   });
+  const corrupt = new Counter({
+    name: 'ebb_corrupt_copies_total',
+    help: 'Copies found to hold wrong bytes when they were read, by tier: set aside, or kept when it is the last one.',
+    labelNames: ['tier'],
+    registers,
+  });
   const httpRequests = new Counter({
     name: 'ebb_http_requests_total',
     help: 'HTTP requests answered.',
@@ -108,6 +114,7 @@ export function createMetrics(conditions: Conditions): Metrics {
         commitBytes.inc(sizeBytes);
       },
       moved: ({ from, to, bytes }) => moved.inc({ from, to }, bytes),
+      corrupt: (tier) => corrupt.inc({ tier: TIER_NAMES[tier] }),
     },
     observeHttp: ({ method, route, status, seconds }) => {
       httpRequests.inc({ method, route, status });

@@ -19,6 +19,7 @@ import {
   type RecoveryReport,
   type RemoteTier,
   resolvePolicy,
+  type StoreObserver,
   type StoreSettings,
 } from '@ebb/core';
 import { MiB } from '@ebb/protocol';
@@ -31,6 +32,8 @@ export interface TestStoreOptions {
   /** Events that the catalog keeps. */
   readonly eventsMax?: number;
   readonly encryptionKeys?: Keyring;
+  /** Is told beside `failures`. */
+  readonly observer?: Partial<StoreObserver>;
   /** Faults: each gets the real part and returns what the store shall use in its place. */
   readonly faults?: Faults;
 }
@@ -145,7 +148,7 @@ async function openOn(
     ...(options.clock === undefined ? {} : { clock: options.clock }),
     settings: options.settings ?? {},
     ...(options.encryptionKeys === undefined ? {} : { encryptionKeys: options.encryptionKeys }),
-    observer: { failed: (error) => failures.push(error) },
+    observer: { ...options.observer, failed: (error) => failures.push(error) },
   });
   const owner = store.createOwner('test');
   let crashed = false;

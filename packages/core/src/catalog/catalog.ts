@@ -405,6 +405,10 @@ export interface Catalog {
   setBlobCopies(blobId: number, expectedGeneration: number, copies: BlobCopies): Promise<boolean>;
   /** What is known only after a blob was read whole. No effect on one whose checksum is known. */
   setBlobChecksum(blobId: number, crc32c: number): Promise<void>;
+  /** CRC32Cs of blocks of a blob, from this block on. They go with the blob. */
+  putBlockSums(blobId: number, firstBlock: number, sums: readonly number[]): Promise<void>;
+  /** As they were put, from exactly this block on; undefined when they were not. */
+  findBlockSums(blobId: number, firstBlock: number): Promise<Uint32Array | undefined>;
   /** Live blobs with bytes in this object of tier 2. */
   listBlobsStoredAs(remoteName: string): Promise<readonly BlobRecord[]>;
 

@@ -97,13 +97,14 @@ export class BlobTable {
     return rows.map((row) => toBlob(row).record);
   }
 
-  /** No effect on a blob with refs: one without them has no link rows either. */
-  drop(blobId: number): void {
+  /** No effect on a blob with refs, and false: one without them has no link rows either. */
+  drop(blobId: number): boolean {
     const record = this.find(blobId);
-    if (record === undefined || record.refs > 0) return;
+    if (record === undefined || record.refs > 0) return false;
     this.#tx.write(this.#sql.delete, blobId);
     this.#countCopies(record, -1);
     this.#counters.add(this.#counters.blobs, -1, -record.sizeBytes);
+    return true;
   }
 
   // ── references ────────────────────────────────────────────────────────────────────────────────────────────────────

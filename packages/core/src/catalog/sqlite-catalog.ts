@@ -15,7 +15,7 @@
  *   sqlite-transactions  changes in groups, reads beside them; prepared statements
  *   wal-keeper           durability and the length of the log, off the main thread
  *   log-reserve          blocks that the log has before it needs them; catalog-room: who may still add to a full disk; catalog-health
- *   sqlite-tables        the tables: -objects and -blobs (S2), -buckets, -spool, -private-copies, -jobs, -records, -counters (S3)
+ *   sqlite-tables        the tables: -objects, -blobs and -block-sums (S2), -buckets, -spool, -private-copies, -jobs, -records, -counters (S3)
  *   sqlite-events        the log of what was done (E1 to E4)
  *   sqlite-*-changes     what may be done to objects: to one (S1), to many, to those that go to tier 2; to the copies of a blob
  *   sqlite-listing       pages of names
@@ -168,7 +168,7 @@ function createCatalog(parts: {
 }): Catalog {
   const { nodeId, ids, tx, tables, durable, close, assertMayGrow } = parts;
   const { buckets, objects, blobs, counters, jobs, records, spool, events } = tables;
-  const { privateCopies } = tables;
+  const { privateCopies, blockSums } = tables;
   /** A change that adds to the catalog: refused first when the file system has little room left (catalog-room.ts, R1). */
   const grow = <T>(apply: () => T): Promise<T> =>
     tx.change(() => {
@@ -220,8 +220,16 @@ function createCatalog(parts: {
     setBlobCopies: (blobId, expectedGeneration, copies) =>
       tx.change(() => setBlobCopies(tables, blobId, expectedGeneration, copies)),
     setBlobChecksum: (blobId, crc32c) => tx.change(() => blobs.setChecksum(blobId, crc32c)),
+    putBlockSums: (blobId, firstBlock, sums) =>
+      tx.change(() => {
+        if (blobs.find(blobId) !== undefined) blockSums.put(blobId, firstBlock, sums);
+      }),
+    findBlockSums: (blobId, firstBlock) => tx.read(() => blockSums.find(blobId, firstBlock)),
     listBlobsStoredAs: (remoteName) => tx.read(() => blobs.listStoredAs(remoteName)),
-    dropBlob: (blobId) => tx.change(() => blobs.drop(blobId)),
+    dropBlob: (blobId) =>
+      tx.change(() => {
+        if (blobs.drop(blobId)) blockSums.drop(blobId);
+      }),
     objectsOfBlob: (blobId, limit) =>
       tx.read(() =>
         blobs.users(blobId, limit).map(({ bucket, key, pinned }) => ({

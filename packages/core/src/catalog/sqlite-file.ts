@@ -15,6 +15,7 @@ import type { Clock } from '../clock.ts';
 import { isMissing } from '../tier/fs-error.ts';
 import { explainPathError } from '../tier/own-paths.ts';
 import { takeReserve } from './log-reserve.ts';
+import { BLOCK_SUMS_SCHEMA } from './sqlite-block-sums.ts';
 import { translateSqliteError } from './sqlite-errors.ts';
 import { EVENTS_SCHEMA } from './sqlite-events.ts';
 import { readingAnyInteger } from './sqlite-integers.ts';
@@ -108,6 +109,7 @@ function prepareSchema(
   database.exec(EVENTS_SCHEMA);
   database.exec(PRIVATE_COPIES_SCHEMA);
   database.exec(JOB_TOKENS_SCHEMA);
+  database.exec(BLOCK_SUMS_SCHEMA);
   addSealIds(database);
   addSeen(database);
   const read = readingAnyInteger(database.prepare('select value from meta where name = ?'));

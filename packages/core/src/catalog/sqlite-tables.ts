@@ -5,6 +5,7 @@
 import { shownSum } from './byte-sum.ts';
 import type { CatalogTotals } from './catalog.ts';
 import { BlobTable } from './sqlite-blobs.ts';
+import { BlockSumTable } from './sqlite-block-sums.ts';
 import { BucketTable } from './sqlite-buckets.ts';
 import { Counters } from './sqlite-counters.ts';
 import { EventLog, type EventLogOptions } from './sqlite-events.ts';
@@ -19,6 +20,7 @@ export interface Tables {
   readonly counters: Counters;
   readonly buckets: BucketTable;
   readonly blobs: BlobTable;
+  readonly blockSums: BlockSumTable;
   readonly objects: ObjectTable;
   readonly jobs: JobTable;
   readonly records: RecordTable;
@@ -42,6 +44,7 @@ export function loadTables(
     counters,
     buckets,
     blobs,
+    blockSums: new BlockSumTable(tx),
     objects,
     jobs: new JobTable(tx),
     records: new RecordTable(tx),

@@ -155,6 +155,7 @@ export class Vault {
         this.#onDisk.delete(blobId);
         disk.remove(blobId, options);
       },
+      setAside: (blobId) => disk.setAside(blobId),
       removeOrphans: () => disk.removeOrphans(),
       trimPool: (bytes) => disk.trimPool(bytes),
       populate: (options, signal) => disk.populate(options, signal),

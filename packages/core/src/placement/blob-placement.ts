@@ -14,6 +14,7 @@
 import { isStoreError, StoreError } from '@ebb/protocol';
 import type { BlobCopies, BlobRecord, Catalog } from '../catalog/catalog.ts';
 import { storedSize } from '../encryption/vault.ts';
+import { type BlockSums, collectorFor } from '../store/block-sums.ts';
 import type { LeaseTable } from '../store/lease-table.ts';
 import type { LifeLog } from '../store/life-log.ts';
 import type { LocalBlob, LocalTier, Mover, RemoteObject, RemoteTier } from '../tier/tier.ts';
@@ -51,6 +52,7 @@ export interface PlacementParts {
   readonly recency: RecencyIndex;
   readonly log: LifeLog;
   readonly sealed: SealedCopies;
+  readonly blockSums: BlockSums;
   readonly privateCopies: PrivateCopies;
   readonly onMoved: (move: { from: Place; to: Place; bytes: number }) => void;
   readonly onError: (error: unknown) => void;
@@ -258,9 +260,15 @@ export class BlobPlacement {
     const { blobId, sizeBytes, crc32c } = blob;
     const to = tier.absolutePath(blobId);
     const { remote } = blob;
+    const { blockSums } = this.#parts;
     try {
       await this.#fromEachSource(blob, async (from) => {
-        const found = await this.#parts.mover.copy({ from, to, sizeBytes, sync: false });
+        const blocks = crc32c === null ? undefined : collectorFor(sizeBytes);
+        const found = await this.#parts.mover.copy({
+          ...{ from, to, sizeBytes, sync: false },
+          ...(blocks && { blocks }),
+        });
+        if (found === crc32c && tier.name === 'disk') await blockSums.keep(blobId, blocks);
         if (crc32c === null || found === crc32c) return;
         throw new StoreError(
           'data_corrupt',
@@ -315,6 +323,7 @@ export class BlobPlacement {
         blobId: blob.blobId,
       });
     }
+    if (next.memoryBytes === null && next.diskBytes === null) await this.#makeSums(blob);
     if (!(await catalog.setBlobCopies(blob.blobId, blob.generation, next))) return 'gone';
     // In one turn: what was made can be read, and what is dropped no more.
     this.#filling.delete(blob.blobId);
@@ -332,6 +341,20 @@ export class BlobPlacement {
       dropped: options.drop.join('+') || 'nothing',
     });
     return 'done';
+  }
+
+  /** Before the last local copy goes: ranges from tier 2 are compared with the sums. */
+  async #makeSums(blob: BlobRecord): Promise<void> {
+    const { blockSums } = this.#parts;
+    const { blobId, sizeBytes, crc32c } = blob;
+    if (crc32c === null || isSealedBlob(blob)) return;
+    const facts = { blobId, sizeBytes, crc32c };
+    if (await blockSums.has(facts)) return;
+    try {
+      await this.#fromEachSource(blob, (file) => blockSums.make(facts, file));
+    } catch (error) {
+      if (!isBadSource(error)) throw error; // what tier 2 has may be good
+    }
   }
 
   /** A power cut that took the change back would find the file gone, and where its bytes are forgotten: so it goes after. */

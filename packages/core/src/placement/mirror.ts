@@ -57,6 +57,8 @@ export interface MirrorParts {
   readonly log: LifeLog;
   readonly sealed: SealedCopies;
   readonly privateCopies: PrivateCopies;
+  /** Compares a file of a blob on disk as a whole. @throws `data_corrupt` */
+  readonly compareFile: (blob: BlobRecord, file: string) => Promise<void>;
   readonly onMoved: (move: { from: Place; to: Place; bytes: number }) => void;
   /** A name's turn is over: it was stored, deleted, given up, or has to wait for another try. */
   readonly onSent: (name: { readonly bucket: string; readonly key: string }) => void;
@@ -434,6 +436,8 @@ export class Mirror {
           sources.push(segment.source);
           continue;
         }
+        // The CRC32C of a part is not known: then the file has to be right as a whole.
+        if (!isWhole && held.place === 'disk') await this.#parts.compareFile(blob, held.file);
         sources.push({ file: held.file, offset, length, crc32c: isWhole ? blob.crc32c : null });
       }
       return { sources, from: files[0]?.place ?? 'memory', release };

@@ -1,5 +1,6 @@
 /** Wires the store: catalog, tiers and placement come in, an ObjectStore (object-store.ts) that has recovered comes out. */
 import type { Catalog } from '../catalog/catalog.ts';
+import { createChecksumThread } from '../checksum-thread/checksum-thread.ts';
 import { type Clock, systemClock } from '../clock.ts';
 import type { Keyring } from '../encryption/keyring.ts';
 import { Vault } from '../encryption/vault.ts';
@@ -11,7 +12,11 @@ import { SealedCopies } from '../placement/sealed-copies.ts';
 import { Spiller } from '../placement/spiller.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
 import { AwakeTime } from './awake-time.ts';
+import { BadCopies } from './bad-copies.ts';
+import { BlockSums } from './block-sums.ts';
 import { Buckets } from './buckets.ts';
+import { CheckedReads } from './checked-reads.ts';
+import { ComparedFiles } from './compared-files.ts';
 import { Conditions } from './conditions.ts';
 import { IdBlocks } from './id-blocks.ts';
 import { Importer } from './importer.ts';
@@ -65,6 +70,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
   const observer: StoreObserver = {
     committed: () => undefined,
     moved: () => undefined,
+    corrupt: () => undefined,
     failed: () => undefined,
     kept: () => undefined,
     ...options.observer,
@@ -95,8 +101,12 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     ...{ catalog, remote, clock },
     onError: (error, subject) => observer.failed(error, 'removal', subject),
   });
+  const blockSums = new BlockSums({ catalog, mover: commitMover });
+  const checksums = createChecksumThread();
+  const comparedFiles = new ComparedFiles(blockSums, clock);
   const placement: BlobPlacement = new BlobPlacement({
     ...{ catalog, memory, disk, remote, mover, leases, diskLeases, recency, log, sealed },
+    blockSums,
     privateCopies,
     nodeId,
     onMoved: (move) => observer.moved(move),
@@ -115,6 +125,9 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
   });
   const mirror = new Mirror({
     ...{ nodeId, catalog, placement, remote, clock, log, sealed, privateCopies },
+    compareFile: async ({ crc32c, ...blob }, file) => {
+      if (crc32c !== null) await comparedFiles.compare({ ...blob, crc32c }, file);
+    },
     onMoved: (move) => {
       observer.moved(move);
       spiller.noteRemoteTook();
@@ -136,6 +149,9 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     memoryMarks: settings.memoryMarks,
     diskMarks: settings.diskMarks,
     onError: (error) => observer.failed(error, 'spill'),
+  });
+  const badCopies = new BadCopies({
+    ...{ catalog, disk, placement, mirror, privateCopies, log, observer },
   });
   const owners = new Set<number>();
   const parts: StoreParts = {
@@ -162,7 +178,12 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
       vault,
       sealed,
       privateCopies,
+      blockSums,
+      badCopies,
+      checksums,
     },
+    checkedReads: new CheckedReads(blockSums, checksums),
+    comparedFiles,
     staging: new StagingTable(),
     jobs: new JobTable(),
     buckets: new Buckets({

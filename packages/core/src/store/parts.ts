@@ -1,5 +1,7 @@
 /** The machinery that the halves of the store (writes, reads, names, jobs) share. Made once in open-store.ts. */
+import type { TierIndex } from '@ebb/protocol';
 import type { BlobRecord, Catalog } from '../catalog/catalog.ts';
+import type { ChecksumThread } from '../checksum-thread/checksum-thread.ts';
 import type { Clock } from '../clock.ts';
 import type { Vault } from '../encryption/vault.ts';
 import type { BlobPlacement } from '../placement/blob-placement.ts';
@@ -11,7 +13,11 @@ import type { SealedCopies } from '../placement/sealed-copies.ts';
 import type { Spiller } from '../placement/spiller.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
 import type { AwakeTime } from './awake-time.ts';
+import type { BadCopies } from './bad-copies.ts';
+import type { BlockSums } from './block-sums.ts';
 import type { Buckets } from './buckets.ts';
+import type { CheckedReads } from './checked-reads.ts';
+import type { ComparedFiles } from './compared-files.ts';
 import type { Conditions } from './conditions.ts';
 import type { Importer } from './importer.ts';
 import type { JobTable } from './job-table.ts';
@@ -69,6 +75,8 @@ export interface StoreObserver {
     to: 'memory' | 'disk' | 'remote';
     bytes: number;
   }): void;
+  /** A copy in this tier turned out to hold wrong bytes. */
+  corrupt(tier: TierIndex): void;
   /** `work`: one of a few kinds, fit for a label; `subject`: which blob. */
   failed(error: unknown, work: BackgroundWork, subject?: string): void;
   /** In tier 2 others put something else under this name: it stays, and what was to be sent there is not. */
@@ -107,6 +115,11 @@ export interface StoreParts {
   readonly quotas: Quotas;
   readonly importer: Importer;
   readonly ranges: RangeCache;
+  readonly blockSums: BlockSums;
+  readonly checkedReads: CheckedReads;
+  readonly comparedFiles: ComparedFiles;
+  readonly badCopies: BadCopies;
+  readonly checksums: ChecksumThread;
   readonly spoolGate: SpoolGate;
   /** Ids of owners that were not dropped: nothing is given to one that is gone. */
   readonly owners: ReadonlySet<number>;

@@ -6,6 +6,9 @@
  *     while another is there.
  * I3  A read inside this process holds the file by a lease too: a file is not recycled under it.
  * I4  A client is shown no file with encrypted bytes: they are brought to memory for it, or read through us.
+ * I5  What is read from disk or tier 2 is compared, block by block, with what the blob's CRC32C vouches for, before anybody
+ *     sees it; a file on disk is shown to a client after it was compared whole (compared-files.ts). A copy that does not match
+ *     is no reason to fail while another is there. What lies in memory is not compared.
  */
 import { type ExtentLocation, isStoreError, MiB, StoreError, type TierIndex } from '@ebb/protocol';
 import type {
@@ -22,6 +25,7 @@ import { durabilityOfObject, shouldPromote } from '../placement/policy.ts';
 import { isPrivateName, ownName } from '../placement/remote-names.ts';
 import { isSealedBlob, type SealedBlob } from '../placement/sealed-copies.ts';
 import type { LocalBlob } from '../tier/tier.ts';
+import type { ReadRaw } from './checked-reads.ts';
 import type { FileLease, LeaseTable } from './lease-table.ts';
 import type {
   ObjectRef,
@@ -317,19 +321,44 @@ export class ReadPath {
 
   /** @throws `superseded` when somebody replaced the object in tier 2: the name is followed then */
   async #readRemote(blob: BlobRecord, target: Uint8Array, position: number): Promise<void> {
-    const { catalog, remote, ranges, importer } = this.#parts;
+    const { catalog, remote, ranges, importer, badCopies } = this.#parts;
     const { name, offset, etag } = blob.remote as RemoteCopy;
     try {
       if (isSealedBlob(blob)) await this.#readSegment(blob, target, position);
-      else if (blob.sizeBytes > FETCHED_WHOLE_BYTES_MAX) await ranges.read(blob, target, position);
-      else await remote.read(name, target, offset + position, { etag });
+      else
+        await this.#readRemoteChecked(blob, target, position, async (part, at) => {
+          if (blob.sizeBytes > FETCHED_WHOLE_BYTES_MAX) await ranges.read(blob, part, at);
+          else await remote.read(name, part, offset + at, { etag });
+        });
     } catch (error) {
+      if (isStoreError(error, 'data_corrupt')) await badCopies.found(2, blob.blobId, error);
       if (!isStoreError(error, 'precondition_failed')) throw error;
       const { blobId } = blob;
       for (const ref of await catalog.objectsOfBlob(blobId, 16)) await importer.refresh(ref);
       const message = `${name} was replaced in tier 2 while it was read; open it again`;
       throw new StoreError('superseded', message, { blobId }, error);
     }
+  }
+
+  /** I5 */
+  async #readRemoteChecked(
+    blob: BlobRecord,
+    target: Uint8Array,
+    position: number,
+    raw: ReadRaw,
+  ): Promise<void> {
+    const { blockSums, checkedReads, ranges } = this.#parts;
+    const { blobId } = blob;
+    const facts = await blockSums.findFacts(blobId);
+    if (facts === undefined) return await raw(target, position);
+    // Once more: what came wrong over the network lies right in the store.
+    for (let look = 0; look < 2; look++) {
+      const compared = await checkedReads.read(facts, target, position, raw);
+      if (compared === 'right') return;
+      if (compared === 'unknown') return await raw(target, position);
+      ranges.forget(blobId);
+    }
+    throw wrongBytes(blobId, 'tier 2', position, target.length);
   }
 
   async #readSegment(blob: SealedBlob, target: Uint8Array, position: number): Promise<void> {
@@ -355,10 +384,30 @@ export class ReadPath {
     const table = place === 'memory' ? leases : diskLeases;
     const lease = table.lease(blobId); // I3
     try {
-      await this.#parts[place].read(blobId, target, position);
+      if (place === 'memory') await this.#parts.memory.read(blobId, target, position);
+      else await this.#readDisk(blobId, target, position);
       return true;
     } finally {
       table.endLease(lease, { returned: true });
+    }
+  }
+
+  /** I5. Sums that are missing, or that do not match, are made anew: then it is certain who is wrong. */
+  async #readDisk(blobId: number, target: Uint8Array, position: number): Promise<void> {
+    const { disk, vault, blockSums, checkedReads, badCopies } = this.#parts;
+    try {
+      const facts = vault.isSealedOnDisk(blobId) ? undefined : await blockSums.findFacts(blobId);
+      if (facts === undefined) return await disk.read(blobId, target, position);
+      const raw: ReadRaw = (part, at) => disk.read(blobId, part, at);
+      if ((await checkedReads.read(facts, target, position, raw)) === 'right') return;
+      if (!badCopies.isKept(1, blobId)) {
+        await blockSums.make(facts, disk.absolutePath(blobId));
+        if ((await checkedReads.read(facts, target, position, raw)) === 'right') return;
+      }
+      throw wrongBytes(blobId, 'disk', position, target.length);
+    } catch (error) {
+      if (isStoreError(error, 'data_corrupt')) await badCopies.found(1, blobId, error);
+      throw error;
     }
   }
 
@@ -379,9 +428,10 @@ export class ReadPath {
     return { tier: 2, blobId, path: '', offset: 0, length };
   }
 
-  /** I4: to a client, bytes that it can only ask us for are in tier 2. */
+  /** I4, I5: to a client, bytes that it can only ask us for are in tier 2. */
   #locationOnDisk({ blobId, path }: LocalBlob, length: number): ExtentLocation {
-    return this.#parts.vault.isSealedOnDisk(blobId)
+    const { vault, badCopies } = this.#parts;
+    return vault.isSealedOnDisk(blobId) || badCopies.isKept(1, blobId)
       ? { tier: 2, blobId, path: '', offset: 0, length }
       : { tier: 1, blobId, path, offset: 0, length };
   }
@@ -440,7 +490,30 @@ export class ReadPath {
       const place = location.tier === 0 ? 'memory' : 'disk';
       if (this.#offeredIn(place, blobId)?.path !== location.path) continue;
       const table = place === 'memory' ? leases : diskLeases;
-      return { location, file: { table, lease: table.lease(blobId) } };
+      const file = { table, lease: table.lease(blobId) };
+      if (place === 'memory' || (await this.#mayShow(blobId, options))) return { location, file };
+      this.#endHolds([file], { returned: true });
+    }
+  }
+
+  /** Whether a reader may have the file on disk (I5). If not, the next look finds another copy, or none that is shown. */
+  async #mayShow(
+    blobId: number,
+    { ranges = false, files = !ranges }: OpenOptions,
+  ): Promise<boolean> {
+    const { disk, blockSums, comparedFiles, badCopies } = this.#parts;
+    // Known from here on, also when the object is deleted before it is read.
+    const facts = await blockSums.findFacts(blobId);
+    if (!files || facts === undefined) return true;
+    try {
+      await comparedFiles.compare(facts, disk.absolutePath(blobId));
+      return true;
+    } catch (error) {
+      // What is gone or cannot be read gives nobody wrong bytes: the reader finds out, and asks again.
+      if (isStoreError(error, 'data_lost') || isStoreError(error, 'io_failed')) return true;
+      if (!isStoreError(error, 'data_corrupt')) throw error;
+      await badCopies.found(1, blobId, error);
+      return false;
     }
   }
 
@@ -461,7 +534,7 @@ export class ReadPath {
     length: number,
     { ranges = false }: OpenOptions,
   ): Promise<ExtentLocation> {
-    const { recency, spiller } = this.#parts;
+    const { recency, spiller, badCopies } = this.#parts;
     const location = await this.locate(blobId, length);
     if (location.tier === 0) recency.touch(blobId);
     if (location.tier === 1) {
@@ -469,6 +542,7 @@ export class ReadPath {
       this.#promoteIfHot(blobId);
     }
     if (location.tier !== 2 || (ranges && length > FETCHED_WHOLE_BYTES_MAX)) return location;
+    if (badCopies.isKept(1, blobId)) return location; // what of it is right is read through us
     return await this.#bringUp(blobId, length);
   }
 
@@ -525,34 +599,14 @@ export class ReadPath {
    * while another copy is good.
    */
   async #dropBrokenCopies(blobId: number): Promise<void> {
-    const { catalog, placement, log, mirror, privateCopies } = this.#parts;
+    const { placement, badCopies } = this.#parts;
     await placement.exclusively(blobId, async () => {
       const blob = await this.#getBlob(blobId);
       const found = await verifyBlob(this.#parts, blob);
       const copies = [blob.memoryBytes, blob.diskBytes, blob.remote].filter((c) => c !== null);
       const broken = found.length < copies.length ? found : found.filter((c) => c.isCertain);
       if (broken.length === 0) return;
-      const has = (tier: TierIndex): boolean => broken.some((copy) => copy.tier === tier);
-      const kept = {
-        memoryBytes: has(0) ? null : blob.memoryBytes,
-        diskBytes: has(1) ? null : blob.diskBytes,
-        remote: has(2) ? null : blob.remote,
-      };
-      const keep = (): Promise<boolean> => catalog.setBlobCopies(blobId, blob.generation, kept);
-      const name = has(2) ? blob.remote?.name : undefined;
-      const isPrivate = name !== undefined && isPrivateName(name);
-      if (!(await (isPrivate ? privateCopies.during(name, keep) : keep()))) return;
-      for (const { tier, problem } of broken)
-        log.add(blobId, 'broken copy dropped', { tier, problem });
-      if (has(0)) placement.giveUp('memory', blobId);
-      if (has(1)) placement.giveUp('disk', blobId);
-      if (name === undefined) return;
-      // Its bucket wanted a copy there: from the good one, if there is.
-      for (const ref of await catalog.objectsOfBlob(blobId, 64)) {
-        const object = await catalog.findObject(ref.bucket, ref.key);
-        if (object !== undefined) await catalog.unsetMirrored(object);
-      }
-      mirror.wake();
+      await badCopies.setAside(blob, broken);
     });
   }
 
@@ -591,6 +645,11 @@ export class ReadPath {
 
 /** What may be wrong with one copy, while another is good. */
 const LOCAL_FAILURES: ReadonlySet<string> = new Set(['data_lost', 'io_failed', 'data_corrupt']);
+
+function wrongBytes(blobId: number, where: string, position: number, length: number): StoreError {
+  const message = `blob ${blobId} on ${where} does not match its checksum within bytes ${position} to ${position + length}`;
+  return new StoreError('data_corrupt', message, { blobId, position, length });
+}
 
 function lost(blobId: number): StoreError {
   return new StoreError('data_lost', `no copy of blob ${blobId} is left in any tier`, { blobId });

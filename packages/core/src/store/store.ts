@@ -542,6 +542,7 @@ export class CatalogObjectStore implements ObjectStore {
     await privateCopies.close();
     await mover.close();
     if (commitMover !== mover) await commitMover.close();
+    await this.#parts.checksums.close();
     await memory.close();
     await disk.close();
     await remote.close();

@@ -43,6 +43,7 @@ export async function verifyBlob(
   signal?: AbortSignal,
 ): Promise<readonly BrokenCopy[]> {
   const broken: BrokenCopy[] = [];
+  const cancel = signal === undefined ? {} : { signal };
   const check = async (tier: TierIndex, checksum: () => Promise<number>): Promise<void> => {
     try {
       const found = await checksum();
@@ -58,14 +59,14 @@ export async function verifyBlob(
   };
   if (blob.memoryBytes !== null) {
     await check(0, () =>
-      parts.mover.checksum(parts.memory.absolutePath(blob.blobId), blob.sizeBytes, signal),
+      parts.mover.checksum(parts.memory.absolutePath(blob.blobId), blob.sizeBytes, cancel),
     );
   }
   if (blob.diskBytes !== null) {
     await check(1, () =>
       isSealedBlob(blob)
         ? parts.sealed.checksumOnDisk(blob, signal)
-        : parts.mover.checksum(parts.disk.absolutePath(blob.blobId), blob.sizeBytes, signal),
+        : parts.mover.checksum(parts.disk.absolutePath(blob.blobId), blob.sizeBytes, cancel),
     );
   }
   const { remote, sizeBytes } = blob;

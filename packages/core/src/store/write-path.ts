@@ -13,7 +13,7 @@
  * I7  Plain bytes of an encrypted bucket are staged in tier 0 alone; on disk they are encrypted before the commit resolves.
  */
 
-import { ACKS, type Ack, formatBytes, StoreError } from '@ebb/protocol';
+import { ACKS, type Ack, formatBytes, isStoreError, StoreError } from '@ebb/protocol';
 import { isMirrored } from '../catalog/bucket-policy.ts';
 import type { ObjectRecord } from '../catalog/catalog.ts';
 import { sealedSize } from '../encryption/frames.ts';
@@ -21,7 +21,8 @@ import { OBJECT_BYTES_MAX, SYNC_IO_BYTES_MAX } from '../limits.ts';
 import { parseAnyBucketName, parseKey } from '../object-ref.ts';
 import { assertObjectBytes } from '../object-size.ts';
 import { durabilityOf, meets, stagingTiers } from '../placement/policy.ts';
-import type { LocalBlob, LocalTier } from '../tier/tier.ts';
+import type { BlockCollector, LocalBlob, LocalTier } from '../tier/tier.ts';
+import { collectorFor } from './block-sums.ts';
 import { LastRoom } from './last-room.ts';
 import type {
   CommitOptions,
@@ -44,6 +45,9 @@ const ROOM_PAUSE_MS_MAX = 400;
 const ZEROS = Buffer.alloc(4 * SYNC_IO_BYTES_MAX);
 /** Failed ranges remembered of one write; with more, it can only be given up. */
 const MISSING_MAX = 16;
+
+/** Why a pass over a new file on disk was not made. */
+const SUMS_LATER: ReadonlySet<string> = new Set(['data_lost', 'draining', 'busy', 'aborted']);
 
 interface StagedFile {
   readonly tier: 0 | 1;
@@ -283,15 +287,18 @@ export class WritePath {
     const tier = this.#tier(write.tier);
     // Also the one look at the file: missing, too short, or longer than what was reserved.
     const allocatedBytes = isEmpty ? 0 : tier.seal(write.blobId, sizeBytes);
+    const blocks = write.sealId === undefined ? collectorFor(sizeBytes) : undefined;
     const crc32c = isEmpty
       ? 0
       : (options.crc32c ??
-        (await this.#parts.commitMover.checksum(tier.absolutePath(write.blobId), sizeBytes)));
+        (await this.#parts.commitMover.checksum(tier.absolutePath(write.blobId), sizeBytes, {
+          ...(write.tier === 1 && blocks && { blocks }),
+        })));
     if ((options.crc32c ?? crc32c) !== crc32c)
       throw new StoreError('checksum_mismatch', 'no bytes have the CRC32C 0');
     let diskBytes = write.tier === 1 && !isEmpty ? allocatedBytes : null;
     if (!isEmpty && ack !== 'memory') {
-      diskBytes ??= await this.#copyToDisk(write, sizeBytes, crc32c);
+      diskBytes ??= await this.#copyToDisk(write, { sizeBytes, crc32c, blocks });
       await this.#parts.disk.sync(write.blobId);
     }
     const blob = {
@@ -328,6 +335,8 @@ export class WritePath {
       mirror: ack === 'remote',
       ...(options.requires === undefined ? {} : { requires: options.requires }),
     });
+    // In the same group: what belongs to a blob that was refused is left out.
+    if (diskBytes !== null) this.#keepSums(write, { sizeBytes, crc32c, blocks });
     const { freed, object: stored } = await (write.quota === undefined
       ? committing
       : this.#parts.quotas.publish(write.quota, committing));
@@ -514,7 +523,15 @@ export class WritePath {
     staging.grow(write, needBytes);
   }
 
-  async #copyToDisk(write: Staging, sizeBytes: number, crc32c: number): Promise<number> {
+  async #copyToDisk(
+    write: Staging,
+    what: {
+      readonly sizeBytes: number;
+      readonly crc32c: number;
+      readonly blocks: BlockCollector | undefined;
+    },
+  ): Promise<number> {
+    const { sizeBytes, crc32c, blocks } = what;
     const { disk, memory, commitMover, vault, sealed } = this.#parts;
     const { blobId, sealId } = write;
     const needBytes = sealId === undefined ? sizeBytes : sealedSize(sizeBytes);
@@ -531,6 +548,7 @@ export class WritePath {
       to: disk.absolutePath(write.blobId),
       sizeBytes,
       sync: true,
+      ...(blocks && { blocks }),
     });
     if (found !== crc32c)
       throw new StoreError(
@@ -538,6 +556,29 @@ export class WritePath {
         `the bytes have CRC32C ${found}, the commit says ${crc32c}`,
       );
     return disk.seal(write.blobId, sizeBytes);
+  }
+
+  /** For reads from disk to be compared with: of the pass that the commit made, or made behind the writer's back. */
+  #keepSums(
+    { blobId, sealId }: Staging,
+    what: {
+      readonly sizeBytes: number;
+      readonly crc32c: number;
+      readonly blocks: BlockCollector | undefined;
+    },
+  ): void {
+    const { blockSums, disk, observer } = this.#parts;
+    const { sizeBytes, crc32c, blocks } = what;
+    if (sealId !== undefined || blocks === undefined) return;
+    const kept =
+      blocks.sums.length > 0
+        ? blockSums.keep(blobId, blocks)
+        : blockSums.make({ blobId, sizeBytes, crc32c }, disk.absolutePath(blobId));
+    kept.catch((error: unknown) => {
+      // Deleted already, or no time for it now: the first read makes them.
+      if (isStoreError(error) && SUMS_LATER.has(error.code)) return;
+      observer.failed(error, 'verification', `blob ${blobId}`);
+    });
   }
 
   #touch(owner: Owner, writeId: number): Staging {

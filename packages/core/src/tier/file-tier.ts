@@ -5,6 +5,7 @@
  *   root/b/<id & 0xff, 2 hex>/<id, hex>   blobs; 0660, so that the group may write what is staged
  *   root/p/<inode, hex>            pool: files to use again. Of the daemon alone: no client opens them by name
  *   root/t/<n, hex>                on their way out
+ *   root/x/                        set aside (set-aside.ts): no blobs any more
  *
  * A fresh tmpfs page costs more than the copy into it, so a freed file is not unlinked but moved to the pool, and from
  * there under the name of the next blob. Names are moved with rename(2) alone: a name never leads to another blob's bytes,
@@ -58,6 +59,7 @@ import {
 import { FileHandles } from './file-handles.ts';
 import { isMissing, isNoRoom, toStoreError } from './fs-error.ts';
 import { SealedFiles } from './sealed-files.ts';
+import { setFileAside } from './set-aside.ts';
 import { SlotPool } from './slot-pool.ts';
 import type { LocalBlob, LocalTier, LocalTierUsage, Mover } from './tier.ts';
 import { FAN_OUT, openTierRoot, type TierRoot } from './tier-root.ts';
@@ -307,6 +309,11 @@ class FileTier implements LocalTier {
       this.#handles.drop(slot.inode);
       this.#trash.discard(absolutePath, slot.presentBytes);
     }
+  }
+
+  setAside(blobId: number): void {
+    const { capacityBytes } = this.#budget;
+    setFileAside(this.absolutePath(blobId), { root: this.root, blobId, capacityBytes });
   }
 
   async removeOrphans(): Promise<{ readonly files: number; readonly bytes: number }> {

@@ -7,6 +7,7 @@
 import { closeSync, constants, fdatasyncSync, openSync, readSync, writeSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 import { crc32c } from '@node-rs/crc32';
+import { joinCrc32c, shiftOf } from '../crc32c-join.ts';
 import {
   FRAME_BYTES,
   type FrameKey,
@@ -33,6 +34,8 @@ export type MoverTask =
       readonly fromOffset?: number;
       readonly toOffset?: number;
       readonly sync: boolean;
+      /** The CRC32C of each block of so many bytes is wanted too. */
+      readonly blockBytes?: number;
     }
   | {
       /** Through encryption: plain or sealed bytes in, plain, sealed or none out. */
@@ -42,7 +45,13 @@ export type MoverTask =
       readonly sizeBytes: number;
       readonly sync: boolean;
     }
-  | { readonly kind: 'checksum'; readonly file: string; readonly sizeBytes: number }
+  | {
+      readonly kind: 'checksum';
+      readonly file: string;
+      readonly sizeBytes: number;
+      readonly offset?: number;
+      readonly blockBytes?: number;
+    }
   | { readonly kind: 'populate'; readonly file: string; readonly sizeBytes: number };
 
 /** `offset`: of the plain bytes. A sealed segment begins at `segmentStart` of the file. */
@@ -63,9 +72,14 @@ export interface MoverRequest {
   readonly task: MoverTask;
 }
 
-/** `crc32c` is 0 for a task that computes none. */
+/** `crc32c` is 0 for a task that computes none, `blocks` empty where none were asked for. */
+export interface Sums {
+  readonly crc32c: number;
+  readonly blocks: readonly number[];
+}
+
 export type MoverReply =
-  | { readonly jobId: number; readonly crc32c: number }
+  | { readonly jobId: number; readonly sums: Sums }
   | {
       readonly jobId: number;
       readonly failed: 'aborted' | 'short' | 'missing' | 'damaged' | 'errno';
@@ -90,7 +104,7 @@ const buffer = Buffer.allocUnsafeSlow(bufferBytes);
 parentPort?.on('message', ({ jobId, task }: MoverRequest) => {
   let reply: MoverReply;
   try {
-    reply = { jobId, crc32c: run(jobId, task) };
+    reply = { jobId, sums: run(jobId, task) };
   } catch (error) {
     const { message, code } = error as Error & { code?: string };
     const failed = error instanceof MoverFailure ? error.failed : 'errno';
@@ -99,21 +113,21 @@ parentPort?.on('message', ({ jobId, task }: MoverRequest) => {
   parentPort?.postMessage(reply);
 });
 
-function run(jobId: number, task: MoverTask): number {
+function run(jobId: number, task: MoverTask): Sums {
   if (task.kind === 'copy') return copy(jobId, task);
-  if (task.kind === 'convert') return convert(jobId, task);
-  if (task.kind === 'checksum') return checksum(jobId, task.file, task.sizeBytes);
+  if (task.kind === 'checksum') return checksum(jobId, task);
+  if (task.kind === 'convert') return { crc32c: convert(jobId, task), blocks: [] };
   populate(jobId, task.file, task.sizeBytes);
-  return 0;
+  return { crc32c: 0, blocks: [] };
 }
 
-function copy(jobId: number, task: Extract<MoverTask, { kind: 'copy' }>): number {
-  const { sizeBytes, fromOffset = 0, toOffset = 0 } = task;
+function copy(jobId: number, task: Extract<MoverTask, { kind: 'copy' }>): Sums {
+  const { sizeBytes, fromOffset = 0, toOffset = 0, blockBytes } = task;
   return withSource(task.from, (from) =>
     withFile(task.to, constants.O_WRONLY, (to) => {
       let unsyncedBytes = 0;
-      const run = { file: task.from, offset: fromOffset, sizeBytes };
-      const crc = readThrough(jobId, from, run, (chunk, at) => {
+      const run = { file: task.from, offset: fromOffset, sizeBytes, blockBytes };
+      const sums = readThrough(jobId, from, run, (chunk, at) => {
         writeAll(to, chunk, toOffset + at);
         unsyncedBytes += chunk.length;
         if (!task.sync || unsyncedBytes < syncEveryBytes) return;
@@ -121,7 +135,7 @@ function copy(jobId: number, task: Extract<MoverTask, { kind: 'copy' }>): number
         unsyncedBytes = 0;
       });
       if (task.sync) fdatasyncSync(to);
-      return crc;
+      return sums;
     }),
   );
 }
@@ -131,7 +145,7 @@ function convert(jobId: number, task: Extract<MoverTask, { kind: 'convert' }>): 
   return withSource(from.file, (source) => {
     const read = (use: (chunk: Uint8Array, at: number) => void): number =>
       from.sealed === undefined
-        ? readThrough(jobId, source, { ...from, sizeBytes }, use)
+        ? readThrough(jobId, source, { ...from, sizeBytes }, use).crc32c
         : openThrough(jobId, source, { ...from, sealed: from.sealed, sizeBytes }, use);
     if (to === undefined) return read(() => undefined);
     return withFile(to.file, constants.O_WRONLY, (target) => {
@@ -209,9 +223,9 @@ function openThrough(
   return crc;
 }
 
-function checksum(jobId: number, file: string, sizeBytes: number): number {
-  const run = { file, offset: 0, sizeBytes };
-  return withSource(file, (fd) => readThrough(jobId, fd, run, () => undefined));
+function checksum(jobId: number, task: Extract<MoverTask, { kind: 'checksum' }>): Sums {
+  const run = { offset: 0, ...task };
+  return withSource(task.file, (fd) => readThrough(jobId, fd, run, () => undefined));
 }
 
 function populate(jobId: number, file: string, sizeBytes: number): void {
@@ -224,15 +238,20 @@ function populate(jobId: number, file: string, sizeBytes: number): void {
   });
 }
 
-/** Returns the CRC32C of the run. `use` gets pieces of it, and where they begin in it. */
+/** Returns the checksums of the run. `use` gets pieces of it, and where they begin in it. */
 function readThrough(
   jobId: number,
   fd: number,
-  run: { readonly file: string; readonly offset: number; readonly sizeBytes: number },
+  run: {
+    readonly file: string;
+    readonly offset: number;
+    readonly sizeBytes: number;
+    readonly blockBytes?: number | undefined;
+  },
   use: (chunk: Uint8Array, at: number) => void,
-): number {
-  const { file, offset, sizeBytes } = run;
-  let crc = 0;
+): Sums {
+  const { file, offset, sizeBytes, blockBytes = sizeBytes } = run;
+  const blocks = new BlockSums(blockBytes);
   let at = 0;
   while (at < sizeBytes) {
     stopIfCancelled(jobId);
@@ -240,12 +259,49 @@ function readThrough(
     if (got === 0)
       throw new MoverFailure('short', `${file} ends at ${offset + at} of ${offset + sizeBytes}`);
     const chunk = buffer.subarray(0, got);
-    crc = crc32c(chunk, crc);
+    blocks.add(chunk);
     use(chunk, at);
     at += got;
   }
   stopIfCancelled(jobId);
-  return crc;
+  return blocks.end();
+}
+
+/** Checksums of blocks. That of all comes of them: joining two takes less than a microsecond, and no byte is looked at twice. */
+class BlockSums {
+  readonly #blockBytes: number;
+  readonly #shift: number;
+  readonly #sums: number[] = [];
+  #crc32c = 0;
+  #block = 0;
+  #blockFilled = 0;
+
+  constructor(blockBytes: number) {
+    this.#blockBytes = blockBytes;
+    this.#shift = shiftOf(blockBytes);
+  }
+
+  add(chunk: Uint8Array): void {
+    for (let at = 0; at < chunk.length; ) {
+      const part = chunk.subarray(at, at + this.#blockBytes - this.#blockFilled);
+      this.#block = crc32c(part, this.#block);
+      this.#blockFilled += part.length;
+      at += part.length;
+      if (this.#blockFilled === this.#blockBytes) this.#endBlock(this.#shift);
+    }
+  }
+
+  end(): Sums {
+    if (this.#blockFilled > 0) this.#endBlock(shiftOf(this.#blockFilled));
+    return { crc32c: this.#crc32c, blocks: this.#sums };
+  }
+
+  #endBlock(shift: number): void {
+    this.#crc32c = joinCrc32c(this.#crc32c, this.#block, shift);
+    this.#sums.push(this.#block);
+    this.#block = 0;
+    this.#blockFilled = 0;
+  }
 }
 
 function writeAll(fd: number, chunk: Uint8Array, at: number): void {

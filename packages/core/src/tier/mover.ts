@@ -17,8 +17,8 @@ import {
   MOVER_SYNC_EVERY_BYTES,
   MOVER_YOUNG_HEAP_MIB,
 } from '../limits.ts';
-import type { MoverReply, MoverRequest, MoverTask, MoverWorkerData } from './mover-worker.ts';
-import type { Mover } from './tier.ts';
+import type { MoverReply, MoverRequest, MoverTask, MoverWorkerData, Sums } from './mover-worker.ts';
+import type { BlockCollector, Mover } from './tier.ts';
 
 export interface MoverOptions {
   readonly workers?: number;
@@ -31,10 +31,14 @@ export interface MoverOptions {
 export function createMover(options: MoverOptions = {}): Mover {
   const pool = new MoverPool(options);
   return {
-    copy: async ({ signal, ...task }) => await pool.run({ kind: 'copy', ...task }, signal),
-    convert: async ({ signal, ...task }) => await pool.run({ kind: 'convert', ...task }, signal),
-    checksum: async (file, sizeBytes, signal) =>
-      await pool.run({ kind: 'checksum', file, sizeBytes }, signal),
+    copy: async ({ signal, blocks, ...task }) =>
+      collect(await pool.run({ kind: 'copy', ...task, ...wanted(blocks) }, signal), blocks),
+    convert: async ({ signal, ...task }) =>
+      collect(await pool.run({ kind: 'convert', ...task }, signal)),
+    checksum: async (file, sizeBytes, { signal, blocks, offset = 0 } = {}) => {
+      const task = { kind: 'checksum', file, sizeBytes, offset, ...wanted(blocks) } as const;
+      return collect(await pool.run(task, signal), blocks);
+    },
     populate: async (file, sizeBytes, signal) => {
       await pool.run({ kind: 'populate', file, sizeBytes }, signal);
     },
@@ -42,11 +46,20 @@ export function createMover(options: MoverOptions = {}): Mover {
   };
 }
 
+function wanted(blocks: BlockCollector | undefined): { readonly blockBytes?: number } {
+  return blocks === undefined ? {} : { blockBytes: blocks.blockBytes };
+}
+
+function collect(sums: Sums, into?: BlockCollector): number {
+  for (const sum of into === undefined ? [] : sums.blocks) into?.sums.push(sum);
+  return sums.crc32c;
+}
+
 interface Job {
   readonly jobId: number;
   readonly task: MoverTask;
   readonly signal: AbortSignal | undefined;
-  readonly resolve: (crc32c: number) => void;
+  readonly resolve: (sums: Sums) => void;
   readonly reject: (error: unknown) => void;
 }
 
@@ -74,7 +87,7 @@ class MoverPool {
     assert(this.#workersMax > 0, 'a mover has at least one worker');
   }
 
-  run(task: MoverTask, signal: AbortSignal | undefined): Promise<number> {
+  run(task: MoverTask, signal: AbortSignal | undefined): Promise<Sums> {
     if (this.#isClosed) throw new StoreError('draining', 'the mover is closed');
     if (signal?.aborted === true) throw abortedBy(signal);
     if (this.#queue.size >= this.#queueMax) {
@@ -88,9 +101,9 @@ class MoverPool {
         jobId: this.#lastJobId,
         task,
         signal,
-        resolve: (crc32c) => {
+        resolve: (sums) => {
           signal?.removeEventListener('abort', onAbort);
-          resolve(crc32c);
+          resolve(sums);
         },
         reject: (error) => {
           signal?.removeEventListener('abort', onAbort);
@@ -164,7 +177,7 @@ class MoverPool {
     assert(job?.jobId === reply.jobId, 'a worker answers the job it was given');
     thread.job = undefined;
     thread.worker.unref();
-    if ('crc32c' in reply) job.resolve(reply.crc32c);
+    if ('sums' in reply) job.resolve(reply.sums);
     else job.reject(failureOf(reply, job));
     this.#dispatch();
   }

@@ -70,6 +70,8 @@ export interface LocalTier {
    * that is not here.
    */
   remove(blobId: number, options: { readonly recycle: boolean }): void;
+  /** Keeps a second name of the blob's file where nobody looks for blobs, as far as there is room for that: its bytes are wrong. */
+  setAside(blobId: number): void;
   /** Files no blob of this tier stands behind (left by a crash): removes them, and says how much that was. */
   removeOrphans(): Promise<{ readonly files: number; readonly bytes: number }>;
   /** Gives pooled files back to the system until at most `bytes` are kept. Returns bytes given back. */
@@ -188,6 +190,12 @@ export interface RemoteTier {
   close(): Promise<void>;
 }
 
+/** Gets the CRC32C of each block of what is read, from the first on; the last block may be shorter. */
+export interface BlockCollector {
+  readonly blockBytes: number;
+  readonly sums: number[];
+}
+
 /** Copies and checks bytes off the main thread. */
 export interface Mover {
   /**
@@ -202,6 +210,7 @@ export interface Mover {
     fromOffset?: number;
     toOffset?: number;
     sync: boolean;
+    blocks?: BlockCollector;
     signal?: AbortSignal;
   }): Promise<number>;
   /**
@@ -215,8 +224,12 @@ export interface Mover {
     sync: boolean;
     signal?: AbortSignal;
   }): Promise<number>;
-  /** CRC32C of the first `sizeBytes`. @throws `data_lost` when the file is missing or shorter. */
-  checksum(file: string, sizeBytes: number, signal?: AbortSignal): Promise<number>;
+  /** CRC32C of `sizeBytes`, from `offset` (default 0) on. @throws `data_lost` when the file is missing or shorter. */
+  checksum(
+    file: string,
+    sizeBytes: number,
+    options?: { offset?: number; blocks?: BlockCollector; signal?: AbortSignal },
+  ): Promise<number>;
   /** Writes zeros, so that the file's pages are present. */
   populate(file: string, sizeBytes: number, signal?: AbortSignal): Promise<void>;
   close(): Promise<void>;

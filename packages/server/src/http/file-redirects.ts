@@ -53,9 +53,14 @@ export class FileRedirects {
     this.#options = options;
   }
 
-  /** Undefined when the bytes go through us. */
+  /** Whether the request comes through a proxy that may be offered a file. */
+  isFor(headers: IncomingHttpHeaders): boolean {
+    return headers['x-sendfile-type'] === 'X-Accel-Redirect';
+  }
+
+  /** Undefined when the bytes go through us. The object was opened for reading its files. */
   offer(headers: IncomingHttpHeaders, { object, extents }: OpenedObject): FileRedirect | undefined {
-    if (headers['x-sendfile-type'] !== 'X-Accel-Redirect') return undefined;
+    if (!this.isFor(headers)) return undefined;
     if (object.sizeBytes < OBJECT_BYTES_MIN || extents.length !== 1) return undefined;
     if (CONDITIONS.some((name) => headers[name] !== undefined)) return undefined;
     if (headers.range !== undefined && !/^bytes=\d*-\d*$/.test(headers.range)) return undefined;

@@ -117,7 +117,7 @@ export async function digestObject(
   range?: { readonly offset: number; readonly length: number },
 ): Promise<string> {
   const { store, owner, pieces } = call.context;
-  const opened = await store.open(owner, parseCopySource(call), { ranges: range !== undefined });
+  const opened = await store.open(owner, parseCopySource(call), { ranges: true });
   try {
     if (opened.object.version !== version) throw new S3Error('PreconditionFailed');
     const digest = createDigest(algorithm);

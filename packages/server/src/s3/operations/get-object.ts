@@ -25,7 +25,9 @@ const OVERRIDES: Readonly<Record<string, string>> = {
 
 export async function getObject(call: S3Call): Promise<void> {
   const { store, owner } = call.context;
-  const opened = await withNamed(call, (ref) => store.open(owner, ref, { ranges: true }));
+  // Only a proxy's own read of a file goes past us.
+  const files = call.context.redirects?.isFor(call.request.headers) === true;
+  const opened = await withNamed(call, (ref) => store.open(owner, ref, { ranges: true, files }));
   let keepsLease = false;
   try {
     await tellVersion(call, opened.object);
