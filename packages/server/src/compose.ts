@@ -142,6 +142,10 @@ async function openCatalog(
   try {
     return await openSqliteCatalog({ directory, conditions, keepsRoom: true });
   } catch (error) {
+    if (isStoreError(error, 'data_corrupt')) {
+      const message = `${error.message}; bring back a copy of ${directory}, or move it away to begin with an empty catalog (what tier 2 has comes back by \`ebb sync\`)`;
+      throw new StoreError('data_corrupt', message, { dataDir: config.dataDir }, error);
+    }
     if (!isStoreError(error, 'data_directory_in_use')) throw error;
     const who = describeHolder(findLockHolder(join(directory, CATALOG_FILE)));
     const message = `--data ${config.dataDir} is in use by ${who}; stop that node, or give this one another --data`;
