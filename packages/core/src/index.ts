@@ -15,6 +15,7 @@ export { type Keyring, parseKeyring } from './encryption/keyring.ts';
 // Open files and directories.
 export { makeDirectory, removeDirectory } from './files/directories.ts';
 export type * from './files/files.ts';
+export { nextTurn } from './next-turn.ts';
 export {
   KEY_BYTES_MAX,
   parseBucketName,

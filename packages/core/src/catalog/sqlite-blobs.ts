@@ -9,6 +9,8 @@
  *     so that a blob with one object, nearly every one, costs no second row.
  * B3  `place` and the counters follow from the copies and from whether refs is 0.
  * B4  Several blobs may lie in one object of tier 2, each from an offset on.
+ * B5  An object of many blobs, as a large upload is, changes their references by a few statements for all of them: the same
+ *     rows come of it as blob by blob, in a tenth of the time.
  */
 import { assert, StoreError } from '@ebb/protocol';
 import type { BlobCopies, BlobRecord, Catalog, Extent, ObjectCommit } from './catalog.ts';
@@ -24,6 +26,13 @@ export interface RowName {
 
 type ListOptions = Parameters<Catalog['listBlobs']>[0];
 type Where = NonNullable<ListOptions['where']>;
+
+/** From here on references change for all blobs of an object together (B5). */
+const MANY_BLOBS = 64;
+const THOSE = 'blob_id in (select value from json_each(?1))';
+
+type LiveRow = [blobId: number, size: number, refs: number, sealId: string | null];
+type LiveBlob = Pick<BlobRecord, 'sizeBytes' | 'refs' | 'sealId'>;
 
 interface Blob {
   readonly record: BlobRecord;
@@ -139,18 +148,20 @@ export class BlobTable {
   /** The object `name` had extents `before` and has `after` now. Returns blobs that lost their last reference. */
   changeRefs(name: RowName, before: readonly Extent[], after: readonly Extent[]): BlobRecord[] {
     const freed: BlobRecord[] = [];
-    for (const [blobId, uses] of countUses(before, after)) {
-      if (uses.before === uses.after) continue;
+    const uses = countUses(before, after);
+    if (uses.size >= MANY_BLOBS) freed.push(...this.#changeManyRefs(name, uses));
+    for (const [blobId, { before, after }] of uses) {
+      if (before === after) continue;
       const blob = this.#find(blobId);
       assert(blob !== undefined, 'a blob that objects name is known');
       const { record } = blob;
-      const refs = record.refs + uses.after - uses.before;
+      const refs = record.refs + after - before;
       assert(refs >= 0, 'references do not fall below zero');
       let holder: { readonly bucket: number | null; readonly key: string | null } = blob;
-      if (uses.before === 0) {
+      if (before === 0) {
         if (blob.bucket === null) holder = name;
         else this.#tx.write(this.#sql.insertLink, blobId, name.bucket, name.key);
-      } else if (uses.after === 0) {
+      } else if (after === 0) {
         const isHolder = blob.bucket === name.bucket && blob.key === name.key;
         if (isHolder) holder = { bucket: null, key: null };
         else this.#tx.write(this.#sql.deleteLink, blobId, name.bucket, name.key);
@@ -162,19 +173,67 @@ export class BlobTable {
     return freed;
   }
 
+  /** B5: blobs that the object gains or loses with one extent each. They are taken out of `uses`. */
+  #changeManyRefs(
+    { bucket, key }: RowName,
+    uses: Map<number, { before: number; after: number }>,
+  ): BlobRecord[] {
+    const gained: number[] = [];
+    const lost: number[] = [];
+    for (const [blobId, { before, after }] of uses) {
+      if (before + after !== 1) continue;
+      (after === 1 ? gained : lost).push(blobId);
+      uses.delete(blobId);
+    }
+    const { many } = this.#sql;
+    if (gained.length > 0) {
+      const ids = JSON.stringify(gained);
+      this.#tx.write(many.insertLinks, ids, bucket, key);
+      this.#tx.write(many.gain, ids, bucket, key);
+    }
+    if (lost.length === 0) return [];
+    const ids = JSON.stringify(lost);
+    this.#tx.write(many.deleteLinks, ids, bucket, key);
+    this.#tx.write(many.lose, ids, bucket, key);
+    const rows = many.findUnused.all(ids) as unknown as BlobRow[];
+    const freed = rows.map((row) => toBlob(row).record);
+    if (freed.length > 0)
+      this.#tx.write(many.free, JSON.stringify(freed.map(({ blobId }) => blobId)));
+    return freed;
+  }
+
   // ── checks before a change ────────────────────────────────────────────────────────────────────────────────────────
 
   assertUnknown(blobId: number): void {
     assert(this.#find(blobId) === undefined, 'ids are new');
   }
 
-  /** @throws {StoreError} `data_lost` when an object can no longer be given this extent */
-  assertLive(extent: Extent): void {
-    const blob = this.find(extent.blobId);
-    if (blob === undefined || blob.refs === 0) {
-      throw new StoreError('data_lost', `blob ${extent.blobId} is gone`, { blobId: extent.blobId });
+  /**
+   * The blobs of these extents, each once.
+   * @throws {StoreError} `data_lost` when an object can no longer be given one of them
+   */
+  assertLive(extents: readonly Extent[]): Iterable<LiveBlob> {
+    const found =
+      extents.length >= MANY_BLOBS ? this.#findLive(extents) : new Map<number, LiveBlob>();
+    for (const { blobId, offset, length } of extents) {
+      const blob = found.get(blobId) ?? this.find(blobId);
+      if (blob === undefined || blob.refs === 0)
+        throw new StoreError('data_lost', `blob ${blobId} is gone`, { blobId });
+      assert(offset + length <= blob.sizeBytes, 'an extent lies within its blob');
+      found.set(blobId, blob);
     }
-    assert(extent.offset + extent.length <= blob.sizeBytes, 'an extent lies within its blob');
+    return found.values();
+  }
+
+  #findLive(extents: readonly Extent[]): Map<number, LiveBlob> {
+    const ids = JSON.stringify(extents.map(({ blobId }) => blobId));
+    const rows = this.#sql.many.findLive.all(ids) as unknown as LiveRow[];
+    return new Map(
+      rows.map(([blobId, sizeBytes, refs, sealId]) => [
+        blobId,
+        { sizeBytes, refs, ...(sealId === null ? {} : { sealId }) },
+      ]),
+    );
   }
 
   #find(blobId: number): Blob | undefined {
@@ -299,6 +358,22 @@ function prepareStatements(tx: SqliteTransactions) {
     listStoredAs: tx.prepare(
       `select ${COLUMNS} from blobs where remote_name = ? and refs > 0 order by blob_id`,
     ),
+    many: {
+      findLive: tx.prepare(`select blob_id, size, refs, seal_id from blobs where ${THOSE}`),
+      findUnused: tx.prepare(`select ${COLUMNS} from blobs where ${THOSE} and refs = 0`),
+      insertLinks: tx.prepare(
+        `insert into blob_links select blob_id, ?2, ?3 from blobs where ${THOSE} and bucket is not null`,
+      ),
+      gain: tx.prepare(
+        `update blobs set refs = refs + 1, bucket = ifnull(bucket, ?2), key = iif(bucket is null, ?3, key) where ${THOSE}`,
+      ),
+      deleteLinks: tx.prepare(`delete from blob_links where ${THOSE} and bucket = ?2 and key = ?3`),
+      lose: tx.prepare(
+        `update blobs set refs = refs - 1, bucket = iif(bucket = ?2 and key = ?3, null, bucket),
+         key = iif(bucket = ?2 and key = ?3, null, key) where ${THOSE}`,
+      ),
+      free: tx.prepare(`update blobs set place = place | ${PLACE.freed} where ${THOSE}`),
+    },
     insertLink: tx.prepare('insert into blob_links (blob_id, bucket, key) values (?, ?, ?)'),
     deleteLink: tx.prepare('delete from blob_links where blob_id = ? and bucket = ? and key = ?'),
     users: tx.prepare(

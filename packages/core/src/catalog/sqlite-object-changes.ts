@@ -61,9 +61,8 @@ export function commitObject(
   versions.assertStamp(tables, bucket, key, object);
   if (commit.found !== undefined) assertNothingWaits(tables, object, commit.found.overSpooled);
   const after = object.extents.filter((extent) => !born.has(extent.blobId));
-  for (const extent of after) blobs.assertLive(extent);
+  for (const blob of blobs.assertLive(after)) assertEncryptedAs(bucket, blob);
   const leaving = (commit.removes ?? []).map((name) => getAt(tables, name));
-  for (const { blobId } of after) assertEncryptedAs(bucket, blobs.find(blobId) ?? {});
   const isPlain = leaving.every((placed) => !versions.keepsVersions(placed.bucket));
   assert(isPlain, 'what is joined away lies in a bucket without versions');
   for (const blob of newBlobs) {

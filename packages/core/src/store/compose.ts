@@ -5,15 +5,18 @@
  * I1  Sources are read first and joined in one step of the catalog. One that changed in between makes the step fail as a
  *     whole, and it is tried again from the start, unless the caller named the version.
  */
-import { assert, isStoreError, StoreError } from '@ebb/protocol';
+import { isStoreError, StoreError } from '@ebb/protocol';
 import type { Extent, Freed, ObjectRecord } from '../catalog/catalog.ts';
 import { combineCrc32c } from '../checksum.ts';
+import { nextTurn } from '../next-turn.ts';
 import { parseAnyBucketName, parseKey } from '../object-ref.ts';
 import { assertObjectBytes } from '../object-size.ts';
 import type { ComposeOptions, ComposeSource, ObjectRef } from './object-store.ts';
 import type { StoreParts } from './parts.ts';
 
 const TRIES = 4;
+/** Sources between two turns of the event loop. */
+const TURN_SOURCES = 500;
 
 type Composed = Freed & { readonly object: ObjectRecord };
 type Parts = Pick<StoreParts, 'catalog' | 'clock' | 'nextId'>;
@@ -47,10 +50,19 @@ async function composeOnce(
   sources: readonly ComposeSource[],
   options: ComposeOptions,
 ): Promise<Composed> {
-  const found = await Promise.all(sources.map(async (source) => await findSource(catalog, source)));
-  const sizeBytes = found.reduce((bytes, { range }) => bytes + range.length, 0);
+  const found: Found[] = [];
+  const extents: Extent[] = [];
+  let crc: number | null = 0;
+  let sizeBytes = 0;
+  for (const source of sources) {
+    const next = await findSource(catalog, source);
+    found.push(next);
+    sizeBytes += next.range.length;
+    for (const extent of sliceExtents(next.object, next.range)) addExtent(extents, extent);
+    crc = joinCrc(crc, next);
+    if (found.length % TURN_SOURCES === 0) await nextTurn();
+  }
   assertObjectBytes(sizeBytes, to);
-  const extents = joinExtents(found.map(({ object, range }) => sliceExtents(object, range)));
   const version = await nextId();
   const object: ObjectRecord = {
     bucket: to.bucket,
@@ -58,7 +70,7 @@ async function composeOnce(
     version,
     sizeBytes,
     etag: `${version.toString(16)}-${Math.max(1, found.filter(({ range }) => range.length > 0).length)}`,
-    crc32c: joinCrcs(found),
+    crc32c: crc,
     contentType: options.contentType ?? 'application/octet-stream',
     metadata: options.metadata ?? {},
     attributes: options.attributes ?? {},
@@ -88,8 +100,7 @@ interface Found {
 }
 
 async function findSource(catalog: Parts['catalog'], source: ComposeSource): Promise<Found> {
-  const { bucket, key, version, known, consume = false } = source;
-  assert(known === undefined || consume, 'only what goes is taken as known');
+  const { bucket, key, version, known } = source;
   const current = known ?? (await catalog.findObject(bucket, key));
   const old =
     version === undefined || current?.version === version
@@ -129,23 +140,15 @@ function sliceExtents(object: ObjectRecord, range: Found['range']): Extent[] {
 }
 
 /** Neighbours in one blob become one extent again. */
-function joinExtents(lists: readonly (readonly Extent[])[]): Extent[] {
-  const joined: Extent[] = [];
-  for (const extent of lists.flat()) {
-    const last = joined.at(-1);
-    if (last?.blobId === extent.blobId && last.offset + last.length === extent.offset)
-      joined[joined.length - 1] = { ...last, length: last.length + extent.length };
-    else joined.push(extent);
-  }
-  return joined;
+function addExtent(joined: Extent[], extent: Extent): void {
+  const last = joined.at(-1);
+  if (last?.blobId === extent.blobId && last.offset + last.length === extent.offset)
+    joined[joined.length - 1] = { ...last, length: last.length + extent.length };
+  else joined.push(extent);
 }
 
 /** Null when a source is taken in part, or has none itself. */
-function joinCrcs(found: readonly Found[]): number | null {
-  let crc = 0;
-  for (const { object, range } of found) {
-    if (object.crc32c === null || range.length !== object.sizeBytes) return null;
-    crc = combineCrc32c(crc, object.crc32c, object.sizeBytes);
-  }
-  return crc;
+function joinCrc(crc: number | null, { object, range }: Found): number | null {
+  if (crc === null || object.crc32c === null || range.length !== object.sizeBytes) return null;
+  return combineCrc32c(crc, object.crc32c, object.sizeBytes);
 }

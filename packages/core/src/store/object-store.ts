@@ -102,7 +102,7 @@ export interface OpenedObject {
 export interface ComposeSource extends ObjectRef {
   /** It must be at this version; undefined: whatever is there. */
   readonly version?: number;
-  /** As it was looked up a moment ago, so that it is not looked up again. Only for one that goes: that step checks its version. */
+  /** As it was looked up a moment ago, so that it is not looked up again: the step that joins it looks whether its blobs live. */
   readonly known?: ObjectRecord;
   /** Bytes from the start; default 0. */
   readonly offset?: number;

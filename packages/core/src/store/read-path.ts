@@ -38,6 +38,7 @@ import type {
 } from './object-store.ts';
 import type { StoreParts } from './parts.ts';
 import { RecentMap } from './recent-map.ts';
+import { forEachBlob } from './scan.ts';
 import { verifyBlob } from './verify.ts';
 import { absenceOf, findReferenced } from './versions.ts';
 
@@ -621,10 +622,10 @@ export class ReadPath {
 
   async #blobsOf(object: ObjectRecord): Promise<readonly BlobRecord[]> {
     const blobs: BlobRecord[] = [];
-    for (const extent of object.extents) {
-      const blob = await this.#parts.catalog.findBlob(extent.blobId);
+    await forEachBlob(object, async (blobId) => {
+      const blob = await this.#parts.catalog.findBlob(blobId);
       if (blob !== undefined) blobs.push(blob);
-    }
+    });
     return blobs;
   }
 

@@ -60,7 +60,7 @@ import { ReadPath } from './read-path.ts';
 import { retireFreed } from './recovery.ts';
 import type { Retirement } from './retirement.ts';
 import { Rewriting } from './rewriting.ts';
-import { allBlobs, blobsUnder, objectsUnder } from './scan.ts';
+import { allBlobs, blobsUnder, forEachBlob, objectsUnder } from './scan.ts';
 import { verifyAll } from './verify.ts';
 import { listVersions, stamped } from './versions.ts';
 import { type Waited, type WaitOptions, Waits } from './wait.ts';
@@ -584,14 +584,15 @@ export class CatalogObjectStore implements ObjectStore {
       await catalog.askMirrored(object);
       await mirror.ensureStored(object);
     }
-    for (const { blobId } of ack === 'disk' ? object.extents : []) {
+    const toDisk = async (blobId: number): Promise<void> => {
       const blob = await catalog.findBlob(blobId);
-      if (blob === undefined || meets(durabilityOf(blob), 'remote')) continue;
+      if (blob === undefined || meets(durabilityOf(blob), 'remote')) return;
       const why = `policy of ${object.bucket}`;
       const result = await placement.move(blobId, 'disk', { drop: [], why });
       if (result === 'full') void this.#parts.spiller.makeRoom(1, storedSize(blob));
       if (result === 'done') await disk.sync(blobId);
-    }
+    };
+    if (ack === 'disk') await forEachBlob(object, toDisk);
     if (ack !== 'memory') await catalog.durable();
     const now = await catalog.findObject(object.bucket, object.key);
     return await this.#reads.view(now?.version === object.version ? now : object);

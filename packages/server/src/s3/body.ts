@@ -5,10 +5,9 @@
  *     payload hash, Content-MD5 and checksums known to be right.
  */
 import type { IncomingHttpHeaders } from 'node:http';
-import { crc32c } from '@ebb/core';
+import { crc32c, nextTurn } from '@ebb/core';
 import type { ReceivedBody, ReceiveOptions } from '../http/data/receive-body.ts';
 import { gatherBody } from '../http/gather-body.ts';
-import { nextTurn } from '../next-turn.ts';
 import { AwsChunkedDecoder } from './auth/aws-chunked.ts';
 import type { S3Call } from './call.ts';
 import {

@@ -6,8 +6,8 @@
  */
 import { createHash } from 'node:crypto';
 import { Crc64Nvme } from '@aws-sdk/crc64-nvme';
+import { nextTurn } from '@ebb/core';
 import { crc32, crc32c } from '@node-rs/crc32';
-import { nextTurn } from '../next-turn.ts';
 import { S3Error } from './s3-error.ts';
 
 export const ALGORITHMS = [

@@ -12,7 +12,7 @@
  *
  * Names are read without their prefix. An element of another namespace than the root's is none of S3's.
  */
-import { nextTurn } from '../next-turn.ts';
+import { nextTurn } from '@ebb/core';
 import { S3Error } from './s3-error.ts';
 
 const ELEMENTS_MAX = 10_000;

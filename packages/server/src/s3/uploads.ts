@@ -14,9 +14,8 @@
  *     part share it by chance once in four billion times, and by malice only to the harm of whoever sends them.
  */
 import { createHash, randomBytes } from 'node:crypto';
-import { type ObjectRecord, type ObjectStore, uploadsBucketOf } from '@ebb/core';
+import { nextTurn, type ObjectRecord, type ObjectStore, uploadsBucketOf } from '@ebb/core';
 import { isStoreError } from '@ebb/protocol';
-import { nextTurn } from '../next-turn.ts';
 import { parameter, type S3Call } from './call.ts';
 import { type Algorithm, type ChecksumType, parseAlgorithm } from './checksums.ts';
 import { S3Error } from './s3-error.ts';

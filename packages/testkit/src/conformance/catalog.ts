@@ -767,6 +767,49 @@ export function catalogConformance(name: string, factory: CatalogFactory): void 
         }
       });
 
+      test('an object of many blobs keeps their references, names and ends as one of few does', async () => {
+        const parts = await Promise.all(range(150).map((n) => put(`part-${n}`)));
+        const ids = parts.map(({ blobIds }) => blobIds[0] as number);
+        const extents = parts.flatMap(({ object }) => object.extents);
+        const join = async (key: string, more: readonly Extent[] = []) => {
+          const version = await catalog.nextIds(1);
+          const object = objectOf(key, { version, extents: [...extents, ...more] });
+          return await catalog.commitObject({ object, newBlobs: [], condition: {} });
+        };
+        const expectUsers = async (names: readonly string[], refs = names.length) => {
+          for (const id of ids.slice(1)) {
+            expect((await catalog.findBlob(id))?.refs).toBe(refs);
+            const users = await catalog.objectsOfBlob(id, 10);
+            const shown = users.map(({ key }) => key.replace(/^part-.*/, 'part'));
+            expect(shown.sort()).toEqual([...names].sort());
+          }
+        };
+        // The first blob twice: it is changed by itself.
+        await join('whole', extents.slice(0, 1));
+        await expectUsers(['part', 'whole']);
+        expect((await catalog.findBlob(ids[0] as number))?.refs).toBe(3);
+        const to = { bucket: 'one', key: 'copy', version: await catalog.nextIds(1) };
+        await catalog.copyObject({ bucket: 'one', key: 'whole' }, { ...to, createdAtMs: 1 }, {});
+        await expectUsers(['part', 'whole', 'copy']);
+        for (const n of range(150)) await catalog.deleteObject('one', `part-${n}`, {});
+        await expectUsers(['whole', 'copy']);
+        expect((await put('whole')).freed).toEqual([]);
+        await expectUsers(['copy']);
+        await join('again');
+        await expectUsers(['copy', 'again']);
+        expect((await catalog.deleteObject('one', 'copy', {})).freed).toEqual([]);
+        await expectUsers(['again']);
+        const from = { bucket: 'one', key: 'again' };
+        await catalog.renameObject(from, { bucket: 'one', key: 'renamed' }, {});
+        await expectUsers(['renamed']);
+        const { freed } = await catalog.deleteObject('one', 'renamed', {});
+        expect(freed.map(({ blobId }) => blobId).sort((a, b) => a - b)).toEqual(ids);
+        expect(freed.every(({ refs }) => refs === 0)).toBe(true);
+        const listed = await catalog.listBlobs({ afterBlobId: 0, limit: 200, where: 'freed' });
+        expect(listed.map(({ blobId }) => blobId)).toEqual(ids);
+        await refused(join('late'), 'data_lost');
+      });
+
       test('a part that is another version, or gone, or a condition that fails, changes nothing', async () => {
         const part = await put('part');
         const version = await catalog.nextIds(1);

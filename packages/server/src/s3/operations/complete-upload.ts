@@ -3,12 +3,13 @@
  *
  * I1  Completing joins the parts' extents and takes the upload away in one step of the catalog: no byte is copied, and of
  *     two completions one finds no upload. It is told that the first succeeded, if the object is still the one it made.
- * I2  The largest list is read, checked and joined in several turns of the event loop.
+ * I2  The largest list is read, checked and joined in several turns of the event loop; the parts' own names go afterwards, in
+ *     batches (uploads.ts, I1). A part that is replaced in between has lost its blob, or shares it with who keeps it: the step
+ *     fails, or joins the very bytes whose ETag the client listed.
  */
-import type { ObjectRecord } from '@ebb/core';
+import { nextTurn, type ObjectRecord } from '@ebb/core';
 import { HEADERS, isStoreError } from '@ebb/protocol';
 import { parseWriteCondition } from '../../http/data/conditions.ts';
-import { nextTurn } from '../../next-turn.ts';
 import { checksumOf, formatChecksum, formatParts } from '../attributes.ts';
 import { readUnsummedBody } from '../body.ts';
 import { headerOf, locationOf, parameter, type S3Call, sendXml } from '../call.ts';
@@ -82,14 +83,19 @@ async function completeOnce(
     'upload-checksum': _checksum,
     ...attributes
   } = upload.record.attributes;
-  const consumed = [...parts.map(({ record }) => record), upload.record];
   try {
     const { object, durability } = await store.compose(
       { bucket: call.bucket, key: call.key },
-      consumed.map((known) => {
-        const { bucket, key, version } = known;
-        return { bucket, key, version, known, consume: true };
-      }),
+      [
+        ...parts.map(({ record: known }) => {
+          const { bucket, key, version } = known;
+          return { bucket, key, version, known };
+        }),
+        {
+          ...{ bucket: upload.bucket, key: upload.record.key, version: upload.record.version },
+          consume: true,
+        },
+      ],
       {
         contentType: upload.record.contentType,
         metadata: upload.record.metadata,
@@ -104,7 +110,6 @@ async function completeOnce(
       },
     );
     call.response.setHeader(HEADERS.durability, durability);
-    // Those that are not in the list, or come too late.
     await dropParts(call, upload);
     return object;
   } catch (error) {

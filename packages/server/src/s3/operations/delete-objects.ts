@@ -1,8 +1,7 @@
 /** DeleteObject and DeleteObjects. Deleting what is not there is no error. */
-import type { ObjectRef } from '@ebb/core';
+import { nextTurn, type ObjectRef } from '@ebb/core';
 import { isStoreError } from '@ebb/protocol';
 import { parseWriteCondition } from '../../http/data/conditions.ts';
-import { nextTurn } from '../../next-turn.ts';
 import { mayDo } from '../auth/key-ring.ts';
 import { readBody } from '../body.ts';
 import { headerOf, type S3Call, sendEmpty, sendXml } from '../call.ts';
