@@ -42,7 +42,6 @@ export { errnoOf } from './tier/fs-error.ts';
 export { createMover } from './tier/mover.ts';
 export {
   assertTrustedParent,
-  assertTrustedPath,
   explainPathError,
   openOwnDirectory,
   writeOwnFile,

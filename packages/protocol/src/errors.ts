@@ -179,6 +179,12 @@ export const ERRORS = {
     means: 'The bucket copies nothing to tier 2, so what is waited for will not happen.',
     remedy: 'Wait for `disk`, write with ack `remote`, or use a bucket that mirrors.',
   },
+  not_yet_durable: {
+    retry: 'ambiguous',
+    means: 'The change is made and seen, but what it asked for does not hold yet.',
+    remedy:
+      'Wait for it (`ebb wait`), or look why it does not (`ebb status`, `ebb why`); a repeat under a condition meets the change itself.',
+  },
   timed_out: {
     retry: 'safe',
     means: 'What was waited for did not happen in the time given.',

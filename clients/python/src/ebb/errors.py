@@ -240,6 +240,13 @@ class NotMirroredError(EbbError):
     code = "not_mirrored"
 
 
+class NotYetDurableError(EbbError):
+    """The change is made and seen, but what it asked for does not hold yet."""
+
+    code = "not_yet_durable"
+    retry = "ambiguous"
+
+
 class TimedOutError(EbbError, TimeoutError):
     """What was waited for did not happen in the time given."""
 

@@ -80,14 +80,12 @@ export async function openSqliteCatalog(options: SqliteCatalogOptions): Promise<
   const { eventsMax = EVENTS_MAX } = options;
   const { conditions = { enter: () => undefined, leave: () => undefined } } = options;
   const room = options.keepsRoom === true ? new CatalogRoom({ directory, conditions }) : undefined;
-  let file: CatalogFile | undefined;
+  const file = await openCatalogFile({ directory, clock, newNodeId });
   try {
-    file = await openCatalogFile({ directory, clock, newNodeId });
     return await openCatalog(file, { events: { clock, eventsMax }, room, conditions });
   } catch (error) {
-    room?.close();
-    file?.database.close();
-    throw translateSqliteError(error, file?.path ?? directory);
+    file.database.close();
+    throw translateSqliteError(error, file.path);
   }
 }
 

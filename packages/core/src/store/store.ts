@@ -55,6 +55,7 @@ import type {
   VersionListing,
   WhyEvent,
 } from './object-store.ts';
+import { payOwed } from './owed.ts';
 import type { StoreParts } from './parts.ts';
 import { ReadPath } from './read-path.ts';
 import { retireFreed } from './recovery.ts';
@@ -576,6 +577,10 @@ export class CatalogObjectStore implements ObjectStore {
 
   /** An object that came to a bucket without being written there gets what the bucket's policy promises. */
   async #keepPromises(object: ObjectRecord, asked?: Ack): Promise<ObjectView> {
+    return await payOwed(object, () => this.#promise(object, asked));
+  }
+
+  async #promise(object: ObjectRecord, asked?: Ack): Promise<ObjectView> {
     const { catalog, placement, disk, mirror } = this.#parts;
     const policy = (await catalog.findBucket(object.bucket))?.policy;
     const ack = asked ?? policy?.ack ?? 'memory';
@@ -633,7 +638,6 @@ export class CatalogObjectStore implements ObjectStore {
       () => this.#deletions.deleteExpired(),
       () => this.#retirement.sweep(),
       () => this.#parts.rooms.look(),
-      () => this.#parts.diskHealth.sweep(),
       () => this.#diskGrowth.note(this.#parts.disk.usage().usedBytes, clock.monotonic()),
       async () => this.#parts.spoolGate.look(await this.#parts.catalog.spoolTotals(), clock.now()),
       () => this.#waits.wakeAll(),

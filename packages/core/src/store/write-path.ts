@@ -32,6 +32,7 @@ import type {
   StagedWrite,
   StageOptions,
 } from './object-store.ts';
+import { payOwed } from './owed.ts';
 import type { StoreParts } from './parts.ts';
 import { isLimited } from './quotas.ts';
 import type { Room } from './room-watch.ts';
@@ -298,11 +299,8 @@ export class WritePath {
       throw new StoreError('checksum_mismatch', 'no bytes have the CRC32C 0');
     let diskBytes = write.tier === 1 && !isEmpty ? allocatedBytes : null;
     if (!isEmpty && ack !== 'memory') {
-      diskBytes = await this.#parts.diskHealth.watch(async () => {
-        const bytes = diskBytes ?? (await this.#copyToDisk(write, { sizeBytes, crc32c, blocks }));
-        await this.#parts.disk.sync(write.blobId);
-        return bytes;
-      });
+      diskBytes ??= await this.#copyToDisk(write, { sizeBytes, crc32c, blocks });
+      await this.#parts.disk.sync(write.blobId);
     }
     const blob = {
       blobId: write.blobId,
@@ -355,13 +353,16 @@ export class WritePath {
       object: `${object.bucket}/${object.key}`,
     });
     if (!isEmpty) this.#parts.spiller.noteGrowth(write.tier);
-    if (ack !== 'memory') await catalog.durable();
-    if (freed.length > 0) await this.#parts.retireAll(freed);
     if (isMirrored(bucket.policy)) this.#parts.spoolGate.committed(sizeBytes);
-    if (ack === 'remote') {
-      await mirror.ensureStored(object);
-      await catalog.durable();
-    } else if (isMirrored(bucket.policy) || freed.length > 0) mirror.wake();
+    if (ack !== 'memory' || freed.length > 0)
+      await payOwed(object, async () => {
+        if (ack !== 'memory') await catalog.durable();
+        if (freed.length > 0) await this.#parts.retireAll(freed);
+        if (ack !== 'remote') return;
+        await mirror.ensureStored(object);
+        await catalog.durable();
+      });
+    if (ack !== 'remote' && (isMirrored(bucket.policy) || freed.length > 0)) mirror.wake();
     // A copy on disk that was never synced is no promise of `disk`, nor is a record in a catalog that was not.
     const durability = ack === 'memory' ? 'memory' : ack === 'remote' ? 'remote' : 'disk';
     if (!isEmpty && ack === 'disk' && !meets(durabilityOf(blob), ack))

@@ -46,6 +46,7 @@ export const EXIT_OF_CODE = {
   draining: EXIT.unreachable,
   events_gone: EXIT.notFound,
   not_mirrored: EXIT.condition,
+  not_yet_durable: EXIT.condition,
   timed_out: EXIT.condition,
   data_directory_in_use: EXIT.usage,
   version_unsupported: EXIT.failed,

@@ -254,6 +254,7 @@ const BY_STORE_CODE = {
   draining: 'SlowDown',
   events_gone: 'InternalError',
   not_mirrored: 'InternalError',
+  not_yet_durable: 'InternalError',
   timed_out: 'RequestTimeout',
   data_directory_in_use: 'InternalError',
   version_unsupported: 'InternalError',
