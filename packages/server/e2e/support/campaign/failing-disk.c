@@ -1,0 +1,79 @@
+/*
+ * A preload library that makes reads, writes and syncs of chosen files fail. What fails, and how often, stands in a page that
+ * it shares with whoever tests (FAILING_DISK_PAGE names its file; failing-disk.ts writes it).
+ *
+ * Fault model: a call fails whole, with the errno that was chosen, and has no effect. It writes nothing wrong and nothing by
+ * half, and a sync that failed once may succeed the next time, as on Linux.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+enum { READS = 1, WRITES = 2, SYNCS = 4 };
+
+struct faults {
+  uint32_t calls;      /* which kinds fail; 0: none */
+  uint32_t one_in;     /* every how-manieth of them */
+  uint32_t error;      /* errno */
+  uint32_t counted;    /* calls of the kinds on the paths, so far */
+  uint32_t failed;     /* of them */
+  char path[236];      /* a part of the file's path */
+};
+
+static volatile struct faults *faults;
+
+__attribute__((constructor)) static void map_faults(void) {
+  const char *name = getenv("FAILING_DISK_PAGE");
+  int fd = name == NULL ? -1 : open(name, O_RDWR | O_CLOEXEC);
+  if (fd < 0) return;
+  void *page = mmap(NULL, sizeof(struct faults), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (page != MAP_FAILED) faults = page;
+  close(fd);
+}
+
+static int fails(int fd, uint32_t call) {
+  if (faults == NULL || (faults->calls & call) == 0) return 0;
+  char link[64], path[4096];
+  snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+  ssize_t length = readlink(link, path, sizeof path - 1);
+  if (length <= 0) return 0;
+  path[length] = '\0';
+  if (strstr(path, (const char *)faults->path) == NULL) return 0;
+  uint32_t count = __atomic_add_fetch(&faults->counted, 1, __ATOMIC_RELAXED);
+  if (faults->one_in == 0 || count % faults->one_in != 0) return 0;
+  __atomic_add_fetch(&faults->failed, 1, __ATOMIC_RELAXED);
+  errno = (int)faults->error;
+  return 1;
+}
+
+#define REAL(name) \
+  static __typeof__(&name) real; \
+  if (real == NULL) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
+
+#define FAILING(kind, type, name, parameters, arguments) \
+  type name parameters { \
+    REAL(name); \
+    if (fails(fd, kind)) return -1; \
+    return real arguments; \
+  }
+
+FAILING(WRITES, ssize_t, write, (int fd, const void *from, size_t length), (fd, from, length))
+FAILING(WRITES, ssize_t, pwrite, (int fd, const void *from, size_t length, off_t at), (fd, from, length, at))
+FAILING(WRITES, ssize_t, pwrite64, (int fd, const void *from, size_t length, off64_t at), (fd, from, length, at))
+FAILING(WRITES, ssize_t, writev, (int fd, const struct iovec *from, int count), (fd, from, count))
+FAILING(WRITES, ssize_t, pwritev, (int fd, const struct iovec *from, int count, off_t at), (fd, from, count, at))
+FAILING(WRITES, ssize_t, pwritev64, (int fd, const struct iovec *from, int count, off64_t at), (fd, from, count, at))
+FAILING(READS, ssize_t, pread, (int fd, void *to, size_t length, off_t at), (fd, to, length, at))
+FAILING(READS, ssize_t, pread64, (int fd, void *to, size_t length, off64_t at), (fd, to, length, at))
+FAILING(READS, ssize_t, preadv, (int fd, const struct iovec *to, int count, off_t at), (fd, to, count, at))
+FAILING(READS, ssize_t, preadv64, (int fd, const struct iovec *to, int count, off64_t at), (fd, to, count, at))
+FAILING(SYNCS, int, fsync, (int fd), (fd))
+FAILING(SYNCS, int, fdatasync, (int fd), (fd))
