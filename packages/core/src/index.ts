@@ -49,7 +49,7 @@ export {
 export { createRoutedTier, type RoutedTierOptions } from './tier/routed-tier.ts';
 export { formatS3Location, parseS3Location, type S3Target } from './tier/s3/s3-location.ts';
 export type { S3Layout } from './tier/s3/s3-names.ts';
-export type { S3Credentials, S3Observation } from './tier/s3/s3-protocol.ts';
+export type { S3Credentials, S3Observation, S3Remark } from './tier/s3/s3-protocol.ts';
 export { openS3Tier, type S3Tier, type S3TierOptions } from './tier/s3/s3-tier.ts';
 export type {
   LocalBlob,
@@ -64,3 +64,4 @@ export type {
   RemoteSource,
   RemoteTier,
 } from './tier/tier.ts';
+export { createWatchedTier } from './tier/watched-tier.ts';

@@ -123,7 +123,7 @@ export const S3_SERVER_WORK_MS = 600_000;
 export const S3_CLEANUP_MS = 10_000;
 
 /** Closing waits so long for calls that it aborted: what the store does not answer by then, the next start cleans up. */
-export const S3_CLOSE_MS = 10_000;
+export const S3_CLOSE_MS = 2_000;
 
 /**
  * A URL that is handed out reads its object for so long. Enough for a restore of some terabytes over one link; short, since nothing

@@ -60,6 +60,21 @@ export const CONDITIONS = {
     whatToDo:
       'See what the last error says: the address, the credentials, the network, the store itself. It ends by itself.',
   },
+  remote_without_conditions: {
+    subject: 'remote',
+    effect: 'unprotected',
+    means:
+      'A place of tier 2 ignores or refuses conditions. Ebb compares the ETag of each answer itself, and asks what is there right before it deletes: what others put there in between is deleted.',
+    whatToDo:
+      'Let nobody else write below the same prefix, or use a store that keeps If-Match (`ebb doctor` tells). It holds until the next start.',
+  },
+  remote_without_checksums: {
+    subject: 'remote',
+    effect: 'slower',
+    means:
+      'A place of tier 2 takes no checksum with what is put. Ebb compares the MD5 that is the ETag, or reads back.',
+    whatToDo: 'Nothing: what is stored is verified, at more cost. It holds until the next start.',
+  },
 } as const satisfies Record<
   string,
   {

@@ -230,7 +230,12 @@ async function openStore(
       poolBytesMax: 0,
     }),
   );
-  const remote = keep(await openRemote(config.remotes, { nodeId, mover, dataDir: config.dataDir }));
+  const remote = keep(
+    await openRemote(config.remotes, {
+      ...{ nodeId, mover, dataDir: config.dataDir },
+      conditions: facts.conditions,
+    }),
+  );
   const store = await openObjectStore({
     ...{ catalog, memory, disk, remote, mover, commitMover },
     conditions: facts.conditions,
@@ -246,7 +251,11 @@ async function openStore(
     observer: {
       ...metrics.storeObserver,
       failed: (error, work, subject) => {
-        log.error({ err: error, work, subject }, 'background work failed');
+        // Of a place of tier 2 that is away the condition tells, once.
+        const isAway = facts.conditions.list().some(({ name }) => name === 'remote_unreachable');
+        const isTold = isAway && isStoreError(error, 'io_failed');
+        if (isTold) log.debug({ work, subject, error: error.message }, 'background work failed');
+        else log.error({ err: error, work, subject }, 'background work failed');
         metrics.backgroundFailures.inc({ work });
       },
       kept: (name) =>

@@ -144,6 +144,10 @@ export function createLog(
   );
 }
 
+/** Of the time to drain, kept for the end: the last answers, and files and threads that are closed. */
+const CLOSE_MS = 2500;
+/** From the moment when tier 2 is given up on, for the answers to those who waited for it. */
+const ANSWERS_MS = 500;
 /** For frame clients to close their side after the last answer. */
 const FRAMES_CLOSE_MS = 500;
 
@@ -220,9 +224,10 @@ class Node implements RunningNode {
     this.#frame?.frames.sayGoingAway(reason);
     try {
       // First: what it stores are writes, and the store takes no more of them after this.
-      await this.services.checkpoints.drain(drainDeadlineMs);
+      const workMs = drainDeadlineMs - Math.min(CLOSE_MS, drainDeadlineMs / 2);
+      await this.services.checkpoints.drain(workMs);
       const tookMs = Math.ceil(performance.now() - startedMs);
-      const leftMs = Math.max(0, drainDeadlineMs - tookMs);
+      const leftMs = Math.max(0, workMs - tookMs);
       await this.services.store.drain({ persist: persistOnDrain, deadlineMs: leftMs });
     } catch (error) {
       this.#log.error(
@@ -247,8 +252,12 @@ class Node implements RunningNode {
       frame.frames.close();
       // Who was told and does not go is cut.
       const cut = setTimeout(() => frame.frames.destroy(), Math.min(deadlineMs, FRAMES_CLOSE_MS));
+      // So that who waits for tier 2 still hears that the node stops.
+      const answersMs = Math.max(0, deadlineMs - ANSWERS_MS);
+      const giveUp = setTimeout(() => this.#services?.store.giveUpRemote(), answersMs);
       await frame.listeners.close(deadlineMs);
       clearTimeout(cut);
+      clearTimeout(giveUp);
       await this.#services?.close();
     })();
     await this.#closing;

@@ -10,18 +10,23 @@ import { createHash } from 'node:crypto';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
+  type Conditions,
   createRoutedTier,
+  createWatchedTier,
+  formatS3Location,
   type Mover,
   openDirectoryTier,
   openS3Tier,
   parseS3Location,
   type RemoteTier,
   type S3Credentials,
+  type S3Remark,
   type S3Target,
   type S3Tier,
   type S3TierOptions,
+  systemClock,
 } from '@ebb/core';
-import { StoreError } from '@ebb/protocol';
+import { type ConditionName, OWN_REMOTE, StoreError } from '@ebb/protocol';
 import { z } from 'zod';
 
 const credentialsSchema = z
@@ -189,9 +194,17 @@ export class RemoteChoice {
 
 export async function openRemote(
   config: RemotesConfig,
-  node: { readonly nodeId: string; readonly mover: Mover; readonly dataDir: string },
+  node: {
+    readonly nodeId: string;
+    readonly mover: Mover;
+    readonly dataDir: string;
+    readonly conditions: Conditions;
+  },
 ): Promise<RemoteTier> {
   const { own } = config;
+  const { conditions } = node;
+  const watch = (tier: RemoteTier, subject: string): RemoteTier =>
+    createWatchedTier(tier, { conditions, clock: systemClock, subject });
   const choice = new RemoteChoice(config);
   const journal = (of: string): string =>
     join(node.dataDir, 'uploads', createHash('sha256').update(of).digest('hex').slice(0, 16));
@@ -201,14 +214,17 @@ export async function openRemote(
       : await openCleaned({
           ...{ target: own.target, credentials: own.credentials, names: 'bucket/key', ca: own.ca },
           uploadJournal: journal(''),
+          onRemark: noting(conditions, OWN_REMOTE, formatS3Location(own.target)),
         });
   return createRoutedTier({
-    fallback,
+    fallback: watch(fallback, OWN_REMOTE),
     open: async (remote, bucket) => {
       const { target, layout, credentials, ca } = choice.find(remote);
       const names = layout === 'key' ? { names: layout, bucket } : { names: layout };
       const tier = { target, credentials, ca, ...names };
-      return await openCleaned({ ...tier, uploadJournal: journal(remote) });
+      const onRemark = noting(conditions, remote, formatS3Location(target));
+      const opened = await openCleaned({ ...tier, uploadJournal: journal(remote), onRemark });
+      return watch(opened, remote);
     },
   });
 }
@@ -224,6 +240,26 @@ async function openCleaned(options: S3TierOptions & { uploadJournal: string }): 
     void tier.abortLeftoverUploads().catch(() => undefined);
   return tier;
 }
+
+function noting(
+  conditions: Conditions,
+  subject: string,
+  location: string,
+): (remark: S3Remark) => void {
+  return (remark) => {
+    const { name, says } = REMARKS[remark];
+    conditions.enter(name, subject, { reason: `${location} ${says}` });
+  };
+}
+
+const REMARKS = {
+  ignores_conditions: { name: 'remote_without_conditions', says: 'ignores If-Match' },
+  refuses_conditions: {
+    name: 'remote_without_conditions',
+    says: 'refuses conditions of puts or deletes',
+  },
+  refuses_checksums: { name: 'remote_without_checksums', says: 'refuses a CRC32C with a put' },
+} as const satisfies Record<S3Remark, { name: ConditionName; says: string }>;
 
 function invalid(message: string): StoreError {
   return new StoreError('request_invalid', message);

@@ -1,5 +1,10 @@
 export { type HttpAnswer, startAnsweringServer } from './answering-server.ts';
 export { bytesOf } from './bytes-of.ts';
+export {
+  type Carelessness,
+  type CarelessStore,
+  startCarelessStore,
+} from './careless-store.ts';
 export { createTestCa, type Issued, type TestCa } from './certificates.ts';
 export { codeOf } from './code-of.ts';
 export { catalogConformance } from './conformance/catalog.ts';

@@ -34,6 +34,7 @@ import { sealedSize } from '../encryption/frames.ts';
 import { storedSize } from '../encryption/vault.ts';
 import { bucketOfVersions } from '../object-ref.ts';
 import type { LifeLog } from '../store/life-log.ts';
+import { orAborted } from '../store/or-aborted.ts';
 import type { RemoteObject, RemoteSource, RemoteTier } from '../tier/tier.ts';
 import type { BlobPlacement, HeldFile, Place } from './blob-placement.ts';
 import { type Known, lookAt } from './known-object.ts';
@@ -117,9 +118,19 @@ export class Mirror {
     for (;;) {
       const entry = await catalog.findSpooled(bucket, key);
       if (entry === undefined) return;
+      if (this.#stop.signal.aborted) throw stopped(entry);
       const sending = this.#sending.get(nameOf(entry));
-      await (sending ?? this.#queue.add(() => this.#send(entry), { priority: 1 }));
-      if (this.#stop.signal.aborted) throw new StoreError('draining', 'the node is stopping');
+      const { signal } = this.#stop;
+      try {
+        // What waits in the queue when it is cleared never runs.
+        await orAborted(
+          sending ?? this.#queue.add(() => this.#send(entry), { priority: 1 }),
+          signal,
+        );
+      } catch (error) {
+        if (signal.aborted) throw stopped(entry, error);
+        throw error;
+      }
     }
   }
 
@@ -150,10 +161,15 @@ export class Mirror {
     }
   }
 
-  async close(): Promise<void> {
+  /** Nothing more is sent, and who waits is told. */
+  stop(): void {
     this.#stop.abort();
     this.#queue.clear();
     for (const resolve of this.#idle) resolve();
+  }
+
+  async close(): Promise<void> {
+    this.stop();
     await Promise.allSettled([...this.#sending.values()]);
     await this.#pumping;
   }
@@ -531,6 +547,12 @@ export class Mirror {
     }
     return undefined;
   }
+}
+
+/** Ambiguous: it is committed here, and tier 2 may have it by now or gets it after the next start. */
+function stopped({ bucket, key }: SpoolEntry, cause?: unknown): StoreError {
+  const message = `the node stops, and tier 2 has not confirmed ${bucket}/${key}: it is kept here, and sent after the next start`;
+  return new StoreError('io_failed', message, { bucket, key }, cause);
 }
 
 /** What a copy fails with when its source is another object by now, or none. */

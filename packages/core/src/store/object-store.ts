@@ -428,6 +428,11 @@ export interface ObjectStore {
 
   /** Refuses new writes, waits for staged ones up to the deadline, mirrors what the policy or `persist` asks for. */
   drain(options: { persist: boolean; deadlineMs: number }): Promise<void>;
+  /**
+   * The time to stop is up: what waits for tier 2 fails now, with an ambiguous error, and later calls to it do too. What was
+   * committed here stays, and is sent after the next start.
+   */
+  giveUpRemote(): void;
   close(): Promise<void>;
 }
 

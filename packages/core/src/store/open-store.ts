@@ -10,6 +10,7 @@ import { Mirror } from '../placement/mirror.ts';
 import { PrivateCopies } from '../placement/private-copies.ts';
 import { SealedCopies } from '../placement/sealed-copies.ts';
 import { Spiller } from '../placement/spiller.ts';
+import { createCutTier } from '../tier/cut-tier.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
 import { AwakeTime } from './awake-time.ts';
 import { BadCopies } from './bad-copies.ts';
@@ -75,7 +76,9 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     kept: () => undefined,
     ...options.observer,
   };
-  const { catalog, memory, remote, mover, commitMover = mover } = options;
+  const { catalog, memory, mover, commitMover = mover } = options;
+  const cutTier = createCutTier(options.remote);
+  const remote = cutTier.tier;
   const { conditions = new Conditions(clock) } = options;
   const nodeId = await catalog.nodeId();
   const vault = new Vault(options.encryptionKeys ?? null);
@@ -210,6 +213,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     owners,
     waits,
     retirement,
+    cutRemote: () => cutTier.cut(),
     nodeId,
   });
   await store.start();

@@ -80,6 +80,7 @@ export class CatalogObjectStore implements ObjectStore {
   readonly #deletions: Deletions;
   readonly #jobs: JobLife;
   readonly #retirement: Retirement;
+  readonly #cutRemote: () => void;
   readonly #waits: Waits;
   readonly #feed: EventFeed;
   readonly #rewriting: Rewriting;
@@ -95,6 +96,7 @@ export class CatalogObjectStore implements ObjectStore {
       readonly owners: Set<number>;
       readonly waits: Waits;
       readonly retirement: Retirement;
+      readonly cutRemote: () => void;
       readonly nodeId: string;
     },
   ) {
@@ -106,6 +108,7 @@ export class CatalogObjectStore implements ObjectStore {
     this.#deletions = new Deletions(parts);
     this.#jobs = new JobLife(parts, this.#writes, this.#deletions);
     this.#retirement = options.retirement;
+    this.#cutRemote = options.cutRemote;
     this.#waits = options.waits;
     this.#feed = new EventFeed(parts.catalog);
     this.#rewriting = new Rewriting(this, parts.catalog);
@@ -521,11 +524,25 @@ export class CatalogObjectStore implements ObjectStore {
     this.#writes.refuseNewWrites();
     this.#feed.close();
     const until = clock.monotonic() + options.deadlineMs;
-    while (staging.size > 0 && clock.monotonic() < until) await clock.sleep(20);
-    await mirror.idle(AbortSignal.timeout(Math.max(1, until - clock.monotonic())));
-    if (options.persist) await this.#persist(until);
+    const ended = new AbortController();
+    void clock.sleep(options.deadlineMs, ended.signal).then(
+      () => this.giveUpRemote(),
+      () => undefined,
+    );
+    try {
+      while (staging.size > 0 && clock.monotonic() < until) await clock.sleep(20);
+      await mirror.idle(AbortSignal.timeout(Math.max(1, until - clock.monotonic())));
+      if (options.persist) await this.#persist(until);
+    } finally {
+      ended.abort();
+    }
     this.#waits.close();
     await catalog.durable();
+  }
+
+  giveUpRemote(): void {
+    this.#parts.mirror.stop();
+    this.#cutRemote();
   }
 
   async close(): Promise<void> {
@@ -535,6 +552,7 @@ export class CatalogObjectStore implements ObjectStore {
     this.#feed.close();
     this.#waits.close();
     this.#stop.abort();
+    this.giveUpRemote();
     await this.#sweeping;
     await this.#writes.settled();
     await mirror.close();

@@ -624,9 +624,18 @@ export class WritePath {
         ? `but the file system at ${this.#tier(tier).root} has ${formatBytes(availableBytes)} left for tier ${tier}`
         : `tier ${tier} has ${freeBytes} of ${capacityBytes} free`;
     const sizes = { needBytes, freeBytes, availableBytes, capacityBytes };
-    return new StoreError(code, `${ref.bucket}/${ref.key} needs ${needBytes} bytes, ${what}`, {
-      ...{ tier, ...sizes, retryAfterMs: RETRY_AFTER_MS },
-    });
+    // What is mirrored goes from here when tier 2 has it.
+    const away = this.#parts.conditions.list().find(({ name }) => name === 'remote_unreachable');
+    const why =
+      away === undefined ? '' : `; nothing leaves for tier 2, which fails: ${away.reason}`;
+    return new StoreError(
+      code,
+      `${ref.bucket}/${ref.key} needs ${needBytes} bytes, ${what}${why}`,
+      {
+        ...{ tier, ...sizes, retryAfterMs: RETRY_AFTER_MS },
+        ...(away === undefined ? {} : { remote: away.subject }),
+      },
+    );
   }
 }
 

@@ -21,7 +21,7 @@ import {
 import { RangeSockets } from './range-sockets.ts';
 import { connectionFailed, isRetryable, toS3Error } from './s3-failures.ts';
 import { Feature } from './s3-feature.ts';
-import type { S3TargetConfig } from './s3-protocol.ts';
+import type { S3Remark, S3TargetConfig } from './s3-protocol.ts';
 
 /** One try of one request. */
 export interface Attempt {
@@ -55,10 +55,16 @@ export class S3Connection {
   readonly bucket: string;
   readonly ranges: RangeSockets;
   /** The header of a checksum. */
-  readonly checksums = new Feature();
+  readonly checksums = new Feature(() => this.remarks.add('refuses_checksums'));
   /** Conditions of puts and deletes. A store without them is asked what it has, right before. */
-  readonly putConditions = new Feature();
-  readonly deleteConditions = new Feature();
+  readonly putConditions = new Feature(() => this.remarks.add('refuses_conditions'));
+  readonly deleteConditions = new Feature(() => this.remarks.add('refuses_conditions'));
+  /** What was learned of the store, for whoever keeps a node (s3-protocol.ts). */
+  readonly remarks = new Set<S3Remark>();
+  /** Whether it was asked what it makes of a condition that does not hold (s3-objects.ts). */
+  isProbed = false;
+  /** A store that takes a checksum and does not repeat it leaves open whether it looked at it. */
+  repeatsChecksums = true;
   readonly #dates = new WeakMap<object, number>();
 
   constructor(config: S3TargetConfig) {

@@ -11,7 +11,7 @@ import { endsBefore } from './s3-download.ts';
 import { connectionFailed } from './s3-failures.ts';
 import type { UploadJournal } from './s3-journal.ts';
 import { type Multipart, runMultipart } from './s3-multipart.ts';
-import { headObject, quoteEtag, replaced, unquoteEtag } from './s3-objects.ts';
+import { deleteObject, headObject, quoteEtag, replaced, unquoteEtag } from './s3-objects.ts';
 import type { S3Calls } from './s3-protocol.ts';
 import { putObject } from './s3-upload.ts';
 import { runSideBySide } from './side-by-side.ts';
@@ -44,9 +44,11 @@ export async function copyObject(
   const source = { ...copy, etag: found.etag };
   const isWhole = length === found.sizeBytes && length <= S3_PART_BYTES_MAX;
   try {
-    return isWhole
+    const made = isWhole
       ? await copyWhole(connection, source, signal)
       : await copyParts(connection, { journal, source, headers: found }, signal);
+    await assertUnreplaced(connection, { source, made }, signal);
+    return made;
   } catch (error) {
     // The caller asked for any content, and this one was replaced since.
     const isMixed = copy.etag === undefined && isStoreError(error, 'precondition_failed');
@@ -55,6 +57,20 @@ export async function copyObject(
 }
 
 type Source = Copy & { readonly etag: string };
+
+/** A store that ignores the condition copies whatever is there: what was there before and is after was so in between. */
+async function assertUnreplaced(
+  connection: S3Connection,
+  { source, made }: { readonly source: Source; readonly made: RemoteObject },
+  signal: AbortSignal,
+): Promise<void> {
+  const { from, to, etag } = source;
+  if (made.etag === etag) return; // of what is no multipart upload it is the content's
+  const now = await headObject(connection, from, signal);
+  if (now?.etag === etag) return;
+  await deleteObject(connection, { key: to, etag: made.etag }, signal);
+  throw replaced(from, etag, now?.etag ?? null);
+}
 
 async function copyWhole(
   connection: S3Connection,

@@ -2,7 +2,8 @@
  * Ranges of an object, read into memory, into a file, or only for their checksum. In the worker only.
  *
  * I1  What comes is counted: an answer that ends early, or is another range than asked for, is an error and never content.
- * I2  All ranges of one read or fetch are of one content: the first answer's ETag is a condition of the others.
+ * I2  All ranges of one read or fetch are of one content: the first answer's ETag is a condition of the others, and the ETag of
+ *     each answer is compared with it before a byte is used. A store that ignores conditions gives no other content for it.
  */
 import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
@@ -20,7 +21,7 @@ import { toStoreError } from '../fs-error.ts';
 import type { RangeAnswer, SignedRequest } from './range-sockets.ts';
 import type { Attempt, S3Connection } from './s3-connection.ts';
 import { connectionFailed } from './s3-failures.ts';
-import { headObject, quoteEtag, replaced, unquoteEtag } from './s3-objects.ts';
+import { headObject, probeConditions, quoteEtag, replaced, unquoteEtag } from './s3-objects.ts';
 import { runSideBySide } from './side-by-side.ts';
 
 export interface KeyRange {
@@ -132,15 +133,35 @@ function rangeBytesOf(length: number): number {
   return Math.min(Math.max(shareBytes, S3_RANGE_BYTES), S3_FETCH_RANGE_BYTES_MAX);
 }
 
+interface Receiving {
+  readonly signal: AbortSignal;
+  readonly sink: Sink;
+  readonly holdsBytes?: number;
+}
+
 /** One range, tried again from its start when it is cut. */
 async function receive(
   connection: S3Connection,
   range: KeyRange,
-  {
-    signal,
-    sink,
-    holdsBytes = S3_TRANSFER_BYTES,
-  }: { readonly signal: AbortSignal; readonly sink: Sink; readonly holdsBytes?: number },
+  receiving: Receiving,
+): Promise<Received> {
+  try {
+    return await receiveRange(connection, range, receiving);
+  } catch (error) {
+    if (!isStoreError(error, 'range_invalid') || range.etag === undefined) throw error;
+    // A store that ignores the condition says of a shorter successor that the range is beyond its end.
+    const { key, etag } = range;
+    const found = await headObject(connection, key, receiving.signal);
+    if (found === undefined || found.etag === etag) throw error;
+    connection.remarks.add('ignores_conditions');
+    throw replaced(key, etag, found.etag);
+  }
+}
+
+async function receiveRange(
+  connection: S3Connection,
+  range: KeyRange,
+  { signal, sink, holdsBytes = S3_TRANSFER_BYTES }: Receiving,
 ): Promise<Received> {
   const options = { doing: `reading ${range.key}`, signal, holdsBytes };
   if (range.length === 0) return await receiveNothing(connection, range, signal);
@@ -165,9 +186,11 @@ async function receive(
     try {
       const output = await connection.client.send(command, { abortSignal: attempt.signal });
       body ??= toContent(output.Body as Readable);
+      assertContent(connection, range, output);
+      if (etag !== undefined) probeConditions(connection, key);
       assertRange(range, output);
       const crc = await drain(body.pieces, { range, attempt, sink });
-      return { etag: unquoteEtag(output.ETag) ?? etag ?? '', crc32c: crc };
+      return { etag: unquoteEtag(output.ETag) ?? '', crc32c: crc };
     } finally {
       body?.destroy();
     }
@@ -214,6 +237,20 @@ async function drain(
   }
   if (at === range.length) return crc;
   throw connectionFailed(`reading ${range.key}: the answer ended after ${at} of ${range.length}`);
+}
+
+/** I2. @throws `precondition_failed`; `io_failed` for an answer that does not say what it is of */
+function assertContent(
+  connection: S3Connection,
+  { key, etag }: KeyRange,
+  output: GetObjectCommandOutput,
+): void {
+  const found = unquoteEtag(output.ETag);
+  if (found === undefined || found === '')
+    throw new StoreError('io_failed', `reading ${key}: the store names no ETag`);
+  if (etag === undefined || found === etag) return;
+  connection.remarks.add('ignores_conditions');
+  throw replaced(key, etag, found);
 }
 
 /** @throws `range_invalid`; `io_failed` for an answer to another question */

@@ -35,6 +35,8 @@ const SKEW_MS_MAX = 15 * 60_000;
 /** Answers tell their time in whole seconds. */
 const SKEW_MS_NOTED = 5_000;
 const SLOW_MS = 500;
+/** No object has such an ETag. */
+const NOBODYS = '"ebb-none"';
 
 /** @throws `aborted`, when everything was removed */
 export async function examineStore(
@@ -78,6 +80,9 @@ class Examination {
     await this.#try('checksums', async () => await this.#checksums());
     await this.#try('ETags', async () => await this.#etags());
     await this.#try('conditional writes', async () => await this.#conditions());
+    await this.#try('conditional reads', async () => await this.#conditionalReads());
+    await this.#try('conditional deletes', async () => await this.#conditionalDeletes());
+    await this.#try('ranges', async () => await this.#ranges());
     const isWhole = await this.#try('multipart uploads', async () => await this.#multipart());
     await this.#try('aborted uploads', async () => await this.#abortedUpload());
     if (isWhole) await this.#try('copies of parts', async () => await this.#copy());
@@ -159,7 +164,18 @@ class Examination {
     const content = Buffer.from('checked');
     const key = this.#key('checked');
     const sum = base64(crc32c(content));
-    const output = await this.#put(key, content, { ChecksumCRC32C: sum });
+    let output: { readonly ChecksumCRC32C?: string | undefined };
+    try {
+      output = await this.#put(key, content, { ChecksumCRC32C: sum });
+    } catch (error) {
+      stopIfAborted(this.#signal);
+      this.#note(
+        'warn',
+        'checksums',
+        `the store refuses a CRC32C with a put: Ebb sends none there, and compares the MD5 that is the ETag (${this.#explain(error)})`,
+      );
+      return;
+    }
     const isRefused = await this.#put(key, content, { ChecksumCRC32C: base64(1) }).then(
       () => false,
       (error: unknown) => {
@@ -172,7 +188,7 @@ class Examination {
       this.#note(
         'warn',
         'checksums',
-        'the store repeats no CRC32C: Ebb reads back what it puts, which doubles the traffic',
+        'the store repeats no CRC32C: Ebb compares the MD5 that is the ETag, and reads back what it puts where it is none',
       );
     else if (!isRefused)
       this.#note(
@@ -218,8 +234,66 @@ class Examination {
     this.#note(
       'warn',
       'conditional writes',
-      `the store ${how} If-None-Match${why}: programs that count on it may overwrite each other there; Ebb itself needs none`,
+      `the store ${how} If-None-Match${why}: programs that count on it may overwrite each other there; Ebb asks what is there right before`,
     );
+  }
+
+  async #conditionalReads(): Promise<void> {
+    const key = this.#key('condition');
+    const isKept = await this.#isRefused(
+      async () => void (await this.#get(key, { IfMatch: NOBODYS })),
+    );
+    if (isKept) this.#note('ok', 'conditional reads', 'If-Match is kept');
+    else
+      this.#note(
+        'warn',
+        'conditional reads',
+        'the store ignores If-Match of a read: Ebb compares the ETag of each answer; programs that count on it may mix two versions of an object',
+      );
+  }
+
+  async #conditionalDeletes(): Promise<void> {
+    const key = this.#key('condition');
+    const isRefused = await this.#isRefused(async () => {
+      await this.#request(`deleting ${key}`, async ({ signal: abortSignal }) => {
+        const at = { Bucket: this.#connection.bucket, Key: key, IfMatch: NOBODYS };
+        await this.#connection.client.send(new DeleteObjectCommand(at), { abortSignal });
+      });
+    });
+    const isThere = (await headObject(this.#connection, key, this.#signal)) !== undefined;
+    if (isRefused && isThere) this.#note('ok', 'conditional deletes', 'If-Match is kept');
+    else
+      this.#note(
+        'warn',
+        'conditional deletes',
+        'the store ignores If-Match of a delete: Ebb asks what is there right before, and what others put there in between is deleted',
+      );
+  }
+
+  async #ranges(): Promise<void> {
+    const key = this.#key('small-0');
+    const whole = await this.#get(key);
+    const part = await this.#get(key, { Range: 'bytes=7-99' });
+    if (part.equals(whole.subarray(7, 100))) this.#note('ok', 'ranges', 'ranges are given');
+    else
+      this.#note(
+        'fail',
+        'ranges',
+        `the store gives ${part.length} bytes for a range of 93: objects above 8 MiB cannot be read there; use another store`,
+      );
+  }
+
+  /** Whether the store answers that the condition does not hold, or that it takes none. */
+  async #isRefused(work: () => Promise<void>): Promise<boolean> {
+    try {
+      await work();
+      return false;
+    } catch (error) {
+      stopIfAborted(this.#signal);
+      const { code, details } = this.#connection.toError(error, 'asking under a condition');
+      if (code === 'precondition_failed' || details['status'] === 501) return true;
+      throw error;
+    }
   }
 
   async #multipart(): Promise<void> {
@@ -398,9 +472,13 @@ class Examination {
     return output;
   }
 
-  async #get(key: string): Promise<Buffer> {
+  async #get(
+    key: string,
+    options: { readonly IfMatch?: string; readonly Range?: string } = {},
+  ): Promise<Buffer> {
     return await this.#request(`reading ${key}`, async ({ signal: abortSignal }) => {
-      const command = new GetObjectCommand({ Bucket: this.#connection.bucket, Key: key });
+      const asked = { Bucket: this.#connection.bucket, Key: key, ...options };
+      const command = new GetObjectCommand(asked);
       const { Body } = await this.#connection.client.send(command, { abortSignal });
       return Buffer.from((await Body?.transformToByteArray()) ?? []);
     });

@@ -6,10 +6,11 @@
 import { StoreError } from '@ebb/protocol';
 
 export class Feature {
+  readonly #onRefused: () => void;
   #state: 'unknown' | 'offered' | 'refused' = 'unknown';
 
-  get isRefused(): boolean {
-    return this.#state === 'refused';
+  constructor(onRefused: () => void) {
+    this.#onRefused = onRefused;
   }
 
   /** @throws what `send` throws; of two failures the first */
@@ -31,6 +32,7 @@ export class Feature {
       throw refusal;
     }
     this.#state = 'refused';
+    this.#onRefused();
     return done;
   }
 }

@@ -98,6 +98,27 @@ async function sendDelete(
   });
 }
 
+/**
+ * Asks once, with the first object that is read under a condition, whether the store keeps conditions: it must refuse an ETag that
+ * nothing has. The caller does not wait for it, and what fails tells nothing.
+ */
+export function probeConditions(connection: S3Connection, key: string): void {
+  if (connection.isProbed) return;
+  connection.isProbed = true;
+  const doing = `asking for ${key} under a condition`;
+  void connection
+    .request({ doing, signal: NEVER, attempts: 1 }, async (attempt) => {
+      const asked = { Bucket: connection.bucket, Key: key, IfMatch: quoteEtag('ebb-none') };
+      await connection.client.send(new HeadObjectCommand(asked), { abortSignal: attempt.signal });
+    })
+    .then(
+      () => connection.remarks.add('ignores_conditions'),
+      () => undefined,
+    );
+}
+
+const NEVER = new AbortController().signal;
+
 /** @throws `precondition_failed` when something else than `replaces` is there */
 export async function assertReplaces(
   connection: S3Connection,

@@ -41,6 +41,13 @@ interface KeyRun {
   readonly etag?: string;
 }
 
+/**
+ * What a store lacks, as its answers showed. `ignores_conditions`: it gave another object than the ETag that was asked for; Ebb
+ * compares each answer by itself. `refuses_checksums`: it takes no checksum with a put; Ebb compares the MD5 that is its ETag, or
+ * reads back. `refuses_conditions`: of puts and deletes; Ebb asks right before.
+ */
+export type S3Remark = 'ignores_conditions' | 'refuses_checksums' | 'refuses_conditions';
+
 /** What an examination of a store found; `says` is a sentence that says what to do. */
 export interface S3Observation {
   readonly check: string;
@@ -97,6 +104,7 @@ export type S3Request =
   | { readonly kind: 'abort'; readonly callId: number };
 
 export type S3Reply =
+  | { readonly targetId: number; readonly remark: S3Remark }
   | { readonly callId: number; readonly result: S3Calls[S3CallKind]['result'] }
   | { readonly callId: number; readonly failed: S3ReplyError };
 

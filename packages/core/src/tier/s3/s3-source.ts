@@ -4,6 +4,7 @@
  * I1  A run's last byte is handed out only when its checksum is right. So a body of wrong content never reaches its length,
  *     and the store throws the request away.
  */
+import type { Hash } from 'node:crypto';
 import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { finished, Readable } from 'node:stream';
@@ -101,12 +102,12 @@ export interface SourceBody {
 
 /**
  * A body for one attempt: what fails while reading fails the attempt. With `isObject` the store makes an object of it as soon
- * as it has the last byte, and from there on it is too late to abort.
+ * as it has the last byte, and from there on it is too late to abort. `md5` is given what was handed out.
  */
 export function openBody(
   sources: readonly RemoteSource[],
   attempt: Attempt,
-  { isObject }: { readonly isObject: boolean },
+  { isObject, md5 }: { readonly isObject: boolean; readonly md5?: Hash | undefined },
 ): SourceBody {
   const lengthBytes = lengthOf(sources);
   const read = async function* (): AsyncGenerator<Buffer, void> {
@@ -117,6 +118,7 @@ export function openBody(
           if (attempt.signal.aborted) return;
           attempt.progress();
           sent += chunk.length;
+          md5?.update(chunk);
           if (isObject && sent === lengthBytes) attempt.ignoreAbort();
           yield chunk;
         }

@@ -15,6 +15,7 @@ import type {
   S3CallKind,
   S3CallOf,
   S3Calls,
+  S3Remark,
   S3Reply,
   S3Request,
   S3TargetConfig,
@@ -22,7 +23,7 @@ import type {
 
 export interface S3Thread {
   /** To be given back by `forget`. */
-  register(config: Omit<S3TargetConfig, 'targetId'>): number;
+  register(config: Omit<S3TargetConfig, 'targetId'>, onRemark?: (remark: S3Remark) => void): number;
   /** @throws what the tier's method throws; `busy`, `draining` */
   call<K extends S3CallKind>(
     targetId: number,
@@ -61,6 +62,7 @@ class WorkerThread implements S3Thread {
   readonly #startWorker: () => Worker;
   readonly #closeMs: number;
   readonly #configs = new Map<number, S3TargetConfig>();
+  readonly #onRemark = new Map<number, (remark: S3Remark) => void>();
   readonly #pending = new Map<number, PendingCall>();
   #running: RunningWorker | undefined;
   #lastTargetId = 0;
@@ -71,8 +73,12 @@ class WorkerThread implements S3Thread {
     this.#closeMs = closeMs;
   }
 
-  register(config: Omit<S3TargetConfig, 'targetId'>): number {
+  register(
+    config: Omit<S3TargetConfig, 'targetId'>,
+    onRemark: (remark: S3Remark) => void = () => undefined,
+  ): number {
     this.#lastTargetId++;
+    this.#onRemark.set(this.#lastTargetId, onRemark);
     this.#configs.set(this.#lastTargetId, { ...config, targetId: this.#lastTargetId });
     return this.#lastTargetId;
   }
@@ -107,6 +113,7 @@ class WorkerThread implements S3Thread {
 
   async forget(targetId: number): Promise<void> {
     this.#configs.delete(targetId);
+    this.#onRemark.delete(targetId);
     const calls = [...this.#pending].filter(([, pending]) => pending.targetId === targetId);
     for (const [callId] of calls) this.#post({ kind: 'abort', callId });
     await waitAtMost(Promise.allSettled(calls.map(([, { settled }]) => settled)), this.#closeMs);
@@ -134,6 +141,10 @@ class WorkerThread implements S3Thread {
   }
 
   #onReply(reply: S3Reply): void {
+    if ('remark' in reply) {
+      this.#onRemark.get(reply.targetId)?.(reply.remark);
+      return;
+    }
     const pending = this.#take(reply.callId);
     if (this.#pending.size === 0) this.#running?.worker.unref();
     // Of a tier that was closed meanwhile.

@@ -38,6 +38,7 @@ import type {
   S3Calls,
   S3Credentials,
   S3Observation,
+  S3Remark,
   S3Settings,
 } from './s3-protocol.ts';
 import { type S3Thread, sharedS3Thread } from './s3-thread.ts';
@@ -56,6 +57,8 @@ export interface S3TierOptions {
    * of a killed process are aborted by the next. Without it they stay in the store.
    */
   readonly uploadJournal?: string;
+  /** What the store turns out to lack, each once for a worker's life. */
+  readonly onRemark?: (remark: S3Remark) => void;
   /** For tests. */
   readonly settings?: Partial<S3Settings>;
   /** For tests that end the worker. */
@@ -105,10 +108,13 @@ class ObjectStoreTier implements S3Tier {
       ...(bucket === undefined ? {} : { bucket }),
     });
     this.#thread = options.thread ?? sharedS3Thread;
-    this.#targetId = this.#thread.register({
-      ...{ target, credentials, uploadJournal, ca },
-      settings: { ...DEFAULT_SETTINGS, ...options.settings },
-    });
+    this.#targetId = this.#thread.register(
+      {
+        ...{ target, credentials, uploadJournal, ca },
+        settings: { ...DEFAULT_SETTINGS, ...options.settings },
+      },
+      options.onRemark,
+    );
   }
 
   async put(

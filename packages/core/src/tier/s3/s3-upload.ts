@@ -2,12 +2,13 @@
  * put: runs of local files become one object. In the worker only.
  *
  * I1  All or nothing: one request, or a multipart upload that is completed only when every run was verified.
- * I2  What is in the store is what was read: the store verified it against a CRC32C that it repeats in its answer; one that
- *     repeats none is read back.
+ * I2  What is in the store is what was read: the store verified it against a CRC32C that it repeats in its answer. Of one that
+ *     repeats none, or takes none, the ETag is the MD5 of what arrived; where that is not what was sent, it is read back.
  *
  * Not lib-storage's `Upload`: it reads a stream from front to back into buffers, and checks what came out of them. Here each
  * part is read from its place in the files, when its turn comes and again when it is repeated, and nothing is buffered.
  */
+import { createHash, type Hash } from 'node:crypto';
 import {
   type CompletedPart,
   PutObjectCommand,
@@ -87,12 +88,13 @@ async function putWhole(
     known === undefined || sizeBytes === 0 ? await checkSources(sources, signal) : sources;
   const crc32c = combinedCrc32c(checked) as number;
   const doing = `putting ${key}`;
-  const output = await connection.request(
+  const { object, isVerified } = await connection.request(
     { doing, signal, holdsBytes: S3_TRANSFER_BYTES },
     async (attempt) => {
       const checksum = checksumHeader(how, crc32c);
+      const md5 = createMd5(connection, how);
       const answer = await sendBody<PutObjectCommandOutput>(
-        { sources: checked, attempt, isObject: true },
+        { sources: checked, attempt, isObject: true, md5 },
         async (body) => {
           const command = new PutObjectCommand({
             ...{ Bucket: connection.bucket, Key: key, ...toS3Headers(headers) },
@@ -101,15 +103,13 @@ async function putWhole(
           return await connection.client.send(command, { abortSignal: attempt.signal });
         },
       );
-      return answer;
+      const etag = unquoteEtag(answer.ETag) ?? '';
+      const modifiedAtMs = connection.dateOf(answer);
+      const isVerified =
+        isEchoed(connection, answer.ChecksumCRC32C, crc32c, doing) || isMd5(md5, etag);
+      return { object: { sizeBytes, etag, modifiedAtMs }, isVerified };
     },
   );
-  const object = {
-    sizeBytes,
-    etag: unquoteEtag(output.ETag) ?? '',
-    modifiedAtMs: connection.dateOf(output),
-  };
-  const isVerified = isEchoed(output.ChecksumCRC32C, crc32c, doing);
   if (!isVerified) await verifyStored(connection, { key, object, crc32c }, signal);
   return object;
 }
@@ -200,8 +200,9 @@ async function sendPart(
     { doing, signal, holdsBytes: S3_TRANSFER_BYTES },
     async (attempt) => {
       const checksum = checksumHeader(how, crc32c);
+      const md5 = createMd5(connection, how);
       const output = await sendBody(
-        { sources: part.slices, attempt, isObject: false },
+        { sources: part.slices, attempt, isObject: false, md5 },
         async (body) => {
           const command = new UploadPartCommand({
             ...{ Bucket: upload.bucket, Key: upload.key, UploadId: upload.uploadId },
@@ -210,7 +211,9 @@ async function sendPart(
           return await connection.client.send(command, { abortSignal: attempt.signal });
         },
       );
-      const isVerified = isEchoed(output.ChecksumCRC32C, crc32c, doing);
+      const isVerified =
+        isEchoed(connection, output.ChecksumCRC32C, crc32c, doing) ||
+        isMd5(md5, unquoteEtag(output.ETag) ?? '');
       return { part: { PartNumber: part.number, ETag: output.ETag, ...checksum }, isVerified };
     },
   );
@@ -222,12 +225,13 @@ async function sendBody<T>(
     readonly sources: readonly RemoteSource[];
     readonly attempt: Attempt;
     readonly isObject: boolean;
+    readonly md5: Hash | undefined;
   },
   send: (stream: ReturnType<typeof openBody>['stream'] | Uint8Array) => Promise<T>,
 ): Promise<T> {
-  const { sources, attempt, isObject } = body;
+  const { sources, attempt, isObject, md5 } = body;
   if (lengthOf(sources) === 0) return await send(new Uint8Array(0));
-  const opened = openBody(sources, attempt, { isObject });
+  const opened = openBody(sources, attempt, { isObject, md5 });
   try {
     return await send(opened.stream);
   } finally {
@@ -271,8 +275,23 @@ function checksumHeader(
   return hasChecksums ? { ChecksumCRC32C: toBase64(crc32c) } : {};
 }
 
+/** Computed only where the store does not check a CRC32C: it costs more than all else that is done with the bytes. */
+function createMd5({ repeatsChecksums }: S3Connection, { hasChecksums }: How): Hash | undefined {
+  return hasChecksums && repeatsChecksums ? undefined : createHash('md5');
+}
+
+function isMd5(md5: Hash | undefined, etag: string): boolean {
+  return md5 !== undefined && md5.digest('hex') === etag.toLowerCase();
+}
+
 /** False when the store repeats none. @throws `io_failed` when it took the bytes for others */
-function isEchoed(echo: string | undefined, crc32c: number, doing: string): boolean {
+function isEchoed(
+  connection: S3Connection,
+  echo: string | undefined,
+  crc32c: number,
+  doing: string,
+): boolean {
+  connection.repeatsChecksums = echo !== undefined;
   if (echo === undefined) return false;
   if (echo === toBase64(crc32c)) return true;
   throw connectionFailed(`${doing}: the store got other bytes than were sent`);

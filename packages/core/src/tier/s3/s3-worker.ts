@@ -13,12 +13,20 @@ import { formatS3Location } from './s3-location.ts';
 import { abortLeftovers } from './s3-multipart.ts';
 import { deleteObject, headObject, listObjects } from './s3-objects.ts';
 import { presignGet } from './s3-presign.ts';
-import type { S3CallKind, S3CallOf, S3Calls, S3ReplyError, S3Request } from './s3-protocol.ts';
+import type {
+  S3CallKind,
+  S3CallOf,
+  S3Calls,
+  S3Remark,
+  S3ReplyError,
+  S3Request,
+} from './s3-protocol.ts';
 import { putObject } from './s3-upload.ts';
 
 interface Target {
   readonly connection: S3Connection;
   readonly journal: UploadJournal;
+  readonly told: Set<S3Remark>;
 }
 
 const port = parentPort;
@@ -37,6 +45,7 @@ port.on('message', (request: S3Request) => {
     targets.set(targetId, {
       connection: new S3Connection(request.config),
       journal: new UploadJournal(uploadJournal, formatS3Location(target)),
+      told: new Set(),
     });
   }
 });
@@ -57,6 +66,17 @@ async function answer({
     port?.postMessage({ callId, failed: toReplyError(error) });
   } finally {
     running.delete(callId);
+    tellRemarks(targetId);
+  }
+}
+
+/** Each once. */
+function tellRemarks(targetId: number): void {
+  const target = targets.get(targetId);
+  for (const remark of target?.connection.remarks ?? []) {
+    if (target?.told.has(remark) === true) continue;
+    target?.told.add(remark);
+    port?.postMessage({ targetId, remark });
   }
 }
 
