@@ -212,6 +212,7 @@ for (const kind of objectStores()) {
 
     const CHECKS = [
       ...['reachable', 'write and read', 'clock', 'checksums', 'ETags', 'conditional writes'],
+      ...['conditional reads', 'conditional deletes', 'ranges'],
       ...['multipart uploads', 'aborted uploads', 'copies of parts', 'delete'],
     ];
 

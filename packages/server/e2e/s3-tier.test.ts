@@ -372,12 +372,13 @@ function describeFaults(store: () => ObjectStore, openTier: OpenTier): void {
       const isAnswered = (request: ProxiedRequest): boolean =>
         isPut(request) || isComplete(request);
       proxy.harm('hide-checksums', { when: isAnswered });
-      await tier.put('b/k', [source]);
-      expect(proxy.requests.filter(isGet).length).toBeGreaterThan(0);
-      proxy.harm('corrupt-response', { when: isGet });
+      proxy.harm('corrupt-response', { when: isGet, times: 1 });
       await expectFailure(tier.put('b/k', [source]), { code: 'io_failed', retryable: true });
-      proxy.heal();
+      expect(proxy.requests.filter(isGet).length).toBeGreaterThan(0);
       expect(await tier.head('b/k')).toBeUndefined();
+      // From here on the MD5 is computed too: it may be the ETag, and then says it all.
+      await tier.put('b/k', [source]);
+      expect((await tier.head('b/k'))?.sizeBytes).toBe(sizeBytes);
     },
   );
 
