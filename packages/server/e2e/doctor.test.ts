@@ -148,7 +148,8 @@ describe('the machine', () => {
   });
 
   test('a node that runs with the settings is asked, and holds its addresses itself', async () => {
-    await using node = await startNodeProcess();
+    const node = await startNodeProcess();
+    onTestFinished(async () => await node[Symbol.asyncDispose]());
     const own = [`--data=${node.dataDir}`, `--memory-dir=${node.memoryDir}`];
     const at = (url: string): string => new URL(url).host;
     const report = await doctor([

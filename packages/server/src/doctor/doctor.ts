@@ -73,6 +73,9 @@ function remotesOf({ remotes }: NodeConfig): readonly (readonly [string, OwnRemo
   return [['remote', remotes.own], ...named];
 }
 
+/** Somebody waits for the report: a store that hangs is told soon. */
+const PATIENCE = { stallMs: 15_000, serverWorkMs: 60_000, attempts: 2 } as const;
+
 async function examineRemote(
   subject: string,
   remote: OwnRemote,
@@ -80,7 +83,7 @@ async function examineRemote(
 ): Promise<readonly Finding[]> {
   if ('directory' in remote) return examineRemoteDirectory(remote.directory);
   const { target, credentials, ca } = remote;
-  const tier = openS3Tier({ target, credentials, ca, names: 'bucket/key' });
+  const tier = openS3Tier({ target, credentials, ca, names: 'bucket/key', settings: PATIENCE });
   try {
     const observations = await tier.examine(signal);
     return observations.map((observation) => ({ subject, ...observation }));
