@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import importlib.util
+import multiprocessing
 import pickle
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
@@ -24,6 +27,15 @@ def fs(request: pytest.FixtureRequest, node: NodeProcess) -> Iterator[EbbFileSys
     made = fsspec.filesystem("ebb", node=node.url, path=request.param, skip_instance_cache=True)
     yield made
     made.client.close()
+
+
+@pytest.fixture(autouse=True)
+def _close_what_fsspec_keeps() -> Iterator[None]:
+    yield
+    for one in EbbFileSystem._cache.values():
+        if one._client is not None:
+            one._client.close()
+    EbbFileSystem.clear_instance_cache()
 
 
 class Fixtures(abstract.AbstractFixtures):
@@ -264,3 +276,128 @@ def test_pandas_reads_and_writes(node: NodeProcess, bucket: str) -> None:
     if importlib.util.find_spec("pyarrow") is not None:
         frame.to_parquet(f"ebb://{bucket}/t.parquet", storage_options=options)
         assert pd.read_parquet(f"ebb://{bucket}/t.parquet", storage_options=options).equals(frame)
+
+
+def test_an_open_reader_travels_to_another_process_at_its_place_and_version(fs: EbbFileSystem, bucket: str) -> None:
+    fs.pipe(f"{bucket}/a", noise(3 * MIB))
+    with fs.open(f"{bucket}/a") as file:
+        file.seek(1000)
+        file.read(500)
+        packed = pickle.dumps(file)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            assert pool.apply(_digest, (packed,)) == hashlib.sha256(noise(3 * MIB)[1500:]).hexdigest()
+        with pickle.loads(packed) as again, copy.copy(file) as copied:
+            assert (again.tell(), again.path, again.size) == (1500, file.path, file.size)
+            assert again.read(10) == copied.read(10) == file.read(10)
+    fs.pipe(f"{bucket}/a", b"another version")
+    with pytest.raises(ebb.errors.PreconditionFailedError, match="was replaced since it was opened"):
+        pickle.loads(packed)
+    fs.rm(f"{bucket}/a")
+    with pytest.raises(FileNotFoundError):
+        pickle.loads(packed)
+    with fs.open(f"{bucket}/b", "wb") as writer, pytest.raises(TypeError, match="pickle"):
+        pickle.dumps(writer)
+
+
+def _digest(packed: bytes) -> str:
+    with pickle.loads(packed) as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def test_open_files_have_what_those_of_other_file_systems_have(fs: EbbFileSystem, bucket: str) -> None:
+    path = f"{bucket}/a"
+    with fs.open(path, "wb", block_size=4096, cache_type="readahead") as file:
+        assert (file.mode, file.path, file.closed, file.tell()) == ("wb", path, False, 0)
+        file.write(b"one\ntwo\nthree")
+    with fs.open(path, "rb", block_size=4096, cache_type="none") as file:
+        assert (file.mode, file.path, file.full_name, file.size, file.loc) == ("rb", path, f"ebb://{path}", 13, 0)
+        assert file.fs is fs
+        assert file.blocksize > 0
+        assert file.details == fs.info(path)
+        assert file.readuntil(b"\n") == b"one\n"
+        assert (file.loc, file.readuntil(b"w", blocks=1)) == (4, b"tw")
+        assert [file.readable(), file.seekable(), file.writable()] == [True, True, False]
+    assert file.closed
+
+
+def test_info_says_what_others_say_in_their_words(fs: EbbFileSystem, bucket: str) -> None:
+    fs.pipe(f"{bucket}/a", b"abc")
+    info = fs.info(f"{bucket}/a")
+    assert {"name", "size", "type", "etag", "ETag", "LastModified", "mtime", "created"} <= set(info)
+    assert info["LastModified"] == info["mtime"] == fs.modified(f"{bucket}/a")
+    assert fs.ls(bucket, detail=True) == [info]
+
+
+def test_slashes_in_front_mean_nothing(fs: EbbFileSystem, bucket: str) -> None:
+    fs.pipe(f"/{bucket}/d/a", b"abc")
+    for path in (f"{bucket}/d/a", f"/{bucket}/d/a", f"ebb://{bucket}/d/a", f"ebb:///{bucket}/d/a"):
+        assert fs.cat(path) == b"abc"
+        assert fs.info(path)["name"] == f"{bucket}/d/a"
+        assert fs.exists(path)
+        assert fs.glob(path) == [f"{bucket}/d/a"]
+        assert fs.unstrip_protocol(path) == f"ebb://{bucket}/d/a"
+    assert fs.ls(f"/{bucket}/d", detail=False) == fs.find(f"/{bucket}") == [f"{bucket}/d/a"]
+    assert [root for root, _, _ in fs.walk(f"/{bucket}")] == [bucket, f"{bucket}/d"]
+    assert fs.du(f"/{bucket}") == 3
+    fs.mv(f"/{bucket}/d/a", f"/{bucket}/b")
+    fs.cp(f"/{bucket}/b", f"/{bucket}/c")
+    fs.rm(f"/{bucket}/b")
+    assert fs.find(bucket) == [f"{bucket}/c"]
+    assert fs.info("/")["type"] == "directory"
+
+
+@pytest.mark.parametrize("where", ["{}/nothing", "no-such-bucket-here/a", "No_Bucket!/a", "{}/" + "x" * 2000])
+def test_what_is_missing_is_told_by_its_path(fs: EbbFileSystem, bucket: str, where: str) -> None:
+    path = where.format(bucket)
+    assert not fs.exists(path)
+    assert not fs.isfile(path)
+    assert not fs.isdir(path)
+    assert fs.glob(path) == fs.find(path) == []
+    for call in (fs.info, fs.ls, fs.modified, fs.ukey, fs.size):
+        with pytest.raises(FileNotFoundError) as caught:
+            call(path)
+        assert path in str(caught.value)
+    with pytest.raises(FileNotFoundError):
+        fs.rm(path)
+    if "!" not in where and len(where) < 100:
+        for call in (fs.cat_file, fs.open, lambda one: fs.cat_file(one, 1, 2), fs.head, fs.get_file):
+            with pytest.raises(FileNotFoundError) as caught:
+                call(*((path, "/dev/null") if call == fs.get_file else (path,)))
+            assert path in (caught.value.filename, str(caught.value))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # fsspec leaves its own file open
+@pytest.mark.parametrize("wrapper", ["simplecache", "filecache", "blockcache"])
+def test_the_caches_of_fsspec_work_on_top(
+    node: NodeProcess, bucket: str, tmp_path: Path, wrapper: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = noise(3 * MIB)
+    with ebb.Client(node.url) as client:
+        client.put(bucket, "a", data)
+    options = {"ebb": {"node": node.url}, wrapper: {"cache_storage": str(tmp_path)}}
+    for _ in range(2):
+        with fsspec.open(f"{wrapper}::ebb://{bucket}/a", **options) as file:
+            file.seek(2 * MIB + 5)
+            assert file.read(MIB) == data[2 * MIB + 5 :]
+            file.seek(7)
+            assert file.read() == data[7:]
+    assert any(path.stat().st_size >= len(data) for path in tmp_path.iterdir())
+
+
+def test_many_files_texts_and_copies_of_the_file_system(fs: EbbFileSystem, bucket: str) -> None:
+    options = {name: one for name, one in fs.storage_options.items() if name != "skip_instance_cache"}
+    files = fsspec.open_files(f"ebb://{bucket}/part-*.txt", "w", num=3, **options)
+    for n, opened in enumerate(files):
+        with opened as file:
+            file.write(f"ü{n}\n")
+    texts = []
+    for opened in pickle.loads(pickle.dumps(fsspec.open_files(f"ebb://{bucket}/part-*.txt", "rt", **options))):
+        with opened as file:
+            texts.append(file.read())
+    assert texts == ["ü0\n", "ü1\n", "ü2\n"]
+    again = EbbFileSystem.from_json(fs.to_json())
+    assert again.cat_ranges([f"{bucket}/part-0.txt"] * 2, [-2, 0], [None, 2]) == [b"0\n", "ü".encode()]
+    assert fsspec.filesystem("ebb", asynchronous=True, **options).exists(bucket)
+    mapper = fs.get_mapper(f"/{bucket}/map")
+    mapper["a/b"] = b"x"
+    assert dict(mapper) == {"a/b": b"x"}

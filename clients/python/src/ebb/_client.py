@@ -178,6 +178,10 @@ class Client(Closing):
             self._frames.close()
         self._http.close()
 
+    @property
+    def is_closed(self) -> bool:
+        return self._http.is_closed
+
     def __reduce__(self) -> tuple[Any, tuple[dict[str, Any]]]:
         return (_open_again, (self._arguments,))
 

@@ -17,6 +17,7 @@ from ._limits import MIB, PIECE_BYTES
 from ._messages import Ack
 from ._reader import ObjectReader, readable_view
 from ._staged import Committed, StagedFile
+from .errors import PreconditionFailedError
 
 #: Small reads come out of one of this size: from a file of the node, and through the node.
 LOCAL_BUFFER_BYTES = 64 * 1024
@@ -24,8 +25,12 @@ REMOTE_BUFFER_BYTES = MIB
 
 
 class _RawReader(io.RawIOBase):
+    mode = "rb"
+
     def __init__(self, reader: ObjectReader) -> None:
         self.name = f"ebb://{reader.info.bucket}/{reader.info.key}"
+        #: What somebody put between: fsspec's caches of blocks.
+        self.cache: Any = None
         self._reader = reader
         self._at = 0
 
@@ -36,12 +41,21 @@ class _RawReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        got = self._reader.read_into(buffer, self._at)
+        if self.cache is not None:
+            end = min(self._at + len(buffer), self._reader.size_bytes)
+            data = self.cache._fetch(self._at, end) if end > self._at else b""
+            buffer[: len(data)] = data
+            got = len(data)
+        else:
+            got = self._reader.read_into(buffer, self._at)
         self._at += got
         return got
 
     def readall(self) -> bytes:
-        data = self._reader.read(self._at)
+        if self.cache is not None:
+            data = bytes(self.cache._fetch(self._at, self._reader.size_bytes))
+        else:
+            data = self._reader.read(self._at)
         self._at += len(data)
         return data
 
@@ -68,9 +82,24 @@ class ReadFile(io.BufferedReader):
         reader = client.open(bucket, key)
         #: Bytes of the object.
         self.size = reader.size_bytes
-        self.info = reader.info
+        #: Which version it is.
+        self.opened = reader.info
         self.path = f"{bucket}/{key}"
-        super().__init__(_RawReader(reader), LOCAL_BUFFER_BYTES if client.path == "local" else REMOTE_BUFFER_BYTES)
+        #: Bytes that are read ahead.
+        self.blocksize = LOCAL_BUFFER_BYTES if client.path == "local" else REMOTE_BUFFER_BYTES
+        self._client = client
+        self._reader = reader
+        super().__init__(_RawReader(reader), self.blocksize)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Opened again where it arrives, at the same place of the same version (I1)."""
+        return (_open_version, (type(self), self._arguments(), self.opened.etag, self.tell()))
+
+    def __reduce_ex__(self, _: Any) -> tuple[Any, ...]:
+        return self.__reduce__()
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return (self._client, *split_url(self.path))
 
 
 class WriteFile(io.BufferedIOBase):
@@ -94,6 +123,7 @@ class WriteFile(io.BufferedIOBase):
         reserve_bytes: int = MIB,
     ) -> None:
         self.path = f"{bucket}/{key}"
+        self.mode = mode
         self.name = f"ebb://{self.path}"
         self.committed: Committed | None = None
         self._client = client
@@ -118,6 +148,12 @@ class WriteFile(io.BufferedIOBase):
             self._spool = tempfile.TemporaryFile()  # noqa: SIM115  # closed by the commit, or the discard
         if mode == "ab":
             self._take_over()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(f"cannot pickle {self.path}, which is being written")
+
+    def __reduce_ex__(self, _: Any) -> tuple[Any, ...]:
+        return self.__reduce__()
 
     def writable(self) -> bool:
         return True
@@ -210,6 +246,23 @@ class WriteFile(io.BufferedIOBase):
                 piece = reader.read(self._at, 4 * MIB)
                 self._pass(memoryview(piece))
                 self._at += len(piece)
+
+
+def _open_version(kind: type[ReadFile], arguments: tuple[Any, ...], etag: str, position: int) -> ReadFile:
+    """
+    Raises:
+        PreconditionFailedError: the object was replaced since the file was opened.
+        NotFoundError: it was deleted.
+    """
+    file = kind(*arguments)
+    if file.opened.etag != etag:
+        file.close()
+        raise PreconditionFailedError(
+            f"{file.path} was replaced since it was opened: it is version {file.opened.etag} now, and was {etag}",
+            {"path": file.path, "etag": file.opened.etag, "expected": etag},
+        )
+    file.seek(position)
+    return file
 
 
 def split_url(url: str) -> tuple[str, str]:

@@ -191,7 +191,7 @@ class HttpClient:
         self._retry = retry
         self._lock = threading.Lock()
         self._idle: list[_Connection] = []
-        self._is_closed = False
+        self.is_closed = False
 
     # -- control ---------------------------------------------------------------------------------------------
 
@@ -354,7 +354,7 @@ class HttpClient:
         timeout: float | None = None,
     ) -> Answer:
         """One attempt. Raises an EbbError for every status of 400 and more, and when nobody answers."""
-        if self._is_closed:
+        if self.is_closed:
             raise unreachable("this client was closed", {"notSent": True})
         target = path + _query_text(query)
         connection = self._take()
@@ -396,13 +396,13 @@ class HttpClient:
 
     def give_back(self, connection: _Connection, *, keep: bool) -> None:
         with self._lock:
-            if keep and not self._is_closed and len(self._idle) < IDLE_HTTP_CONNECTIONS:
+            if keep and not self.is_closed and len(self._idle) < IDLE_HTTP_CONNECTIONS:
                 self._idle.append(connection)
                 return
         connection.close()
 
     def close(self) -> None:
-        self._is_closed = True
+        self.is_closed = True
         self._drop_idle()
 
     def after_fork(self) -> None:

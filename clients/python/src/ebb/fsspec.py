@@ -10,6 +10,7 @@ is cached.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import threading
@@ -25,7 +26,7 @@ from fsspec.utils import stringify_path
 from ._client import Client
 from ._files import ReadFile, WriteFile, split_url
 from ._infos import ListPage, ObjectInfo
-from .errors import BucketExistsError, DirectoryNotEmptyError, NotFoundError
+from .errors import BucketExistsError, DirectoryNotEmptyError, NameInvalidError, NotFoundError
 
 Info = dict[str, Any]
 
@@ -60,27 +61,38 @@ class EbbFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
 
     @property
     def client(self) -> Client:
-        """Opened by the first call that needs it."""
+        """Opened by the first call that needs it, and again when it was closed: fsspec gives one file system to all who
+        ask for the same."""
         with self._client_lock:
-            if self._client is None:
+            if self._client is None or self._client.is_closed:
                 self._client = Client(**self._arguments)
             return self._client
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        """``/bucket/key`` is ``bucket/key``, as with file systems of other object stores."""
+        if isinstance(path, list):
+            return [cls._strip_protocol(one) for one in path]
+        return super()._strip_protocol(path).lstrip("/")
+
+    def unstrip_protocol(self, name: str) -> str:
+        return f"ebb://{self._strip_protocol(name)}"
 
     # -- looking ---------------------------------------------------------------------------------------------
 
     def info(self, path: str, **kwargs: Any) -> Info:
         path = self._strip_protocol(path)
         bucket, key = split_url(path)
-        if not key:
-            if bucket:
-                self.client.bucket(bucket)
-            return _directory(path)
         try:
-            return _file(self.client.stat(bucket, key))
-        except NotFoundError:
-            if self._is_directory(bucket, key):
+            if not key:
+                if bucket:
+                    self.client.bucket(bucket)
                 return _directory(path)
-            raise FileNotFoundError(path) from None
+            return _file(self.client.stat(bucket, key))
+        except _MISSING as error:
+            if key and isinstance(error, FileNotFoundError) and self._is_directory(bucket, key):
+                return _directory(path)
+            raise _not_found(path) from error
 
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
         path = self._strip_protocol(path)
@@ -88,7 +100,10 @@ class EbbFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         if not bucket:
             found = [_directory(row.name) for row in self.client.buckets()]
         else:
-            found = self._list_directory(bucket, f"{key}/" if key else "")
+            try:
+                found = self._list_directory(bucket, f"{key}/" if key else "")
+            except _MISSING as error:
+                raise _not_found(path) from error
             if not found and key and not self._is_directory(bucket, key):
                 found = [self.info(path)]
         return found if detail else [row["name"] for row in found]
@@ -107,7 +122,7 @@ class EbbFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
             ]
             if not found and key:
                 found = [_file(self.client.stat(bucket, key))]
-        except FileNotFoundError:
+        except _MISSING:
             found = []
         return {row["name"]: row for row in found} if detail else [row["name"] for row in found]
 
@@ -152,17 +167,21 @@ class EbbFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
     ) -> Any:
         bucket, key = self._object(path)
         if mode == "rb":
-            return ReadFile(self.client, bucket, key)
+            with _naming(path):
+                return _ReadFile(self, bucket, key)
         if mode not in ("wb", "xb", "ab"):
             raise ValueError(f"the mode {mode!r} is not offered: rb, wb, xb and ab are")
-        return WriteFile(self.client, bucket, key, mode, autocommit=autocommit, **kwargs)
+        kwargs = {name: value for name, value in kwargs.items() if name not in _READ_OPTIONS}
+        with _naming(path):
+            return WriteFile(self.client, bucket, key, mode, autocommit=autocommit, **kwargs)
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
         bucket, key = self._object(path)
-        if start is None and end is None:
-            return self.client.get(bucket, key)
-        with self.client.open(bucket, key) as reader:
-            return reader.read(*_bounds(start, end, reader.size_bytes))
+        with _naming(path):
+            if start is None and end is None:
+                return self.client.get(bucket, key)
+            with self.client.open(bucket, key) as reader:
+                return reader.read(*_bounds(start, end, reader.size_bytes))
 
     def cat_ranges(
         self, paths: list[str], starts: Any, ends: Any, max_gap: Any = None, on_error: str = "return", **kwargs: Any
@@ -181,7 +200,7 @@ class EbbFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
             wanted = [at for at, name in enumerate(paths) if name == path]
             try:
                 bucket, key = self._object(path)
-                with self.client.open(bucket, key) as reader:
+                with _naming(path), self.client.open(bucket, key) as reader:
                     for at in wanted:
                         found[at] = reader.read(*_bounds(starts[at], ends[at], reader.size_bytes))
             except Exception as error:
@@ -298,7 +317,8 @@ class EbbFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
 
     def rm_file(self, path: str) -> None:
         bucket, key = self._object(path)
-        self.client.delete(bucket, key)
+        with _naming(path):
+            self.client.delete(bucket, key)
 
     def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
         """With ``recursive`` a directory goes with all that is in it, at one stroke."""
@@ -310,6 +330,8 @@ class EbbFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
     def _remove(self, path: str, *, recursive: bool, maxdepth: int | None) -> None:
         if self.isfile(path):
             self.rm_file(path)
+        elif not self.isdir(path):
+            raise _not_found(path)
         elif not recursive:
             raise IsADirectoryError(f"{path} is a directory: rm(…, recursive=True)")
         elif maxdepth is not None:
@@ -333,7 +355,10 @@ class EbbFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
             self.client.create_bucket(bucket, **policy)
 
     def _is_directory(self, bucket: str, key: str) -> bool:
-        page = self.client.list_page(bucket, f"{key}/", limit=1)
+        try:
+            page = self.client.list_page(bucket, f"{key}/", limit=1)
+        except _MISSING:
+            return False
         return bool(page.objects)
 
     def _pages(self, bucket: str, prefix: str) -> Iterator[ListPage]:
@@ -351,17 +376,109 @@ class EbbFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         return found
 
 
+class _ReadFile(ReadFile):
+    """With what other file systems' open files have."""
+
+    def __init__(self, fs: EbbFileSystem, bucket: str, key: str) -> None:
+        self.fs = fs
+        super().__init__(fs.client, bucket, key)
+
+    @property
+    def closed(self) -> bool:
+        return bool(super().closed)
+
+    @closed.setter
+    def closed(self, _: bool) -> None:
+        """fsspec's caches say so after they have closed a file."""
+
+    @property
+    def details(self) -> Info:
+        """As the file system's `info`, of the version that is open."""
+        with contextlib.suppress(FileNotFoundError):
+            found = self.fs.info(self.path)
+            if found.get("etag") == self.opened.etag:
+                return found
+        etag, version = self.opened.etag, self.opened.version
+        row = {"name": self.path, "size": self.size, "type": "file"}
+        return {**row, "etag": etag, "ETag": etag, "version": version}
+
+    def info(self) -> Info:
+        return self.details
+
+    @property
+    def full_name(self) -> str:
+        return self.fs.unstrip_protocol(self.path)
+
+    @property
+    def loc(self) -> int:
+        return self.tell()
+
+    @property
+    def cache(self) -> Any:
+        """fsspec puts its caches of blocks here; without one, bytes come straight from the node."""
+        raw: Any = self.raw
+        return raw.cache
+
+    @cache.setter
+    def cache(self, cache: Any) -> None:
+        raw: Any = self.raw
+        raw.cache = cache
+
+    def readuntil(self, char: bytes = b"\n", blocks: int | None = None) -> bytes:
+        """Bytes up to and with `char`, or to the end."""
+        found = bytearray()
+        while piece := self.read(blocks or self.blocksize):
+            at = piece.find(char)
+            if at >= 0:
+                found += piece[: at + len(char)]
+                self.seek(at + len(char) - len(piece), os.SEEK_CUR)
+                break
+            found += piece
+        return bytes(found)
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        return self._reader.read(start, max(0, end - start))
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return (self.fs, *split_url(self.path))
+
+
+#: No object can have such a path, or none has.
+_MISSING = (FileNotFoundError, NameInvalidError)
+#: Of readers of other file systems: writers take them without effect.
+_READ_OPTIONS = ("cache_type", "size", "block_size", "cache_options", "fill_cache")
+
+
+def _not_found(path: str) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """What is missing is told by the path that was asked for, as other file systems do."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        error.filename = path
+        raise
+
+
 def _directory(path: str) -> Info:
     return {"name": path, "size": 0, "type": "directory"}
 
 
 def _file(row: ObjectInfo) -> Info:
+    created = datetime.fromtimestamp(row.created_at_ms / 1000, tz=timezone.utc)
     return {
         "name": f"{row.bucket}/{row.key}",
         "size": row.size_bytes,
         "type": "file",
-        "created": datetime.fromtimestamp(row.created_at_ms / 1000, tz=timezone.utc),
+        "created": created,
+        # A version does not change. The names are those of other object stores.
+        "mtime": created,
+        "LastModified": created,
         "etag": row.etag,
+        "ETag": row.etag,
         "version": row.version,
         "crc32c": row.crc32c,
         "durability": row.durability,
