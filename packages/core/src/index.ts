@@ -42,6 +42,7 @@ export { errnoOf } from './tier/fs-error.ts';
 export { createMover } from './tier/mover.ts';
 export {
   assertTrustedParent,
+  assertTrustedPath,
   explainPathError,
   openOwnDirectory,
   writeOwnFile,

@@ -53,6 +53,13 @@ export const CONDITIONS = {
     whatToDo:
       'Free room on the file system that the message names, or lower the limit of the tier. It ends by itself.',
   },
+  tier_failed: {
+    subject: 'tier',
+    effect: 'refuses_new_data',
+    means: 'The disk of a tier fails writes or syncs, so nothing can be acknowledged as on disk.',
+    whatToDo:
+      'Look for the cause in the kernel log and at the disk that the message names. It is tried again every few seconds, and ends by itself.',
+  },
   remote_unreachable: {
     subject: 'remote',
     effect: 'unprotected',

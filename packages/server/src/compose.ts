@@ -22,16 +22,19 @@ import { isStoreError, StoreError } from '@ebb/protocol';
 import { openShuffleService } from '@ebb/shuffle';
 import type { Logger } from 'pino';
 import { isLoopback, type NodeConfig } from './config.ts';
+import { planDescriptors, readDescriptorLimit } from './descriptors.ts';
 import { FrameServer } from './frames/frame-server.ts';
 import { describeHolder, findLockHolder } from './holders.ts';
 import { openHostProofs } from './host-proofs.ts';
 import { BufferPool } from './http/buffer-pool.ts';
+import { Connections } from './http/connections.ts';
 import { foreignness } from './http/foreign-request.ts';
 import { type Listeners, openListeners } from './http/listeners.ts';
 import { PeerMemory } from './http/peer-memory.ts';
 import { createRequestHandler, type RequestHandler } from './http/request-handler.ts';
 import {
   ANSWER_PIECES_MAX,
+  CONNECTIONS_RESERVED,
   HELD_BYTES_MAX,
   HELD_PATIENCE_MS,
   PIECE_BYTES,
@@ -110,8 +113,13 @@ export async function openNodeFrame(
         ? null
         : createS3Surface({ config: config.s3, metrics, log, pieces, held });
     const tls = config.tls === null ? null : loadTlsIdentity(config.tls);
+    const connections = new Connections({
+      connectionsMax: planDescriptors(readDescriptorLimit()).connectionsMax,
+      reserved: CONNECTIONS_RESERVED,
+      onEnded: () => metrics.peersEnded.inc({ why: 'connections' }),
+    });
     const listeners = await openListeners({
-      tls,
+      ...{ tls, connections },
       listen: config.listen,
       socketPath: config.socketPath,
       onRequest: handler.onRequest,
@@ -142,6 +150,10 @@ async function openCatalog(
   try {
     return await openSqliteCatalog({ directory, conditions, keepsRoom: true });
   } catch (error) {
+    if (isStoreError(error, 'data_corrupt')) {
+      const message = `${error.message}; bring back a copy of ${directory}, or move it away to begin with an empty catalog (what tier 2 has comes back by \`ebb sync\`)`;
+      throw new StoreError('data_corrupt', message, { dataDir: config.dataDir }, error);
+    }
     if (!isStoreError(error, 'data_directory_in_use')) throw error;
     const who = describeHolder(findLockHolder(join(directory, CATALOG_FILE)));
     const message = `--data ${config.dataDir} is in use by ${who}; stop that node, or give this one another --data`;
@@ -211,11 +223,13 @@ async function openStore(
   };
   const mover = keep(createMover());
   const commitMover = keep(createMover());
+  const { handlesMax } = planDescriptors(readDescriptorLimit());
   const memory = keep(
     await openFileTier({
       ...{ name: 'memory', root: config.memoryDir, setting: '--memory-dir', nodeId, mover },
       capacityBytes: config.memoryLimitBytes,
       recycle: true,
+      handlesMax,
       poolBytesMax: config.poolBytesMax,
     }),
   );
@@ -227,6 +241,7 @@ async function openStore(
       spareBytes: catalogSpareBytes(config.dataDir),
       capacityBytes: config.diskLimitBytes,
       recycle: false,
+      handlesMax,
       poolBytesMax: 0,
     }),
   );

@@ -10,7 +10,7 @@ import { readdirSync, readFileSync, statfsSync, statSync } from 'node:fs';
 import { homedir, totalmem } from 'node:os';
 import { isAbsolute, join, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { type Keyring, parseKeyring, parseS3Location } from '@ebb/core';
+import { errnoOf, type Keyring, parseKeyring, parseS3Location } from '@ebb/core';
 import { formatBytes, isStoreError, MiB, StoreError } from '@ebb/protocol';
 import {
   type ConfigName,
@@ -354,9 +354,10 @@ function resolveS3({ settings, host, complain, absolute }: Resolving): NodeConfi
           complain('s3Keys', path, rule, 'docs/s3.md shows the form of the file'),
         ),
       );
-    } catch {
-      // Its words could repeat what stands in the file.
-      complain('s3Keys', path, 'cannot be read as JSON', 'name a file that holds a list of keys');
+    } catch (error) {
+      // The words of a parser could repeat what stands in the file.
+      const rule = `cannot be read${refusalOf(error) || ' as JSON'}`;
+      complain('s3Keys', path, rule, 'name a file that holds a list of keys');
     }
   }
   if (new Set(keys.map((key) => key.accessKeyId)).size !== keys.length)
@@ -384,10 +385,16 @@ function resolveEncryptionKeys({ settings, host, complain, absolute }: Resolving
     return parseKeyring(text);
   } catch (error) {
     const isOurs = isStoreError(error, 'config_invalid');
-    const rule = isOurs ? error.message : 'cannot be read';
+    const rule = isOurs ? error.message : `cannot be read${refusalOf(error)}`;
     complain('encryptionKeys', path === '' ? 'EBB_ENCRYPTION_KEY' : path, rule, fix);
     return null;
   }
+}
+
+/** Why the system did not give a file: its code, which is no secret. '' for anything else. */
+function refusalOf(error: unknown): string {
+  const code = errnoOf(error);
+  return /^E[A-Z0-9]+$/.test(code) ? ` (${code})` : '';
 }
 
 /** Complaints name fields, never values. */
@@ -428,8 +435,9 @@ function resolveRemotes(
       named = parseRemotesFile(host.readFile(path), host, (rule) =>
         complain('remotes', path, rule, 'docs/tier2.md shows the form of the file'),
       );
-    } catch {
-      complain('remotes', path, 'cannot be read', 'name a file that this user may read');
+    } catch (error) {
+      const rule = `cannot be read${refusalOf(error)}`;
+      complain('remotes', path, rule, 'name a file that this user may read');
     }
   }
   const text = settings.remote ?? pathToFileURL(join(dataDir, 'remote')).href;

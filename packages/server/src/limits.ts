@@ -38,10 +38,19 @@ export const JSON_BODY_BYTES_MAX = 1 * MiB;
 export const HEADERS_TIMEOUT_MS = 30_000;
 /** From the opening of a connection to the end of its handshake. */
 export const TLS_HANDSHAKE_MS = 10_000;
+/** Handshakes under way on one listener; beyond, the oldest makes place. */
+export const TLS_HANDSHAKES_MAX = 32;
 /** Silence on a connection, also in the middle of a body. */
 export const IDLE_TIMEOUT_MS = 120_000;
 export const KEEP_ALIVE_TIMEOUT_MS = 65_000;
+/** Of all listeners together, where descriptors allow it: see descriptors.ts. */
 export const CONNECTIONS_MAX = 4096;
+/** Of these, the places that no request but a probe takes. */
+export const CONNECTIONS_RESERVED = 16;
+/** What the process itself has open: the catalog, workers, sockets to tier 2, files on their way. */
+export const DESCRIPTORS_RESERVED = 72;
+/** Open files kept per tier. A miss costs 4 µs. */
+export const HANDLES_PER_TIER_MAX = 256;
 
 /** `?wait=…` of one request: below the silence that ends a connection, here and in proxies. Clients ask again. */
 export const WAIT_MS_DEFAULT = 30_000;

@@ -36,6 +36,8 @@ export interface NodeProcessOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** The data directory is made in here; the system's own place for temporary files unless given. */
   readonly dataParent?: string;
+  /** Limit of file descriptors. */
+  readonly descriptors?: number;
   /** Of Node itself. */
   readonly nodeFlags?: readonly string[];
 }
@@ -52,9 +54,15 @@ export async function startNodeProcess(options: NodeProcessOptions = {}): Promis
   let log = '';
 
   const start = async (): Promise<void> => {
+    const limit = options.descriptors;
+    const [program, ...before] =
+      limit === undefined
+        ? ([OWN_NODE] as const)
+        : (['sh', '-c', `ulimit -n ${limit}; exec "$@"`, 'sh', OWN_NODE] as const);
     const started = spawn(
-      OWN_NODE,
+      program,
       [
+        ...before,
         ...(options.nodeFlags ?? []),
         '--conditions=source',
         EBB_MAIN,

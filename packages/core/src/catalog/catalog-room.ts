@@ -20,7 +20,7 @@ const LOW_PART = 0.02;
 const RESERVE_BYTES_MAX = 16 * MiB;
 const RESERVE_PART = 0.03;
 const LOOK_MS = 100;
-/** While there is too little. */
+/** Also while nobody changes anything: others fill and free. */
 const POLL_MS = 1000;
 
 export interface FileSystemSpace {
@@ -36,7 +36,7 @@ export class CatalogRoom {
   #lookedAtMs = Number.NEGATIVE_INFINITY;
   #isShort = false;
   #leftBytes = 0;
-  #poll: NodeJS.Timeout | undefined;
+  readonly #poll: NodeJS.Timeout;
   #onRoom: (availableBytes: number) => void = () => undefined;
 
   constructor(options: {
@@ -49,6 +49,8 @@ export class CatalogRoom {
     this.#conditions = options.conditions;
     this.#space = options.space ?? (() => spaceOf(options.directory));
     this.#now = options.now ?? (() => performance.now());
+    this.#poll = setInterval(() => this.#lookQuietly(), POLL_MS);
+    this.#poll.unref();
   }
 
   get reserveBytes(): number {
@@ -93,19 +95,23 @@ export class CatalogRoom {
     clearInterval(this.#poll);
   }
 
+  #lookQuietly(): void {
+    try {
+      this.look();
+    } catch {
+      // The directory cannot be looked at just now; a change will tell why.
+    }
+  }
+
   #begin(lowBytes: number): void {
     const reason = `The file system of the catalog at ${this.#directory} has ${formatBytes(this.#leftBytes)} left. Below ${formatBytes(lowBytes)} the catalog takes what frees room, and nothing that adds to it.`;
     this.#conditions.enter('catalog_full', 'catalog', { reason, error: this.#refusal() });
-    if (this.#isShort) return;
     this.#isShort = true;
-    this.#poll = setInterval(() => this.look(), POLL_MS);
-    this.#poll.unref();
   }
 
   #end(): void {
     if (!this.#isShort) return;
     this.#isShort = false;
-    clearInterval(this.#poll);
     this.#conditions.leave('catalog_full', 'catalog');
   }
 

@@ -80,12 +80,14 @@ export async function openSqliteCatalog(options: SqliteCatalogOptions): Promise<
   const { eventsMax = EVENTS_MAX } = options;
   const { conditions = { enter: () => undefined, leave: () => undefined } } = options;
   const room = options.keepsRoom === true ? new CatalogRoom({ directory, conditions }) : undefined;
-  const file = await openCatalogFile({ directory, clock, newNodeId });
+  let file: CatalogFile | undefined;
   try {
+    file = await openCatalogFile({ directory, clock, newNodeId });
     return await openCatalog(file, { events: { clock, eventsMax }, room, conditions });
   } catch (error) {
-    file.database.close();
-    throw translateSqliteError(error, file.path);
+    room?.close();
+    file?.database.close();
+    throw translateSqliteError(error, file?.path ?? directory);
   }
 }
 

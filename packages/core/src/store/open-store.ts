@@ -19,6 +19,7 @@ import { Buckets } from './buckets.ts';
 import { CheckedReads } from './checked-reads.ts';
 import { ComparedFiles } from './compared-files.ts';
 import { Conditions } from './conditions.ts';
+import { DiskHealth } from './disk-health.ts';
 import { IdBlocks } from './id-blocks.ts';
 import { Importer } from './importer.ts';
 import { JobTable } from './job-table.ts';
@@ -171,6 +172,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
       observer,
       conditions,
       rooms: new RoomWatch([memory, disk], conditions),
+      diskHealth: new DiskHealth({ disk, conditions, nextId: () => ids.next() }),
       leases,
       diskLeases,
       recency,

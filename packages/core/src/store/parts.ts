@@ -19,6 +19,7 @@ import type { Buckets } from './buckets.ts';
 import type { CheckedReads } from './checked-reads.ts';
 import type { ComparedFiles } from './compared-files.ts';
 import type { Conditions } from './conditions.ts';
+import type { DiskHealth } from './disk-health.ts';
 import type { Importer } from './importer.ts';
 import type { JobTable } from './job-table.ts';
 import type { LeaseTable } from './lease-table.ts';
@@ -97,6 +98,7 @@ export interface StoreParts {
   readonly observer: StoreObserver;
   readonly conditions: Conditions;
   readonly rooms: RoomWatch;
+  readonly diskHealth: DiskHealth;
   /** Of tier 0. */
   readonly leases: LeaseTable;
   /** Of tier 1, where a lease only delays the unlink. */

@@ -656,6 +656,7 @@ export class CatalogObjectStore implements ObjectStore {
       () => this.#deletions.deleteExpired(),
       () => this.#retirement.sweep(),
       () => this.#parts.rooms.look(),
+      () => this.#parts.diskHealth.sweep(),
       () => this.#diskGrowth.note(this.#parts.disk.usage().usedBytes, clock.monotonic()),
       async () => this.#parts.spoolGate.look(await this.#parts.catalog.spoolTotals(), clock.now()),
       () => this.#waits.wakeAll(),

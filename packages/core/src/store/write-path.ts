@@ -299,8 +299,11 @@ export class WritePath {
       throw new StoreError('checksum_mismatch', 'no bytes have the CRC32C 0');
     let diskBytes = write.tier === 1 && !isEmpty ? allocatedBytes : null;
     if (!isEmpty && ack !== 'memory') {
-      diskBytes ??= await this.#copyToDisk(write, { sizeBytes, crc32c, blocks });
-      await this.#parts.disk.sync(write.blobId);
+      diskBytes = await this.#parts.diskHealth.watch(async () => {
+        const bytes = diskBytes ?? (await this.#copyToDisk(write, { sizeBytes, crc32c, blocks }));
+        await this.#parts.disk.sync(write.blobId);
+        return bytes;
+      });
     }
     const blob = {
       blobId: write.blobId,

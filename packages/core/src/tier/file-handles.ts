@@ -1,9 +1,13 @@
 /**
  * Open descriptors, kept for the next use. Keyed by the file and not by its name: a recycled file keeps its descriptor.
  * Who dropped a file calls `drop`; a descriptor in use is closed when its last user is done.
+ *
+ * I1  When the process has no descriptor left, all caches of it give up those that nobody uses, and the file is opened once
+ *     more: descriptors that are kept for speed never keep anything from working.
  */
 import { closeSync, constants, openSync } from 'node:fs';
 import { assert } from '@ebb/protocol';
+import { isOutOfDescriptors } from './fs-error.ts';
 
 export interface FileHandleUse {
   readonly fd: number;
@@ -14,6 +18,20 @@ interface Handle extends FileHandleUse {
   isDropped: boolean;
 }
 
+/** Every cache of the process, for I1. */
+const caches = new Set<{ dropUnused(): void }>();
+
+/** Runs what opens a file; without a descriptor left, once more after the caches gave theirs up. */
+export function withDescriptor<T>(open: () => T): T {
+  try {
+    return open();
+  } catch (error) {
+    if (!isOutOfDescriptors(error)) throw error;
+    for (const cache of caches) cache.dropUnused();
+    return open();
+  }
+}
+
 export class FileHandles<Key> {
   readonly #handlesMax: number;
   /** Least recently used first. */
@@ -22,6 +40,7 @@ export class FileHandles<Key> {
   constructor(handlesMax: number) {
     assert(handlesMax > 0, 'at least one handle is kept');
     this.#handlesMax = handlesMax;
+    caches.add(this);
   }
 
   get size(): number {
@@ -32,7 +51,10 @@ export class FileHandles<Key> {
   acquire(key: Key, path: string): FileHandleUse {
     let handle = this.#handles.get(key);
     if (handle === undefined) {
-      handle = this.#keep(key, openSync(path, constants.O_RDWR | constants.O_NOFOLLOW));
+      handle = this.#keep(
+        key,
+        withDescriptor(() => openSync(path, constants.O_RDWR | constants.O_NOFOLLOW)),
+      );
     } else {
       this.#handles.delete(key);
       this.#handles.set(key, handle);
@@ -56,8 +78,14 @@ export class FileHandles<Key> {
     closeIfUnused(handle);
   }
 
+  dropUnused(): void {
+    for (const [key, { users }] of this.#handles) if (users === 0) this.drop(key);
+  }
+
+  /** At the end. */
   dropAll(): void {
     for (const key of this.#handles.keys()) this.drop(key);
+    caches.delete(this);
   }
 
   #keep(key: Key, fd: number): Handle {

@@ -56,7 +56,7 @@ import {
   STATFS_CACHE_MS,
   SYNC_IO_BYTES_MAX,
 } from '../limits.ts';
-import { FileHandles } from './file-handles.ts';
+import { FileHandles, withDescriptor } from './file-handles.ts';
 import { isMissing, isNoRoom, toStoreError } from './fs-error.ts';
 import { SealedFiles } from './sealed-files.ts';
 import { setFileAside } from './set-aside.ts';
@@ -718,7 +718,7 @@ function pooledName(slot: FileSlot): string {
 
 function createBlobFile(path: string): FileSlot {
   const flags = constants.O_CREAT | constants.O_EXCL | constants.O_RDWR;
-  const fd = openSync(path, flags, SHARED_FILE);
+  const fd = withDescriptor(() => openSync(path, flags, SHARED_FILE));
   try {
     const { ino, mode } = fstatSync(fd);
     // The umask may have taken the group's right to write.

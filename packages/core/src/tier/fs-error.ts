@@ -1,6 +1,7 @@
 /** Translates errno into the codes of the protocol, at this border only. */
 import { StoreError } from '@ebb/protocol';
 
+const OUT_OF_DESCRIPTORS = new Set(['EMFILE', 'ENFILE']);
 const NO_ROOM = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
 
 export function errnoOf(error: unknown): string {
@@ -17,11 +18,18 @@ export function isNoRoom(error: unknown): boolean {
   return NO_ROOM.has(errnoOf(error));
 }
 
-/** `tier_full` when the file system has no room, `io_failed` for the rest; an error that has its code already stays. */
+/** Of the process, or of the host. */
+export function isOutOfDescriptors(error: unknown): boolean {
+  return OUT_OF_DESCRIPTORS.has(errnoOf(error));
+}
+
+/** `busy` when there is no descriptor for it now, `tier_full` when the file system has no room, `io_failed` for the rest; an error that has its code already stays. */
 export function toStoreError(error: unknown, doing: string): StoreError {
   if (error instanceof StoreError) return error;
   const errno = errnoOf(error);
   const reason = error instanceof Error ? error.message : String(error);
+  if (isOutOfDescriptors(error))
+    return new StoreError('busy', `${doing}: no file descriptor is left`, { errno }, error);
   return isNoRoom(error)
     ? new StoreError('tier_full', `${doing}: the file system has no room`, { errno }, error)
     : new StoreError('io_failed', `${doing}: ${reason}`, { errno }, error);

@@ -101,7 +101,7 @@ export function openTierRoot(options: TierRootOptions): TierRoot {
 function layOut({ name, root, nodeId, setting }: TierRootOptions): boolean {
   try {
     openOwnDirectory({ path: root, setting }, { mode: 0o755 });
-    claimRoot({ name, root, nodeId });
+    claimRoot({ name, root, nodeId, setting });
     closeToOthers(root, SHARED_DIRECTORY);
     makeDirectory(join(root, 'p'), PRIVATE_DIRECTORY, setting);
     makeDirectory(join(root, 't'), PRIVATE_DIRECTORY, setting);
@@ -127,8 +127,8 @@ function statfsOfNearest(path: string): StatsFs {
 }
 
 /** @throws `data_directory_in_use`, `version_unsupported`, `config_invalid` */
-function claimRoot(whose: { name: string; root: string; nodeId: string }): void {
-  const { name, root, nodeId } = whose;
+function claimRoot(whose: Pick<TierRootOptions, 'name' | 'root' | 'nodeId' | 'setting'>): void {
+  const { name, root, nodeId, setting } = whose;
   const file = join(root, MARKER);
   const marker = readMarker(file);
   if (marker === undefined) {
@@ -147,7 +147,7 @@ function claimRoot(whose: { name: string; root: string; nodeId: string }): void 
     throw new StoreError('version_unsupported', message, { root });
   }
   if (marker.nodeId !== nodeId) {
-    const message = `${root} belongs to node ${String(marker.nodeId)}, this is node ${nodeId}`;
+    const message = `${setting} ${root} belongs to node ${String(marker.nodeId)}, this is node ${nodeId}; name another, or remove it if that node is gone for good`;
     throw new StoreError('data_directory_in_use', message, { root });
   }
   if (marker.tier !== name) {

@@ -188,6 +188,7 @@ describe('spark-conf', () => {
     expect(sparkSettings({ node: 'http://n:1', jar: '/j.jar' })).toEqual({
       'spark.shuffle.manager': 'org.apache.spark.shuffle.ebb.EbbShuffleManager',
       'spark.shuffle.sort.io.plugin.class': 'org.apache.spark.shuffle.ebb.EbbShuffleDataIO',
+      'spark.dynamicAllocation.shuffleTracking.enabled': 'false',
       'spark.shuffle.ebb.node': 'http://n:1',
       'spark.driver.extraClassPath': '/j.jar',
       'spark.executor.extraClassPath': '/j.jar',

@@ -60,6 +60,8 @@ export function sparkSettings(options: {
     'spark.shuffle.manager': 'org.apache.spark.shuffle.ebb.EbbShuffleManager',
     'spark.shuffle.sort.io.plugin.class': 'org.apache.spark.shuffle.ebb.EbbShuffleDataIO',
     'spark.shuffle.ebb.node': options.node,
+    // Or idle executors would stay as long as the shuffles that they wrote, which are not theirs.
+    'spark.dynamicAllocation.shuffleTracking.enabled': 'false',
     'spark.driver.extraClassPath': options.jar,
     'spark.executor.extraClassPath': options.jar,
   };

@@ -16,6 +16,7 @@ import {
 } from 'node:fs';
 import { totalmem } from 'node:os';
 import { dirname, join } from 'node:path';
+import { assertTrustedPath } from '@ebb/core';
 import { formatBytes, GiB, MiB } from '@ebb/protocol';
 import { allocatedBytes, type NodeConfig } from '../config.ts';
 import { type Finding, Findings } from './finding.ts';
@@ -95,6 +96,7 @@ export function examineMemory(config: NodeConfig): readonly Finding[] {
       `${formatBytes(machineBytes)}, of which the tier takes up to ${limit}`,
     );
   tellInodes(findings, space, at);
+  tellTrusted(findings, memoryDir, '--memory-dir');
   tellWritable(findings, memoryDir);
   return findings.list;
 }
@@ -141,6 +143,7 @@ export function examineData(config: NodeConfig): readonly Finding[] {
       `${formatBytes(freeBytes)} are free on the file system of ${dataDir}: the catalog needs room beside the tier; make some`,
     );
   tellInodes(findings, space, at);
+  tellTrusted(findings, dataDir, '--data');
   if (tellWritable(findings, dataDir)) tellSyncs(findings, at);
   tellOpen(findings, dataDir);
   return findings.list;
@@ -153,6 +156,16 @@ export function examineRemoteDirectory(directory: string): readonly Finding[] {
   findings.ok('file system', `${kindOf(space)}, ${formatBytes(space.bavail * space.bsize)} free`);
   tellWritable(findings, directory);
   return findings.list;
+}
+
+/** As the start checks it: whose the way to the directory is, and who may write there. */
+function tellTrusted(findings: Findings, path: string, setting: string): void {
+  try {
+    assertTrustedPath({ path, setting });
+    findings.ok('owners', `nobody else can replace ${path} or what is on the way to it`);
+  } catch (error) {
+    findings.fail('owners', (error as Error).message);
+  }
 }
 
 function tellWritable(findings: Findings, directory: string): boolean {

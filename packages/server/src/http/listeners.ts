@@ -14,16 +14,17 @@ import { assertTrustedParent, explainPathError } from '@ebb/core';
 import { PATHS, StoreError } from '@ebb/protocol';
 import { describeHolder, findPortHolder } from '../holders.ts';
 import {
-  CONNECTIONS_MAX,
   HEADER_BYTES_MAX,
   HEADERS_TIMEOUT_MS,
   IDLE_TIMEOUT_MS,
   KEEP_ALIVE_TIMEOUT_MS,
   TLS_HANDSHAKE_MS,
+  TLS_HANDSHAKES_MAX,
 } from '../limits.ts';
 import type { TlsIdentity } from '../tls/identity.ts';
+import type { Connections } from './connections.ts';
 import { inTurn } from './in-turn.ts';
-import { ALLOW, refusalOf, refuseRaw, wellFormed } from './message-rules.ts';
+import { ALLOW, refusalOf, refuse, refuseRaw, wellFormed } from './message-rules.ts';
 
 export interface ListenersOptions {
   readonly listen: { readonly host: string; readonly port: number } | null;
@@ -37,6 +38,8 @@ export interface ListenersOptions {
     readonly onRequest: RequestListener;
     readonly onExpectContinue: RequestListener;
   } | null;
+  /** Of all of them. */
+  readonly connections: Connections;
   /** Of both TCP addresses; null: plain HTTP. */
   readonly tls: TlsIdentity | null;
 }
@@ -55,7 +58,7 @@ export interface Listeners {
 /** @throws {StoreError} `config_invalid` when an address cannot be had, `data_directory_in_use` when another node answers on the socket */
 export async function openListeners(options: ListenersOptions): Promise<Listeners> {
   const servers: AnyServer[] = [];
-  const { listen, socketPath, s3, tls } = options;
+  const { listen, socketPath, s3, tls, connections } = options;
   try {
     let url: string | null = null;
     let s3Url: string | null = null;
@@ -70,7 +73,11 @@ export async function openListeners(options: ListenersOptions): Promise<Listener
     }
     if (s3 !== null) {
       const setting = `--s3-listen ${s3.listen.host}:${s3.listen.port}`;
-      const server = await open({ ...s3, tls: withoutClients(tls) }, s3.listen, setting);
+      const server = await open(
+        { ...s3, connections, tls: withoutClients(tls) },
+        s3.listen,
+        setting,
+      );
       servers.push(server);
       s3Url = urlOf(server);
     }
@@ -109,7 +116,7 @@ function urlOf(server: AnyServer): string {
 }
 
 async function open(
-  options: Pick<ListenersOptions, 'onRequest' | 'onExpectContinue' | 'tls'> &
+  options: Pick<ListenersOptions, 'onRequest' | 'onExpectContinue' | 'tls' | 'connections'> &
     Partial<Pick<ListenersOptions, 'onUpgrade'>>,
   address: ListenOptions,
   setting: string,
@@ -129,14 +136,29 @@ async function open(
     tls === null ? createServer(http) : createTlsServer({ ...http, ...toTlsOptions(tls) });
   if (tls !== null) keepHandshakes(server);
   server.timeout = IDLE_TIMEOUT_MS;
-  server.maxConnections = CONNECTIONS_MAX;
-  server.on('request', inTurn(wellFormed(options.onRequest)));
-  server.on('checkContinue', inTurn(wellFormed(options.onExpectContinue)));
+  const { connections } = options;
+  // With TLS when the handshake has ended; before, see keepHandshakes.
+  server.on(tls === null ? 'connection' : 'secureConnection', (socket: Socket) =>
+    connections.add(socket),
+  );
+  const counted = (listener: RequestListener): RequestListener =>
+    inTurn(wellFormed(whenPlaced(connections, listener)));
+  server.on('request', counted(options.onRequest));
+  server.on('checkContinue', counted(options.onExpectContinue));
   server.on('connect', (_request, socket) => refuseRaw(socket as Socket, 405, ALLOW));
   server.on('upgrade', (request, socket, head) => {
     const refusal = refusalOf(request);
-    if (refusal === undefined) options.onUpgrade?.(request, socket as Socket, head);
-    else refuseRaw(socket as Socket, refusal.status);
+    if (refusal !== undefined) {
+      refuseRaw(socket as Socket, refusal.status);
+      return;
+    }
+    try {
+      connections.begin(socket as Socket); // until it closes
+    } catch {
+      refuseRaw(socket as Socket, 503);
+      return;
+    }
+    options.onUpgrade?.(request, socket as Socket, head);
   });
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => {
@@ -163,6 +185,23 @@ async function open(
   });
   server.removeAllListeners('error');
   return server;
+}
+
+const PROBES: ReadonlySet<string> = new Set([PATHS.healthz, PATHS.readyz, PATHS.metrics]);
+
+/** Lets a request through when there is a place for it; probes have their own. */
+function whenPlaced(connections: Connections, listener: RequestListener): RequestListener {
+  return (request, response) => {
+    const { socket } = request;
+    try {
+      connections.begin(socket, { isProbe: PROBES.has(request.url ?? '') });
+    } catch {
+      refuse(response, { status: 503, reason: 'all connections are at work; come again' });
+      return;
+    }
+    response.once('close', () => connections.end(socket));
+    listener(request, response);
+  };
 }
 
 function toTlsOptions({ context, asksClients }: TlsIdentity): TlsOptions {
@@ -216,6 +255,12 @@ function keepHandshakes(server: AnyServer): void {
   handshakes.set(server, open);
   server.on('connection', (socket: Socket) => {
     const name = nameOf(socket);
+    // Nothing is known of the oldest but that it has not said who it is.
+    if (open.size >= TLS_HANDSHAKES_MAX)
+      for (const oldest of open.values()) {
+        oldest.destroy();
+        break;
+      }
     open.set(name, socket);
     socket.once('close', () => {
       if (open.get(name) === socket) open.delete(name);

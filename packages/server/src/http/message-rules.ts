@@ -9,10 +9,10 @@ import {
   STATUS_CODES,
 } from 'node:http';
 import type { Socket } from 'node:net';
-import { HEADERS } from '@ebb/protocol';
+import { HEADERS, type StoreErrorCode } from '@ebb/protocol';
 
 interface Refusal {
-  readonly status: 400 | 405 | 501;
+  readonly status: 400 | 405 | 501 | 503;
   readonly reason: string;
   /** Methods, for 405. */
   readonly allow?: string;
@@ -55,18 +55,30 @@ export function wellFormed(listener: RequestListener): RequestListener {
       response.end();
       return;
     }
-    const body = `${refusal.reason}\n`;
-    response.writeHead(refusal.status, {
-      'content-type': 'text/plain',
-      'content-length': Buffer.byteLength(body),
-      [HEADERS.errorCode]: refusal.status === 400 ? 'request_invalid' : 'unsupported',
-      ...(refusal.allow === undefined ? {} : { allow: refusal.allow }),
-      // Where its body ends is not certain.
-      connection: 'close',
-    });
-    response.end(body);
+    refuse(response, refusal);
   };
 }
+
+/** Where a request's body ends may not be certain: so the connection ends with the answer. */
+export function refuse(response: ServerResponse, { status, reason, allow }: Refusal): void {
+  const body = `${reason}\n`;
+  response.writeHead(status, {
+    'content-type': 'text/plain',
+    'content-length': Buffer.byteLength(body),
+    [HEADERS.errorCode]: CODES[status],
+    ...(allow === undefined ? {} : { allow }),
+    ...(status === 503 ? { 'retry-after': '1' } : {}),
+    connection: 'close',
+  });
+  response.end(body);
+}
+
+const CODES = {
+  400: 'request_invalid',
+  405: 'unsupported',
+  501: 'unsupported',
+  503: 'busy',
+} as const satisfies Record<Refusal['status'], StoreErrorCode>;
 
 /** For a socket that is no longer HTTP's. */
 export function refuseRaw(socket: Socket, status: Refusal['status'], allow?: string): void {

@@ -26,6 +26,8 @@ import org.ebb.client.Session;
  * I2: every byte that the index promises is shown, or the task fails with the map output's FetchFailedException.
  * I3: no mapping is held between calls, so the node can have its file back at any time.
  * I4: per block there is no call, no system call and no allocation.
+ * I5: the buffers are as long as what was read needed, and go back when the last block was read ({@link #end}), not when the task
+ * ends: a task may read thousands of partitions, each with a cursor of its own.
  */
 class BlockCursor {
   /** Neighbouring partitions of a map output are taken together up to this size; longer partitions go through in pieces. */
@@ -229,14 +231,12 @@ class BlockCursor {
       try {
         int kept = end - at;
         byte[] old = stored;
-        int room = Math.max(bytes, RUN_BYTES_MAX);
-        if (stored.length < room) {
-          stored = buffers.stored = new byte[room];
-        }
+        int room = Math.max(bytes, (int) Math.min(RUN_BYTES_MAX, kept + restBytes));
+        if (stored.length < room) grow(room);
         System.arraycopy(old, at, stored, 0, kept);
         at = 0;
         end = kept;
-        int n = (int) Math.min(room - kept, restBytes);
+        int n = (int) Math.min(stored.length - kept, restBytes);
         read(open, restFrom, kept, n);
         end = kept + n;
         restFrom += n;
@@ -259,7 +259,7 @@ class BlockCursor {
   }
 
   private void grow(int bytes) {
-    stored = buffers.stored = new byte[Math.max(bytes, RUN_BYTES_MAX)];
+    stored = buffers.stored = EbbRuntime.ReaderBuffers.sized(bytes, RUN_BYTES_MAX);
   }
 
   private void read(OpenOutput open, long from, int to, int bytes) throws IOException {
@@ -498,9 +498,30 @@ class BlockCursor {
     waitNanos %= 1_000_000;
   }
 
-  /** The buffers serve the next task, unless some thread may still be at them. */
-  void close() {
+  /**
+   * All was read: the buffers serve other readers from here on. `shown` does not, for the last row points into it: whoever still has
+   * the row has the array.
+   */
+  final void end(byte[] shown) {
+    if (!closes()) return;
+    if (shown == buffers.stored) buffers.stored = new byte[0];
+    if (shown == buffers.raw) buffers.raw = new byte[0];
+    giveBack();
+  }
+
+  /** The task is over: the buffers serve other readers, unless some thread may still be at them. */
+  final void close() {
+    if (closes()) giveBack();
+  }
+
+  /** Once: the thread that reads and the one that ends the task may both come. */
+  private synchronized boolean closes() {
+    if (isClosed) return false;
     isClosed = true;
+    return true;
+  }
+
+  private void giveBack() {
     if (isShared) buffers.closeUnlessInUse();
     else runtime.giveBack(buffers);
   }

@@ -45,7 +45,7 @@ final class ChunkReader {
       at = from;
       end = from + rawBytes;
     } else {
-      if (buffers.raw.length < rawBytes) buffers.raw = new byte[rawBytes];
+      if (buffers.raw.length < rawBytes) buffers.raw = EbbRuntime.ReaderBuffers.sized(rawBytes, cursor.runtime.settings.chunkBytes);
       bytes = buffers.raw;
       try {
         buffers.decoder.decode(codec, cursor.stored, from, storedBytes, bytes, 0, rawBytes);

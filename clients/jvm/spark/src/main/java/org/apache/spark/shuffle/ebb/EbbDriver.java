@@ -86,12 +86,12 @@ final class EbbDriver implements ShuffleDriverComponents {
   public Map<String, String> initializeApplication() {
     String manager = conf.get(EbbSettings.MANAGER, "sort");
     if (!manager.equals(EbbShuffleManager.class.getName())) {
-      throw new IllegalArgumentException(EbbShuffleDataIO.class.getName() + " works only together with " + EbbSettings.MANAGER + "="
+      throw new EbbRefusal(EbbShuffleDataIO.class.getName() + " works only together with " + EbbSettings.MANAGER + "="
           + EbbShuffleManager.class.getName() + ", which is " + manager);
     }
     appId = conf.getAppId();
     jobId = appId + "." + token;
-    EbbSettings settings = new EbbSettings(conf);
+    EbbSettings settings = settings();
     try {
       if (settings.node.isEmpty()) throw new EbbException("config_invalid", EbbRuntime.missingNode());
       runtime = EbbRuntime.of(jobId, conf, "driver");
@@ -100,12 +100,36 @@ final class EbbDriver implements ShuffleDriverComponents {
     } catch (EbbException e) {
       if (runtime != null) runtime.close();
       runtime = null;
-      if (!settings.fallback) throw new IllegalStateException(noNode(settings, e), e);
+      LOG.debug("No Ebb node", e);
+      if (!settings.fallback) throw new EbbRefusal(noNode(settings, e));
       LOG.warn("{} Falling back to Spark's own shuffle ({}=true): map outputs of a lost executor are lost with it.", noNode(settings, e), EbbSettings.FALLBACK);
       fallback = true;
     }
+    releaseIdleExecutors();
     BY_APP.put(appId, this);
     return Map.of();
+  }
+
+  /**
+   * Spark 3.4 and later keep an idle executor as long as a shuffle is alive that it wrote, unless told not to; here it holds none.
+   * Spark reads this after the driver components have started.
+   */
+  private void releaseIdleExecutors() {
+    if (!fallback) {
+      conf.setIfMissing(EbbSettings.SHUFFLE_TRACKING, "false");
+    } else if (conf.getBoolean(EbbSettings.DYNAMIC_ALLOCATION, false) && !conf.getBoolean("spark.shuffle.service.enabled", false)
+        && !conf.getBoolean(EbbSettings.SHUFFLE_TRACKING, true)) {
+      LOG.warn("{}=true for this application: its executors hold their map outputs themselves.", EbbSettings.SHUFFLE_TRACKING);
+      conf.set(EbbSettings.SHUFFLE_TRACKING, "true"); // or Spark would not start
+    }
+  }
+
+  private EbbSettings settings() {
+    try {
+      return new EbbSettings(conf);
+    } catch (IllegalArgumentException e) {
+      throw new EbbRefusal(e.getMessage());
+    }
   }
 
   private static String noNode(EbbSettings settings, EbbException e) {

@@ -104,13 +104,20 @@ final class EbbRuntime {
     }
   }
 
+  /**
+   * What a reader needs: stored bytes, and a chunk of them as it was. They are as long as what was read needed, and serve one reader
+   * after another: a task may have thousands of readers, one after the other or all of them begun.
+   */
   static final class ReaderBuffers {
-    byte[] stored = new byte[256 * 1024];
-    byte[] raw;
+    private static final int BYTES_MIN = 4096;
+    byte[] stored = new byte[0];
+    byte[] raw = new byte[0];
     final ChunkCodec.Decoder decoder = new ChunkCodec.Decoder();
 
-    ReaderBuffers(EbbSettings settings) {
-      raw = new byte[settings.chunkBytes];
+    /** At least `bytes`, and so much more that what grows little by little is not allocated again each time. */
+    static byte[] sized(int bytes, int usualMost) {
+      int rounded = Math.max(BYTES_MIN, Integer.highestOneBit(Math.max(1, bytes - 1)) << 1);
+      return new byte[Math.max(bytes, Math.min(usualMost, rounded))];
     }
 
     void close() {
@@ -145,7 +152,7 @@ final class EbbRuntime {
 
   ReaderBuffers takeReaderBuffers() {
     ReaderBuffers pooled = readerPool.poll();
-    if (pooled == null) return new ReaderBuffers(settings);
+    if (pooled == null) return new ReaderBuffers();
     readersPooled.decrementAndGet();
     return pooled;
   }

@@ -12,6 +12,8 @@ final class EbbSettings {
   static final String FALLBACK = PREFIX + "fallback";
   static final String IO_PLUGIN = "spark.shuffle.sort.io.plugin.class";
   static final String MANAGER = "spark.shuffle.manager";
+  static final String DYNAMIC_ALLOCATION = "spark.dynamicAllocation.enabled";
+  static final String SHUFFLE_TRACKING = "spark.dynamicAllocation.shuffleTracking.enabled";
 
   final String node;
   final boolean fallback;

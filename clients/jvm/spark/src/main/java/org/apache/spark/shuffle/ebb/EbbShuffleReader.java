@@ -71,12 +71,10 @@ final class EbbShuffleReader<K, C> implements ShuffleReader<K, C> {
     int lastMap = Math.min(endMap, statuses.length);
     boolean chunks = EbbWriter.framing(runtime, dependency, serializerManager) == IndexBlock.FRAMING_CHUNKS;
     BlockCursor cursor = new BlockCursor(runtime, reads, table, handle.shuffleId(), startMap, lastMap, startPartition, endPartition, !chunks, context, metrics);
-    Records<?> records;
-    if (!chunks) records = new EngineRecords(cursor, dependency.serializer().newInstance(), serializerManager, handle.shuffleId());
-    else if (Rows.reads(dependency.serializer())) records = Rows.of(cursor, dependency.serializer());
-    else records = new StreamRecords(cursor, dependency.serializer().newInstance());
-    records.bind(context, metrics);
-    return (Iterator) records;
+    Reading reading = new Reading(cursor, context, metrics);
+    if (!chunks) return (Iterator) new EngineRecords(cursor, reading, dependency.serializer().newInstance(), serializerManager, handle.shuffleId());
+    if (Rows.reads(dependency.serializer())) return (Iterator) Rows.of(cursor, reading, dependency.serializer());
+    return (Iterator) new StreamRecords(cursor, reading, dependency.serializer().newInstance());
   }
 
   /** The map outputs that Spark names, asked of the driver at most once an epoch by this executor. */
@@ -126,44 +124,67 @@ final class EbbShuffleReader<K, C> implements ShuffleReader<K, C> {
     return result == records ? result : new InterruptibleIterator<>(context, result);
   }
 
-  /** What all record iterators share: counting in batches, and giving the buffers back when the task is over. */
-  private abstract static class Records<T> extends AbstractIterator<T> {
-    final BlockCursor cursor;
-    private TaskContext context;
-    private ShuffleReadMetricsReporter metrics;
+  /**
+   * What a task keeps of an iterator from its first record to the task's end, and of one that was read to its own end nothing: a
+   * task may have thousands. The iterator itself, with its streams and deserializers, is its consumer's to drop.
+   */
+  private static final class Reading implements TaskCompletionListener {
+    private final TaskContext context;
+    private final ShuffleReadMetricsReporter metrics;
+    /** Null once all was read. */
+    private BlockCursor cursor;
     private long uncounted;
-    private boolean over;
 
-    Records(BlockCursor cursor) {
+    Reading(BlockCursor cursor, TaskContext context, ShuffleReadMetricsReporter metrics) {
       this.cursor = cursor;
+      this.context = context;
+      this.metrics = metrics;
+      context.addTaskCompletionListener(this);
     }
 
-    final void bind(TaskContext task, ShuffleReadMetricsReporter reporter) {
-      this.context = task;
-      this.metrics = reporter;
-      task.addTaskCompletionListener((TaskCompletionListener) ended -> {
-        finish();
-        // Not earlier: the last row may be in use long after the last hasNext.
-        cursor.close();
-      });
+    boolean isOver() {
+      return cursor == null;
     }
 
-    final void counted(int records) {
+    void counted(int records) {
       uncounted += records;
-      if (uncounted >= 4096) report();
+      if (uncounted >= 4096) report(cursor);
     }
 
-    private void report() {
+    private void report(BlockCursor of) {
       if (uncounted > 0) metrics.incRecordsRead(uncounted);
       uncounted = 0;
-      cursor.report();
+      of.report();
     }
 
-    final void finish() {
-      if (over) return;
-      over = true;
-      report();
+    /** All was read. `shown` is what the last record points into, or null. Returns false, for hasNext. */
+    boolean exhausted(byte[] shown) {
+      BlockCursor read = cursor;
+      if (read == null) return false;
+      cursor = null;
+      report(read);
+      read.end(shown);
       context.taskMetrics().mergeShuffleReadMetrics();
+      return false;
+    }
+
+    @Override
+    public void onTaskCompletion(TaskContext task) {
+      BlockCursor left = cursor;
+      if (left == null) return;
+      report(left);
+      left.close();
+      context.taskMetrics().mergeShuffleReadMetrics();
+    }
+  }
+
+  private abstract static class Records<T> extends AbstractIterator<T> {
+    final BlockCursor cursor;
+    final Reading reading;
+
+    Records(BlockCursor cursor, Reading reading) {
+      this.cursor = cursor;
+      this.reading = reading;
     }
   }
 
@@ -174,8 +195,8 @@ final class EbbShuffleReader<K, C> implements ShuffleReader<K, C> {
           && SparkCompat.privateField(serializer, "numFields") instanceof Integer && Platform.unaligned();
     }
 
-    static Records<?> of(BlockCursor cursor, Object serializer) {
-      return new RowRecords(cursor, (Integer) SparkCompat.privateField(serializer, "numFields"));
+    static Records<?> of(BlockCursor cursor, Reading reading, Object serializer) {
+      return new RowRecords(cursor, reading, (Integer) SparkCompat.privateField(serializer, "numFields"));
     }
   }
 
@@ -190,8 +211,8 @@ final class EbbShuffleReader<K, C> implements ShuffleReader<K, C> {
     private byte[] crossing = new byte[0];
     private int inChunk;
 
-    RowRecords(BlockCursor cursor, int fields) {
-      super(cursor);
+    RowRecords(BlockCursor cursor, Reading reading, int fields) {
+      super(cursor, reading);
       this.chunks = new ChunkReader(cursor);
       this.row = new UnsafeRow(fields);
       this.pair = new Tuple2<>(0, row);
@@ -199,19 +220,20 @@ final class EbbShuffleReader<K, C> implements ShuffleReader<K, C> {
 
     @Override
     public boolean hasNext() {
-      if (chunks.at < chunks.end || chunks.hasNext()) return true;
-      counted(inChunk);
+      if (chunks.at < chunks.end) return true;
+      if (reading.isOver()) return false;
+      if (chunks.hasNext()) return true;
+      reading.counted(inChunk);
       inChunk = 0;
-      finish();
-      return false;
+      return reading.exhausted(chunks.bytes);
     }
 
     @Override
     public Tuple2<Object, UnsafeRow> next() {
       if (chunks.at == chunks.end) {
-        counted(inChunk);
+        reading.counted(inChunk);
         inChunk = 0;
-        if (!chunks.next()) throw new java.util.NoSuchElementException("no more rows");
+        if (reading.isOver() || !chunks.next()) throw new java.util.NoSuchElementException("no more rows");
       }
       if (chunks.end - chunks.at >= 4) {
         int size = Integer.reverseBytes(Platform.getInt(chunks.bytes, Platform.BYTE_ARRAY_OFFSET + chunks.at));
@@ -252,26 +274,26 @@ final class EbbShuffleReader<K, C> implements ShuffleReader<K, C> {
   private static final class StreamRecords extends Records<Tuple2<Object, Object>> {
     private final Iterator<Tuple2<Object, Object>> inner;
 
-    StreamRecords(BlockCursor cursor, SerializerInstance serializer) {
-      super(cursor);
+    StreamRecords(BlockCursor cursor, Reading reading, SerializerInstance serializer) {
+      super(cursor, reading);
       DeserializationStream stream = serializer.deserializeStream(new ChunkReader.Stream(new ChunkReader(cursor)));
       this.inner = stream.asKeyValueIterator();
     }
 
     @Override
     public boolean hasNext() {
+      if (reading.isOver()) return false;
       if (inner.hasNext()) return true;
       if (cursor.at < cursor.end || cursor.hasNextRun()) {
         throw cursor.failed(cursor.partition, new org.ebb.client.EbbException("data_corrupt", "the deserializer stopped before the last byte"));
       }
-      finish();
-      return false;
+      return reading.exhausted(null);
     }
 
     @Override
     public Tuple2<Object, Object> next() {
       Tuple2<Object, Object> record = inner.next();
-      counted(1);
+      reading.counted(1);
       return record;
     }
   }
@@ -284,8 +306,8 @@ final class EbbShuffleReader<K, C> implements ShuffleReader<K, C> {
     private Iterator<Tuple2<Object, Object>> inner;
     private DeserializationStream stream;
 
-    EngineRecords(BlockCursor cursor, SerializerInstance serializer, SerializerManager manager, int shuffleId) {
-      super(cursor);
+    EngineRecords(BlockCursor cursor, Reading reading, SerializerInstance serializer, SerializerManager manager, int shuffleId) {
+      super(cursor, reading);
       this.serializer = serializer;
       this.manager = manager;
       this.shuffleId = shuffleId;
@@ -293,14 +315,12 @@ final class EbbShuffleReader<K, C> implements ShuffleReader<K, C> {
 
     @Override
     public boolean hasNext() {
+      if (reading.isOver()) return false;
       while (inner == null || !inner.hasNext()) {
         if (stream != null) stream.close();
         stream = null;
         inner = null;
-        if (!cursor.nextRun()) {
-          finish();
-          return false;
-        }
+        if (!cursor.nextRun()) return reading.exhausted(null);
         ShuffleBlockId block = new ShuffleBlockId(shuffleId, cursor.status().mapId(), cursor.partition);
         stream = serializer.deserializeStream(manager.wrapStream(block, new Block(cursor)));
         inner = stream.asKeyValueIterator();
@@ -312,7 +332,7 @@ final class EbbShuffleReader<K, C> implements ShuffleReader<K, C> {
     public Tuple2<Object, Object> next() {
       if (!hasNext()) throw new java.util.NoSuchElementException("no more records");
       Tuple2<Object, Object> record = inner.next();
-      counted(1);
+      reading.counted(1);
       return record;
     }
   }

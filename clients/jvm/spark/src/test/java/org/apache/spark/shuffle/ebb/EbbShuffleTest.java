@@ -266,13 +266,32 @@ class EbbShuffleTest extends WithFakeNode {
   }
 
   @Test
-  void withoutANodeTheErrorSaysWhatToDo() throws Exception {
+  void withoutANodeTheErrorSaysWhatToDoAndNothingElse() throws Exception {
     node.close();
     SparkConf conf = conf("spark.shuffle.ebb.connect.timeout", "500ms");
     try {
       with(conf, spark -> null);
     } catch (IllegalStateException e) {
       assertTrue(e.getMessage().contains(node.url()) && e.getMessage().contains("spark.shuffle.ebb.fallback"), e.getMessage());
+      assertEquals(e.getMessage(), printed(e));
+      return;
+    }
+    throw new AssertionError("the application started");
+  }
+
+  /** As Spark's log and py4j, and so PySpark, show it. */
+  static String printed(Throwable error) {
+    java.io.StringWriter text = new java.io.StringWriter();
+    error.printStackTrace(new java.io.PrintWriter(text));
+    return text.toString().trim();
+  }
+
+  @Test
+  void aSettingThatIsNotAllowedIsNamedAndNothingElseIsPrinted() throws Exception {
+    try {
+      with(conf("spark.shuffle.ebb.chunkSize", "1"), spark -> null);
+    } catch (IllegalStateException e) {
+      assertEquals("spark.shuffle.ebb.chunkSize = 1 bytes, must be 4096 to 4194304", printed(e));
       return;
     }
     throw new AssertionError("the application started");
@@ -281,9 +300,12 @@ class EbbShuffleTest extends WithFakeNode {
   @Test
   void withoutANodeFallbackUsesSparksOwnShuffle() throws Exception {
     node.close();
-    SparkConf conf = conf("spark.shuffle.ebb.fallback", "true", "spark.shuffle.ebb.connect.timeout", "500ms");
+    // As `ebb spark-conf` says it; without a node Spark would refuse to start with it.
+    SparkConf conf = conf("spark.shuffle.ebb.fallback", "true", "spark.shuffle.ebb.connect.timeout", "500ms",
+        "spark.dynamicAllocation.enabled", "true", "spark.dynamicAllocation.shuffleTracking.enabled", "false");
     assertSame(SparkJobs.vanillaSql(temp), with(conf, spark -> {
       assertFalse(spark.sparkContext().shuffleDriverComponents().supportsReliableStorage());
+      assertTrue(spark.sparkContext().conf().getBoolean("spark.dynamicAllocation.shuffleTracking.enabled", false));
       return SparkJobs.sqlResults(spark);
     }));
   }

@@ -9,6 +9,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.nio.file.Path;
 import java.util.List;
+import java.util.concurrent.TimeUnit;
 import org.apache.spark.SparkConf;
 import org.apache.spark.api.java.JavaSparkContext;
 import org.ebb.client.RealNode;
@@ -87,6 +88,26 @@ class RealNodeTest {
       assertEquals(8, log.sum("maps"));
       return null;
     });
+  }
+
+  @Test
+  @Tag("every-line")
+  void idleExecutorsAreReleasedUnderDynamicAllocationAndTheirMapOutputsStay() throws Exception {
+    try (SparkCluster cluster = new SparkCluster(temp, 2)) {
+      SparkConf conf = cluster.configure(SparkJobs.ebbConf(cluster.url(), temp, node.url())).set("spark.dynamicAllocation.enabled", "true")
+          .set("spark.dynamicAllocation.minExecutors", "0").set("spark.dynamicAllocation.initialExecutors", "2")
+          .set("spark.dynamicAllocation.executorIdleTimeout", "1s");
+      with(conf, spark -> {
+        TaskLog log = TaskLog.of(spark);
+        var sums = SparkJobs.groupedSums(spark);
+        List<String> first = lines(sums.collect());
+        for (ProcessHandle executor : SparkCluster.executors()) executor.onExit().get(60, TimeUnit.SECONDS);
+        assertEquals(first, lines(sums.collect()));
+        assertEquals(8, log.sum("maps"), "no map was computed again");
+        assertEquals(0, log.fetchFailures());
+        return null;
+      });
+    }
   }
 
   @Test
