@@ -1,5 +1,5 @@
 /** docs/testing.md against the tests: a promise on that page without its test would be worth nothing. */
-import { readFileSync } from 'node:fs';
+import { globSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 
@@ -18,6 +18,23 @@ test('every title in docs/testing.md is, or begins or ends, the title of a test 
   expect(rows.length).toBeGreaterThan(40);
   const missing = rows.filter(({ title, file }) => !titlesIn(file).some((t) => t.includes(title)));
   expect(missing).toEqual([]);
+});
+
+test('every file that the rules of CONTRIBUTING.md name is there', () => {
+  const page = readFileSync(join(ROOT, 'CONTRIBUTING.md'), 'utf8');
+  const rules = /^## Rules that a change must keep$(?<rules>.*?)^## /ms.exec(page)?.groups?.[
+    'rules'
+  ];
+  const rows = (rules ?? '').split('\n').filter((line) => /^\| [A-Z]/.test(line));
+  expect(rows.length).toBeGreaterThan(10);
+  const named = rows.flatMap((row) =>
+    [...row.matchAll(/`([^`]+\.(?:ts|py|java))`/g)].map(([, file = '']) => file),
+  );
+  const all = globSync(['packages/**/*.ts', 'clients/**/*.{py,java}'], {
+    cwd: ROOT,
+    exclude: (name) => name.includes('node_modules') || name.includes('dist'),
+  });
+  expect(named.filter((file) => !all.some((path) => `/${path}`.endsWith(`/${file}`)))).toEqual([]);
 });
 
 /**
