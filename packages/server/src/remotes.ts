@@ -10,12 +10,14 @@ import { createHash } from 'node:crypto';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
+  assertTrustedPath,
   type Conditions,
   createRoutedTier,
   createWatchedTier,
   formatS3Location,
   type Mover,
   openDirectoryTier,
+  openOwnDirectory,
   openS3Tier,
   parseS3Location,
   type RemoteTier,
@@ -206,6 +208,10 @@ export async function openRemote(
   const watch = (tier: RemoteTier, subject: string): RemoteTier =>
     createWatchedTier(tier, { conditions, clock: systemClock, subject });
   const choice = new RemoteChoice(config);
+  // The default. Another one may be shared with whom the operator wants.
+  if ('directory' in own && own.directory.startsWith(`${node.dataDir}/`))
+    openOwnDirectory({ path: own.directory, setting: '--remote' }, { mode: 0o2770 });
+  assertTrustedPath({ path: join(node.dataDir, 'uploads'), setting: '--data' });
   const journal = (of: string): string =>
     join(node.dataDir, 'uploads', createHash('sha256').update(of).digest('hex').slice(0, 16));
   const fallback =

@@ -12,7 +12,12 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { assertTrustedParent, assertTrustedPath, writeOwnFile } from './own-paths.ts';
+import {
+  assertTrustedParent,
+  assertTrustedPath,
+  openOwnDirectory,
+  writeOwnFile,
+} from './own-paths.ts';
 
 const STRANGER = 65_534;
 let directory: string;
@@ -52,6 +57,19 @@ test('a directory on the way that every user may write in is refused unless it i
   expect(check(at('open', 'tier'))).toThrow(/every user may write in .*open \(mode 0777\)/);
   chmodSync(at('open'), 0o1777);
   expect(check(at('open', 'tier'))).not.toThrow();
+});
+
+test('a directory of our own that every user may write in is closed to them, a sticky one stays as it is', () => {
+  for (const [mode, becomes] of [
+    [0o777, 0o775],
+    [0o1777, 0o1777],
+  ] as const) {
+    mkdirSync(at('data'));
+    chmodSync(at('data'), mode);
+    openOwnDirectory({ path: at('data'), setting: '--data' }, { mode: 0o750 });
+    expect(lstatSync(at('data')).mode & 0o7777).toBe(becomes);
+    rmSync(at('data'), { recursive: true });
+  }
 });
 
 test('a link of our own on the way is followed and checked; the directory itself is none', () => {

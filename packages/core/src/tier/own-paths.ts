@@ -5,7 +5,8 @@
  * P1  Each directory on the way belongs to this user or to root. Others may write in it only where it is sticky: there they
  *     cannot move or replace what is not theirs.
  * P2  A link on the way is followed when it is this user's or root's, and where it leads is checked in the same way. The
- *     directory itself is no link, and others may not write in it even where it is sticky.
+ *     directory itself is no link. One of ours in which every user may write is closed to them; a sticky one (a tmpfs is mounted
+ *     so) stays as it is, and each directory in it is checked in turn.
  * P3  A file is made under a name that did not exist (O_EXCL), and opened without following a link.
  *
  * The group of a directory is trusted: its owner chose it. Between the check and the use nobody else can change what was
@@ -13,6 +14,7 @@
  */
 import {
   accessSync,
+  chmodSync,
   closeSync,
   constants,
   fsyncSync,
@@ -47,18 +49,26 @@ const WRITABLE_BY_OTHERS = 0o002;
  */
 export function openOwnDirectory(
   { path, setting }: OwnDirectory,
-  options: { readonly mode: number },
+  options: { readonly mode: number; readonly closes?: boolean },
 ): { readonly isNew: boolean } {
   assertTrustedPath({ path, setting });
   try {
     const isNew = mkdirSync(path, { recursive: true, mode: options.mode }) !== undefined;
     // Somebody may have been quicker to make it.
     assertTrustedPath({ path, setting });
+    if (options.closes !== false) closeTo(path, WRITABLE_BY_OTHERS);
     accessSync(path, constants.R_OK | constants.W_OK | constants.X_OK);
     return { isNew };
   } catch (error) {
     throw isNoRoom(error) ? error : explainPathError(error, { path, setting });
   }
+}
+
+/** Takes the right to write away from a directory of ours (P2). `whom`: bits of the mode. */
+export function closeTo(path: string, whom: number): void {
+  const stats = lstatSync(path);
+  if (isOurs(stats) && (stats.mode & STICKY) === 0 && (stats.mode & whom) !== 0)
+    chmodSync(path, stats.mode & 0o7777 & ~whom);
 }
 
 /** P1 and P2 as far as the path exists. @throws `config_invalid` */
@@ -70,7 +80,7 @@ export function assertTrustedPath({ path, setting }: OwnDirectory): void {
 
 /** For directories that hold something of ours among that of others, such as a socket: they may be sticky. */
 export function assertTrustedParent({ path, setting }: OwnDirectory): void {
-  const problem = findProblem(dirname(path), 0, { maySticky: true });
+  const problem = findProblem(dirname(path), 0, { isParent: true });
   if (problem === undefined) return;
   throw new StoreError('config_invalid', `${setting} ${path}: ${problem}`, { setting, path });
 }
@@ -126,7 +136,7 @@ const FIX =
 function findProblem(
   path: string,
   links: number,
-  options: { readonly maySticky?: boolean } = {},
+  options: { readonly isParent?: boolean } = {},
 ): string | undefined {
   if (links > LINKS_MAX) return 'too many links on the way; name the directory itself';
   const { root } = parse(path);
@@ -150,25 +160,20 @@ function findProblem(
     if (!isTrusted(stats.uid))
       return `${at} belongs to uid ${stats.uid}, neither to ${describeUser()} nor to root: whoever made it could turn what the node writes and deletes below it against others; remove it, or name another`;
     if (stats.isSymbolicLink()) {
-      if (isLast && options.maySticky !== true)
+      if (isLast && options.isParent !== true)
         return `${at} is a link to ${readlinkSync(at)}, and links are not followed here; remove it, or name the directory itself`;
       const rest = names.slice(index);
       return findProblem(join(resolve(dirname(at), readlinkSync(at)), ...rest), links + 1, options);
     }
     if (!stats.isDirectory()) return `${at} is no directory; remove it, or name another`;
-    const isOpen = (stats.mode & WRITABLE_BY_OTHERS) !== 0;
-    const mayBeSticky = !isLast || options.maySticky === true;
-    if (
-      isOpen &&
-      !(mayBeSticky && (stats.mode & STICKY) !== 0) &&
-      !(isLast && !mayBeSticky && isOurs(stats))
-    )
+    const isOpen = (stats.mode & WRITABLE_BY_OTHERS) !== 0 && (stats.mode & STICKY) === 0;
+    const isClosedByUs = isLast && options.isParent !== true && isOurs(stats);
+    if (isOpen && !isClosedByUs)
       return `every user may write in ${at} (mode ${modeOf(stats)}), and so replace what is below it; take that right away (chmod o-w ${at}), or name another`;
   }
   return undefined;
 }
 
-/** One that is ours we close ourselves. */
 function isOurs({ uid }: Stats): boolean {
   return uid === process.geteuid?.();
 }

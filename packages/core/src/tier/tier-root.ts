@@ -22,6 +22,7 @@ import { formatBytes, StoreError } from '@ebb/protocol';
 import { errnoOf, isMissing, isNoRoom } from './fs-error.ts';
 import {
   assertTrustedPath,
+  closeTo,
   explainPathError,
   openOwnDirectory,
   writeOwnFile,
@@ -46,6 +47,8 @@ const TMPFS_MAGIC = 0x01021994;
  * and whoever could make names here could make links.
  */
 const SHARED_DIRECTORY = 0o2750;
+/** Write rights of group and others. */
+const NAMES_OF_OTHERS = 0o022;
 /** No client needs a name in the pool or the trash; new files still inherit the group. */
 const PRIVATE_DIRECTORY = 0o2700;
 /** Of the blobs: the low byte of their id, so that ids given in order spread evenly. Persisted, keep stable. */
@@ -100,9 +103,10 @@ export function openTierRoot(options: TierRootOptions): TierRoot {
 /** False when the file system has no room for it. */
 function layOut({ name, root, nodeId, setting }: TierRootOptions): boolean {
   try {
-    openOwnDirectory({ path: root, setting }, { mode: 0o755 });
+    const { isNew } = openOwnDirectory({ path: root, setting }, { mode: 0o755, closes: false });
+    if (isNew) chmodSync(root, SHARED_DIRECTORY);
     claimRoot({ name, root, nodeId, setting });
-    closeToOthers(root, SHARED_DIRECTORY);
+    closeTo(root, NAMES_OF_OTHERS);
     makeDirectory(join(root, 'p'), PRIVATE_DIRECTORY, setting);
     makeDirectory(join(root, 't'), PRIVATE_DIRECTORY, setting);
     makeDirectory(join(root, 'b'), SHARED_DIRECTORY, setting);
@@ -188,11 +192,7 @@ function makeDirectory(path: string, mode: number, setting: string): void {
     if (errnoOf(error) !== 'EEXIST') throw explainPathError(error, { path, setting });
     assertTrustedPath({ path, setting });
   }
-  closeToOthers(path, mode);
-}
-
-/** The umask had its say in mkdir. One of root's stays as root made it. */
-function closeToOthers(path: string, mode: number): void {
+  // The umask had its say in mkdir, and an earlier version in the mode. One of root's stays as root made it.
   const stats = lstatSync(path);
   if (stats.uid === process.geteuid?.() && (stats.mode & 0o7777) !== mode) chmodSync(path, mode);
 }
