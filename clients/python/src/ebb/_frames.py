@@ -12,6 +12,7 @@ below 2**53. ``packages/protocol/vectors/frames.json`` has golden examples.
 
 from __future__ import annotations
 
+import builtins
 import struct
 from typing import NamedTuple, Union
 
@@ -141,7 +142,7 @@ class PayloadReader:
         at = self._take(length)
         return self._view[at : at + length]
 
-    def is_at_end(self) -> bool:
+    def is_at_end(self) -> builtins.bool:
         return self._at == len(self._view)
 
     def end(self) -> None:

@@ -160,6 +160,10 @@ with Checkpointer(sys.argv[1], run, rank=0, world_size=1) as checkpointer:
     io.remove_checkpoint(root / "same.ckpt")
     assert steps() == []
     assert io.latest() == str(root / "other.ckpt")
+    for n in range(20):                                      # as Fabric does, without a step
+        weight.fill_(n)
+        io.save_checkpoint({"w": weight}, root / f"fabric-{n}.ckpt")
+    assert [io.load_checkpoint(root / f"fabric-{n}.ckpt")["w"][0].item() for n in (0, 7, 19)] == [0, 7, 19]
     try:
         io.load_checkpoint("nothing.ckpt")
         raise SystemExit("found")

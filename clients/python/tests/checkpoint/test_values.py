@@ -454,6 +454,9 @@ WITHOUT_MEMORY = {
     "fake": fake,
     "wrapper": wrapper,
     "meta": lambda: torch.ones(3, device="meta"),
+    "lazy": lambda: torch.nn.UninitializedParameter(),
+    "functional": lambda: torch._to_functional_tensor(torch.ones(3)),
+    "masked": lambda: torch.masked.masked_tensor(torch.ones(2), torch.tensor([True, False])),
     "zero": lambda: torch._efficientzerotensor((3,)),
     "sparse": lambda: torch.eye(3).to_sparse(),
     "quantized": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8),
@@ -488,6 +491,13 @@ def test_a_tensor_without_memory_of_its_own_is_refused_by_name_in_saves_and_rest
         with pytest.raises(UnsupportedError, match=r"model\.1"):
             dcp.load(checkpointer, {"model": [first, bad]}, 3)
         assert not first.any()
+
+
+@needs_torch
+def test_a_tensor_within_a_transformation_is_refused_by_name(checkpointer: Checkpointer) -> None:
+    for transform in (torch.func.vmap, torch.func.grad):
+        with pytest.raises(UnsupportedError, match=r"a\.b: a Tensor has no memory of its own here"):
+            transform(lambda one: checkpointer.save(1, {"a": {"b": one}}))(torch.ones(3))
 
 
 @needs_torch

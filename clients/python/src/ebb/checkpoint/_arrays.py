@@ -112,7 +112,7 @@ def address_of(value: Any) -> int | None:
     """
     kind = kind_of(value)
     if kind == TORCH:
-        _assert_memory(value)
+        _checked(value)
         is_plain = value.device.type == "cpu" and value.is_contiguous() and not (value.is_conj() or value.is_neg())
         return int(value.data_ptr()) if is_plain else None
     if kind == NUMPY and value.flags.c_contiguous and value.dtype.isnative:
@@ -401,8 +401,18 @@ def _can_weaken() -> bool:
 
 
 def _torch_spec(tensor: Any) -> Spec:
-    name = _assert_memory(tensor)
+    name = _checked(tensor)
     return Spec(name, tuple(tensor.shape), tensor.numel() * tensor.element_size())
+
+
+def _checked(tensor: Any) -> str:
+    """As `_assert_memory`, also of tensors whose class answers questions with errors of its own."""
+    try:
+        return _assert_memory(tensor)
+    except UnsupportedError:
+        raise
+    except Exception as error:
+        raise UnsupportedError(f"a {kind_name(tensor)} cannot be checkpointed: {error}") from error
 
 
 def _assert_memory(tensor: Any) -> str:

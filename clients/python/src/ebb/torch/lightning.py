@@ -89,13 +89,15 @@ class EbbCheckpointIO(CheckpointIO):
         if storage_options is not None:
             raise TypeError("EbbCheckpointIO takes no storage_options")
         name = _name_of(path)
-        step = int(checkpoint.get("global_step", 0))
         if _is_local(name):
             os.makedirs(os.path.dirname(name), exist_ok=True)  # Lightning links to what is there
         with self._lock:
             kept = self._load()
             content = _content_of(checkpoint)
-            place = self._place_for(name, step, content, is_full="optimizer_states" in checkpoint)
+            # Fabric's checkpoints say no step: each is one of its own.
+            is_fabric = "global_step" not in checkpoint
+            step = self._count + 1 if is_fabric else int(checkpoint["global_step"])
+            place = self._place_for(name, step, content, is_full=is_fabric or "optimizer_states" in checkpoint)
             there = kept.get(place)
             is_same = there is not None and there.content == content
             paths = {name} | (there.paths if is_same and there is not None else set())
