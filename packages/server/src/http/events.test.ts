@@ -4,6 +4,7 @@ import { rmSync, writeFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, request, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import {
   type ObjectEvent,
   objectEventSchema,
@@ -193,6 +194,7 @@ describe('slow readers', () => {
     readonly at: Awaited<ReturnType<typeof openTestStore>>;
     readonly streams: EventStreams;
     readonly port: number;
+    connections(): Promise<number>;
   }> {
     const at = await openTestStore({ eventsMax: options.eventsMax });
     await at.store.createBucket('data', buffered);
@@ -208,7 +210,8 @@ describe('slow readers', () => {
       server.close();
       await at.close();
     });
-    return { at, streams, port: (server.address() as AddressInfo).port };
+    const connections = promisify(server.getConnections.bind(server)) as () => Promise<number>;
+    return { at, streams, port: (server.address() as AddressInfo).port, connections };
   }
   type Small = Awaited<ReturnType<typeof openSmall>>;
 
@@ -251,6 +254,16 @@ describe('slow readers', () => {
     const next = await openStream(small, `?after=${last}`);
     const [first] = eventsOf(await next.until((come) => eventsOf(come).length > 0));
     expect(first?.id).toBe(last + 1);
+  });
+
+  test('one that does not take the last event either is cut, and what it was sent is free', async () => {
+    const small = await openSmall({
+      ...{ stallMs: 50, keepAliveMs: 60_000, endMs: 50, eventsMax: 30_000 },
+    });
+    const stream = await openStream(small, '?after=0');
+    stream.answer.pause();
+    await makeEvents(small, 20_000); // more than sockets hold
+    await vi.waitFor(async () => expect(await small.connections()).toBe(0), { timeout: 20_000 });
   });
 
   test('a reader for whom nothing comes gets a sign of life, with the place to go on from', async () => {

@@ -10,6 +10,7 @@
  * V2  A stream that ends, for any reason but that its reader went away, says so in a last event `end` with an error body:
  *     `draining`; `busy` for a reader that took nothing for a while; `events_gone` for one that fell behind the log.
  * V3  What is wrong from the beginning is an ordinary error answer.
+ * V4  A reader who does not take the last event either is cut, and what he was sent is free.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import {
@@ -29,6 +30,7 @@ import {
 } from '@ebb/protocol';
 import { type OpenAPIHono, z } from '@hono/zod-openapi';
 import { EVENT_KEEP_ALIVE_MS, EVENT_STALL_MS, EVENT_STREAMS_MAX } from '../limits.ts';
+import { cutAfter } from './cut-after.ts';
 import { tierName } from './data/object-headers.ts';
 import { errorAnswer, toStoreError, wrongMethod } from './error-response.ts';
 import { errorResponses } from './openapi.ts';
@@ -50,6 +52,8 @@ const querySchema = z.strictObject({
 export interface EventStreamTimes {
   readonly stallMs: number;
   readonly keepAliveMs: number;
+  /** For the last event. @default EVENT_STALL_MS */
+  readonly endMs?: number;
 }
 
 export class EventStreams {
@@ -108,10 +112,15 @@ export class EventStreams {
         text = '';
       }
     } catch (thrown) {
-      if (!gone.signal.aborted) response.end(endText(toStoreError(thrown)));
+      if (!gone.signal.aborted) {
+        response.end(endText(toStoreError(thrown)));
+        // V4: what a reader who stopped was sent would stay in memory as long as he stays connected.
+        const stop = cutAfter(this.#times.endMs ?? EVENT_STALL_MS, () => response.destroy());
+        response.once('close', stop);
+      }
     } finally {
       clearInterval(keepAlive);
-      // No wait: a reader that does not read must not hold us. Its socket ends with the idle time of the server.
+      // No wait: a reader that does not read must not hold us.
       gone.abort();
     }
   }
