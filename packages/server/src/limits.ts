@@ -13,6 +13,8 @@ export const PIECES_KEPT = 8;
 export const SMALL_BODY_BYTES = 64 * KiB;
 /** What has come of a body is written out when no more has come for so long: so a piece never waits for a sender. */
 export const BODY_FLUSH_MS = 100;
+/** A sender who has been silent for so long gives back the room that was kept for the rest of his body. */
+export const BODY_SILENCE_MS = 5_000;
 /** A reader who has not taken what he was sent after so long holds one piece, and is sent less at a time. */
 export const ANSWER_STALL_MS = 200;
 /** The least pace of a body: so many bytes in each window, or its end. Half a KiB a second. */

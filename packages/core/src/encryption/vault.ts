@@ -144,6 +144,7 @@ export class Vault {
       availableBytes: () => disk.availableBytes(),
       create: (blobId, reserveBytes) => disk.create(blobId, reserveBytes),
       extend: (blobId, reserveBytes) => disk.extend(blobId, reserveBytes),
+      shrink: (blobId, reserveBytes) => disk.shrink(blobId, reserveBytes),
       seal: (blobId, sizeBytes) => disk.seal(blobId, sizeBytes),
       adopt: (blobId, sizeBytes) => disk.adopt(blobId, sizeBytes),
       find: (blobId) => disk.find(blobId),

@@ -268,6 +268,8 @@ export interface ObjectStore {
   stage(owner: Owner, ref: ObjectRef, options: StageOptions): Promise<StagedWrite>;
   /** Returns the reservation that holds now. @throws `write_not_found`, `tier_full`, `quota_exceeded` */
   extend(owner: Owner, writeId: number, reserveBytes: number): number;
+  /** Gives back the room that nothing was written into; later writes through `write` ask for it again. No write is under way. */
+  shrink(owner: Owner, writeId: number): void;
   /** For writers that cannot see the file. Extends as needed, and moves the write to tier 1 when tier 0 has no room. */
   write(owner: Owner, writeId: number, source: Uint8Array, position: number): Promise<void>;
   /** @throws `write_not_found`, `already_committed`, `length_mismatch`, `checksum_mismatch`, and those of Catalog.commitObject; after an error other than `already_committed` the write is gone. */

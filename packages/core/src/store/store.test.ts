@@ -726,6 +726,26 @@ describe('quotas and budgets', () => {
     expect((await at.store.bucketTotals('limited')).sizeBytes).toBe(100_000);
   });
 
+  test('room that a writer reserved and does not use is given to others, and asked for again when it is', async () => {
+    const at = await open();
+    const ref = { bucket: 'mem', key: 'slow' };
+    const { memory } = { memory: at.store.tiers()[0] as { capacityBytes: number } };
+    const reserveBytes = Math.floor(memory.capacityBytes * 0.9);
+    const slow = await at.store.stage(at.owner, ref, { reserveBytes, tier: 0 });
+    await at.store.write(at.owner, slow.writeId, bytes(10_000), 0);
+    at.store.shrink(at.owner, slow.writeId);
+    expect(at.store.tiers()[0]?.stagedBytes).toBe(10_000);
+    const other = { bucket: 'mem', key: 'other' };
+    const staged = await at.store.stage(at.owner, other, {
+      reserveBytes: Math.floor(reserveBytes / 2),
+      tier: 0,
+    });
+    await at.store.write(at.owner, slow.writeId, bytes(10_000), 10_000);
+    await at.store.commit(at.owner, slow.writeId, { sizeBytes: 20_000 });
+    await at.store.abort(at.owner, staged.writeId);
+    expect(at.store.tiers()[0]?.stagedBytes).toBe(0);
+  });
+
   test('a writer that reserves little and writes much is caught', async () => {
     const at = await open();
     await at.store.createBucket('limited', limited);

@@ -192,6 +192,10 @@ export class CatalogObjectStore implements ObjectStore {
   stage(owner: Owner, ref: ObjectRef, options: StageOptions): Promise<StagedWrite> {
     return this.#writes.stage(owner, ref, options);
   }
+  shrink(owner: Owner, writeId: number): void {
+    this.#writes.shrink(owner, writeId);
+  }
+
   extend(owner: Owner, writeId: number, reserveBytes: number): number {
     return this.#writes.extend(owner, writeId, reserveBytes);
   }

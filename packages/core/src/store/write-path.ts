@@ -143,6 +143,13 @@ export class WritePath {
     return reserveBytes;
   }
 
+  shrink(owner: Owner, writeId: number): void {
+    const write = this.#touch(owner, writeId);
+    if (write.writtenBytes >= write.reservedBytes) return;
+    this.#tier(write.tier).shrink(write.blobId, write.writtenBytes);
+    this.#parts.staging.grow(write, write.writtenBytes);
+  }
+
   async write(owner: Owner, writeId: number, source: Uint8Array, position: number): Promise<void> {
     const write = this.#touch(owner, writeId);
     if (!Number.isSafeInteger(position) || position < 0)

@@ -194,6 +194,16 @@ class FileTier implements LocalTier {
     return true;
   }
 
+  shrink(blobId: number, reserveBytes: number): void {
+    const file = this.#getOpen(blobId);
+    const presentBytes = Math.max(file.slot.presentBytes, this.#findPresentBytes(blobId));
+    const allocatedBytes = Math.max(roundUpToBlocks(reserveBytes), presentBytes);
+    const lessBytes = file.allocatedBytes - allocatedBytes;
+    if (lessBytes <= 0) return;
+    this.#budget.release(lessBytes);
+    this.#charge(file, allocatedBytes, Math.min(file.promisedBytes, allocatedBytes - presentBytes));
+  }
+
   seal(blobId: number, sizeBytes: number): number {
     const file = this.#getOpen(blobId);
     const stats = this.#findStats(this.absolutePath(blobId));

@@ -45,6 +45,8 @@ export interface LocalTier {
   create(blobId: number, reserveBytes: number): LocalBlob | undefined;
   /** Raises the reservation; false when there is no room. */
   extend(blobId: number, reserveBytes: number): boolean;
+  /** Lowers the reservation of a blob that is being written, to no less than what is present. Nothing of it is under way. */
+  shrink(blobId: number, reserveBytes: number): void;
   /**
    * The blob is complete with `sizeBytes`: gives back what was reserved too much. Returns what stays charged.
    * @throws `length_mismatch` when the file is shorter, `data_lost` when it is gone, `tier_full` when more was written than

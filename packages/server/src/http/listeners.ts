@@ -136,6 +136,7 @@ async function open(
     tls === null ? createServer(http) : createTlsServer({ ...http, ...toTlsOptions(tls) });
   if (tls !== null) keepHandshakes(server);
   server.timeout = IDLE_TIMEOUT_MS;
+  server.maxHeadersCount = 0; // their bytes are bounded; beyond a count Node would leave some out, unsaid
   const { connections } = options;
   // With TLS when the handshake has ended; before, see keepHandshakes.
   server.on(tls === null ? 'connection' : 'secureConnection', (socket: Socket) =>

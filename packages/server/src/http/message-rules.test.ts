@@ -49,6 +49,11 @@ const both: readonly (readonly [what: string, text: string, statuses: readonly n
   ['TRACE', `TRACE /v1/status HTTP/1.1\r\n${host}\r\n`, [405]],
   ['CONNECT', `CONNECT localhost:80 HTTP/1.1\r\n${host}\r\n`, [405]],
   ['two Host headers', `GET /v1/status HTTP/1.1\r\n${host}Host: other\r\n\r\n`, [400]],
+  [
+    'a second Host header behind thousands of others',
+    `GET /x HTTP/1.1\r\n${host}${'a:\r\n'.repeat(3_000)}Host: other\r\n\r\n`,
+    [400],
+  ],
   ['no Host header', 'GET /v1/status HTTP/1.1\r\n\r\n', [400]],
   ['a Host header that is no host', 'GET /x HTTP/1.1\r\nHost: a/b@c\r\n\r\n', [400]],
   [

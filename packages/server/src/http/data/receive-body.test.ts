@@ -8,7 +8,7 @@ import { BufferPool } from '../buffer-pool.ts';
 import { receiveBody } from './receive-body.ts';
 
 const KiB = 1024;
-const times = { flushMs: 100, windowMs: 10_000, windowBytesMin: 64 * KiB };
+const times = { flushMs: 100, silenceMs: 1_000, windowMs: 10_000, windowBytesMin: 64 * KiB };
 
 beforeEach(() => void vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] }));
 afterEach(() => void vi.useRealTimers());
@@ -20,6 +20,8 @@ function start(piecesMax = 3) {
   const stream = new PassThrough({ highWaterMark: 1024 * KiB });
   const request = Object.assign(stream, { complete: false }) as unknown as IncomingMessage;
   const written: Buffer[] = [];
+  /** How much was written when the sender was found silent. */
+  const silences: number[] = [];
   const received = receiveBody(
     request,
     pool,
@@ -27,7 +29,7 @@ function start(piecesMax = 3) {
       expect(position).toBe(written.reduce((sum, { length }) => sum + length, 0));
       written.push(Buffer.from(bytes));
     },
-    { times },
+    { times, onSilence: () => void silences.push(written.length) },
   );
   received.catch(() => undefined);
   const send = async (bytes: Buffer): Promise<void> => {
@@ -38,7 +40,7 @@ function start(piecesMax = 3) {
     (request as { complete: boolean }).complete = true;
     stream.end();
   };
-  return { pool, stream, received, written, send, end };
+  return { pool, stream, received, written, silences, send, end };
 }
 
 describe('a sender who stops', () => {
@@ -72,6 +74,16 @@ describe('a sender who stops', () => {
     expect(Buffer.concat(written).equals(body)).toBe(true);
     expect(written.length).toBeLessThan(10);
   });
+});
+
+test('a sender who is silent is found so once, with all that he sent written', async () => {
+  const { send, silences, received, end } = start();
+  await vi.advanceTimersByTimeAsync(1_000);
+  await send(Buffer.alloc(10 * KiB));
+  await vi.advanceTimersByTimeAsync(100 + 3_000);
+  expect(silences).toEqual([0, 1]);
+  end();
+  expect((await received).sizeBytes).toBe(10 * KiB);
 });
 
 test('a body without a free piece waits for one, and for nothing else', async () => {

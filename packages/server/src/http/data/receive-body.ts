@@ -13,6 +13,7 @@ import { crc32c } from '@ebb/core';
 import { StoreError } from '@ebb/protocol';
 import {
   BODY_FLUSH_MS,
+  BODY_SILENCE_MS,
   BODY_WINDOW_BYTES_MIN,
   BODY_WINDOW_MS,
   SMALL_BODY_BYTES,
@@ -34,18 +35,22 @@ export interface ReceiveOptions {
   readonly digests?: readonly { update(bytes: Uint8Array): void }[];
   /** Bytes that arrive, framing included; undefined: not announced. */
   readonly arrivingBytes?: number | undefined;
+  /** The sender has been silent for a while; no write is under way. Called once for each silence. */
+  readonly onSilence?: () => void;
   /** Time that data may wait for more; and in what time how much must come. For tests. */
   readonly times?: BodyTimes;
 }
 
 interface BodyTimes {
   readonly flushMs: number;
+  readonly silenceMs: number;
   readonly windowMs: number;
   readonly windowBytesMin: number;
 }
 
 const TIMES: BodyTimes = {
   flushMs: BODY_FLUSH_MS,
+  silenceMs: BODY_SILENCE_MS,
   windowMs: BODY_WINDOW_MS,
   windowBytesMin: BODY_WINDOW_BYTES_MIN,
 };
@@ -82,6 +87,7 @@ class Receiver {
   #isDue = false;
   #stopWindow: () => void = () => undefined;
   #windowBytes = 0;
+  #silenceTimer: NodeJS.Timeout | undefined;
   #arrivedBytes = 0;
   #isPaused = false;
   /** By us, so that its length says nothing of the sender. */
@@ -110,12 +116,14 @@ class Receiver {
     });
     onEarlyEnd(this.#request, (error) => this.#fail(error));
     this.#stopWindow = cutAfter(this.#times.windowMs, this.#onWindow);
+    this.#armSilence();
     try {
       return await this.#done.promise;
     } finally {
       this.#settled = true;
       this.#stopWindow();
       clearTimeout(this.#flushTimer);
+      clearTimeout(this.#silenceTimer);
       this.#request.removeListener('data', this.#onData);
       if (this.#isPaused) this.#request.resume(); // what is left of it is dropped
       await this.#writing?.catch(() => undefined);
@@ -167,6 +175,7 @@ class Receiver {
     if ((this.#ended || this.#isDue) && this.#writing === undefined) this.#writeRest();
     if (this.#settled) return;
     this.#armFlush();
+    this.#armSilence();
     this.#pauseOrResume();
   }
 
@@ -281,6 +290,19 @@ class Receiver {
       this.#isDue = true;
       this.#step();
     }, this.#times.flushMs);
+  }
+
+  /** From when all that came is written, until more comes. */
+  #armSilence(): void {
+    const { onSilence } = this.#options;
+    const isIdle =
+      this.#piece === undefined && this.#heldBytes === 0 && this.#writing === undefined;
+    if (!isIdle || this.#ended || onSilence === undefined) {
+      clearTimeout(this.#silenceTimer);
+      this.#silenceTimer = undefined;
+      return;
+    }
+    this.#silenceTimer ??= setTimeout(onSilence, this.#times.silenceMs);
   }
 
   #pauseOrResume(): void {

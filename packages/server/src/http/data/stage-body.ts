@@ -48,7 +48,12 @@ export async function stageBody<T>(
     if (body.expectsContinue) body.response.writeContinue();
     const writeOut = (bytes: Buffer, position: number): Promise<void> =>
       store.write(owner, staged.writeId, bytes, position);
-    const received = await receiveBody(request, pieces, writeOut, { ...receive, arrivingBytes });
+    const received = await receiveBody(request, pieces, writeOut, {
+      ...receive,
+      arrivingBytes,
+      // What was announced and does not come is others' to write into.
+      onSilence: () => store.shrink(owner, staged.writeId),
+    });
     return await commit(staged, received);
   } catch (error) {
     await store.abort(owner, staged.writeId);
