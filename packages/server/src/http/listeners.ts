@@ -74,7 +74,7 @@ export async function openListeners(options: ListenersOptions): Promise<Listener
     if (s3 !== null) {
       const setting = `--s3-listen ${s3.listen.host}:${s3.listen.port}`;
       const server = await open(
-        { ...s3, connections, tls: withoutClients(tls) },
+        { ...s3, connections, tls: withoutClients(tls), ignoresExpectations: true },
         s3.listen,
         setting,
       );
@@ -117,7 +117,7 @@ function urlOf(server: AnyServer): string {
 
 async function open(
   options: Pick<ListenersOptions, 'onRequest' | 'onExpectContinue' | 'tls' | 'connections'> &
-    Partial<Pick<ListenersOptions, 'onUpgrade'>>,
+    Partial<Pick<ListenersOptions, 'onUpgrade'>> & { readonly ignoresExpectations?: boolean },
   address: ListenOptions,
   setting: string,
 ): Promise<AnyServer> {
@@ -146,6 +146,9 @@ async function open(
     inTurn(wellFormed(whenPlaced(connections, listener)));
   server.on('request', counted(options.onRequest));
   server.on('checkContinue', counted(options.onExpectContinue));
+  // S3 takes requests with expectations that nobody knows; elsewhere the platform answers 417.
+  if (options.ignoresExpectations === true)
+    server.on('checkExpectation', counted(options.onRequest));
   server.on('connect', (_request, socket) => refuseRaw(socket as Socket, 405, ALLOW));
   server.on('upgrade', (request, socket, head) => {
     const refusal = refusalOf(request);

@@ -102,6 +102,30 @@ describe('a framed body of which no x-amz-content-sha256 tells', () => {
   });
 });
 
+describe('requests that are taken as S3 takes them', () => {
+  const head = (line: string, ...headers: readonly string[]): Buffer =>
+    Buffer.from(
+      `${[line, `host: ${hostOf()}`, 'connection: close', ...headers].join('\r\n')}\r\n\r\n`,
+    );
+
+  test('an object needs its length, a bucket none', async () => {
+    expect(await sendBytes(head('PUT /box/endless HTTP/1.1'))).toMatch(/^HTTP\/1\.1 411 /);
+    expect(await sendBytes(head('PUT /box-two HTTP/1.1'))).toMatch(/^HTTP\/1\.1 200 /);
+  });
+
+  test('an expectation that nobody knows is none', async () => {
+    const put = head('PUT /box/expected HTTP/1.1', 'expect: 200', 'content-length: 0');
+    expect(await sendBytes(put)).toMatch(/^HTTP\/1\.1 200 /);
+  });
+
+  test('an empty token of a list is the beginning', async () => {
+    const { status, body } = await send('GET', '/box?list-type=2&continuation-token=');
+    expect([status, body]).toEqual([200, expect.stringContaining('<ContinuationToken></')]);
+    const wrong = await send('GET', '/box?list-type=2&continuation-token=!');
+    expect(wrong.code).toBe('InvalidArgument');
+  });
+});
+
 describe('Content-Encoding', () => {
   test.each([
     ['gzip', 'gzip'],

@@ -5,6 +5,7 @@
  *   tagging    as the x-amz-tagging header: url-encoded pairs
  *   checksum   algorithm, type, value, by blanks
  *   latin1     names of metadata whose bytes were no UTF-8, by blanks
+ *   part-sums  checksums of the parts of an upload that declared one, by commas; of a thousand parts at most
  *   parts      sizes of the parts of a multipart upload, `size` or `size*count`, by commas; continued in parts.1, parts.2 …
  */
 import type { IncomingHttpHeaders, OutgoingHttpHeaders } from 'node:http';
@@ -41,6 +42,7 @@ const STORAGE_CLASSES = new Set([
 ]);
 const METADATA_PREFIX = 'x-amz-meta-';
 const LATIN1 = 'latin1';
+const PART_SUMS = 'part-sums';
 const METADATA_BYTES_MAX = 2048;
 const TAGS_MAX = 10;
 /** Of one attribute: strings in the catalog end at 64 KiB. */
@@ -219,6 +221,20 @@ export function formatParts(sizes: readonly number[]): Record<string, string> {
     else texts.push(run);
   }
   return Object.fromEntries(texts.map((part, i) => [i === 0 ? 'parts' : `parts.${i}`, part]));
+}
+
+/** Of more parts, each object of a listing would carry them along. */
+const PART_SUMS_MAX = 1000;
+
+/** Checksums of the parts, in order, of the object's own algorithm. */
+export function formatPartSums(sums: readonly string[]): Record<string, string> {
+  const text = sums.join(',');
+  return sums.length > PART_SUMS_MAX || text.length > PARTS_TEXT_MAX ? {} : { [PART_SUMS]: text };
+}
+
+/** Empty where they are not kept. */
+export function parsePartSums(attributes: Attributes): readonly string[] {
+  return attributes[PART_SUMS]?.split(',') ?? [];
 }
 
 /** Sizes in order; empty for an object that was put whole. */

@@ -240,13 +240,33 @@ describe('an upload that declares a checksum', () => {
       expect(listed.body).toContain(`<ChecksumType>${type}</ChecksumType>`);
       expect(listed.body.match(new RegExp(`<Checksum${name}>`, 'g'))).toHaveLength(3);
       const etag = /<ETag>([^<]+)/.exec(copied.body)?.[1];
-      const done = await send('POST', `/ups/${key}?uploadId=${id}`, completion(etag, etag, etag));
+      const path = `/ups/${key}?uploadId=${id}`;
+      // As S3 has it, each part's must be told then.
+      const without = await send('POST', path, completion(etag, etag, 'none'));
+      expect(without.code).toBe(type === 'COMPOSITE' ? 'InvalidRequest' : 'InvalidPart');
+      const claimed = { [`x-amz-checksum-${name.toLowerCase()}`]: 'bad' };
+      const part = (n: number): string =>
+        `<Part><PartNumber>${n}</PartNumber><ETag>${etag}</ETag><Checksum${name}>${value}</Checksum${name}></Part>`;
+      const body = `<CompleteMultipartUpload>${part(1)}${part(2)}${part(3)}</CompleteMultipartUpload>`;
+      const bad = await send('POST', path, { body, headers: claimed });
+      expect(bad.code).toBe('InvalidRequest');
+      const done = await send('POST', path, { body });
       expect(done.body).toContain(`<ChecksumType>${type}</ChecksumType>`);
       expect(done.body).toContain(`<Checksum${name}>`);
       const head = await send('HEAD', `/ups/${key}`, {
         headers: { 'x-amz-checksum-mode': 'ENABLED' },
       });
       expect(head.headers['x-amz-checksum-type']).toBe(type);
+      const ofParts = { 'x-amz-object-attributes': 'ObjectParts' };
+      const attributes = await send('GET', `/ups/${key}?attributes`, { headers: ofParts });
+      expect(attributes.body.split(`<Checksum${name}>${value}<`)).toHaveLength(4);
+      const second = await send('HEAD', `/ups/${key}?partNumber=2`, {
+        headers: { 'x-amz-checksum-mode': 'ENABLED' },
+      });
+      expect(second.headers[`x-amz-checksum-${name.toLowerCase()}`]).toBe(value);
+      await send('PUT', `/ups/${key}-copy`, { headers: { 'x-amz-copy-source': `/ups/${key}` } });
+      const copy = await send('GET', `/ups/${key}-copy?attributes`, { headers: ofParts });
+      expect(copy.body).not.toContain('<ObjectParts>');
     },
   );
 

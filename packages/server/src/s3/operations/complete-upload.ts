@@ -10,7 +10,7 @@
 import { nextTurn, type ObjectRecord } from '@ebb/core';
 import { HEADERS, isStoreError } from '@ebb/protocol';
 import { parseWriteCondition } from '../../http/data/conditions.ts';
-import { checksumOf, formatChecksum, formatParts } from '../attributes.ts';
+import { checksumOf, formatChecksum, formatPartSums, formatParts } from '../attributes.ts';
 import { readUnsummedBody } from '../body.ts';
 import { headerOf, locationOf, parameter, type S3Call, sendXml } from '../call.ts';
 import {
@@ -21,6 +21,7 @@ import {
   combineCrcs,
   compositeChecksum,
   isCombinable,
+  parseChecksumValue,
 } from '../checksums.ts';
 import { parseXml, type XmlReader } from '../read-xml.ts';
 import { S3Error } from '../s3-error.ts';
@@ -71,6 +72,7 @@ async function completeOnce(
     if (made === undefined) throw error;
     return made;
   }
+  assertSummed(listed, upload);
   const parts = await chooseParts(listed, upload, await allParts(call, upload));
   const sizeBytes = parts.reduce((sum, { record }) => sum + record.sizeBytes, 0);
   assertAnnounced(call, upload, sizeBytes);
@@ -102,6 +104,7 @@ async function completeOnce(
         attributes: {
           ...attributes,
           ...formatParts(parts.map(({ record }) => record.sizeBytes)),
+          ...partSums(upload, parts),
           'upload-id': upload.uploadId,
           ...(checksum === undefined ? {} : { checksum: formatChecksum(checksum) }),
         },
@@ -123,6 +126,27 @@ function isAboutUpload(error: unknown, { bucket }: Upload): boolean {
   const isOvertaken =
     isStoreError(error, 'precondition_failed') || isStoreError(error, 'not_found');
   return isOvertaken && error.details['bucket'] === bucket;
+}
+
+/** What the upload declares, of each part, where all have it. */
+function partSums({ checksum: declared }: Upload, parts: readonly Part[]): Record<string, string> {
+  const sums = parts.flatMap(({ record }) => {
+    const checksum = checksumOf(record);
+    return checksum?.algorithm === declared?.algorithm ? [checksum?.value ?? ''] : [];
+  });
+  return declared !== undefined && sums.length === parts.length ? formatPartSums(sums) : {};
+}
+
+/** A composite checksum is made of those that the client knows. @throws {S3Error} `InvalidRequest` */
+function assertSummed(listed: readonly ListedPart[], { checksum }: Upload): void {
+  if (checksum?.type !== 'COMPOSITE') return;
+  const without = listed.find(({ checksums }) => checksums.length === 0);
+  if (without === undefined) return;
+  const name = checksum.algorithm.toLowerCase();
+  throw new S3Error(
+    'InvalidRequest',
+    `The upload was created using a ${name} checksum. The complete request must include the checksum for each part. It was missing for part ${without.number} in the request.`,
+  );
 }
 
 /** The stored parts that the list names. @throws {S3Error} `InvalidPart`, `EntityTooSmall` */
@@ -244,6 +268,10 @@ async function joinedChecksum(
   parts: readonly Part[],
 ): Promise<Checksum | undefined> {
   const claimed = ALGORITHMS.find((name) => headerOf(call, checksumHeader(name)) !== undefined);
+  const sent = claimed === undefined ? undefined : headerOf(call, checksumHeader(claimed));
+  // Of a composite one the number of parts may stand behind it.
+  if (claimed !== undefined && sent !== undefined)
+    parseChecksumValue(claimed, sent.replace(/-\d+$/, ''));
   const algorithm = upload.checksum?.algorithm ?? claimed;
   if (algorithm === undefined) return undefined;
   const values = parts.map(({ record }) => ({
@@ -269,7 +297,6 @@ async function joinedChecksum(
           algorithm,
           each.map(({ value }) => value),
         );
-  const sent = claimed === undefined ? undefined : headerOf(call, checksumHeader(claimed));
   if (sent !== undefined && sent !== joined.value && `${sent}-${parts.length}` !== joined.value)
     throw new S3Error(
       'BadDigest',

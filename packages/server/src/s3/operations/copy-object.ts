@@ -91,7 +91,7 @@ function copiedAttributes(
   else attributes['tagging'] = tagging;
   // These belong to the bytes. A copy is one object, whatever it was uploaded in.
   for (const name of Object.keys(attributes))
-    if (/^parts(\.\d+)?$/.test(name)) delete attributes[name];
+    if (/^(parts(\.\d+)?|part-sums|upload-id)$/.test(name)) delete attributes[name];
   if (kept['checksum'] !== undefined && !kept['checksum'].includes(' COMPOSITE '))
     attributes['checksum'] = kept['checksum'];
   else delete attributes['checksum'];

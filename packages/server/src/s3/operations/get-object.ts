@@ -6,8 +6,9 @@ import { parseRange } from '../../http/data/range.ts';
 import { sendRange } from '../../http/data/send-range.ts';
 import type { FileRedirect } from '../../http/file-redirects.ts';
 import { encodeHeader } from '../../http/header-text.ts';
-import { objectHeaders, parseParts } from '../attributes.ts';
+import { checksumOf, objectHeaders, parsePartSums, parseParts } from '../attributes.ts';
 import { headerOf, integerParameter, parameter, type S3Call } from '../call.ts';
+import { checksumHeader } from '../checksums.ts';
 import { S3Error } from '../s3-error.ts';
 import { headNamed, tellVersion, withNamed } from './versions.ts';
 
@@ -88,10 +89,12 @@ function planAnswer(call: S3Call, object: ObjectRecord): Answer {
   const part = partRange(call, object, sizes);
   const range = part ?? requestedRange(call, object);
   const isWhole = range === undefined || (part !== undefined && sizes.length <= 1);
+  const asksChecksums = headerOf(call, 'x-amz-checksum-mode')?.toUpperCase() === 'ENABLED';
   const headers = objectHeaders(object, {
-    checksums: isWhole && headerOf(call, 'x-amz-checksum-mode')?.toUpperCase() === 'ENABLED',
+    checksums: isWhole && asksChecksums,
   });
   if (sizes.length > 0) headers['x-amz-mp-parts-count'] = sizes.length;
+  if (part !== undefined && asksChecksums) Object.assign(headers, partChecksum(call, object));
   for (const [name, header] of Object.entries(OVERRIDES)) {
     const value = parameter(call, name);
     if (value === undefined) continue;
@@ -108,6 +111,14 @@ function planAnswer(call: S3Call, object: ObjectRecord): Answer {
   if (range === undefined) return { status: 200, headers, start, end };
   headers['content-range'] = `bytes ${start}-${end - 1}/${object.sizeBytes}`;
   return { status: 206, headers, start, end };
+}
+
+/** Of the part that is asked for, where the upload declared one. */
+function partChecksum(call: S3Call, object: ObjectRecord): OutgoingHttpHeaders {
+  const sum = parsePartSums(object.attributes)[Number(parameter(call, 'partNumber')) - 1];
+  const checksum = checksumOf(object);
+  if (sum === undefined || checksum === undefined) return {};
+  return { [checksumHeader(checksum.algorithm)]: sum, 'x-amz-checksum-type': checksum.type };
 }
 
 interface Range {

@@ -40,7 +40,11 @@ export async function listObjectsV2(call: S3Call): Promise<void> {
   const token = parameter(call, 'continuation-token');
   const startAfter = parameter(call, 'start-after') ?? '';
   const owner = parameter(call, 'fetch-owner') === 'true';
-  const page = await list(call, asked, token === undefined ? startAfter : decodeToken(token));
+  const page = await list(
+    call,
+    asked,
+    token === undefined || token === '' ? startAfter : decodeToken(token),
+  );
   sendXml(call, 'ListBucketResult', {
     ...commonElements(call, asked, page),
     ...(token === undefined ? {} : { ContinuationToken: token }),

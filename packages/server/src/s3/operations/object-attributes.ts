@@ -1,6 +1,6 @@
 /** GetObjectAttributes: what `x-amz-object-attributes` asks for, of one object. */
 import type { ObjectRecord } from '@ebb/core';
-import { checksumOf, parseParts, storageClassOf } from '../attributes.ts';
+import { checksumOf, parsePartSums, parseParts, storageClassOf } from '../attributes.ts';
 import { headerOf, type S3Call, sendXml } from '../call.ts';
 import { S3Error } from '../s3-error.ts';
 import type { XmlElement } from '../xml.ts';
@@ -57,6 +57,13 @@ function partElements(call: S3Call, object: ObjectRecord): XmlElement {
   const marker = number('x-amz-part-number-marker', 0);
   const maxParts = Math.min(number('x-amz-max-parts', PARTS_PAGE), PARTS_PAGE);
   const shown = sizes.slice(marker, marker + maxParts);
+  const sums = parsePartSums(object.attributes).slice(marker, marker + maxParts);
+  const sumOf = (i: number): XmlElement => {
+    const algorithm = checksumOf(object)?.algorithm;
+    return sums[i] === undefined || algorithm === undefined
+      ? {}
+      : { [checksumElement(algorithm)]: sums[i] };
+  };
   return {
     ObjectParts: {
       PartsCount: sizes.length,
@@ -64,7 +71,7 @@ function partElements(call: S3Call, object: ObjectRecord): XmlElement {
       NextPartNumberMarker: marker + shown.length,
       MaxParts: maxParts,
       IsTruncated: marker + shown.length < sizes.length,
-      Part: shown.map((Size, i) => ({ PartNumber: marker + i + 1, Size })),
+      Part: shown.map((Size, i) => ({ PartNumber: marker + i + 1, Size, ...sumOf(i) })),
     },
   };
 }

@@ -82,6 +82,9 @@ export async function storeBody<T>(
   { algorithm, onStaged }: StoreBodyOptions = {},
 ): Promise<{ readonly committed: T; readonly checksum: Checksum | undefined }> {
   const { request, response, expectsContinue, context } = call;
+  // S3 takes no object of which neither a length nor an encoding tells where it ends.
+  const { 'content-length': length, 'transfer-encoding': coding } = request.headers;
+  if (length === undefined && coding === undefined) throw new S3Error('MissingContentLength');
   const plan = planBody({ headers: request.headers, auth: call.auth, algorithm });
   const body = { request, response, expectsContinue, ...plan, onStaged };
   return await stageBody(ref, body, context, async (staged, received) => {
