@@ -75,6 +75,9 @@ export const S3_PART_BYTES_MAX = 5 * GiB;
  */
 export const OBJECT_BYTES_MAX = S3_PARTS_MAX * S3_PART_BYTES_MAX;
 
+/** Of one object: a complete upload of the most parts. What is joined of more is written anew, as one. */
+export const EXTENTS_MAX = 10_000;
+
 /** User metadata of an object in S3, names and values together. */
 export const S3_METADATA_BYTES_MAX = 2 * KiB;
 
@@ -136,6 +139,7 @@ export const DURABLE_DIRECTORIES_MAX = 4096;
 
 assert(SYNC_IO_BYTES_MAX < MOVER_BUFFER_BYTES, 'synchronous calls move less than one buffer');
 assert(MOVER_SYNC_EVERY_BYTES % MOVER_BUFFER_BYTES === 0, 'write-back falls between two buffers');
+assert(EXTENTS_MAX >= S3_PARTS_MAX, 'a complete upload is one object');
 assert(OBJECT_BYTES_MAX < 2 ** 48, 'the size of an object fits its record');
 assert(S3_PART_BYTES >= 5 * MiB, 'S3 takes no smaller part');
 assert(S3_SINGLE_PUT_BYTES_MAX >= S3_PART_BYTES, 'what goes in parts has more than one');

@@ -11,7 +11,8 @@
  * `str` is u16 length + UTF-8, `map` is count u16 + (name str | value str)*, all numbers are little-endian. 48 bits are 256 TiB, and 2^48 ids.
  */
 import { assert, StoreError } from '@ebb/protocol';
-import type { BucketPolicy, Extent, ObjectRecord } from './catalog.ts';
+import type { BucketPolicy, ObjectRecord } from './catalog.ts';
+import { EXTENT_BYTES, PackedExtents, withPackedExtents } from './packed-extents.ts';
 
 export type ObjectBody = Pick<
   ObjectRecord,
@@ -27,7 +28,6 @@ const VERSIONED = 2;
 const FOUND = 4;
 const FLAGS_AT = 5;
 const BODY_FIXED_BYTES = 4 + 1 + 1 + 4 + 2 + 2 + 2 + 4;
-const EXTENT_BYTES = 18;
 const STRING_BYTES_MAX = 0xffff;
 const NUMBER_MAX = 2 ** 48 - 1;
 
@@ -110,16 +110,11 @@ function readBody(buffer: Buffer): ObjectBody {
   const count = buffer.readUInt32LE(at);
   at += 4;
   if (at + count * EXTENT_BYTES !== buffer.length) throw corruptBody(`${count} extents do not fit`);
-  const extents: Extent[] = [];
-  for (; at < buffer.length; at += EXTENT_BYTES) {
-    extents.push({
-      blobId: buffer.readUIntLE(at, 6),
-      offset: buffer.readUIntLE(at + 6, 6),
-      length: buffer.readUIntLE(at + 12, 6),
-    });
-  }
-  const body = { etag, crc32c, contentType, metadata, attributes, extents };
-  return isVersionedBody(buffer) ? { ...body, versioned: true } : body;
+  const body = {
+    ...{ etag, crc32c, contentType, metadata, attributes },
+    ...(isVersionedBody(buffer) ? ({ versioned: true } as const) : {}),
+  };
+  return withPackedExtents(body, new PackedExtents(buffer.subarray(at)));
 }
 
 /** Without decoding the rest. */

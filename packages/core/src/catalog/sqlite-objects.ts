@@ -14,6 +14,7 @@ import { combineCrc32c } from '../checksum.ts';
 import { isMirrored } from './bucket-policy.ts';
 import type { BlobRecord, Cause, Extent, ObjectRecord, StoredContent } from './catalog.ts';
 import { decodeObjectBody, encodeObjectBody, isFoundBody, withFound } from './catalog-records.ts';
+import { findPackedExtents, type PackedExtents, withPackedExtents } from './packed-extents.ts';
 import type { BlobTable, RowName } from './sqlite-blobs.ts';
 import type { Bucket } from './sqlite-buckets.ts';
 import type { Counters } from './sqlite-counters.ts';
@@ -303,8 +304,8 @@ export function encodeObject(object: ObjectRecord): StoredObject {
 export function decodeObject(bucket: string, stored: StoredObject): ObjectRecord {
   const { key, version, sizeBytes, jobId, createdAtMs, pinned, remoteEtag } = stored;
   const body = decodeObjectBody(stored.body);
-  const { etag, crc32c, contentType, metadata, attributes, extents } = body;
-  const object: ObjectRecord = {
+  const { etag, crc32c, contentType, metadata, attributes } = body;
+  const object = {
     bucket,
     key,
     version,
@@ -317,10 +318,10 @@ export function decodeObject(bucket: string, stored: StoredObject): ObjectRecord
     createdAtMs,
     jobId,
     pinned,
-    extents,
     remoteEtag,
+    ...(body.versioned === true ? ({ versioned: true } as const) : {}),
   };
-  return body.versioned === true ? { ...object, versioned: true } : object;
+  return withPackedExtents(object, findPackedExtents(body) as PackedExtents);
 }
 
 const NO_EXTENTS: readonly Extent[] = [];

@@ -4,19 +4,21 @@
  *
  * I1  Sources are read first and joined in one step of the catalog. One that changed in between makes the step fail as a
  *     whole, and it is tried again from the start, unless the caller named the version.
+ * I2  An object has at most EXTENTS_MAX extents, so that what is done with one has a bound. What would have more is for the
+ *     caller to write anew; nothing was changed then.
  */
 import { isStoreError, StoreError } from '@ebb/protocol';
 import type { Extent, Freed, ObjectRecord } from '../catalog/catalog.ts';
 import { combineCrc32c } from '../checksum.ts';
-import { nextTurn } from '../next-turn.ts';
+import { EXTENTS_MAX } from '../limits.ts';
 import { parseAnyBucketName, parseKey } from '../object-ref.ts';
 import { assertObjectBytes } from '../object-size.ts';
+import { ExtentIndex } from './extent-index.ts';
 import type { ComposeOptions, ComposeSource, ObjectRef } from './object-store.ts';
 import type { StoreParts } from './parts.ts';
+import { takesTurns } from './turns.ts';
 
 const TRIES = 4;
-/** Sources between two turns of the event loop. */
-const TURN_SOURCES = 500;
 
 type Composed = Freed & { readonly object: ObjectRecord };
 type Parts = Pick<StoreParts, 'catalog' | 'clock' | 'nextId'>;
@@ -26,7 +28,7 @@ export async function composeObject(
   to: ObjectRef,
   sources: readonly ComposeSource[],
   options: ComposeOptions,
-): Promise<Composed> {
+): Promise<Composed | 'too many extents'> {
   parseAnyBucketName(to.bucket);
   parseKey(to.key);
   for (let left = TRIES; ; left--) {
@@ -49,20 +51,24 @@ async function composeOnce(
   to: ObjectRef,
   sources: readonly ComposeSource[],
   options: ComposeOptions,
-): Promise<Composed> {
+): Promise<Composed | 'too many extents'> {
   const found: Found[] = [];
   const extents: Extent[] = [];
   let crc: number | null = 0;
   let sizeBytes = 0;
-  for (const source of sources) {
-    const next = await findSource(catalog, source);
-    found.push(next);
-    sizeBytes += next.range.length;
-    for (const extent of sliceExtents(next.object, next.range)) addExtent(extents, extent);
-    crc = joinCrc(crc, next);
-    if (found.length % TURN_SOURCES === 0) await nextTurn();
+  for (const [at, source] of sources.entries()) {
+    const one = await findSource(catalog, source);
+    const { offset, length } = one.range;
+    sizeBytes += length;
+    assertObjectBytes(sizeBytes, to);
+    for (const extent of (await ExtentIndex.of(one.object)).slice(offset, offset + length)) {
+      joinTo(extents, extent);
+      if (extents.length > EXTENTS_MAX) return 'too many extents';
+    }
+    crc = joinCrc(crc, one);
+    found.push(one);
+    await takesTurns(at);
   }
-  assertObjectBytes(sizeBytes, to);
   const version = await nextId();
   const object: ObjectRecord = {
     bucket: to.bucket,
@@ -126,25 +132,12 @@ async function findSource(catalog: Parts['catalog'], source: ComposeSource): Pro
   return { source, object, range: { offset, length } };
 }
 
-function sliceExtents(object: ObjectRecord, range: Found['range']): Extent[] {
-  const sliced: Extent[] = [];
-  const end = range.offset + range.length;
-  let at = 0;
-  for (const { blobId, offset, length } of object.extents) {
-    const from = Math.max(at, range.offset);
-    const to = Math.min(at + length, end);
-    if (from < to) sliced.push({ blobId, offset: offset + from - at, length: to - from });
-    at += length;
-  }
-  return sliced;
-}
-
 /** Neighbours in one blob become one extent again. */
-function addExtent(joined: Extent[], extent: Extent): void {
-  const last = joined.at(-1);
-  if (last?.blobId === extent.blobId && last.offset + last.length === extent.offset)
-    joined[joined.length - 1] = { ...last, length: last.length + extent.length };
-  else joined.push(extent);
+function joinTo(extents: Extent[], { blobId, offset, length }: Extent): void {
+  const last = extents.at(-1);
+  if (last?.blobId === blobId && last.offset + last.length === offset)
+    extents[extents.length - 1] = { ...last, length: last.length + length };
+  else extents.push({ blobId, offset, length });
 }
 
 /** Null when a source is taken in part, or has none itself. */

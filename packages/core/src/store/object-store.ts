@@ -95,6 +95,7 @@ export interface Committed {
 export interface OpenedObject {
   readonly leaseId: number;
   readonly object: ObjectRecord;
+  /** Opened with `ranges`, an object with many of them shows the first two: who reads through us needs none. */
   readonly extents: readonly ExtentLocation[];
 }
 

@@ -13,19 +13,21 @@
 import { type ExtentLocation, isStoreError, MiB, StoreError, type TierIndex } from '@ebb/protocol';
 import type {
   BlobRecord,
+  Extent,
   ListOptions,
   ListPage,
   ObjectRecord,
   RemoteCopy,
 } from '../catalog/catalog.ts';
 import { storedSize } from '../encryption/vault.ts';
-import { PRESIGNED_READ_SECONDS } from '../limits.ts';
+import { EXTENTS_MAX, PRESIGNED_READ_SECONDS } from '../limits.ts';
 import { parseAnyBucketName } from '../object-ref.ts';
 import { durabilityOfObject, shouldPromote } from '../placement/policy.ts';
 import { isPrivateName, ownName } from '../placement/remote-names.ts';
 import { isSealedBlob, type SealedBlob } from '../placement/sealed-copies.ts';
 import type { LocalBlob } from '../tier/tier.ts';
 import type { ReadRaw } from './checked-reads.ts';
+import { blobIdsOf, ExtentIndex, extentCount, isManyExtents } from './extent-index.ts';
 import type { FileLease, LeaseTable } from './lease-table.ts';
 import type {
   ObjectRef,
@@ -39,6 +41,7 @@ import type {
 import type { StoreParts } from './parts.ts';
 import { RecentMap } from './recent-map.ts';
 import { forEachBlob } from './scan.ts';
+import { takesTurns } from './turns.ts';
 import { verifyBlob } from './verify.ts';
 import { absenceOf, findReferenced } from './versions.ts';
 
@@ -51,8 +54,10 @@ interface Lease {
   readonly leaseId: number;
   readonly owner: Owner;
   readonly object: ObjectRecord;
-  /** The local files this lease holds. */
-  readonly held: readonly HeldFile[];
+  /** The local files this lease holds; of an object with many extents none, until blobs of it are freed. */
+  readonly held: HeldFile[];
+  /** Of an object with many extents: made at the first read. */
+  index: Promise<ExtentIndex> | undefined;
   deadlineMs: number;
 }
 
@@ -66,6 +71,8 @@ export class ReadPath {
   readonly #parts: StoreParts;
   readonly #leases = new Map<number, Lease>();
   readonly #leasesOf = new Map<number, Set<number>>();
+  /** Those of objects with many extents, which are read in ranges. */
+  readonly #manyExtents = new Set<Lease>();
   readonly #reads = new RecentMap<number, number>(READS_REMEMBERED_MIN);
   readonly #promoting = new Set<number>();
   #lastLeaseId = 0;
@@ -210,13 +217,16 @@ export class ReadPath {
       throw new StoreError('aborted', `${owner.name} is gone: nobody would return this lease`);
     }
     const leaseId = ++this.#lastLeaseId;
-    this.#leases.set(leaseId, {
+    const lease: Lease = {
       leaseId,
       owner,
       object,
-      held,
+      held: [...held],
+      index: undefined,
       deadlineMs: awake.now() + settings.leaseTtlMs,
-    });
+    };
+    this.#leases.set(leaseId, lease);
+    if (isManyExtents(object)) this.#manyExtents.add(lease);
     let owned = this.#leasesOf.get(owner.ownerId);
     if (owned === undefined) {
       owned = new Set();
@@ -266,26 +276,55 @@ export class ReadPath {
         { position, end, sizeBytes: lease.object.sizeBytes },
       );
     }
-    let extentStart = 0;
-    for (const extent of lease.object.extents) {
-      const from = Math.max(position, extentStart);
-      const to = Math.min(end, extentStart + extent.length);
-      if (from < to)
-        await this.readBlob(
-          extent.blobId,
-          target.subarray(from - position, to - position),
-          extent.offset + from - extentStart,
-        );
-      extentStart += extent.length;
+    for (const { blobId, offset, length, start } of await this.#extentsWithin(lease, position, end))
+      await this.readBlob(
+        blobId,
+        target.subarray(start - position, start - position + length),
+        offset,
+      );
+  }
+
+  async #extentsWithin(
+    lease: Lease,
+    from: number,
+    to: number,
+  ): Promise<Iterable<Extent & { readonly start: number }>> {
+    const { object } = lease;
+    const [only] = extentCount(object) === 1 ? object.extents : [];
+    if (only !== undefined && to > from)
+      return [{ ...only, offset: only.offset + from, length: to - from, start: from }];
+    lease.index ??= ExtentIndex.of(object);
+    return (await lease.index).slice(from, to);
+  }
+
+  /** Blobs that lost their last name: readers of objects with many extents, who hold no file of their own, get them now (I1). */
+  async holdFreed(freed: readonly BlobRecord[]): Promise<void> {
+    if (this.#manyExtents.size === 0) return;
+    for (const lease of [...this.#manyExtents]) {
+      const blobIds = await blobIdsOf(lease.object);
+      if (!this.#leases.has(lease.leaseId)) continue;
+      for (const { blobId } of freed)
+        if (blobIds.has(blobId)) lease.held.push(...this.#holdBoth(blobId));
     }
+  }
+
+  #holdBoth(blobId: number): HeldFile[] {
+    const { leases, diskLeases, placement } = this.#parts;
+    const held: HeldFile[] = [];
+    if (placement.readableIn('memory', blobId) !== undefined)
+      held.push({ table: leases, lease: leases.lease(blobId) });
+    if (placement.readableIn('disk', blobId) !== undefined)
+      held.push({ table: diskLeases, lease: diskLeases.lease(blobId) });
+    return held;
   }
 
   async presignRead(ref: ObjectRef): Promise<PresignedRead | undefined> {
     const { catalog, buckets, remote, settings } = this.#parts;
     if (!settings.presignReads) return undefined;
     const object = await findReferenced(catalog, ref);
-    const [extent, ...more] = object?.extents ?? [];
-    if (object === undefined || extent === undefined || more.length > 0) return undefined;
+    if (object === undefined || extentCount(object) !== 1) return undefined;
+    const [extent] = object.extents;
+    if (extent === undefined) return undefined;
     const blob = await catalog.findBlob(extent.blobId);
     if (blob === undefined || blob.remote === null || isSealedBlob(blob)) return undefined;
     if (blob.memoryBytes !== null || blob.diskBytes !== null) return undefined;
@@ -458,8 +497,18 @@ export class ReadPath {
   ): Promise<{ extents: readonly ExtentLocation[]; held: readonly HeldFile[] }> {
     const extents: ExtentLocation[] = [];
     const held: HeldFile[] = [];
+    if (options.ranges === true && isManyExtents(object))
+      return { extents: await this.#locateFirst(object), held };
+    if (extentCount(object) > EXTENTS_MAX)
+      throw new StoreError(
+        'unsupported',
+        `${object.bucket}/${object.key} is made of ${extentCount(object)} pieces, by an older version; read it over HTTP`,
+        { bucket: object.bucket, key: object.key, extents: extentCount(object) },
+      );
     try {
-      for (const extent of object.extents) {
+      for (const [step, extent] of object.extents.entries()) {
+        const turn = takesTurns(step);
+        if (turn !== undefined) await turn;
         const { location, file } = await this.#holdFile(extent.blobId, extent.length, options);
         if (file !== undefined) held.push(file);
         extents.push({ ...location, offset: extent.offset });
@@ -469,6 +518,17 @@ export class ReadPath {
       throw error;
     }
     return { extents, held };
+  }
+
+  /** It is read through us, and each range locates what it needs: where the first two lie is enough to tell. */
+  async #locateFirst(object: ObjectRecord): Promise<ExtentLocation[]> {
+    const located: ExtentLocation[] = [];
+    const { sizeBytes } = object;
+    for (const { blobId, offset, length } of (await ExtentIndex.of(object)).slice(0, sizeBytes)) {
+      located.push({ ...(await this.locate(blobId, length)), offset });
+      if (located.length === 2) break;
+    }
+    return located;
   }
 
   /** Locates, takes the lease, and looks again: the file may have been given up in between. */
@@ -612,8 +672,10 @@ export class ReadPath {
   }
 
   async #isLost(object: ObjectRecord): Promise<boolean> {
-    for (const extent of object.extents) {
-      const blob = await this.#parts.catalog.findBlob(extent.blobId);
+    for (const [step, blobId] of [...(await blobIdsOf(object))].entries()) {
+      const turn = takesTurns(step);
+      if (turn !== undefined) await turn;
+      const blob = await this.#parts.catalog.findBlob(blobId);
       if (blob === undefined) return true;
       if (blob.memoryBytes === null && blob.diskBytes === null && blob.remote === null) return true;
     }
@@ -637,6 +699,7 @@ export class ReadPath {
 
   #end(lease: Lease, options: { returned: boolean }): void {
     this.#leases.delete(lease.leaseId);
+    this.#manyExtents.delete(lease);
     const owned = this.#leasesOf.get(lease.owner.ownerId);
     owned?.delete(lease.leaseId);
     if (owned?.size === 0) this.#leasesOf.delete(lease.owner.ownerId);

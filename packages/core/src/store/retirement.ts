@@ -23,9 +23,15 @@ export class Retirement {
   /** A freed blob could not be removed, perhaps at the start already: its record waits. */
   #hasFreed = true;
   #retryAtMs = 0;
+  #hold: ((freed: readonly BlobRecord[]) => Promise<void>) | undefined;
 
   constructor(parts: RetirementParts) {
     this.#parts = parts;
+  }
+
+  /** `hold` takes leases for those who still read some of the blobs. */
+  holdFirst(hold: (freed: readonly BlobRecord[]) => Promise<void>): void {
+    this.#hold = hold;
   }
 
   /** StoreParts.retireAll. */
@@ -33,6 +39,7 @@ export class Retirement {
     const { catalog, placement, observer, ranges } = this.#parts;
     for (const { blobId } of freed) ranges.forget(blobId);
     try {
+      await this.#hold?.(freed);
       if (freed.some((blob) => blob.diskBytes !== null || blob.remote !== null))
         await catalog.durable();
       const retired = await Promise.allSettled(freed.map((blob) => placement.retire(blob)));

@@ -1,8 +1,9 @@
 /**
- * Copies between a bucket that is encrypted and one that is not. Blobs cannot be shared there, so bytes are read and written
- * again, by the way of every other reader and writer.
+ * Copies that cannot share blobs: between a bucket that is encrypted and one that is not, and of what has too many extents. Bytes
+ * are read and written again, by the way of every other reader and writer.
  *
- * W1  The sources are held as they were opened; the target becomes visible with its commit, under the caller's conditions.
+ * W1  The sources are held as they were opened, or, where they are many, are at the same versions when their turn comes; the
+ *     target becomes visible with its commit, under the caller's conditions.
  * W2  It is no single step with the removal of sources: a crash in between leaves both.
  */
 import { MiB, StoreError } from '@ebb/protocol';
@@ -21,10 +22,14 @@ import { versionIdOf } from './versions.ts';
 
 const PIECE_BYTES = MiB;
 
+/** More sources are opened one after the other, each as the version that it was at first. */
+const SOURCES_HELD_MAX = 64;
+
 interface Run {
-  readonly opened: OpenedObject;
+  readonly source: ObjectRecord;
   readonly offset: number;
   readonly length: number;
+  open(): Promise<OpenedObject>;
 }
 
 export class Rewriting {
@@ -45,7 +50,8 @@ export class Rewriting {
       const opened = await this.#store.open(owner, from, { ranges: true });
       const source = opened.object;
       const { contentType, metadata, attributes } = source;
-      const run = { opened, offset: 0, length: source.sizeBytes };
+      const open = async (): Promise<OpenedObject> => await Promise.resolve(opened);
+      const run = { source, offset: 0, length: source.sizeBytes, open };
       const options = { ...condition, contentType, metadata, attributes };
       return { view: await this.#write(owner, to, [run], options), source };
     });
@@ -58,28 +64,22 @@ export class Rewriting {
   ): Promise<ObjectView> {
     return await this.#asOwner(async (owner) => {
       const runs: Run[] = [];
-      for (const source of sources) runs.push(await this.#open(owner, source));
+      const isHeld = sources.length <= SOURCES_HELD_MAX;
+      for (const source of sources) runs.push(await this.#open(owner, source, isHeld));
       const view = await this.#write(owner, to, runs, options);
       for (const [at, { bucket, key, consume }] of sources.entries()) {
-        const { etag } = (runs[at] as Run).opened.object;
+        const { etag } = (runs[at] as Run).source;
         if (consume === true) await this.#store.delete({ bucket, key }, { ifMatch: etag });
       }
       return view;
     });
   }
 
-  async #open(owner: Owner, source: ComposeSource): Promise<Run> {
-    const { bucket, key, version } = source;
-    const found =
-      version === undefined ? undefined : await this.#catalog.findVersion(bucket, key, version);
-    const versionId = found === undefined ? undefined : versionIdOf(found.object);
-    const ref = { bucket, key, ...(versionId !== undefined && { versionId }) };
-    const opened = await this.#store.open(owner, ref, { ranges: true });
-    const { sizeBytes } = opened.object;
-    if (version !== undefined && opened.object.version !== version)
-      throw new StoreError('precondition_failed', `${bucket}/${key} is not at version ${version}`, {
-        ...{ bucket, key, version, found: opened.object.version },
-      });
+  async #open(owner: Owner, source: ComposeSource, isHeld: boolean): Promise<Run> {
+    const { bucket, key } = source;
+    const opened = await this.#openAt(owner, source);
+    const { object, leaseId } = opened;
+    const { sizeBytes, version } = object;
     const offset = source.offset ?? 0;
     const length = source.length ?? sizeBytes - offset;
     if (offset < 0 || length < 0 || offset + length > sizeBytes)
@@ -88,7 +88,23 @@ export class Rewriting {
         `${length} bytes from ${offset} of ${bucket}/${key}, which has ${sizeBytes}`,
         { bucket, key, offset, length, sizeBytes },
       );
-    return { opened, offset, length };
+    if (!isHeld) this.#store.release(owner, [leaseId]);
+    const open = async (): Promise<OpenedObject> =>
+      isHeld ? opened : await this.#openAt(owner, { ...source, version });
+    return { source: object, offset, length, open };
+  }
+
+  async #openAt(owner: Owner, { bucket, key, version }: ComposeSource): Promise<OpenedObject> {
+    const found =
+      version === undefined ? undefined : await this.#catalog.findVersion(bucket, key, version);
+    const versionId = found === undefined ? undefined : versionIdOf(found.object);
+    const ref = { bucket, key, ...(versionId !== undefined && { versionId }) };
+    const opened = await this.#store.open(owner, ref, { ranges: true });
+    if (version !== undefined && opened.object.version !== version)
+      throw new StoreError('precondition_failed', `${bucket}/${key} is not at version ${version}`, {
+        ...{ bucket, key, version, found: opened.object.version },
+      });
+    return opened;
   }
 
   async #write(
@@ -102,13 +118,16 @@ export class Rewriting {
     const { writeId } = await store.stage(owner, to, { reserveBytes: sizeBytes });
     const piece = Buffer.allocUnsafe(Math.min(PIECE_BYTES, sizeBytes));
     let position = 0;
-    for (const { opened, offset, length } of runs)
+    for (const { offset, length, open } of runs) {
+      const opened = await open();
       for (let at = 0; at < length; at += piece.length) {
         const part = piece.subarray(0, Math.min(piece.length, length - at));
         await store.read(owner, opened.leaseId, part, offset + at);
         await store.write(owner, writeId, part, position);
         position += part.length;
       }
+      this.#store.release(owner, [opened.leaseId]);
+    }
     const { object } = await store.commit(owner, writeId, { ...options, sizeBytes });
     return await store.head({ bucket: object.bucket, key: object.key });
   }

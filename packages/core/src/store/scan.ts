@@ -1,25 +1,22 @@
 /** Walks through the catalog page by page: what is added or removed meanwhile may be seen or not. */
 import type { BlobRecord, Catalog, ObjectRecord } from '../catalog/catalog.ts';
 import { escapeKey } from '../catalog/version-keys.ts';
-import { nextTurn } from '../next-turn.ts';
 import { versionsBucketOf } from '../object-ref.ts';
+import { blobIdsOf } from './extent-index.ts';
+import { takesTurns } from './turns.ts';
 
 const PAGE = 512;
-/** Look-ups between two turns of the event loop: some three milliseconds. */
-const TURN_BLOBS = 500;
 
 /** Does `work` on each blob of an object, once. An object of ten thousand parts takes several turns of the event loop. */
 export async function forEachBlob(
-  { extents }: Pick<ObjectRecord, 'extents'>,
+  object: Pick<ObjectRecord, 'extents'>,
   work: (blobId: number) => Promise<void>,
 ): Promise<void> {
-  const [first] = extents;
-  if (first === undefined) return;
-  if (extents.length === 1) return await work(first.blobId);
-  let done = 0;
-  for (const blobId of new Set(extents.map((extent) => extent.blobId))) {
+  let step = 0;
+  for (const blobId of await blobIdsOf(object)) {
     await work(blobId);
-    if (++done % TURN_BLOBS === 0) await nextTurn();
+    const turn = takesTurns(step++);
+    if (turn !== undefined) await turn;
   }
 }
 

@@ -24,6 +24,7 @@ import { syncBucket } from './bucket-sync.ts';
 import { composeObject } from './compose.ts';
 import { type DeletedCount, Deletions } from './deletions.ts';
 import { type EventBatch, EventFeed, type FollowOptions } from './events.ts';
+import { blobIdsOf } from './extent-index.ts';
 import { GrowthRate } from './growth-rate.ts';
 import { JobLife } from './job-life.ts';
 import type { LeaseTable } from './lease-table.ts';
@@ -109,6 +110,7 @@ export class CatalogObjectStore implements ObjectStore {
     this.#jobs = new JobLife(parts, this.#writes, this.#deletions);
     this.#retirement = options.retirement;
     this.#cutRemote = options.cutRemote;
+    this.#retirement.holdFirst((freed) => this.#reads.holdFreed(freed));
     this.#waits = options.waits;
     this.#feed = new EventFeed(parts.catalog);
     this.#rewriting = new Rewriting(this, parts.catalog);
@@ -304,7 +306,9 @@ export class CatalogObjectStore implements ObjectStore {
   ): Promise<ObjectView> {
     if (await this.#mustRewrite([to.bucket, ...sources.map(({ bucket }) => bucket)]))
       return await this.#rewriting.compose(to, sources, options);
-    const { object, freed } = await composeObject(this.#parts, to, sources, options);
+    const composed = await composeObject(this.#parts, to, sources, options);
+    if (composed === 'too many extents') return await this.#rewriting.compose(to, sources, options);
+    const { object, freed } = composed;
     await this.#parts.retireAll(freed);
     return await this.#keepPromises(object, options.ack);
   }
@@ -482,9 +486,8 @@ export class CatalogObjectStore implements ObjectStore {
     ref: ObjectRef,
   ): Promise<{ view: ObjectView | undefined; events: readonly WhyEvent[] }> {
     const view = await this.#reads.find(ref);
-    const events = (view?.object.extents ?? []).flatMap((extent) =>
-      this.#parts.log.of(extent.blobId),
-    );
+    const blobIds = view === undefined ? [] : await blobIdsOf(view.object);
+    const events = [...blobIds].flatMap((blobId) => this.#parts.log.of(blobId));
     return { view, events: [...events].sort((a, b) => a.atMs - b.atMs) };
   }
 

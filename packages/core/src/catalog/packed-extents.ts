@@ -1,0 +1,61 @@
+/**
+ * The extents of an object as its row has them: decoded when somebody asks for them, one by one or all.
+ *
+ *   | (blob u48 | offset u48 | length u48)* |     persisted, keep stable (catalog-records.ts)
+ */
+import type { Extent } from './catalog.ts';
+
+export const EXTENT_BYTES = 18;
+
+export class PackedExtents {
+  readonly #bytes: Buffer;
+  #decoded: readonly Extent[] | undefined;
+
+  constructor(bytes: Buffer) {
+    this.#bytes = bytes;
+  }
+
+  get count(): number {
+    return this.#bytes.length / EXTENT_BYTES;
+  }
+
+  blobIdAt(index: number): number {
+    return this.#bytes.readUIntLE(index * EXTENT_BYTES, 6);
+  }
+
+  lengthAt(index: number): number {
+    return this.#bytes.readUIntLE(index * EXTENT_BYTES + 12, 6);
+  }
+
+  at(index: number): Extent {
+    const offset = this.#bytes.readUIntLE(index * EXTENT_BYTES + 6, 6);
+    return { blobId: this.blobIdAt(index), offset, length: this.lengthAt(index) };
+  }
+
+  all(): readonly Extent[] {
+    this.#decoded ??= Array.from({ length: this.count }, (_, index) => this.at(index));
+    return this.#decoded;
+  }
+}
+
+/** Of the records that came out of rows. */
+const packedOf = new WeakMap<object, PackedExtents>();
+
+/** Gives `record` its extents: decoded at the first look. */
+export function withPackedExtents<T extends object>(
+  record: T,
+  packed: PackedExtents,
+): T & { readonly extents: readonly Extent[] } {
+  Object.defineProperty(record, 'extents', {
+    get: () => packed.all(),
+    enumerable: true,
+    configurable: true,
+  });
+  packedOf.set(record, packed);
+  return record as T & { readonly extents: readonly Extent[] };
+}
+
+/** Undefined for a record that is no row's, or a changed copy of one: it has all its extents already. */
+export function findPackedExtents(record: object): PackedExtents | undefined {
+  return packedOf.get(record);
+}
