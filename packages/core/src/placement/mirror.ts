@@ -378,7 +378,7 @@ export class Mirror {
         return { object: await this.#parts.remote.copy(from, name, run), from: 'remote' };
       } catch (error) {
         // The bucket has another target than the one where its bytes are.
-        if (!isStoreError(error, 'unsupported')) throw error;
+        if (!isStoreError(error, 'unsupported')) throw await this.#goneOr(object, stored, error);
       }
     }
     let failure: unknown;
@@ -467,11 +467,28 @@ export class Mirror {
     const { placement } = this.#parts;
     if (remote === null) throw lost(object, blobId);
     const why = `to be stored as ${object.bucket}/${object.key}`;
-    const result = await placement.move(blobId, 'disk', { drop: [], why });
+    let result: Awaited<ReturnType<BlobPlacement['move']>>;
+    try {
+      result = await placement.move(blobId, 'disk', { drop: [], why });
+    } catch (error) {
+      throw await this.#goneOr(object, remote, error);
+    }
     const held = placement.holdFile(blobId, 'disk');
     if (held !== undefined) return held;
     const message = `${object.bucket}/${object.key} has to be read from tier 2 to be stored under its name, and the disk has no room`;
     throw new StoreError('busy', message, { blobId, result });
+  }
+
+  /** Others replaced or deleted what held the only copy: `data_lost`, else it would be tried for ever. */
+  async #goneOr(
+    object: ObjectRecord,
+    { name, etag }: Pick<RemoteCopy, 'name' | 'etag'>,
+    error: unknown,
+  ): Promise<unknown> {
+    if (!GONE.some((code) => isStoreError(error, code))) return error;
+    if ((await this.#parts.remote.head(name))?.etag === etag) return error;
+    const message = `${object.bucket}/${object.key}: others replaced ${name} in tier 2, which held its only copy`;
+    return new StoreError('data_lost', message, { name }, error);
   }
 
   /** Blobs that lie whole in the object that was made. */

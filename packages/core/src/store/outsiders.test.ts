@@ -284,6 +284,22 @@ describe('a deletion here', () => {
   });
 });
 
+test('a copy whose only bytes others replaced is given up, and does not wait for ever', async () => {
+  const at = await open();
+  for (const key of ['a', 'b']) await putBehind(at, `lake/${key}`, 'first');
+  await at.store.sync('lake', '', { remove: false });
+  await putBehind(at, 'lake/a', 'second');
+  rmSync(fileOf(at, 'lake/b'));
+  await at.store.rename(lake('a'), lake('moved-a'));
+  await at.store.rename(lake('b'), lake('moved-b'));
+  await mirrored(at);
+  expect(there(at, 'lake/a')).toBe('second');
+  expect(at.failures).toContainEqual(expect.objectContaining({ code: 'data_lost' }));
+  const { broken } = await at.store.verify({});
+  const names = broken.flatMap(({ objects }) => objects).toSorted();
+  expect(names).toEqual(['lake/moved-a', 'lake/moved-b']);
+});
+
 describe('what the node does by itself', () => {
   test('a TTL takes an object of others here, and leaves it in tier 2; one of ours goes there too', async () => {
     const clock = createTestClock();
