@@ -145,6 +145,18 @@ describe('a store that refuses the header of a checksum', () => {
     },
   );
 
+  test('in uploads of parts alone gets those without it', async () => {
+    const header = /^x-amz-checksum-(?:algorithm|type)$/;
+    const { store, tier } = await open({
+      refuses: [{ header, methods: ['POST'], status: 400, code: 'InvalidRequest' }],
+    });
+    for (const sizeBytes of [1000, 11 * MiB]) {
+      const content = bytesOf(sizeBytes, 1);
+      await tier.put('b/k', await local(content));
+      expect(store.objects.get('p/b/k')?.bytes.equals(content)).toBe(true);
+    }
+  });
+
   test('is not trusted with the bytes: where the ETag is no MD5 of them they are read back', async () => {
     const refuses = [{ header: /^x-amz-checksum/, status: 400, code: 'InvalidArgument' }];
     const { store, tier } = await open({ refuses, md5: false });

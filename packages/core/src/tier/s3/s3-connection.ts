@@ -56,6 +56,8 @@ export class S3Connection {
   readonly ranges: RangeSockets;
   /** The header of a checksum. */
   readonly checksums = new Feature(() => this.remarks.add('refuses_checksums'));
+  /** The same with uploads in parts: a store may know one and not the other. */
+  readonly partChecksums = new Feature(() => this.remarks.add('refuses_checksums'));
   /** Conditions of puts and deletes. A store without them is asked what it has, right before. */
   readonly putConditions = new Feature(() => this.remarks.add('refuses_conditions'));
   readonly deleteConditions = new Feature(() => this.remarks.add('refuses_conditions'));

@@ -13,6 +13,10 @@ export class Feature {
     this.#onRefused = onRefused;
   }
 
+  get isRefused(): boolean {
+    return this.#state === 'refused';
+  }
+
   /** @throws what `send` throws; of two failures the first */
   async use<T>(send: (isUsed: boolean) => Promise<T>): Promise<T> {
     if (this.#state === 'refused') return await send(false);

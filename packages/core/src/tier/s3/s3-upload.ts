@@ -55,13 +55,18 @@ export async function putObject(
   const { key, replaces } = put;
   // Right before, for a store that takes no conditions, or does not keep them.
   if (replaces !== undefined) await assertReplaces(connection, { key, replaces }, signal);
-  const send = async (isConditional: boolean): Promise<RemoteObject> =>
-    await connection.checksums.use(async (hasChecksums) => {
-      const how = { hasChecksums, condition: isConditional ? conditionOf(replaces) : {} };
+  const { checksums, partChecksums } = connection;
+  const send = async (isConditional: boolean): Promise<RemoteObject> => {
+    const condition = isConditional ? conditionOf(replaces) : {};
+    const sendWith = async (hasChecksums: boolean): Promise<RemoteObject> => {
+      const how = { hasChecksums, condition };
       return isSmall
         ? await putWhole(connection, put, how, signal)
         : await putParts(connection, { journal, put, how }, signal);
-    });
+    };
+    if (checksums.isRefused) return await sendWith(false);
+    return await (isSmall ? checksums : partChecksums).use(sendWith);
+  };
   return replaces === undefined ? await send(false) : await connection.putConditions.use(send);
 }
 
