@@ -35,7 +35,7 @@ const WHEN: readonly ((request: ProxiedRequest) => boolean)[] = [
 /** What a caller may be told, by what was asked: docs/reference/errors.md says what to do then. */
 const MAY_FAIL = {
   write: ['busy', 'tier_full'],
-  'write to tier 2': ['busy', 'tier_full', 'io_failed'],
+  'write to tier 2': ['busy', 'tier_full', 'io_failed', 'not_yet_durable'],
   eviction: ['busy', 'tier_full', 'io_failed', 'data_corrupt'],
   // An answer under way cannot say any more what went wrong: it is cut, so that nobody takes it for all.
   read: ['busy', 'tier_full', 'io_failed', 'data_corrupt', 'node_unreachable'],

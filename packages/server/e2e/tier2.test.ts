@@ -146,7 +146,7 @@ test('the daemon killed in the middle of mirroring: all that was acknowledged is
         answers++;
       }),
     );
-    await vi.waitFor(() => expect(answers).toBeGreaterThan(5));
+    await vi.waitFor(() => expect(answers).toBeGreaterThan(5), 20_000);
     await node.kill();
     await node.start();
     await writing; // the client's own retries go to the new process

@@ -569,7 +569,7 @@ export class Mirror {
 /** Ambiguous: it is committed here, and tier 2 may have it by now or gets it after the next start. */
 function stopped({ bucket, key }: SpoolEntry, cause?: unknown): StoreError {
   const message = `the node stops, and tier 2 has not confirmed ${bucket}/${key}: it is kept here, and sent after the next start`;
-  return new StoreError('io_failed', message, { bucket, key }, cause);
+  return new StoreError('not_yet_durable', message, { bucket, key }, cause);
 }
 
 /** What a copy fails with when its source is another object by now, or none. */

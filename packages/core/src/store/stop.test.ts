@@ -42,7 +42,7 @@ describe('a tier 2 that hangs', () => {
     await at.store.drain({ persist: true, deadlineMs: 200 });
     for (const put of pending) {
       const message = expect.stringContaining('the node stops') as string;
-      expect(await put).toMatchObject({ code: 'io_failed', message });
+      expect(await put).toMatchObject({ code: 'not_yet_durable', message });
     }
     await at.close();
   }, 5000);
@@ -51,7 +51,7 @@ describe('a tier 2 that hangs', () => {
     const at = await open();
     const [pending] = await putDurably(at, ['k']);
     await at.close();
-    expect(await pending).toMatchObject({ code: 'io_failed' });
+    expect(await pending).toMatchObject({ code: 'not_yet_durable' });
   }, 5000);
 
   test('loses nothing: what was cut is sent after the next start', async () => {
