@@ -322,6 +322,17 @@ describe('order', () => {
   });
 });
 
+test('a session of a job that counts down is told the next one: no image is written under a name that was used', async () => {
+  bench = await Bench.open();
+  await bench.save(1, image(1), { session: 's1' });
+  await bench.save(1, image(2), { session: 's1~3' });
+  for (const session of ['s1', 's1~2', 's1~3'])
+    await expect(bench.service.begin(at(1), want(session))).rejects.toMatchObject({
+      ...{ code: 'already_committed', details: { nextSession: 's1~4' } },
+    });
+  await bench.save(1, image(3), { session: 's1~4' });
+});
+
 test('a snapshot that is removed while its step is saved anew leaves the new one’s parts', async () => {
   bench = await Bench.open();
   await bench.save(1, image(1));

@@ -20,6 +20,7 @@ import {
   IMAGE_BUCKET,
   imageKey,
   imagesPrefix,
+  isAfter,
   isPendingManifest,
   jobOf,
   nextSession,
@@ -222,7 +223,9 @@ export class HandingOver {
     this.#assertThere(run);
     const key = begunKey({ step, session });
     await this.#takeOver(run, step, { session, imageBucket });
-    if (run.snapshots.get(step)?.session === session) throw committedBefore(run, step, session);
+    const there = run.snapshots.get(step)?.session;
+    if (there !== undefined && !isAfter(session, there))
+      throw committedBefore(run, step, { session, there });
     const left = run.ended.get(key);
     if (left !== undefined) {
       // Once more: nothing of the first time may be among its parts.
@@ -517,9 +520,13 @@ function allTaken({ ref, policy: { slots } }: Run, taken: readonly string[]): St
   return new StoreError('busy', message, { slots, taken, retryAfterMs: RETRY_AFTER_MS });
 }
 
-function committedBefore({ ref }: Run, step: number, session: string): StoreError {
-  const next = nextSession(session);
-  const message = `session ${session} has committed step ${step} of run ${ref.run}: what is saved anew needs a session of its own, such as ${next}`;
+function committedBefore(
+  { ref }: Run,
+  step: number,
+  { session, there }: { readonly session: string; readonly there: string },
+): StoreError {
+  const next = nextSession(there);
+  const message = `session ${there} has committed step ${step} of run ${ref.run}: what is saved anew needs a session of its own, such as ${next}`;
   return new StoreError('already_committed', message, { step, session, nextSession: next });
 }
 

@@ -61,8 +61,15 @@ export function jobOf(session: string): string {
   return session.split('~', 1)[0] ?? session;
 }
 export function nextSession(session: string): string {
-  const [job = '', returns = '0'] = session.split('~');
-  return `${job}~${Number(returns) + 1}`;
+  return `${jobOf(session)}~${returnsOf(session) + 1}`;
+}
+/** Whether a snapshot of this session may take the place of one of `there`: a job counts up, so that no name is used twice. */
+export function isAfter(session: string, there: string): boolean {
+  if (jobOf(session) !== jobOf(there)) return true;
+  return returnsOf(session) > returnsOf(there);
+}
+function returnsOf(session: string): number {
+  return Number(session.split('~')[1] ?? '0');
 }
 /** Of the manifest before the run's bucket may show it. No part can have this name. */
 export function parseImageKey(key: string): SnapshotRef & { session: string; part: string } {

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from ._address import NodeAddress, find_node, open_tls_context, parse_node_address
 from ._closing import Closing
-from ._connection import Connection, Session
+from ._connection import Connection, Pending, Session
 from ._http import Header, HttpClient, Query, object_path, quoted_etag
 from ._infos import (
     BucketInfo,
@@ -209,6 +209,11 @@ class Client(Closing):
         return self._http.json(
             method, path, body=body, query=query, timeout=timeout, idempotent=idempotent, retry=retry
         )
+
+    def release_dropped(self) -> None:
+        """Gives back, at once, what was staged or leased here and dropped without a word."""
+        if self._frames is not None:
+            self._frames.release_dropped()
 
     def status(self) -> dict[str, Any]:
         """What the node is doing, as ``GET /v1/status`` tells it."""
@@ -421,14 +426,16 @@ class Client(Closing):
             raise UnsupportedError("frames do not get through to this node: use put")
         owner = self._job if job is None else job
 
-        def stage_once(room: int, on_tier: int) -> tuple[Session, StagedResponse]:
+        def stage_once(
+            room: int, on_tier: int, started: list[Pending[StagedResponse]]
+        ) -> tuple[Session, StagedResponse]:
             session = frames.session()
 
             def undo(late: StagedResponse) -> None:
                 session.send(ABORT, WriteOnly(late.write_id))
 
             request = StageRequest(bucket, key, room, on_tier, owner)
-            return session, session.call(STAGE, request, undo=undo)
+            return session, session.call(STAGE, request, undo=undo, started=started)
 
         return with_retry(
             lambda: StagedFile(bucket, key, stage_once, reserve_bytes, TIER_BY_POLICY if tier is None else tier),

@@ -42,7 +42,9 @@ from ._limits import (
     SILENCE_S_MAX,
 )
 from ._local_files import LocalFiles, find_local_files, new_challenge
+from ._locks import new_lock
 from ._messages import (
+    ABORT,
     BLOBS_RELEASED,
     GOING_AWAY,
     HELLO,
@@ -60,6 +62,7 @@ from ._messages import (
     HelloResponse,
     ProveHostRequest,
     ReleaseRequest,
+    WriteOnly,
     decode_error,
 )
 from ._retry import RetryPolicy, with_retry
@@ -140,8 +143,11 @@ class Pending(Generic[R]):
             self._undo_answer()
 
     def _undo_answer(self) -> None:
-        if self._undo is not None and self._error is None and self._answer is not None:
-            self._undo(self._answer)
+        if self._error is not None or self._answer is None:
+            return
+        undo, self._undo = self._undo, None
+        if undo is not None:
+            undo(self._answer)
 
     def _wait(self, timeout_s: float | None) -> None:
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
@@ -161,14 +167,16 @@ class Session:
         self._sock = sock
         self._address = address
         self._pid = os.getpid()
-        self._send_lock = threading.Lock()
-        self._lock = threading.Lock()
+        self._send_lock = new_lock()
+        self._is_sending = False
+        self._lock = new_lock()
         self._pending: dict[int, Pending[Any]] = {}
         self._last_id = 0
         self._end: EbbError | None = None
         self._last_heard_s = time.monotonic()
         self._is_pinged = False
         self._leases_to_release: deque[int] = deque()
+        self._writes_to_abort: deque[int] = deque()
         self.hello: HelloResponse
         #: Direct access to the node's files; None when this process does not see them.
         self.files: LocalFiles | None = None
@@ -202,9 +210,22 @@ class Session:
         *,
         timeout_s: float | None = CALL_TIMEOUT_S,
         undo: Callable[[R], None] | None = None,
+        started: list[Pending[R]] | None = None,
     ) -> R:
-        """One attempt, one answer."""
-        return self.start(call, message, undo=undo).result(timeout_s)
+        """One attempt, one answer.
+
+        Args:
+            started: gets the call before it is sent: a caller that is interrupted before it has the answer gives it up.
+        """
+        pending = Pending(self, call, undo)
+        if started is not None:
+            started.append(pending)
+        try:
+            self._begin(pending, call, message)
+            return pending.result(timeout_s)
+        except BaseException:
+            pending.abandon()
+            raise
 
     def start(self, call: Call[Q, R], message: Q, *, undo: Callable[[R], None] | None = None) -> Pending[R]:
         """Sends without waiting for the answer.
@@ -213,11 +234,15 @@ class Session:
             NodeUnreachableError: the session is over; the call was not sent.
             RequestInvalidError: the message cannot be encoded.
         """
+        pending = Pending(self, call, undo)
+        self._begin(pending, call, message)
+        return pending
+
+    def _begin(self, pending: Pending[R], call: Call[Q, R], message: Q) -> None:
         try:
             payload = call.request.encode(message)
         except (ValueError, TypeError, AttributeError) as error:
             raise RequestInvalidError(f"{call.name}: {error}") from error
-        pending = Pending(self, call, undo)
         with self._lock:
             self._assert_alive()
             request_id = self._next_id()
@@ -225,9 +250,8 @@ class Session:
                 self._last_heard_s = time.monotonic()
             self._pending[request_id] = pending
         self._send(request_id, call.op, payload)
-        if self._leases_to_release:
-            self._release_dropped()
-        return pending
+        if self._leases_to_release or self._writes_to_abort:
+            self.release_dropped()
 
     def send(self, call: Call[Q, Any], message: Q) -> None:
         """Sends without waiting: for give-backs, where nobody can do anything about a failure."""
@@ -237,6 +261,10 @@ class Session:
     def release_later(self, lease_id: int) -> None:
         """Gives a lease back with the next call. Takes no lock: finalizers run at any moment, in any thread."""
         self._leases_to_release.append(lease_id)
+
+    def abort_later(self, write_id: int) -> None:
+        """As `release_later`, for a staged write."""
+        self._writes_to_abort.append(write_id)
 
     def check_silence(self) -> None:
         """Asks a silent node for a sign of life, and gives it up when there was none for too long."""
@@ -262,12 +290,11 @@ class Session:
     def forget_after_fork(self) -> None:
         """In the child (I5): no shutdown, which would end the parent's connection."""
         self._end = unreachable("this was opened before the process was forked", {"notSent": True})
-        self._lock = threading.Lock()
         self._pending = {}
         self._finalizer.detach()
         self._sock.close()
 
-    def _release_dropped(self) -> None:
+    def release_dropped(self) -> None:
         lease_ids = []
         try:
             while True:
@@ -276,6 +303,9 @@ class Session:
             pass
         if lease_ids:
             self.send(RELEASE, ReleaseRequest(lease_ids))
+        with contextlib.suppress(IndexError):
+            while True:
+                self.send(ABORT, WriteOnly(self._writes_to_abort.popleft()))
 
     # -- sending -----------------------------------------------------------------------------------------------
 
@@ -293,13 +323,27 @@ class Session:
 
     def _send(self, request_id: int, op: int, payload: bytearray) -> None:
         header = FRAME_HEADER.pack(len(payload), request_id, op, 0)
+        with self._send_lock:
+            if self._is_sending:
+                with self._lock:
+                    self._pending.pop(request_id, None)
+                raise RequestInvalidError(
+                    "this call was made by a signal handler that interrupted another call while it was sent: "
+                    "set a flag in the handler, and call when it has returned"
+                )
+            try:
+                self._is_sending = True
+                self._send_whole(header, payload)
+            finally:
+                self._is_sending = False
+
+    def _send_whole(self, header: bytes, payload: bytearray) -> None:
         try:
-            with self._send_lock:
-                if len(payload) <= JOINED_WRITE_BYTES:
-                    self._sock.sendall(header + payload)
-                else:
-                    self._sock.sendall(header)
-                    self._sock.sendall(payload)
+            if len(payload) <= JOINED_WRITE_BYTES:
+                self._sock.sendall(header + payload)
+            else:
+                self._sock.sendall(header)
+                self._sock.sendall(payload)
         except OSError as error:
             # Also half a frame: nothing more can be said on this connection.
             self.end(from_os_error(error, self._address))
@@ -415,7 +459,7 @@ class Connection:
         self._job_id = job_id
         self._retry = retry
         self._use_files = use_files
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._session: Session | None = None
         self._is_closed = False
 
@@ -442,6 +486,11 @@ class Connection:
                 self._session = self._open_session()
             return self._session
 
+    def release_dropped(self) -> None:
+        session = self._session
+        if session is not None and session.is_alive:
+            session.release_dropped()
+
     def close(self) -> None:
         self._is_closed = True
         session, self._session = self._session, None
@@ -449,7 +498,6 @@ class Connection:
             session.end(unreachable("this client was closed", {"notSent": True}))
 
     def after_fork(self) -> None:
-        self._lock = threading.Lock()
         session, self._session = self._session, None
         if session is not None:
             session.forget_after_fork()

@@ -15,7 +15,6 @@ import json
 import re
 import select
 import ssl
-import threading
 from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO, Callable, NamedTuple, Union
 from urllib.parse import quote, urlencode
@@ -189,7 +188,7 @@ class HttpClient:
         self.address = address
         self._tls = tls
         self._retry = retry
-        self._lock = threading.Lock()
+        #: Taken and given back in one step each: there is no lock that an interrupt could leave taken.
         self._idle: list[_Connection] = []
         self.is_closed = False
 
@@ -395,11 +394,12 @@ class HttpClient:
         raise _error_of_answer(response, text, f"{method} {path}")
 
     def give_back(self, connection: _Connection, *, keep: bool) -> None:
-        with self._lock:
-            if keep and not self.is_closed and len(self._idle) < IDLE_HTTP_CONNECTIONS:
-                self._idle.append(connection)
-                return
-        connection.close()
+        if not keep or len(self._idle) >= IDLE_HTTP_CONNECTIONS:
+            connection.close()
+            return
+        self._idle.append(connection)
+        if self.is_closed:
+            self._drop_idle()
 
     def close(self) -> None:
         self.is_closed = True
@@ -407,20 +407,18 @@ class HttpClient:
 
     def after_fork(self) -> None:
         """In the child: the connections are the parent's. Closing a descriptor here sends nothing."""
-        self._lock = threading.Lock()
         self._drop_idle()
 
     def _drop_idle(self) -> None:
-        with self._lock:
-            idle, self._idle = self._idle, []
+        idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
 
     def _take(self) -> _Connection:
         while True:
-            with self._lock:
-                connection = self._idle.pop() if self._idle else None
-            if connection is None:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
                 return _Connection(self.address, self._tls)
             if connection.is_clean():
                 return connection

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import threading
 import weakref
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from ._connection import Connection, Session
 from ._http import HttpClient, OpenInfo, changed_while_read
 from ._limits import EAGER_FILES_MAX, PIECE_BYTES, PIECES_INFLIGHT
 from ._local_files import LocalFiles
+from ._locks import new_lock
 from ._messages import (
     OPEN,
     READ,
@@ -66,7 +66,7 @@ class Lease:
     def __init__(self, session: Session, opened: OpenResponse) -> None:
         self.session = session
         self.opened = opened
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._fds: dict[tuple[int, str], int | None] = {}
         self._users = 0
         self._is_closing = False
@@ -226,7 +226,7 @@ class LeasedReader(ObjectReader):
     def __init__(self, connection: Connection, bucket: str, key: str, retry: RetryPolicy) -> None:
         self._connection = connection
         self._retry = retry
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._is_closed = False
         self._lease = with_retry(lambda: open_lease(connection.session(), bucket, key), idempotent=True, policy=retry)
         opened = self._lease.opened

@@ -50,8 +50,8 @@ TIER_DISK = 1
 _MAP_POPULATE = getattr(mmap, "MAP_POPULATE", 0x8000)
 _COPY_BYTES = 4 * 1024 * 1024
 
-#: Stages for (room in bytes, tier): the session that holds the write, and the file.
-StageCall = Callable[[int, int], tuple[Session, StagedResponse]]
+#: Stages for (room in bytes, tier, calls that were begun): the session that holds the write, and the file.
+StageCall = Callable[[int, int, "list[Pending[StagedResponse]]"], tuple[Session, StagedResponse]]
 
 
 class Committed(NamedTuple):
@@ -75,14 +75,20 @@ class StagedFile:
         self.bucket = bucket
         self.key = key
         self._stage = stage
-        self._session, self._staged = stage(reserve_bytes, tier)
+        self._fd: int | None = None
+        self._state = "open"
+        started: list[Pending[StagedResponse]] = []
+        try:
+            self._session, self._staged = stage(reserve_bytes, tier, started)
+        except BaseException:
+            for call in started:  # an interrupt came when the node had answered
+                call.abandon()
+            raise
         self._reserved_bytes = self._staged.reserved_bytes
         self._size_bytes = 0
-        self._fd: int | None = None
         self._through_node = self._session.files is None
         self._mapping: mmap.mmap | None = None
         self._waiting: list[Pending[Empty]] = []
-        self._state = "open"
 
     # -- what it is ------------------------------------------------------------------------------------------
 
@@ -242,6 +248,9 @@ class StagedFile:
         fd = getattr(self, "_fd", None)
         if fd is not None:
             os.close(fd)
+        staged = getattr(self, "_staged", None)
+        if staged is not None and self._state not in ("committed", "aborted"):
+            self._session.abort_later(staged.write_id)
 
     # -- inside ----------------------------------------------------------------------------------------------
 
@@ -335,7 +344,7 @@ class StagedFile:
     def _move_to_disk(self, reserve_bytes: int) -> None:
         source = self._fd if self._fd is not None else (self._open_file() if self._size_bytes > 0 else None)
         left = self._staged
-        session, staged = self._stage(reserve_bytes, TIER_DISK)
+        session, staged = self._stage(reserve_bytes, TIER_DISK, [])
         if session is not self._session:
             session.send(ABORT, WriteOnly(staged.write_id))
             raise unreachable("the connection was lost during this write: stage it anew")

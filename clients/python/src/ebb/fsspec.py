@@ -13,7 +13,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import threading
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,6 +25,7 @@ from fsspec.utils import stringify_path
 from ._client import Client
 from ._files import ReadFile, WriteFile, split_url
 from ._infos import ListPage, ObjectInfo
+from ._locks import new_lock
 from .errors import BucketExistsError, DirectoryNotEmptyError, NameInvalidError, NotFoundError
 
 Info = dict[str, Any]
@@ -57,7 +57,7 @@ class EbbFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
             "key_file": key_file,
         }
         self._client: Client | None = None
-        self._client_lock = threading.Lock()
+        self._client_lock = new_lock()
 
     @property
     def client(self) -> Client:

@@ -8,13 +8,13 @@ left by an exception is not.
 from __future__ import annotations
 
 import sys
-import threading
 from typing import IO, Any
 
 from smart_open import transport
 
 from ._client import Client
 from ._files import ReadFile, WriteFile, split_url
+from ._locks import new_lock
 from ._messages import Ack
 from .errors import NameInvalidError
 
@@ -22,7 +22,7 @@ SCHEME = "ebb"
 URI_EXAMPLES = ("ebb://bucket/key",)
 
 _clients: dict[tuple[tuple[str, str], ...], Client] = {}
-_lock = threading.Lock()
+_lock = new_lock()
 
 
 def parse_uri(uri_as_string: str) -> dict[str, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +133,31 @@ def test_each_rank_has_a_directory(node: NodeProcess, run: str, tmp_path: Path) 
     assert found(tmp_path / "b") == {"rank-1.bin": b"1", "shared/same": b"1"}
     for one in ranks:
         one.close()
+
+
+def test_a_directory_whose_process_was_killed_goes_with_the_next_one_and_others_stay(
+    node: NodeProcess, run: str, tmp_path: Path
+) -> None:
+    script = """
+import os, sys
+from ebb.checkpoint import Checkpointer
+
+with Checkpointer(sys.argv[1], sys.argv[2]).directory(1, within=sys.argv[3]) as path:
+    (path / "weights.bin").write_bytes(bytes(1_000_000))
+    print(path, flush=True)
+    sys.stdin.readline()
+"""
+    command = [sys.executable, "-c", script, node.socket_url, run, str(tmp_path)]
+    other = tmp_path / "ebb-directory-of-somebody-else"
+    other.symlink_to(tmp_path.parent)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with process, Checkpointer(node.socket_url, run) as checkpointer:
+        assert process.stdout is not None
+        left = Path(process.stdout.readline().strip())
+        with checkpointer.directory(2, within=str(tmp_path)):
+            assert (left / "weights.bin").exists()
+        process.kill()
+        process.wait()
+        with checkpointer.directory(3, within=str(tmp_path)):
+            assert not left.exists()
+    assert other.is_symlink()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import logging
+import operator
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,16 +14,27 @@ from urllib.parse import quote
 
 from .._client import Client
 from .._retry import RetryPolicy
-from ..errors import BusyError, NotFoundError, TimedOutError
+from ..errors import BusyError, NameInvalidError, NotFoundError, RequestInvalidError, TimedOutError
 from ._direct import DirectObject, direct_objects
 from ._gmac import DIGEST_BYTES
 from ._image import Shard
 
+_log = logging.getLogger("ebb.checkpoint")
 #: Milliseconds that the node holds one answer back.
 _WAIT_STEP_MS = 30_000
+#: As above, for an answer that comes at once but when another rank is late. Who leaves gives up after as long.
+_COMMIT_STEP_MS = 2_000
 _POLL_S = 0.05
+#: A slot is waited for while something changes, and so long when nothing does.
+_SLOT_WAIT_S = 1800.0
+#: The node gives up parts that nobody commits after as long.
+COMMIT_WAIT_S = 600.0
+_TELL_AFTER_S = 30.0
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 #: What a run says of its slots is an answer: the node has waited already.
 _REFUSED_ONCE = RetryPolicy(attempts_max=1)
+#: For what nobody waits for.
+_SHORT = RetryPolicy(attempts_max=2, unreachable_s=2.0)
 
 Step = Union[int, str]
 
@@ -31,6 +45,7 @@ class Snapshot:
 
     Attributes:
         step: of the run.
+        sequence: place in the order of the commits: a later snapshot has a higher one, whatever its step.
         durability: what holds now: ``"memory"``, ``"disk"`` or ``"remote"``.
         in_memory: its images are in memory, whole.
         image_bytes: of all parts.
@@ -51,6 +66,7 @@ class Snapshot:
     pinned: bool
     bad: str | None
     metadata: Mapping[str, str]
+    sequence: int
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Snapshot:
@@ -67,6 +83,7 @@ class Snapshot:
             row["pinned"],
             row["bad"],
             row["metadata"],
+            row["sequence"],
         )
 
 
@@ -104,6 +121,13 @@ class RunApi:
         self.client = client
         self.bucket = bucket
         self.run = run
+        #: Other ranks are waited for no longer.
+        self.is_leaving = False
+        # In a path `..` would be another one.
+        if _RUN_NAME.fullmatch(run) is None:
+            raise NameInvalidError(
+                f'run {run[:80]!r}: use 1 to 128 letters, digits, ".", "_" and "-", a letter or digit first'
+            )
         self._path = f"/v1/runs/{quote(run, safe='')}"
 
     def put_policy(self, policy: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -123,21 +147,31 @@ class RunApi:
     ) -> tuple[str, str] | None:
         """Bucket and key for the image; None: the run leaves this snapshot out."""
         body = {"session": session, "part": part, "imageBytes": image_bytes}
-        deadline_s = None if wait_s is None else time.monotonic() + wait_s
+        path = f"{_at(step)}/begin"
+        self.client.release_dropped()  # what an interrupted save left would hold a slot
+        started_s = changed_s = time.monotonic()
+        deadline_s = None if wait_s is None else started_s + wait_s
+        told_s = started_s + _TELL_AFTER_S
+        taken: Any = None
         while True:
             left_ms = _WAIT_STEP_MS if deadline_s is None else int((deadline_s - time.monotonic()) * 1000)
+            asked = {**body, "waitMs": max(0, min(left_ms, _WAIT_STEP_MS))}
             try:
-                answer = self._call(
-                    "POST",
-                    f"/snapshots/{step}/begin",
-                    {**body, "waitMs": max(0, min(left_ms, _WAIT_STEP_MS))},
-                    idempotent=True,
-                    retry=_REFUSED_ONCE,
-                )
+                answer = self._call("POST", path, asked, idempotent=True, retry=_REFUSED_ONCE)
                 return (answer["bucket"], answer["key"]) if answer["decision"] == "go" else None
-            except BusyError:
-                if deadline_s is not None and time.monotonic() >= deadline_s:
+            except BusyError as error:
+                now_s = time.monotonic()
+                if deadline_s is not None and now_s >= deadline_s:
                     raise
+                if error.details.get("taken") != taken:
+                    taken, changed_s = error.details.get("taken"), now_s
+                if deadline_s is None and now_s - changed_s >= _SLOT_WAIT_S:
+                    message = f"{error.message}; nothing changed for {_SLOT_WAIT_S:g} s"
+                    raise BusyError(message, error.details) from error
+                if now_s >= told_s:
+                    told_s = now_s + _TELL_AFTER_S
+                    _log.warning("step %d waits for a slot since %.0f s: %s", step, now_s - started_s, error.message)
+            time.sleep(_POLL_S)
 
     def commit(
         self,
@@ -146,23 +180,42 @@ class RunApi:
         parts: Sequence[str],
         metadata: Mapping[str, str],
         overwrite: bool,
-        wait_s: float,
+        wait_s: float = COMMIT_WAIT_S,
     ) -> Snapshot:
+        """
+        Args:
+            wait_s: how long other ranks may be later with their parts; not at all, once this process `is_leaving`.
+
+        Raises:
+            BusyError: parts did not come; the message names them.
+            SupersededError: another session took over, or a rank gave the snapshot up.
+        """
         body = {
             "session": session,
             "parts": list(parts),
             "metadata": dict(metadata),
             "overwrite": overwrite,
-            "waitMs": int(wait_s * 1000),
         }
-        # The same session may commit again: it gets the same answer.
-        return Snapshot.from_json(self._call("POST", f"/snapshots/{step}/commit", body, idempotent=True))
+        started_s = time.monotonic()
+        while True:
+            left_ms = int((started_s + wait_s - time.monotonic()) * 1000)
+            asked = {**body, "waitMs": max(0, min(left_ms, _COMMIT_STEP_MS))}
+            try:
+                # The same session may commit again: it gets the same answer.
+                answer = self._call("POST", f"{_at(step)}/commit", asked, idempotent=True, retry=_REFUSED_ONCE)
+                return Snapshot.from_json(answer)
+            except BusyError as error:
+                waited_s = time.monotonic() - started_s
+                if waited_s >= wait_s or self.is_leaving:
+                    why = "those ranks may have died" if waited_s >= wait_s else "this process ends"
+                    raise BusyError(f"{error.message}, after {waited_s:.0f} s; {why}", error.details) from error
+            time.sleep(_POLL_S)
 
     def abort(self, step: int, session: str) -> None:
-        self._call("POST", f"/snapshots/{step}/abort", {"session": session}, idempotent=True)
+        self._call("POST", f"{_at(step)}/abort", {"session": session}, idempotent=True, retry=_SHORT)
 
     def list(self) -> list[Snapshot]:
-        """The newest step first; none of a run that nobody made."""
+        """The one that was committed last first; none of a run that nobody made."""
         try:
             rows = self._call("GET", "/snapshots")["snapshots"]
         except NotFoundError:
@@ -170,44 +223,58 @@ class RunApi:
         return [Snapshot.from_json(row) for row in rows]
 
     def get(self, step: Step) -> Snapshot:
-        return Snapshot.from_json(self._call("GET", f"/snapshots/{step}"))
+        return Snapshot.from_json(self._call("GET", _at(step)))
 
     def plan(self, step: Step, *, digests: bool = True, direct: bool = False) -> Plan:
         """`digests`: whether they are wanted; they are most of the answer. `direct`: whether URLs are."""
         query = {**({} if digests else {"digests": "false"}), **({"direct": "true"} if direct else {})}
-        answer = self._call("GET", f"/snapshots/{step}/plan", query=query)
+        answer = self._call("GET", f"{_at(step)}/plan", query=query)
         snapshot = Snapshot.from_json(answer["snapshot"])
         parts = [self._part(row) for row in answer["parts"]]
         return Plan(snapshot, {part.name: part for part in parts})
 
-    def wait(self, step: int, durability: str, timeout_s: float | None) -> Snapshot:
-        """A snapshot that another rank has still to commit is waited for, too."""
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+    def wait(self, step: int, durability: str, timeout_s: float | None, session: str | None = None) -> Snapshot:
+        """
+        Args:
+            session: that saves it: of another one, or when it will not come, this says so at once. Without it, a
+                snapshot that somebody has still to begin is waited for, too.
+        """
+        started_s = time.monotonic()
+        deadline_s = None if timeout_s is None else started_s + timeout_s
         while True:
-            left_ms = _WAIT_STEP_MS if deadline_s is None else int((deadline_s - time.monotonic()) * 1000)
-            query = {"for": durability, "timeoutMs": max(0, min(left_ms, _WAIT_STEP_MS))}
+            now_s = time.monotonic()
+            left_ms = _WAIT_STEP_MS if deadline_s is None else int((deadline_s - now_s) * 1000)
+            query: dict[str, Any] = {"for": durability, "timeoutMs": max(0, min(left_ms, _WAIT_STEP_MS))}
+            if session is not None:
+                query["session"] = session
             try:
-                return Snapshot.from_json(self._call("GET", f"/snapshots/{step}/wait", query=query))
+                answer = self._call("GET", f"{_at(step)}/wait", query=query, retry=_REFUSED_ONCE)
+                return Snapshot.from_json(answer)
             except (NotFoundError, TimedOutError) as error:
+                is_missing = isinstance(error, NotFoundError)
+                if is_missing and (session is not None or error.details.get("ended")):
+                    raise
                 if deadline_s is not None and time.monotonic() >= deadline_s:
                     raise TimedOutError(
                         f"step {step} of run {self.run} was not on {durability} after {timeout_s:g} s",
                         {"step": step, "run": self.run},
                     ) from error
-                if isinstance(error, NotFoundError):
+                if is_missing and deadline_s is None and now_s - started_s >= COMMIT_WAIT_S:
+                    raise
+                if is_missing:
                     time.sleep(_POLL_S)
 
     def pin(self, step: int, pinned: bool) -> Snapshot:
-        return Snapshot.from_json(self._call("POST", f"/snapshots/{step}/pin", {"pinned": pinned}, idempotent=True))
+        return Snapshot.from_json(self._call("POST", f"{_at(step)}/pin", {"pinned": pinned}, idempotent=True))
 
     def mark(self, step: int, bad: str | None) -> Snapshot:
-        return Snapshot.from_json(self._call("POST", f"/snapshots/{step}/bad", {"bad": bad}, idempotent=True))
+        return Snapshot.from_json(self._call("POST", f"{_at(step)}/bad", {"bad": bad}, idempotent=True))
 
     def verify(self, step: Step) -> Mapping[str, Any]:
-        return self._call("POST", f"/snapshots/{step}/verify", idempotent=True)  # type: ignore[no-any-return]
+        return self._call("POST", f"{_at(step)}/verify", idempotent=True)  # type: ignore[no-any-return]
 
     def remove(self, step: int) -> None:
-        self._call("DELETE", f"/snapshots/{step}")
+        self._call("DELETE", _at(step))
 
     def _part(self, row: Mapping[str, Any]) -> PlannedPart:
         image, runs, digests = row["image"], row["runs"], row["digests"]
@@ -237,3 +304,18 @@ class RunApi:
     ) -> Any:
         asked = {"bucket": self.bucket, **(query or {})}
         return self.client.request_json(method, self._path + path, body, asked, idempotent=idempotent, retry=retry)
+
+
+def _at(step: Step) -> str:
+    return "/snapshots/latest" if step == "latest" else f"/snapshots/{parse_step(step)}"
+
+
+def parse_step(step: Any) -> int:
+    """Raises RequestInvalidError: it is no whole number from 0."""
+    try:
+        number = -1 if isinstance(step, (str, bool)) else operator.index(step)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise RequestInvalidError(f'{step!r} is no step: use a whole number from 0, or "latest" where one is read')
+    return number

@@ -1,19 +1,26 @@
 """Saves and restores the state of a training job.
 
 I1  `save` returns when the state may change: all of it is copied. Everything else happens on one background thread, in
-    the order of the saves.
-I2  A failure there is raised by the next call that waits or saves, once: no snapshot is lost without a word.
+    the order of the saves. Where there are no threads any more, at the end of the interpreter, `save` does it all.
+I2  A failure there is raised by the next call that waits or saves, once; one that no call raised is told on standard
+    error when the interpreter ends. No snapshot is lost without a word.
 I3  What is restored matches its digests, or an error says what does not, and which step to go back to.
+I4  A save that is interrupted, at whatever step of the program, holds nothing: what it asks the node for is known to it
+    before it asks (_image_writer.py), and is given up.
+I5  A signal handler that saves while its thread is saving has its save made when the other one has ended, before that
+    returns. Whatever else it calls in between is refused at once (_turns.py).
+I6  A forked child works with a copy of its own: nothing there waits for a thread or a lock of the parent.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import sys
-import threading
 import uuid
+import weakref
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_all
@@ -24,8 +31,10 @@ from types import TracebackType
 from typing import Any, Callable, TypeVar
 
 from .._client import Client
+from .._locks import new_lock
 from .._staged import StagedFile
 from ..errors import (
+    AlreadyCommittedError,
     BusyError,
     DataCorruptError,
     DataLostError,
@@ -34,21 +43,20 @@ from ..errors import (
     TierFullError,
 )
 from . import _arrays, _tree
-from ._api import Plan, PlannedPart, RunApi, Snapshot, Step
+from ._api import COMMIT_WAIT_S, Plan, PlannedPart, RunApi, Snapshot, Step, parse_step
 from ._arrays import Spec
 from ._copy import Copier
-from ._directory import directory, restore_directory, save_directory
+from ._directory import directory, remove_left, restore_directory, save_directory
 from ._image_writer import ImageWriter, is_rank, lay_out, part_of_rank
 from ._restore import PartSource
 from ._sharing import share
 from ._slots import Buffers, SlotMappings
 from ._states import OpenSnapshot, Restored, restore_state
 from ._tree_text import encode
+from ._turns import Turns
 
 T = TypeVar("T")
 _log = logging.getLogger("ebb.checkpoint")
-#: Other ranks may be so much later with their parts.
-COMMIT_WAIT_S = 600.0
 #: A plan is out of date when its image is given up, since it is stored, or when a newer snapshot took its place. The
 #: next plan says where the bytes are now.
 PLANS_MAX = 4
@@ -57,8 +65,9 @@ PLANS_MAX = 4
 class Save:
     """A snapshot on its way. `skipped`: the run leaves it out, because storing is behind."""
 
-    def __init__(self, step: int, done: Future[Snapshot | None] | None) -> None:
+    def __init__(self, step: int, done: Future[Snapshot | None] | None, session: str | None = None) -> None:
         self.step = step
+        self.session = session
         self.skipped = done is None
         self._done = done
 
@@ -81,6 +90,21 @@ class Save:
 
     def done(self) -> bool:
         return self._done is None or self._done.done()
+
+    def tell(self, other: Future[Snapshot | None]) -> None:
+        """What comes of this comes of the other."""
+        if self._done is None:
+            other.set_result(None)
+            return
+
+        def copy(done: Future[Snapshot | None]) -> None:
+            error = done.exception()
+            if error is None:
+                other.set_result(done.result())
+            else:
+                other.set_exception(error)
+
+        self._done.add_done_callback(copy)
 
 
 class Checkpointer:
@@ -132,14 +156,19 @@ class Checkpointer:
         self.direct = direct
         self.copier = Copier(threads)
         self.slots = SlotMappings()
-        self._lock = threading.Lock()
+        self._lock = new_lock()
+        self.turns = Turns(self)
         self._background: ThreadPoolExecutor | None = None
+        #: By step, the last that was made last.
         self._saves: dict[int, Save] = {}
+        self._sessions: dict[int, str] = {}
         self._last_step = -1
         #: How often the job went back to a step that it had saved, or an earlier one.
         self._returns = 0
         self._failure: BaseException | None = None
         self.buffers = Buffers()
+        _checkpointers.add(self)
+        remove_left()
         if policy:
             self.api.put_policy(_policy_json(policy))
 
@@ -163,6 +192,7 @@ class Checkpointer:
 
     def prepare_bytes(self, image_bytes: int, slots: int | None = None) -> None:
         """As `prepare`, where the size of the images is known."""
+        self.turns.refuse("prepare")
         bucket, count = self.api.prepare(image_bytes, slots)
         self._map_ahead(bucket, count, image_bytes)
 
@@ -178,34 +208,83 @@ class Checkpointer:
         """Takes a snapshot of the state. Returns as soon as the state may change.
 
         Args:
-            step: a whole number; a later step is newer.
+            step: a whole number. What is saved later is newer, also where the job went back to a lower step.
             metadata: texts to be kept with it; rank 0's count.
             overwrite: whether a snapshot of this step that is there is replaced.
-            wait_for_slot_s: how long to wait when storing is behind and the run's policy says ``wait``; default: as
-                long as it takes.
+            wait_for_slot_s: how long to wait when storing is behind and the run's policy says ``wait``; default: while
+                something moves on the node, and half an hour when nothing does. A warning says each half minute who
+                holds the slots.
 
         Raises:
-            BusyError: no slot in time.
+            BusyError: no slot in time; the message says who holds them.
+            SupersededError: another job saves to the run now.
             TierFullError: it can never fit the node's memory, or the memory is not there.
             UnsupportedValueError, UnsupportedError: a value that checkpoints do not take.
             EbbError: what went wrong with an earlier save (once).
         """
-        self.raise_failure()
+
+        def work() -> Save:
+            return self._save(step, state, metadata, overwrite=overwrite, wait_for_slot_s=wait_for_slot_s)
+
+        if self.turns.is_interrupting("save"):
+            return self._remember(self.turns.postpone(step, work))
+        try:
+            self.raise_failure()
+            return work()
+        finally:
+            self.turns.make_postponed()
+
+    def _save(
+        self,
+        step: int,
+        state: Any,
+        metadata: Mapping[str, str] | None,
+        *,
+        overwrite: bool,
+        wait_for_slot_s: float | None,
+    ) -> Save:
         text, arrays = _taken_apart(state)
         layout = lay_out(_specs(arrays), len(text))
-        image = self.start(
-            step, lambda session: ImageWriter.open(self, step, session, layout.image_bytes, wait_for_slot_s)
-        )
-        if image is None:
-            return self.leave_out(step)
-        try:
+
+        def fill(image: ImageWriter) -> None:
             image.write((shard, arrays[shard.name]) for shard in layout.shards[:-1])
             image.put(layout.shards[-1], text)
             image.seal(layout)
+
+        return self.save_image(
+            step, layout.image_bytes, fill, metadata, overwrite=overwrite, wait_for_slot_s=wait_for_slot_s
+        )
+
+    def save_image(
+        self,
+        step: int,
+        image_bytes: int,
+        fill: Callable[[ImageWriter], None],
+        metadata: Mapping[str, str] | None,
+        *,
+        overwrite: bool,
+        wait_for_slot_s: float | None = None,
+    ) -> Save:
+        """Saves what `fill` writes into the image, and seals."""
+        opened: list[ImageWriter] = []
+
+        def begin(session: str) -> ImageWriter | None:
+            return ImageWriter.open(self, step, session, image_bytes, wait_for_slot_s, opened=opened)
+
+        def hand_over() -> Snapshot | None:
+            image = opened[-1]
+            return self.hand_over(image, metadata or {}, overwrite) if image.take() else None
+
+        try:
+            image = self.start(step, begin)
+            if image is None:
+                return self.leave_out(step)
+            fill(image)
+            return self.behind(step, hand_over)
         except BaseException:
-            image.abort()
+            for one in opened:  # I4
+                one.give_up()
             raise
-        return self.behind(step, lambda: self.hand_over(image, metadata or {}, overwrite))
 
     def start(self, step: int, begin: Callable[[str], T]) -> T:
         """Begins a save by the session that it has to have.
@@ -213,12 +292,24 @@ class Checkpointer:
         What a job saves after it went back must not meet what it saved before: it is another session of that job. All
         ranks go back alike, so they agree.
         """
+        step = parse_step(step)
         with self._lock:
             returns = self._returns + (step <= self._last_step)
-        done = begin(self.session if returns == 0 else f"{self.session}~{returns}")
+        while True:
+            session = self.session if returns == 0 else f"{self.session}~{returns}"
+            try:
+                done = begin(session)
+                break
+            except AlreadyCommittedError as error:
+                # An earlier process of this session, or a fork of this one, has saved this step.
+                job, _, number = str(error.details.get("nextSession", "")).partition("~")
+                if job != self.session or not number.isdigit() or int(number) <= returns:
+                    raise
+                returns = int(number)
         if done is not None:
             with self._lock:
                 self._returns, self._last_step = returns, step
+                self._sessions[step] = session
         return done
 
     def hand_over(self, image: ImageWriter, metadata: Mapping[str, str], overwrite: bool) -> Snapshot | None:
@@ -244,11 +335,18 @@ class Checkpointer:
             try:
                 return work()
             except BaseException as error:
-                with self._lock:
-                    self._failure = self._failure or error
+                self.note_failure(error)
                 raise
 
-        return self._remember(Save(step, self._executor().submit(run)))
+        try:
+            done = self._executor().submit(run)
+        except RuntimeError:  # the interpreter ends, and gives no threads
+            done = Future()
+            try:
+                done.set_result(run())
+            except BaseException as error:
+                done.set_exception(error)
+        return self._remember(Save(step, done))
 
     def wait(self, step: int | None = None, durability: str = "memory", timeout: float | None = None) -> Snapshot:
         """Returns when the snapshot of a step (default: the last that was saved here) is so durable.
@@ -259,11 +357,14 @@ class Checkpointer:
 
         Raises:
             TimedOutError: it did not happen in time.
-            NotFoundError: it was left out.
+            NotFoundError: it was left out, or was removed since: by which rule of the run.
+            SupersededError: it was given up, or another job saves to the run now.
+            DataLostError: memory lost it before it was stored.
             EbbError: what went wrong with it.
         """
+        self.turns.refuse("wait")
         with self._lock:
-            chosen = max(self._saves, default=None) if step is None else step
+            chosen = next(reversed(self._saves), None) if step is None else step
             pending = None if chosen is None else self._saves.get(chosen)
         if chosen is None:
             raise NotFoundError(f"run {self.run}: nothing was saved here")
@@ -271,7 +372,7 @@ class Checkpointer:
             raise NotFoundError(f"step {chosen} of run {self.run} was left out: storing is behind")
         if pending is not None:
             self.settle(pending, timeout)
-        return self.api.wait(chosen, durability, timeout)
+        return self.api.wait(chosen, durability, timeout, None if pending is None else pending.session)
 
     def flush(self) -> None:
         """Waits until all that was saved here is committed.
@@ -279,6 +380,7 @@ class Checkpointer:
         Raises:
             EbbError: what went wrong with one of them (once).
         """
+        self.turns.refuse("flush")
         with self._lock:
             saves = list(self._saves.values())
         for save in saves:
@@ -298,11 +400,11 @@ class Checkpointer:
     # -- looking -------------------------------------------------------------------------------------------------
 
     def latest(self) -> int | None:
-        """The newest step that is complete and not marked bad; None when there is none."""
+        """The step of the snapshot that was committed last, and is not marked bad; None when there is none."""
         return next((one.step for one in self.list() if one.bad is None), None)
 
     def list(self) -> list[Snapshot]:
-        """All snapshots, the newest step first."""
+        """All snapshots, the one that was committed last first: a job that went back has the step of that first."""
         return self.api.list()
 
     def pin(self, step: int, pinned: bool = True) -> None:
@@ -350,6 +452,8 @@ class Checkpointer:
             DataCorruptError, DataLostError: bytes that are not what was saved, and no other copy; `fallback` in
                 details is the newest older step. Arrays of `into` may have been overwritten.
         """
+
+        self.turns.refuse("restore")
 
         def run(plan: Plan) -> Restored:
             planned = self._choose_part(plan, part, allow_partial=allow_partial)
@@ -410,6 +514,7 @@ class Checkpointer:
     ) -> Save:
         """A snapshot of the files of a directory that is there already. They may change when this returns. Raises as
         `directory`."""
+        self.turns.refuse("save_directory")
         return save_directory(self, step, path, metadata, overwrite=overwrite)
 
     def restore_directory(
@@ -439,6 +544,7 @@ class Checkpointer:
 
         Raises what went wrong with a save, unless another call has raised it.
         """
+        self.turns.refuse("close")
         background, self._background = self._background, None
         if background is not None:
             background.shutdown(wait=True)
@@ -459,6 +565,8 @@ class Checkpointer:
         if error is None:
             self.close()
             return
+        # What this rank has handed over is committed if the others have, too; they are waited for no longer.
+        self.api.is_leaving = True
         try:
             self.close()
         except Exception:
@@ -481,12 +589,18 @@ class Checkpointer:
     def _with_plan(self, step: Step, work: Callable[[Plan], T], *, digests: bool = True, direct: bool = False) -> T:
         """Does it by a plan, and by a newer one when that turned out to be out of date."""
         for left in range(PLANS_MAX, 0, -1):
-            plan = self.api.plan(step, digests=digests, direct=direct)
+            try:
+                plan = self.api.plan(step, digests=digests, direct=direct)
+            except DataLostError as error:
+                raise (error if isinstance(step, str) else self.with_fallback(error, step)) from error
             try:
                 return work(plan)
-            except NotFoundError:
-                if left == 1:
+            except NotFoundError as error:
+                if "parts" in error.details:  # no part of that name: another plan says the same
                     raise
+                if left == 1:
+                    lost = DataLostError(error.message, error.details)
+                    raise self.with_fallback(lost, plan.snapshot.step) from error
             except (DataCorruptError, DataLostError) as error:
                 raise self.with_fallback(error, plan.snapshot.step) from error
         raise AssertionError("the last plan raised")
@@ -536,7 +650,9 @@ class Checkpointer:
         raise NotFoundError(f"{was}, not {part or self.part}: it was saved by {len(parts)} ranks; {advice}", details)
 
     def with_fallback(self, error: DataCorruptError | DataLostError, step: int) -> DataCorruptError | DataLostError:
-        older = next((one.step for one in self.list() if one.step < step and one.bad is None), None)
+        snapshots = self.list()
+        at = next((n for n, one in enumerate(snapshots) if one.step == step), -1)
+        older = next((one.step for one in snapshots[at + 1 :] if one.bad is None and one.step != step), None)
         offer = (
             "and there is no older snapshot"
             if older is None
@@ -554,16 +670,63 @@ class Checkpointer:
 
     def _remember(self, save: Save) -> Save:
         with self._lock:
+            save.session = self._sessions.pop(save.step, save.session)
+            self._saves.pop(save.step, None)
             self._saves[save.step] = save
-            for step in [step for step, one in self._saves.items() if one.done() and one is not save][:-8]:
-                del self._saves[step]
+            # A copy: a signal handler may add to it.
+            for step in [step for step, one in list(self._saves.items()) if one.done() and one is not save][:-8]:
+                self._saves.pop(step, None)
         return save
+
+    def note_failure(self, error: BaseException) -> None:
+        """For the next call that waits or saves."""
+        with self._lock:
+            self._failure = self._failure or error
 
     def raise_failure(self) -> None:
         with self._lock:
             failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
+
+    def after_fork(self) -> None:
+        """In the child: its threads are not here, and what they had to do is the parent's (I6)."""
+        self._background = None
+        self._saves = {}
+        self._failure = None
+        self.turns = Turns(self)
+        self.copier.after_fork()
+        self.slots.after_fork()
+        self.buffers.after_fork()
+
+    def tell_failure(self) -> None:
+        """On standard error, when no call has raised it (I2)."""
+        failure, self._failure = self._failure, None
+        if failure is not None and sys.stderr is not None:
+            print(f"ebb: run {self.run}: a snapshot was not saved: {failure}", file=sys.stderr, flush=True)
+
+    def __del__(self) -> None:
+        if getattr(self, "_failure", None) is not None:
+            self.tell_failure()
+
+
+#: Of this process, for its forks and its end.
+_checkpointers: weakref.WeakSet[Checkpointer] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for one in list(_checkpointers):
+        one.after_fork()
+
+
+def _tell_failures() -> None:
+    """What is under way has ended: the interpreter waits for its threads first."""
+    for one in list(_checkpointers):
+        one.tell_failure()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_tell_failures)
 
 
 def _taken_apart(state: Any) -> tuple[bytes, dict[str, Any]]:

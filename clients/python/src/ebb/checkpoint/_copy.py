@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import Callable, NamedTuple
+
+from .._locks import new_lock
 
 #: Bytes that a thread takes from the queue at once.
 CHUNK_BYTES = 8 * 1024 * 1024
@@ -38,7 +40,7 @@ class Copier:
     def __init__(self, threads: int | None = None) -> None:
         self.threads = default_threads() if threads is None else max(1, threads)
         self._pool: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     def copy(self, runs: Iterable[Run]) -> None:
         """Returns when all is copied. The memory on both sides must stay where it is until then."""
@@ -61,19 +63,17 @@ class Copier:
     def run(self, work: Callable[[], None], pieces: int) -> None:
         """Calls `work` in each thread, and returns when all calls have. The first failure is raised."""
         others = min(self.threads, pieces) - 1
-        pending = [self._executor().submit(work) for _ in range(others)]
-        failure: BaseException | None = None
+        pending: list[Future[None]] = []
+        # At the end of the interpreter there are no threads to be had: the caller does it alone.
+        with suppress(RuntimeError):
+            pending.extend(self._executor().submit(work) for _ in range(others))
         try:
             work()
-        except BaseException as error:
-            failure = error
-        for one in pending:
-            try:
+            for one in pending:
                 one.result()
-            except BaseException as error:  # noqa: PERF203
-                failure = failure or error
-        if failure is not None:
-            raise failure
+        except BaseException:
+            wait(pending)
+            raise
 
     def close(self) -> None:
         pool, self._pool = self._pool, None
@@ -83,7 +83,6 @@ class Copier:
     def after_fork(self) -> None:
         """In the child there are none of these threads."""
         self._pool = None
-        self._lock = threading.Lock()
 
     def _executor(self) -> ThreadPoolExecutor:
         with self._lock:

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple
 from urllib.parse import urlsplit
 
+from .._locks import new_lock
+
 _log = logging.getLogger("ebb.checkpoint")
 _TIMEOUT_S = 30.0
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)$")
@@ -34,7 +36,7 @@ class DirectReads:
         self._objects = objects
         self._is_given_up = not objects
         self._local = threading.local()
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._connections: list[http.client.HTTPConnection] = []
         self._tls: ssl.SSLContext | None = None
 

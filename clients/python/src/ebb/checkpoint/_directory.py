@@ -6,12 +6,15 @@ directories that have no files.
 I1  The snapshot has all files, or there is none: an exception in the ``with`` block saves nothing.
 I2  A directory that is restored appears whole: it is written under another name beside, made durable, and renamed.
 I3  No file is written outside of it, whatever a snapshot says.
+I4  A directory that `directory` gave is locked while its process lives. One of ours without a lock is what a process
+    that was killed has left: it goes with the next `Checkpointer` or `directory`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import mmap
 import os
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
 
 INDEX = "/"
 _SHM = "/dev/shm"
+#: Before the names of directories that `directory` makes.
+_PLACE = "ebb-directory-"
 #: Files that are written back at once.
 _BATCH_FILES = 256
 _BATCH_BYTES = 1024 * 1024 * 1024
@@ -62,13 +67,44 @@ class _Found(NamedTuple):
 def directory(
     owner: Checkpointer, step: int, metadata: Mapping[str, str] | None, *, overwrite: bool, within: str | None
 ) -> Iterator[Path]:
-    place = within or (_SHM if os.access(_SHM, os.W_OK) else None)
-    path = Path(tempfile.mkdtemp(prefix=f"ebb-{owner.run}-{step}-", dir=place))
-    try:
+    place = within or (_SHM if os.access(_SHM, os.W_OK) else tempfile.gettempdir())
+    remove_left(place)
+    with contextlib.ExitStack() as held:
+        path = _make_place(place, f"{_PLACE}{owner.run}-{step}-", held)
         yield path
         owner.settle(save_directory(owner, step, path, metadata, overwrite=overwrite))
+
+
+def _make_place(parent: str, prefix: str, held: contextlib.ExitStack) -> Path:
+    """A directory with a lock on it that ends with this process (I4), and one that nobody took for left before that."""
+    while True:
+        path = tempfile.mkdtemp(prefix=prefix, dir=parent)
+        held.callback(shutil.rmtree, path, ignore_errors=True)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        held.callback(os.close, fd)
+        with contextlib.suppress(OSError):  # a file system without locks: nothing is removed there either
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.isdir(path):
+            return Path(path)
+
+
+def remove_left(parent: str = _SHM) -> None:
+    """Removes what `directory` made for processes of this user that were killed (I4)."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(parent):
+            if entry.name.startswith(_PLACE) and entry.is_dir(follow_symlinks=False):
+                with contextlib.suppress(OSError):
+                    _remove_if_left(entry.path)
+
+
+def _remove_if_left(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(fd).st_uid == os.geteuid():
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        os.close(fd)
 
 
 def save_directory(
@@ -84,17 +120,13 @@ def save_directory(
     found = _look(root)
     index = json.dumps({"directories": found.empty_directories}, ensure_ascii=False).encode()
     layout = _lay_out(found, len(index))
-    image = owner.start(step, lambda session: ImageWriter.open(owner, step, session, layout.image_bytes))
-    if image is None:
-        return owner.leave_out(step)
-    try:
+
+    def fill(image: ImageWriter) -> None:
         _read_files(root, layout.shards[:-1], image, owner.copier)
         image.put(layout.shards[-1], index)
         image.seal(layout)
-    except BaseException:
-        image.abort()
-        raise
-    return owner.behind(step, lambda: owner.hand_over(image, metadata or {}, overwrite))
+
+    return owner.save_image(step, layout.image_bytes, fill, metadata, overwrite=overwrite)
 
 
 def restore_directory(

@@ -13,6 +13,8 @@ import ctypes.util
 import threading
 from typing import Any, Callable, Protocol
 
+from .._locks import new_lock
+
 DIGEST_BYTES = 16
 _KEY = b"ebb-checkpoint/1"
 _NONCE = bytes(12)
@@ -144,7 +146,7 @@ def _cryptography_version() -> int:
 
 # -- the one that is used ----------------------------------------------------------------------------------------
 
-_lock = threading.Lock()
+_lock = new_lock()
 _chosen: list[Callable[[], BlockDigest] | None] = []
 
 

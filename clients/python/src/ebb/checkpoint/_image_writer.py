@@ -2,12 +2,15 @@
 
 I1  The image is written whole, gaps too: a recycled file holds the bytes of others.
 I2  What a writer holds (slot or memory) is its own until `commit` or `discard`: several may be under way at once.
+I3  Whoever is interrupted gives up all that the node has given, also what it gave in an answer that was not read yet:
+    the writer is there, and known to its caller, before the node is asked.
 """
 
 from __future__ import annotations
 
 import ctypes
 import logging
+import threading
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -80,17 +83,20 @@ class ImageWriter:
         is_mapped: it lies in a slot of the node.
     """
 
-    def __init__(
-        self, owner: Checkpointer, step: int, session: str, part: str, room_bytes: int, staged: StagedFile
-    ) -> None:
+    def __init__(self, owner: Checkpointer, step: int, session: str, part: str, room_bytes: int) -> None:
         self.step = step
         self.session = session
         self.part = part
         self.room_bytes = room_bytes
         self._owner = owner
-        self._staged = staged
+        self._staged: StagedFile | None = None
         self._layout: Layout | None = None
         self._buffer: np.ndarray[Any, Any] | None = None
+        self._claim = threading.Lock()
+
+    def _acquire(self, place: tuple[str, str]) -> None:
+        owner, room_bytes = self._owner, self.room_bytes
+        staged = self._staged = owner.client.stage(*place, room_bytes, tier=0)
         if staged.path is not None:
             slot = owner.slots.open(staged, room_bytes)
             self.view = slot.view[:room_bytes]
@@ -111,21 +117,25 @@ class ImageWriter:
         room_bytes: int,
         wait_s: float | None = None,
         part: str | None = None,
+        opened: list[ImageWriter] | None = None,
     ) -> ImageWriter | None:
-        """None: the run leaves the snapshot out. `session`: of `Checkpointer.start`."""
-        name = part or owner.part
-        place = owner.api.begin(step, session, name, room_bytes, wait_s)
-        if place is None:
-            return None
+        """None: the run leaves the snapshot out.
+
+        Args:
+            session: of `Checkpointer.start`.
+            opened: gets the writer before the node is asked (I3).
+        """
+        image = cls(owner, step, session, part or owner.part, room_bytes)
+        if opened is not None:
+            opened.append(image)
         try:
-            staged = owner.client.stage(*place, room_bytes, tier=0)
-            try:
-                return cls(owner, step, session, name, room_bytes, staged)
-            except BaseException:
-                staged.abort()
-                raise
+            place = owner.api.begin(step, session, image.part, room_bytes, wait_s)
+            if place is None:
+                return None
+            image._acquire(place)
+            return image
         except BaseException:
-            owner.api.abort(step, session)
+            image.give_up()
             raise
 
     def write(self, arrays: Iterable[tuple[Shard, Any]]) -> None:
@@ -163,10 +173,20 @@ class ImageWriter:
             ctypes.memset(self.address + offset, 0, length)  # I1
         self._layout = layout
 
+    def take(self) -> bool:
+        """Whoever takes it first ends it: the thread that hands it over, or the one that was interrupted."""
+        return self._claim.acquire(blocking=False)
+
+    def give_up(self) -> None:
+        """As `abort`, unless another thread has taken it."""
+        if self.take():
+            self.abort()
+
     def commit(self) -> None:
         """Hands the part over."""
         layout = self._layout
         assert layout is not None, "it is sealed"
+        assert self._staged is not None, "it has a slot"
         image_bytes = layout.image_bytes
         self.view[layout.data_bytes : image_bytes] = layout.tail
         if not self.is_mapped:
@@ -177,7 +197,8 @@ class ImageWriter:
     def discard(self) -> None:
         """Gives this image up, and leaves the other parts of the snapshot alone. Does nothing after a commit."""
         try:
-            self._staged.abort()
+            if self._staged is not None:
+                self._staged.abort()
         finally:
             self._give_back()
 

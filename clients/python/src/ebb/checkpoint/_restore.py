@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import threading
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 
 from .._client import Client
+from .._locks import new_lock
 from .._reader import ObjectReader
 from ..errors import DataCorruptError, DataLostError, NotFoundError
 from . import _arrays
@@ -60,7 +60,7 @@ class PartSource:
         self.client = client
         self.has_image = use_image and part.image is not None
         self._stack = ExitStack()
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._readers: dict[tuple[str, str], ObjectReader] = {}
         self._kept: memoryview | None = None
         if self.has_image and part.image is not None:

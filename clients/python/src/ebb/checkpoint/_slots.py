@@ -10,13 +10,13 @@ import ctypes
 import errno
 import mmap
 import os
-import threading
 from collections import OrderedDict
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
+from .._locks import new_lock
 from .._staged import StagedFile
 from ..errors import IoFailedError, TierFullError
 from ._cuda import unregister
@@ -80,7 +80,7 @@ class SlotMappings:
 
     def __init__(self, keep: int = 4) -> None:
         self._keep = keep
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._slots: OrderedDict[int, Slot] = OrderedDict()
 
     def open(self, staged: StagedFile, length: int) -> Slot:
@@ -93,8 +93,9 @@ class SlotMappings:
         assert path is not None, "the file is seen here"
         with self._lock:
             self._drop_nameless()
-            slot = self._slots.pop(staged.slot_id, None)
+            slot = self._slots.get(staged.slot_id)
             if slot is not None and (slot.length < length or not slot.is_file(path)):
+                del self._slots[staged.slot_id]
                 slot.close()
                 slot = None
             if slot is None:
@@ -103,6 +104,7 @@ class SlotMappings:
                 slot.is_fresh = False
             if staged.slot_id != 0:
                 self._slots[staged.slot_id] = slot
+                self._slots.move_to_end(staged.slot_id)
                 while len(self._slots) > self._keep:
                     self._slots.popitem(last=False)[1].close()
             return slot
@@ -123,6 +125,10 @@ class SlotMappings:
                 slot.close()
             self._slots.clear()
 
+    def after_fork(self) -> None:
+        """In the child: the parent's mappings are its own business."""
+        self._slots = OrderedDict()
+
     def _drop_nameless(self) -> None:
         for slot_id, slot in list(self._slots.items()):
             if not slot.has_name:
@@ -138,7 +144,7 @@ class Buffers:
 
     def __init__(self, keep: int = 2) -> None:
         self._keep = keep
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._free: list[np.ndarray[Any, Any]] = []
 
     def take(self, length: int) -> np.ndarray[Any, Any]:
@@ -148,6 +154,10 @@ class Buffers:
                 if found.size >= length:
                     return self._free.pop(n)
         return np.empty(length, np.uint8)
+
+    def after_fork(self) -> None:
+        """In the child."""
+        self._free = []
 
     def give_back(self, buffer: np.ndarray[Any, Any]) -> None:
         """The largest stay."""

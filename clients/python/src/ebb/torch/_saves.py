@@ -12,6 +12,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from .._locks import new_lock
 from ..checkpoint import Checkpointer
 from ._staging import StagedState
 
@@ -54,7 +55,7 @@ class Shared:
     """What stagers and writers of a `Checkpointer` share."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = new_lock()
         self.staged: dict[int, Staged] = {}
         #: Saves that this rank coordinates: it alone learns that all went well.
         self.coordinated: list[Saving] = []
@@ -87,7 +88,7 @@ class Shared:
 
 
 _all_shared: weakref.WeakKeyDictionary[Checkpointer, Shared] = weakref.WeakKeyDictionary()
-_all_shared_lock = threading.Lock()
+_all_shared_lock = new_lock()
 
 
 def shared_of(checkpointer: Checkpointer) -> Shared:

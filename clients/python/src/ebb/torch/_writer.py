@@ -16,7 +16,6 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from ..checkpoint import Checkpointer, Snapshot, _arrays
-from ..checkpoint._checkpointer import COMMIT_WAIT_S
 from ..checkpoint._image import Shard, align
 from ..checkpoint._image_writer import ImageWriter, layout_of
 from ..errors import RequestInvalidError, UnsupportedError
@@ -234,9 +233,7 @@ class EbbStorageWriter(StorageWriter):
             image.discard()
             raise
         parts = [*sorted({one.storage_data[0] for one in results}), METADATA_PART]
-        return self._checkpointer.api.commit(
-            image.step, image.session, parts, self._metadata, self._overwrite, COMMIT_WAIT_S
-        )
+        return self._checkpointer.api.commit(image.step, image.session, parts, self._metadata, self._overwrite)
 
     def _open(self, saving: Saving, room_bytes: int, part: str | None = None) -> ImageWriter:
         assert saving.session is not None, "the slot is taken"

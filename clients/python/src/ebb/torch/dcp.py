@@ -79,6 +79,7 @@ def async_save(
     Raises:
         EbbError: what went wrong with an earlier save (once).
     """
+    checkpointer.turns.refuse("async_save")
     checkpointer.raise_failure()
     shared = shared_of(checkpointer)
     group = shared.open_group()
