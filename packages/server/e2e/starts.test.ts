@@ -81,7 +81,11 @@ test('a start that trying again does not mend ends with code 2, and says the set
       { data: join(file, 'data') },
       { data: other, listen: `127.0.0.1:${port}` },
       // Found late: threads and listeners are there by then.
-      { data: other, remote: `file://${file}/remote`, 'memory-dir': '/dev/shm/ebb-e2e-starts' },
+      {
+        data: `${other}-late`,
+        remote: `file://${file}/remote`,
+        'memory-dir': '/dev/shm/ebb-e2e-starts',
+      },
     ].map(async (changes) => {
       const { code, stderr } = await runEbb(args(changes), {});
       return [code, stderr] as const;

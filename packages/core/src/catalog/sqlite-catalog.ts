@@ -125,6 +125,7 @@ async function openCatalog(
   const keeper = await WalKeeper.open(path, {
     database,
     transactions: tx,
+    checkpointBytes: room === undefined ? undefined : room.reserveBytes / 2,
     onFailure: (error) => {
       tx.refuse(error);
       health.noteFinal(error);

@@ -36,10 +36,10 @@ import { MiB, StoreError } from '@ebb/protocol';
 import { PAGE_BYTES } from './sqlite-schema.ts';
 import type { SqliteTransactions } from './sqlite-transactions.ts';
 
-/** A checkpoint starts when the log has this many pages; copying them (step 4) takes 2 to 5 ms of the main thread. */
-const CHECKPOINT_PAGES = (8 * MiB) / PAGE_BYTES;
+/** A checkpoint starts when the log is so long; copying its pages (step 4) takes 2 to 5 ms of the main thread. */
+const CHECKPOINT_BYTES_MAX = 8 * MiB;
 /** Row changes between two looks at the length of the log, which cost 2 µs. One change writes a handful of pages at most. */
-const LOOK_EVERY_WRITES = 512;
+const LOOK_EVERY_WRITES_MAX = 512;
 
 const openFile = promisify(open);
 const closeFile = promisify(close);
@@ -53,6 +53,8 @@ export class WalKeeper {
   readonly #logLength: StatementSync;
   readonly #databaseFd: number;
   readonly #walFd: number;
+  readonly #checkpointPages: number;
+  readonly #lookEveryWrites: number;
   #committed = 1;
   #synced = 0;
   #running: Promise<void> | undefined;
@@ -66,6 +68,8 @@ export class WalKeeper {
       database: DatabaseSync;
       transactions: SqliteTransactions;
       onFailure: (error: StoreError) => void;
+      /** Where the log is to stay short: half of the blocks that it has. */
+      checkpointBytes?: number | undefined;
     },
     fds: { database: number; wal: number },
   ) {
@@ -73,6 +77,9 @@ export class WalKeeper {
     this.#transactions = parts.transactions;
     this.#onFailure = parts.onFailure;
     this.#databaseFd = fds.database;
+    const bytes = Math.min(CHECKPOINT_BYTES_MAX, parts.checkpointBytes ?? CHECKPOINT_BYTES_MAX);
+    this.#checkpointPages = Math.floor(bytes / PAGE_BYTES);
+    this.#lookEveryWrites = Math.min(LOOK_EVERY_WRITES_MAX, Math.ceil(this.#checkpointPages / 4));
     this.#walFd = fds.wal;
     // NOOP (SQLite 3.51) only reports; an older SQLite takes it for PASSIVE, which is slower and no less right.
     this.#logLength = parts.database.prepare('pragma wal_checkpoint(NOOP)');
@@ -85,6 +92,8 @@ export class WalKeeper {
       database: DatabaseSync;
       transactions: SqliteTransactions;
       onFailure: (error: StoreError) => void;
+      /** Where the log is to stay short: half of the blocks that it has. */
+      checkpointBytes?: number | undefined;
     },
   ): Promise<WalKeeper> {
     const database = await openFile(file, 'r');
@@ -106,10 +115,10 @@ export class WalKeeper {
   committed(writes: number): void {
     this.#committed++;
     this.#writesSinceLook += writes;
-    if (this.#writesSinceLook < LOOK_EVERY_WRITES || this.#checkpoint !== undefined) return;
+    if (this.#writesSinceLook < this.#lookEveryWrites || this.#checkpoint !== undefined) return;
     this.#writesSinceLook = 0;
     const { log } = this.#logLength.get() as unknown as { log: number };
-    if (log >= CHECKPOINT_PAGES) void this.checkpoint().catch(() => undefined);
+    if (log >= this.#checkpointPages) void this.checkpoint().catch(() => undefined);
   }
 
   /** Resolves when all that was committed before survives a power cut. Callers during a sync share the next one. */
