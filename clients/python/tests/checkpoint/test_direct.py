@@ -20,11 +20,14 @@ CONTENT = bytes(np.arange(300_000, dtype=np.uint32).view(np.uint8)[:1_000_000])
 Answer = Callable[[BaseHTTPRequestHandler, int, int], None]
 
 
-def give_range(handler: BaseHTTPRequestHandler, first: int, last: int, cut: int = 0, shift: int = 0) -> None:
+def give_range(
+    handler: BaseHTTPRequestHandler, first: int, last: int, cut: int = 0, shift: int = 0, etag: str = "e"
+) -> None:
     body = CONTENT[first : last + 1]
     handler.send_response(206)
     handler.send_header("content-range", f"bytes {first + shift}-{last + shift}/{len(CONTENT)}")
     handler.send_header("content-length", str(len(body)))
+    handler.send_header("etag", f'"{etag}"')
     handler.end_headers()
     handler.wfile.write(body[: len(body) - cut])
     if cut > 0:
@@ -112,7 +115,10 @@ def test_a_connection_that_was_closed_is_opened_again() -> None:
         reads.close()
 
 
-@pytest.mark.parametrize("answer", [give_all, refuse, hang_up, lambda *at: give_range(*at, shift=1)])
+@pytest.mark.parametrize(
+    "answer",
+    [give_all, refuse, hang_up, lambda *at: give_range(*at, shift=1), lambda *at: give_range(*at, etag="other")],
+)
 def test_what_is_no_such_range_is_left_to_the_node(answer: Answer) -> None:
     with serving(answer) as (found, seen):
         reads = DirectReads({"k": found})

@@ -87,6 +87,9 @@ class DirectReads:
         if response.status != 206 or answered is None or answered.group(1, 2) != (str(offset), str(last)):
             # Neither URL nor body: both may hold what gives access.
             raise ValueError(f"the store answered {response.status} to a range of {length} bytes")
+        # Not every store keeps the condition.
+        if (response.getheader("etag") or "").removeprefix("W/").strip('"') != found.etag:
+            raise ValueError("the store gave another object than the one that was asked for")
         return response
 
     def _connection(self, scheme: str, place: str) -> http.client.HTTPConnection:
