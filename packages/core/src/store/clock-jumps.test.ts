@@ -147,3 +147,16 @@ describe.each([
     expect((await at.get('shared', 'k')).toString()).toBe('theirs');
   });
 });
+
+test('why tells what happened in the order in which it did, whatever the clock of the host said', async () => {
+  const clock = createTestClock();
+  const at = await openStoreInTest({ mem: ephemeral }, { clock });
+  for (const key of ['a', 'b', 'c']) {
+    await at.put('mem', key, Buffer.from(key));
+    clock.jump(-HOUR_MS);
+  }
+  const sources = ['c', 'a', 'b'].map((key) => ({ bucket: 'mem', key }));
+  await at.store.compose({ bucket: 'mem', key: 'all' }, sources, {});
+  const { events } = await at.store.why({ bucket: 'mem', key: 'all' });
+  expect(events.map(({ details }) => details['object'])).toEqual(['mem/a', 'mem/b', 'mem/c']);
+});

@@ -9,6 +9,7 @@ export class LifeLog {
   readonly #eventsMax: number;
   readonly #now: () => number;
   readonly #events: RecentMap<string | number, WhyEvent[]>;
+  #lastSequence = 0;
 
   constructor(options: {
     readonly subjectsMax: number;
@@ -25,7 +26,7 @@ export class LifeLog {
     what: string,
     details: Readonly<Record<string, string | number>> = {},
   ): void {
-    const event = { atMs: this.#now(), what, details };
+    const event = { sequence: ++this.#lastSequence, atMs: this.#now(), what, details };
     const events = this.#events.get(subject);
     if (events === undefined) {
       this.#events.set(subject, [event]);

@@ -215,6 +215,9 @@ export interface BrokenBlob {
 }
 
 export interface WhyEvent {
+  /** Of all events of this process: which came before which, whatever was done to the clock of the host. */
+  readonly sequence: number;
+  /** For people. */
   readonly atMs: number;
   readonly what: string;
   readonly details: Readonly<Record<string, string | number>>;

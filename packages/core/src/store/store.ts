@@ -488,7 +488,7 @@ export class CatalogObjectStore implements ObjectStore {
     const view = await this.#reads.find(ref);
     const blobIds = view === undefined ? [] : await blobIdsOf(view.object);
     const events = [...blobIds].flatMap((blobId) => this.#parts.log.of(blobId));
-    return { view, events: [...events].sort((a, b) => a.atMs - b.atMs) };
+    return { view, events: [...events].sort((a, b) => a.sequence - b.sequence) };
   }
 
   async verify(options: {

@@ -1,10 +1,10 @@
 /**
- * Files that turned out to hold wrong bytes, kept for whoever wants to know what happened: `root/x/<blob id, hex>-<n>`. They are
+ * Files that turned out to hold wrong bytes, kept for whoever wants to know what happened: `root/x/<n, hex>-<blob id, hex>`, numbered as they come. They are
  * second names of the files, so that readers who have them open notice nothing.
  *
  * They are no copies and count for no budget. So only as much is kept as SET_ASIDE_PART of the tier, and the oldest go first.
  */
-import { linkSync, lstatSync, mkdirSync, readdirSync, type Stats, unlinkSync } from 'node:fs';
+import { linkSync, lstatSync, mkdirSync, readdirSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { SET_ASIDE_FILES_MAX, SET_ASIDE_PART } from '../limits.ts';
 
@@ -20,30 +20,41 @@ export function setFileAside(
     mkdirSync(directory, { recursive: true, mode: DIRECTORY_MODE });
     if (!lstatSync(directory).isDirectory()) return false;
     const { size } = lstatSync(file);
-    if (!makeRoom(directory, size, where.capacityBytes * SET_ASIDE_PART)) return false;
-    linkSync(file, join(directory, `${where.blobId.toString(16)}-${Date.now().toString(36)}`));
+    const kept = readdirSync(directory).sort((a, b) => numberOf(a) - numberOf(b));
+    const next = numberOf(kept.at(-1) ?? '') + 1;
+    if (!makeRoom(directory, kept, size, where.capacityBytes * SET_ASIDE_PART)) return false;
+    linkSync(file, join(directory, `${next.toString(16)}-${where.blobId.toString(16)}`));
     return true;
   } catch {
     return false;
   }
 }
 
-function makeRoom(directory: string, bytes: number, bytesMax: number): boolean {
+/** `names`: oldest first. */
+function makeRoom(
+  directory: string,
+  names: readonly string[],
+  bytes: number,
+  bytesMax: number,
+): boolean {
   if (bytes > bytesMax) return false;
-  const kept = readdirSync(directory)
-    .map((name) => ({ path: join(directory, name), stats: lstatSync(join(directory, name)) }))
-    .sort((a, b) => changedAt(a.stats) - changedAt(b.stats));
-  let total = kept.reduce((sum, { stats }) => sum + stats.size, bytes);
+  const kept = names.map((name) => ({
+    path: join(directory, name),
+    sizeBytes: lstatSync(join(directory, name)).size,
+  }));
+  let total = kept.reduce((sum, { sizeBytes }) => sum + sizeBytes, bytes);
   let files = kept.length;
-  for (const { path, stats } of kept) {
+  for (const { path, sizeBytes } of kept) {
     if (total <= bytesMax && files < SET_ASIDE_FILES_MAX) return true;
     unlinkSync(path);
-    total -= stats.size;
+    total -= sizeBytes;
     files--;
   }
   return true;
 }
 
-function changedAt({ ctimeMs }: Stats): number {
-  return ctimeMs;
+/** 0 for what is not one of ours. */
+function numberOf(name: string): number {
+  const number = Number.parseInt(name, 16);
+  return Number.isSafeInteger(number) ? number : 0;
 }

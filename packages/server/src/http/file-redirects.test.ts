@@ -48,3 +48,11 @@ test('one lease stands for a file, until half of its time is over', async () => 
   await clock.advance(5 * 60_000);
   expect(redirects.offer(ASKS, opened([{}]))?.keepsLease).toBe(true);
 });
+
+test('a file that is offered has a lease also after the clock of the host was set back', async () => {
+  const { redirects, opened, clock } = await setUp();
+  expect(redirects.offer(ASKS, opened([{}]))?.keepsLease).toBe(true);
+  clock.jump(-3_600_000);
+  await clock.advance(5 * 60_000);
+  expect(redirects.offer(ASKS, opened([{}]))?.keepsLease).toBe(true);
+});

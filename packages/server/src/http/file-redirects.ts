@@ -34,7 +34,7 @@ export interface FileRedirectOptions {
   readonly prefix: string;
   /** Directories of tier 0 and 1. */
   readonly roots: readonly [string, string];
-  readonly clock: Clock;
+  readonly clock: Pick<Clock, 'monotonic'>;
 }
 
 export interface FileRedirect {
@@ -46,7 +46,7 @@ export interface FileRedirect {
 
 export class FileRedirects {
   readonly #options: FileRedirectOptions;
-  /** Until when a file's lease is shared. */
+  /** Until when a file's lease is shared, by the clock that nobody sets. */
   readonly #offered = new Map<string, number>();
 
   constructor(options: FileRedirectOptions) {
@@ -71,7 +71,7 @@ export class FileRedirects {
     const file = join(roots[extent.tier], extent.path);
     if (statSync(file, { throwIfNoEntry: false })?.size !== object.sizeBytes) return undefined;
     const location = `${prefix}/${TIERS[extent.tier]}/${extent.path}`;
-    const now = clock.now();
+    const now = clock.monotonic();
     if ((this.#offered.get(location) ?? 0) > now) return { location, keepsLease: false };
     if (this.#offered.size >= FILES_MAX) this.#offered.clear();
     this.#offered.set(location, now + LEASE_SHARED_MS);
