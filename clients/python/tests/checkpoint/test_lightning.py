@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -232,3 +233,38 @@ def skip_unless_found(*names: str) -> None:
     for name in names:
         if find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
+
+
+def test_what_lightning_saves_in_a_signal_handler_has_its_own_path(
+    node: NodeProcess, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lightning", reason="Lightning is not installed")
+    import signal
+
+    import torch
+
+    from ebb.checkpoint import Checkpointer
+    from ebb.checkpoint._image_writer import ImageWriter
+    from ebb.torch.lightning import EbbCheckpointIO
+
+    def checkpoint(n: int) -> dict[str, Any]:
+        return {"global_step": 5, "state_dict": {"w": torch.full((10,), float(n))}, "optimizer_states": [{}]}
+
+    write = ImageWriter.write
+
+    def interrupted(self: ImageWriter, arrays: Any) -> None:
+        monkeypatch.setattr(ImageWriter, "write", write)
+        signal.raise_signal(signal.SIGUSR1)
+        write(self, arrays)
+
+    monkeypatch.setattr(ImageWriter, "write", interrupted)
+    with Checkpointer(node.socket_url, run, rank=0, world_size=1) as checkpointer:
+        plugin = EbbCheckpointIO(checkpointer)
+        before = signal.signal(signal.SIGUSR1, lambda *_: plugin.save_checkpoint(checkpoint(2), tmp_path / "hpc.ckpt"))
+        try:
+            plugin.save_checkpoint(checkpoint(1), tmp_path / "step.ckpt")
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        plugin.teardown()
+        for name, n in (("step", 1), ("hpc", 2)):
+            assert plugin.load_checkpoint(tmp_path / f"{name}.ckpt")["state_dict"]["w"][0] == n

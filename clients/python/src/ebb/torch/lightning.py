@@ -11,6 +11,8 @@ I2  One snapshot has several paths only if all of them were given to the same co
     ``NAME.weights``, and for a second one of its kind in ``NAME.2``, ``NAME.weights.2`` …
 I3  A snapshot goes with the last of its paths: when that is removed, or given to another one that is committed.
 I4  The file of a path is there only when its snapshot is committed.
+I5  Lightning saves in a signal handler when SLURM takes a job away. Where that interrupted a save on its thread, its
+    own is made when that one has ended, before that returns: the state is what it was.
 
 Jobs have the Trainer of `lightning` or that of `pytorch_lightning`: the same code twice, and each asks for a plugin of
 its own `CheckpointIO`. `EbbCheckpointIO` is one of both, where both are installed.
@@ -22,7 +24,9 @@ import contextlib
 import json
 import logging
 import os
+import sys
 import threading
+from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Union
@@ -81,6 +85,8 @@ class EbbCheckpointIO(CheckpointIO):
         self._main = checkpointer
         self._kept: dict[_Place, _Kept] | None = None
         self._count = 0
+        #: Saves of a signal handler that interrupted another one: by whom, of what.
+        self._postponed: deque[tuple[int, dict[str, Any], _Path]] = deque()
         #: Saves whose snapshots, files and removals are not done.
         self._under_way: list[threading.Event] = []
 
@@ -88,6 +94,26 @@ class EbbCheckpointIO(CheckpointIO):
         """Returns when the state may change; what goes wrong later is raised by the next save, or by `teardown`."""
         if storage_options is not None:
             raise TypeError("EbbCheckpointIO takes no storage_options")
+        here = threading.get_ident()
+        if self._is_saving():
+            self._postponed.append((here, checkpoint, path))
+            return
+        try:
+            self._save(checkpoint, path)
+        finally:
+            while (one := next((one for one in list(self._postponed) if one[0] == here), None)) is not None:
+                self._postponed.remove(one)
+                self._save(*one[1:])
+
+    def _is_saving(self) -> bool:
+        """Whether this thread is in `save_checkpoint`, and was interrupted there (I5)."""
+        code = EbbCheckpointIO.save_checkpoint.__code__
+        frame = sys._getframe(1).f_back
+        while frame is not None and frame.f_code is not code:
+            frame = frame.f_back
+        return frame is not None
+
+    def _save(self, checkpoint: dict[str, Any], path: _Path) -> None:
         name = _name_of(path)
         if _is_local(name):
             os.makedirs(os.path.dirname(name), exist_ok=True)  # Lightning links to what is there
