@@ -91,11 +91,22 @@ final class EbbRuntime {
     final ByteBuffer out;
     final byte[] raw;
     final ChunkCodec codec;
+    private byte[][] open = new byte[0][];
 
     WriterBuffers(EbbSettings settings) {
       out = ByteBuffer.allocateDirect(settings.writerBufferBytes).order(java.nio.ByteOrder.LITTLE_ENDIAN);
       raw = new byte[settings.chunkBytes];
       codec = settings.newCodec();
+    }
+
+    /** Chunks that are filled side by side, as long as earlier writers made them; at least so many. */
+    byte[][] openChunks(int count) {
+      int known = open.length;
+      if (known < count) {
+        open = java.util.Arrays.copyOf(open, count);
+        java.util.Arrays.fill(open, known, count, new byte[0]);
+      }
+      return open;
     }
 
     void close() {

@@ -31,15 +31,19 @@ final class EbbSerializedWriter<K, V> extends EbbWriter<K, V> {
   /** What codecs and encryption add to a partition that does not compress, about. */
   private static final long FRAMING_BYTES_MAX = 128;
 
-  private final RecordSorter sorter;
+  private final RecordStore records;
   private final List<SpillFile> spills = new ArrayList<>();
   private final Object[] rowChecksums;
-  private long records;
+  private long recordCount;
   private long memoryBytesSpilled;
 
   EbbSerializedWriter(EbbRuntime runtime, EbbShuffleHandle<K, V, ?> handle, TaskContext context, ShuffleWriteMetricsReporter metrics) {
     super(runtime, handle, context, metrics);
-    this.sorter = new RecordSorter(context.taskMemoryManager(), partitions, runtime.settings.spillRecordsMax, this::spill);
+    int spillRecordsMax = runtime.settings.spillRecordsMax;
+    boolean isChunked = framing == IndexBlock.FRAMING_CHUNKS && ChunkedRecords.isFor(partitions, runtime.settings.chunkBytes);
+    this.records = isChunked
+        ? new ChunkedRecords(context.taskMemoryManager(), buffers, partitions, spillRecordsMax, this::spill)
+        : new RecordSorter(context.taskMemoryManager(), partitions, spillRecordsMax, this::spill);
     this.rowChecksums = SparkCompat.rowChecksums(dependency);
   }
 
@@ -48,8 +52,8 @@ final class EbbSerializedWriter<K, V> extends EbbWriter<K, V> {
     if (UnsafeRows.serializes(dependency.serializer())) UnsafeRows.insertAll(this, input);
     else insertAll(input);
     long[] lengths = writeOut(this::fill, true);
-    committed(lengths, records, SparkCompat.aggregatedChecksum(rowChecksums));
-    context.taskMetrics().incPeakExecutionMemory(sorter.peakBytes());
+    committed(lengths, recordCount, SparkCompat.aggregatedChecksum(rowChecksums));
+    context.taskMetrics().incPeakExecutionMemory(records.peakBytes());
     if (!spills.isEmpty()) {
       context.taskMetrics().incMemoryBytesSpilled(memoryBytesSpilled);
       long onDisk = 0;
@@ -71,10 +75,10 @@ final class EbbSerializedWriter<K, V> extends EbbWriter<K, V> {
       stream.writeValue(record._2(), OBJECT_TAG);
       stream.flush();
       int size = bytes.size();
-      long at = sorter.insert(partition, size);
-      Platform.copyMemory(bytes.array(), Platform.BYTE_ARRAY_OFFSET, sorter.base(), at, size);
+      long at = records.insert(partition, size);
+      Platform.copyMemory(bytes.array(), Platform.BYTE_ARRAY_OFFSET, records.base(), at, size);
       if (rowChecksums.length > 0) SparkCompat.updateChecksum(rowChecksums[partition], key, record._2());
-      records++;
+      recordCount++;
     }
     stream.close();
   }
@@ -90,24 +94,24 @@ final class EbbSerializedWriter<K, V> extends EbbWriter<K, V> {
     static <K, V> void insertAll(EbbSerializedWriter<K, V> writer, Iterator<Product2<K, V>> input) throws IOException {
       SQLMetric dataSize = (SQLMetric) SparkCompat.privateField(writer.dependency.serializer(), "dataSize");
       Partitioner partitioner = writer.dependency.partitioner();
-      RecordSorter sorter = writer.sorter;
+      RecordStore store = writer.records;
       Object[] checksums = writer.rowChecksums;
       long bytes = 0;
-      long records = 0;
+      long count = 0;
       while (input.hasNext()) {
         Product2<K, V> record = input.next();
         UnsafeRow row = (UnsafeRow) record._2();
         int size = row.getSizeInBytes();
         int partition = partitioner.getPartition(record._1());
-        long at = sorter.insert(partition, size + 4);
-        Object base = sorter.base();
+        long at = store.insert(partition, size + 4);
+        Object base = store.base();
         Platform.putInt(base, at, Integer.reverseBytes(size));
         Platform.copyMemory(row.getBaseObject(), row.getBaseOffset(), base, at + 4, size);
         if (checksums.length > 0) SparkCompat.updateChecksum(checksums[partition], record._1(), row);
         bytes += size;
-        records++;
+        count++;
       }
-      writer.records = records;
+      writer.recordCount = count;
       if (dataSize != null) dataSize.add(bytes);
     }
   }
@@ -120,35 +124,35 @@ final class EbbSerializedWriter<K, V> extends EbbWriter<K, V> {
 
   /** May run again: reads pages and spills, and changes neither. */
   private void fill(MapOutputSink sink) throws IOException {
-    sorter.sort();
-    long bytesMost = sorter.recordBytes() + sorter.recordBytes() / 32 + partitions * FRAMING_BYTES_MAX;
+    records.sort();
+    long bytesMost = records.recordBytes() + records.recordBytes() / 32 + partitions * FRAMING_BYTES_MAX;
     PartitionEncoder encoder = encoder(sink);
     List<SpillFile.Reader> readers = new ArrayList<>();
     try {
       for (SpillFile spill : spills) readers.add(spill.reader());
       long recordsDone = 0;
       for (int p = 0; p < partitions; p++) {
-        boolean any = sorter.count(p) > 0;
+        boolean any = records.count(p) > 0;
         for (int i = 0; i < readers.size() && !any; i++) any = spills.get(i).lengths[p] > 0;
         if (!any) continue;
-        if (records > 0 && spills.isEmpty()) sink.progress((double) recordsDone / records, bytesMost);
+        if (recordCount > 0 && spills.isEmpty()) sink.progress((double) recordsDone / recordCount, bytesMost);
         sink.begin(p);
         encoder.begin(p);
         for (int i = 0; i < readers.size(); i++) {
           long bytes = spills.get(i).lengths[p];
           if (bytes > 0) encoder.appendSpilled(readers.get(i), bytes);
         }
-        sorter.encode(p, encoder);
+        records.encode(p, encoder);
         encoder.end();
         sink.end();
-        recordsDone += sorter.count(p);
+        recordsDone += records.count(p);
       }
     } finally {
       for (SpillFile.Reader reader : readers) reader.close();
     }
   }
 
-  private void spill(RecordSorter full) throws IOException {
+  private void spill(RecordStore full) throws IOException {
     long start = System.nanoTime();
     File file = SparkEnv.get().blockManager().diskBlockManager().createTempShuffleBlock()._2();
     SpillFile spill = new SpillFile(file, partitions, serializerManager);
@@ -170,7 +174,7 @@ final class EbbSerializedWriter<K, V> extends EbbWriter<K, V> {
 
   @Override
   void release() {
-    sorter.clear();
+    records.clear();
     for (SpillFile spill : spills) spill.delete();
     spills.clear();
   }

@@ -233,7 +233,7 @@ final class OpenOutput {
     UNSAFE.invokeCleaner(direct);
   }
 
-  private static long addressOf(ByteBuffer direct) {
+  static long addressOf(ByteBuffer direct) {
     return UNSAFE.getLong(direct, ADDRESS);
   }
 

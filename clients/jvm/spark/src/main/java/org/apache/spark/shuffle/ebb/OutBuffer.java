@@ -3,6 +3,7 @@ package org.apache.spark.shuffle.ebb;
 import java.io.IOException;
 import java.io.OutputStream;
 import java.nio.ByteBuffer;
+import org.apache.spark.unsafe.Platform;
 
 /** A buffer outside the heap that empties itself somewhere when it is full. */
 abstract class OutBuffer {
@@ -28,6 +29,16 @@ abstract class OutBuffer {
       if (!buffer.hasRemaining()) drain();
       int n = Math.min(buffer.remaining(), bytes - done);
       buffer.put(from, at + done, n);
+      done += n;
+    }
+  }
+
+  final void putMemory(Object base, long offset, int bytes) throws IOException {
+    for (int done = 0; done < bytes; ) {
+      if (!buffer.hasRemaining()) drain();
+      int n = Math.min(buffer.remaining(), bytes - done);
+      Platform.copyMemory(base, offset + done, null, OpenOutput.addressOf(buffer) + buffer.position(), n);
+      buffer.position(buffer.position() + n);
       done += n;
     }
   }

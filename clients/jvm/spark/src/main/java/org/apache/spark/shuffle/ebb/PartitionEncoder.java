@@ -15,6 +15,9 @@ abstract class PartitionEncoder {
   /** Appends the bytes of one record, from a Tungsten page or an array. */
   abstract void append(Object base, long offset, int bytes) throws IOException;
 
+  /** Appends `bytes` of chunk framing from memory. */
+  abstract void appendStored(Object base, long offset, int bytes) throws IOException;
+
   /** Appends `bytes` of chunk framing that a spill holds. */
   abstract void appendSpilled(SpillFile.Reader spill, long bytes) throws IOException;
 
@@ -58,6 +61,12 @@ abstract class PartitionEncoder {
     }
 
     @Override
+    void appendStored(Object base, long offset, int bytes) throws IOException {
+      flush();
+      target.putMemory(base, offset, bytes);
+    }
+
+    @Override
     void appendSpilled(SpillFile.Reader spill, long bytes) throws IOException {
       flush();
       spill.copyTo(target, bytes);
@@ -72,19 +81,24 @@ abstract class PartitionEncoder {
       if (rawBytes == 0) return;
       ByteBuffer out = target.room(ChunkCodec.HEADER_BYTES + codec.maxStoredBytes(rawBytes));
       int at = out.position();
+      out.position(at + encode(codec, raw, 0, rawBytes, out, at));
+      rawBytes = 0;
+    }
+
+    /** Writes one chunk at the absolute `to`, where a header and maxStoredBytes are free. Returns its length; moves no position. */
+    static int encode(ChunkCodec codec, byte[] raw, int from, int rawBytes, ByteBuffer out, int to) {
       int id = codec.id();
       int stored = rawBytes;
       if (id != ChunkCodec.NONE && rawBytes >= COMPRESS_BYTES_MIN) {
-        stored = codec.compress(raw, 0, rawBytes, out, at + ChunkCodec.HEADER_BYTES);
+        stored = codec.compress(raw, from, rawBytes, out, to + ChunkCodec.HEADER_BYTES);
       }
       if (stored >= rawBytes) {
         id = ChunkCodec.NONE;
         stored = rawBytes;
-        out.put(at + ChunkCodec.HEADER_BYTES, raw, 0, rawBytes);
+        out.put(to + ChunkCodec.HEADER_BYTES, raw, from, rawBytes);
       }
-      out.putInt(at, rawBytes).putInt(at + 4, stored).put(at + 8, (byte) id);
-      out.position(at + ChunkCodec.HEADER_BYTES + stored);
-      rawBytes = 0;
+      out.putInt(to, rawBytes).putInt(to + 4, stored).put(to + 8, (byte) id);
+      return ChunkCodec.HEADER_BYTES + stored;
     }
   }
 
@@ -118,6 +132,11 @@ abstract class PartitionEncoder {
         stream.write(scratch, 0, n);
         done += n;
       }
+    }
+
+    @Override
+    void appendStored(Object base, long offset, int bytes) {
+      throw new UnsupportedOperationException("chunks in an engine stream");
     }
 
     @Override

@@ -2,7 +2,6 @@ package org.apache.spark.shuffle.ebb;
 
 import java.io.IOException;
 import java.util.Arrays;
-import org.apache.spark.memory.MemoryConsumer;
 import org.apache.spark.memory.SparkOutOfMemoryError;
 import org.apache.spark.memory.TaskMemoryManager;
 import org.apache.spark.memory.TooLargePageException;
@@ -18,16 +17,8 @@ import org.apache.spark.unsafe.memory.MemoryBlock;
  * their own array, whatever the number of partitions; it keeps the order of arrival within a partition, so gathering walks
  * the pages forwards. Pages start small and double: most map tasks are small, and a page of Spark's full size would cost
  * more to clear than the records to write.
- *
- * <p>One thread. Memory that runs out makes this consumer spill itself, never others make it: it then calls back for the
- * sorted records to be written, and starts empty.
  */
-final class RecordSorter extends MemoryConsumer {
-  /** Writes all records of the sorter, which sorted itself, to disk. */
-  interface Spiller {
-    void spill(RecordSorter sorted) throws IOException;
-  }
-
+final class RecordSorter extends RecordStore {
   static final int PARTITIONS_MAX = 1 << 24;
   private static final int PAGES_MAX = 1 << 13;
   private static final long PAGE_BYTES_MAX = 1L << 27;
@@ -36,17 +27,13 @@ final class RecordSorter extends MemoryConsumer {
   private static final int RECORDS_MOST = 1 << 29;
   private static final long OFFSET_MASK = (1L << 27) - 1;
 
-  private final Spiller spiller;
   private final long pageBytesMax;
-  private final int spillRecordsMax;
-  private final int[] counts;
   private int[] ends;
 
   private LongArray pointers;
   private Object pointerBase;
   private long pointerAt;
   private int capacity;
-  private int count;
   private boolean sorted;
   private long sortedAt;
 
@@ -58,60 +45,39 @@ final class RecordSorter extends MemoryConsumer {
   private Object base;
   private long cursor;
   private long cursorEnd;
-  private long recordBytes;
-  private long peakBytes;
 
   RecordSorter(TaskMemoryManager memory, int partitions, int spillRecordsMax, Spiller spiller) {
-    super(memory, PAGE_BYTES_FIRST, memory.getTungstenMemoryMode());
+    super(memory, PAGE_BYTES_FIRST, partitions, spillRecordsMax, spiller);
     this.pageBytesMax = Math.max(PAGE_BYTES_FIRST, Math.min(PAGE_BYTES_MAX, memory.pageSizeBytes()));
-    this.spillRecordsMax = spillRecordsMax;
-    this.spiller = spiller;
-    this.counts = new int[partitions];
   }
 
-  /** Room for a record of `bytes`: write it at {@link #base()} and the returned offset, at once. */
+  @Override
   long insert(int partition, int bytes) throws IOException {
     int whole = bytes + 4;
-    if (count >= spillRecordsMax) spill();
-    while (count == capacity || cursorEnd - cursor < whole) {
+    if (isSpillDue()) spill();
+    while (count() == capacity || cursorEnd - cursor < whole) {
       if (cursorEnd - cursor < whole) addPage(whole);
-      if (count == capacity) growPointers();
+      if (count() == capacity) growPointers();
     }
     long at = cursor;
     cursor += whole;
     Platform.putInt(base, at, bytes);
     int page = pageCount - 1;
-    Platform.putLong(pointerBase, pointerAt + count * 8L, (long) partition << 40 | (long) page << 27 | (at - pageAts[page]));
-    count++;
-    counts[partition]++;
-    recordBytes += bytes;
+    Platform.putLong(pointerBase, pointerAt + count() * 8L, (long) partition << 40 | (long) page << 27 | (at - pageAts[page]));
+    counted(partition, bytes);
     return at + 4;
   }
 
+  @Override
   Object base() {
     return base;
   }
 
-  int count() {
-    return count;
-  }
-
-  int count(int partition) {
-    return counts[partition];
-  }
-
-  /** Bytes of the records now held, without their frames here. */
-  long recordBytes() {
-    return recordBytes;
-  }
-
-  long peakBytes() {
-    return peakBytes;
-  }
-
+  @Override
   void sort() {
     if (sorted) return;
-    int partitions = counts.length;
+    int partitions = partitions();
+    int count = count();
     if (partitions == 1) {
       sortedAt = pointerAt;
     } else {
@@ -119,7 +85,7 @@ final class RecordSorter extends MemoryConsumer {
       int at = 0;
       for (int p = 0; p < partitions; p++) {
         ends[p] = at; // where the partition starts; the scatter below moves it to its end
-        at += counts[p];
+        at += count(p);
       }
       sortedAt = pointerAt + capacity * 8L;
       for (int i = 0; i < count; i++) {
@@ -130,11 +96,11 @@ final class RecordSorter extends MemoryConsumer {
     sorted = true;
   }
 
-  /** Hands the records of one partition to the encoder. Needs {@link #sort}. */
+  @Override
   void encode(int partition, PartitionEncoder encoder) throws IOException {
-    int n = counts[partition];
+    int n = count(partition);
     if (n == 0) return;
-    long to = sortedAt + (counts.length == 1 ? n : ends[partition]) * 8L;
+    long to = sortedAt + (partitions() == 1 ? n : ends[partition]) * 8L;
     for (long at = to - n * 8L; at < to; at += 8) {
       long pointer = Platform.getLong(pointerBase, at);
       int page = (int) (pointer >>> 27) & (PAGES_MAX - 1);
@@ -145,16 +111,7 @@ final class RecordSorter extends MemoryConsumer {
   }
 
   @Override
-  public long spill(long size, MemoryConsumer trigger) throws IOException {
-    if (trigger != this || count == 0) return 0;
-    spiller.spill(this);
-    return clear();
-  }
-
-  /** Frees all memory. Returns what was freed. */
-  long clear() {
-    peakBytes = Math.max(peakBytes, getUsed());
-    long before = getUsed();
+  void free() {
     for (int i = 0; i < pageCount; i++) {
       freePage(pages[i]);
       pages[i] = null;
@@ -169,11 +126,7 @@ final class RecordSorter extends MemoryConsumer {
     pointers = null;
     pointerBase = null;
     capacity = 0;
-    count = 0;
-    recordBytes = 0;
     sorted = false;
-    Arrays.fill(counts, 0);
-    return before - getUsed();
   }
 
   private void addPage(int needed) throws IOException {
@@ -183,11 +136,11 @@ final class RecordSorter extends MemoryConsumer {
     try {
       page = allocatePage(wanted); // may spill this sorter
     } catch (SparkOutOfMemoryError e) {
-      if (count == 0 && wanted == needed) throw e;
-      if (count > 0) spill();
+      if (count() == 0 && wanted == needed) throw e;
+      if (count() > 0) spill();
       page = allocatePage(needed);
     }
-    peakBytes = Math.max(peakBytes, getUsed());
+    notePeak();
     if (pageCount == pages.length) {
       pages = Arrays.copyOf(pages, pageCount * 2);
       pageBases = Arrays.copyOf(pageBases, pageCount * 2);
@@ -213,12 +166,12 @@ final class RecordSorter extends MemoryConsumer {
       spill();
       return;
     } catch (SparkOutOfMemoryError e) {
-      if (count == 0) throw e;
+      if (count() == 0) throw e;
       spill();
       return;
     }
-    peakBytes = Math.max(peakBytes, getUsed());
-    if (count > 0) Platform.copyMemory(pointerBase, pointerAt, grown.getBaseObject(), grown.getBaseOffset(), count * 8L);
+    notePeak();
+    if (count() > 0) Platform.copyMemory(pointerBase, pointerAt, grown.getBaseObject(), grown.getBaseOffset(), count() * 8L);
     if (pointers != null) freeArray(pointers);
     pointers = grown;
     pointerBase = grown.getBaseObject();

@@ -24,9 +24,9 @@ import scala.Tuple2;
 class MemoryPressureTest extends WithFakeNode {
   private static final int ROWS = 300_000;
   private static final String KRYO = "org.apache.spark.serializer.KryoSerializer";
-  /** Together about 5 MB for the execution of two tasks. */
+  /** Together some MB for the execution of two tasks: less than what they hold, compressed as it may be. */
   private static final String[] LITTLE_HEAP = {"spark.testing.memory", "9000000", "spark.testing.reservedMemory", "1"};
-  private static final String[] LITTLE_OFF_HEAP = {"spark.memory.offHeap.enabled", "true", "spark.memory.offHeap.size", "6m"};
+  private static final String[] LITTLE_OFF_HEAP = {"spark.memory.offHeap.enabled", "true", "spark.memory.offHeap.size", "3m"};
   /** Vanilla with all the memory it wants, Ebb with little. */
   void check(Work<List<String>> work, String[] memory, String... settings) throws Exception {
     List<String> vanilla = with(SparkJobs.vanillaConf(LOCAL, temp, settings), work);
@@ -64,6 +64,16 @@ class MemoryPressureTest extends WithFakeNode {
     return digest(pairs(spark).partitionBy(new HashPartitioner(11)));
   }
 
+  /** 200 records of about 100 kB, which hardly compress: each is longer than a chunk. */
+  static List<String> longRecords(SparkSession spark) {
+    return digest(new JavaSparkContext(spark.sparkContext()).parallelize(SparkJobs.numbers(200), 2).mapToPair(i -> {
+      StringBuilder text = new StringBuilder();
+      java.util.Random random = new java.util.Random(i);
+      while (text.length() < 100_000) text.append(Integer.toString(random.nextInt(), 36));
+      return new Tuple2<>(i, text.toString());
+    }).partitionBy(new HashPartitioner(3)));
+  }
+
   static List<String> combined(SparkSession spark) {
     return digest(pairs(spark).reduceByKey((a, b) -> a + b, 11));
   }
@@ -78,6 +88,11 @@ class MemoryPressureTest extends WithFakeNode {
   @Tag("every-line")
   void theSerializedWriterSpills() throws Exception {
     check(MemoryPressureTest::repartitioned, LITTLE_HEAP, "spark.serializer", KRYO);
+  }
+
+  @Test
+  void theSerializedWriterSpillsRecordsThatAreLongerThanAChunk() throws Exception {
+    check(MemoryPressureTest::longRecords, LITTLE_HEAP, "spark.serializer", KRYO);
   }
 
   @Test
