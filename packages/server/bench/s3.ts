@@ -137,7 +137,7 @@ const servers: S3Server[] = [];
 try {
   for (const name of chosenServers()) {
     const flags = isEbb(name) ? options['node-flags'].split(' ').filter(Boolean) : [];
-    servers.push(await startServer(name, flags));
+    servers.push(await startServer(name, { nodeFlags: flags }));
   }
   for (const server of servers) await prepare(server);
   await measureAll();

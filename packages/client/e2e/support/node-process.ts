@@ -8,7 +8,6 @@ import { createInterface } from 'node:readline';
 
 const REPO = join(import.meta.dirname, '../../../..');
 const OWN_NODE = join(REPO, 'node_modules/.bin/node');
-const EBB_MAIN = join(REPO, 'packages/server/src/main.ts');
 
 export interface NodeProcess extends AsyncDisposable {
   readonly url: string;
@@ -40,6 +39,8 @@ export interface NodeProcessOptions {
   readonly descriptors?: number;
   /** Of Node itself. */
   readonly nodeFlags?: readonly string[];
+  /** Whose Ebb it is: another checkout than this one, to compare with. */
+  readonly checkout?: string;
 }
 
 export async function startNodeProcess(options: NodeProcessOptions = {}): Promise<NodeProcess> {
@@ -65,7 +66,7 @@ export async function startNodeProcess(options: NodeProcessOptions = {}): Promis
         ...before,
         ...(options.nodeFlags ?? []),
         '--conditions=source',
-        EBB_MAIN,
+        join(options.checkout ?? REPO, 'packages/server/src/main.ts'),
         'node',
         `--data=${dataDir}`,
         `--memory-dir=${memoryDir}`,

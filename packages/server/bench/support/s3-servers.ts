@@ -41,12 +41,16 @@ export function whyAbsent(name: ServerName): string | undefined {
   }
 }
 
-/** @param nodeFlags For Ebb's process, beside those that it always has: `--cpu-prof` and its like. */
-export async function startServer(
-  name: ServerName,
-  nodeFlags: readonly string[] = [],
-): Promise<S3Server> {
-  return isEbb(name) ? await startEbb(name, nodeFlags) : await startPeer(name);
+/** How Ebb's process is started. */
+interface EbbOptions {
+  /** Beside those that it always has: `--cpu-prof` and its like. */
+  readonly nodeFlags?: readonly string[];
+  /** Of another checkout than this one. */
+  readonly checkout?: string;
+}
+
+export async function startServer(name: ServerName, options: EbbOptions = {}): Promise<S3Server> {
+  return isEbb(name) ? await startEbb(name, options) : await startPeer(name);
 }
 
 export function isEbb(name: ServerName): name is 'ebb' | 'ebb-buffered' {
@@ -55,13 +59,14 @@ export function isEbb(name: ServerName): name is 'ebb' | 'ebb-buffered' {
 
 async function startEbb(
   name: 'ebb' | 'ebb-buffered',
-  nodeFlags: readonly string[],
+  { nodeFlags = [], checkout }: EbbOptions,
 ): Promise<S3Server> {
   const node = await startNodeProcess({
     dataParent: TMPFS,
     memoryLimit: '4GiB',
     args: ['--log-level=info'],
     nodeFlags: [...HEAP_FLAGS, ...nodeFlags],
+    ...(checkout === undefined ? {} : { checkout }),
     env: { EBB_ACCESS_KEY_ID: KEY.accessKeyId, EBB_SECRET_ACCESS_KEY: KEY.secretAccessKey },
   });
   return {
