@@ -41,7 +41,7 @@ export const HTTP_ERRORS = {
   draining: { status: 503, retryAfterSeconds: 5 },
   events_gone: { status: 410 },
   not_mirrored: { status: 409 },
-  not_yet_durable: { status: 503, retryAfterSeconds: 5 },
+  not_yet_durable: { status: 503 },
   timed_out: { status: 504, retryAfterSeconds: 1 },
   data_directory_in_use: { status: 409 },
   version_unsupported: { status: 400 },
