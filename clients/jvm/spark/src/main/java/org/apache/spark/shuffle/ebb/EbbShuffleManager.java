@@ -28,7 +28,7 @@ public final class EbbShuffleManager extends SortShuffleManager {
     if (!conf.contains(EbbSettings.IO_PLUGIN)) {
       conf.set(EbbSettings.IO_PLUGIN, EbbShuffleDataIO.class.getName());
     } else if (!conf.get(EbbSettings.IO_PLUGIN).equals(EbbShuffleDataIO.class.getName())) {
-      throw new IllegalArgumentException(EbbSettings.IO_PLUGIN + " is " + conf.get(EbbSettings.IO_PLUGIN) + ": with the Ebb shuffle manager it must be "
+      throw new EbbRefusal(EbbSettings.IO_PLUGIN + " is " + conf.get(EbbSettings.IO_PLUGIN) + ": with the Ebb shuffle manager it must be "
           + EbbShuffleDataIO.class.getName() + " (or left out)");
     }
   }
