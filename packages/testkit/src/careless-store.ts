@@ -6,6 +6,7 @@
  *   ignores       conditions (If-Match, If-None-Match) or ranges, as if they had not been sent
  *   refuses       requests with a header like this, with a status and a code
  *   md5           false: ETags are no MD5 of the content
+ *   hides         the answer to HEAD lacks this header, as behind a proxy that compresses
  *   corrupts      what is put is stored with its first byte changed
  */
 import { createHash } from 'node:crypto';
@@ -24,6 +25,7 @@ export interface Carelessness {
   ignores: 'nothing' | 'conditions' | 'ranges';
   refuses: readonly Refusal[];
   md5: boolean;
+  hides: 'nothing' | 'content-length' | 'etag';
   corrupts: boolean;
 }
 
@@ -40,7 +42,14 @@ export interface CarelessStore extends AsyncDisposable {
 }
 
 export async function startCarelessStore(is: Partial<Carelessness> = {}): Promise<CarelessStore> {
-  const store = new Store({ ignores: 'nothing', refuses: [], md5: true, corrupts: false, ...is });
+  const store = new Store({
+    ignores: 'nothing',
+    refuses: [],
+    md5: true,
+    hides: 'nothing',
+    corrupts: false,
+    ...is,
+  });
   const server = createServer((request, response) => void store.serve(request, response));
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   store.url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
@@ -126,7 +135,9 @@ class Store implements CarelessStore {
     const [, first, last] = /^bytes=(\d+)-(\d+)$/.exec(headers.range ?? '') ?? [];
     const common = { etag: `"${etag}"`, 'last-modified': new Date(0).toUTCString() };
     if (first === undefined || last === undefined || this.is.ignores === 'ranges') {
-      response.writeHead(200, { ...common, 'content-length': bytes.length });
+      const all: Record<string, string | number> = { ...common, 'content-length': bytes.length };
+      if (method === 'HEAD') delete all[this.is.hides];
+      response.writeHead(200, all);
       response.end(method === 'HEAD' ? undefined : bytes);
       return;
     }

@@ -133,6 +133,7 @@ export class Importer {
     // A listing tells neither type nor metadata.
     const found = listed.contentType === undefined ? await remote.head(name) : listed;
     if (found === undefined) return 'unchanged'; // gone again since
+    assertSameObject(name, listed, found);
     const { etag, contentType = 'application/octet-stream', metadata = {} } = found;
     const whole = { offset: 0, sizeBytes: found.sizeBytes };
     const segments = policy?.encrypted === true ? await this.#segmentsOf(name, found) : [whole];
@@ -189,4 +190,12 @@ async function isListed(remote: RemoteTier, name: string): Promise<boolean> {
     if (++looked === LISTED_MAX) return false;
   }
   return false;
+}
+
+/** Two answers about one content must tell one length: else one of them is wrong, and neither is believed. */
+function assertSameObject(name: string, listed: RemoteObject, found: RemoteObject): void {
+  if (listed.etag !== found.etag || listed.sizeBytes === found.sizeBytes) return;
+  const sizes = { listedBytes: listed.sizeBytes, foundBytes: found.sizeBytes };
+  const message = `tier 2 says that ${name} has ${listed.sizeBytes} bytes, and ${found.sizeBytes} bytes under the same ETag`;
+  throw new StoreError('io_failed', message, { name, ...sizes });
 }

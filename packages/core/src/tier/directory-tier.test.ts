@@ -1,6 +1,8 @@
+import { spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
+import { StoreError } from '@ebb/protocol';
 import { bytesOf, putFile, remoteTierConformance, smallTmpfs, tempDir } from '@ebb/testkit';
 import { afterAll, expect, onTestFinished, test } from 'vitest';
 import { crc32c } from '../checksum.ts';
@@ -188,6 +190,30 @@ test('no name and no link leads outside the root, for any method', async () => {
     expect(await listing.catch(() => [])).toEqual([]);
   }
 });
+
+test('a pipe that others put in the place of an object keeps nobody waiting', async () => {
+  const root = await tempDir();
+  const tier = await openTier({ root });
+  await mkdir(join(root, 'k'));
+  expect(spawnSync('mkfifo', [join(root, 'k/pipe')]).status).toBe(0);
+  const etag = 'whatever';
+  await expect(tier.read('k/pipe', Buffer.alloc(10), 0)).rejects.toMatchObject({
+    code: 'data_lost',
+  });
+  const target = join(root, 'target');
+  await writeFile(target, '');
+  const run = { offset: 0, length: 10, crc32c: null, etag };
+  await expect(tier.fetch('k/pipe', target, run)).rejects.toBeInstanceOf(StoreError);
+  expect(await tier.head('k/pipe')).toBeUndefined();
+}, 10_000);
+
+test('a file of the mover that is a pipe keeps nobody waiting', async () => {
+  const root = await tempDir();
+  expect(spawnSync('mkfifo', [join(root, 'pipe')]).status).toBe(0);
+  await writeFile(join(root, 'to'), '');
+  const copy = { from: join(root, 'pipe'), to: join(root, 'to'), sizeBytes: 10, sync: false };
+  await expect(mover.copy(copy)).rejects.toBeInstanceOf(StoreError);
+}, 10_000);
 
 test('temporary files of a crash are removed at the next start, those of another node are not', async () => {
   const root = await tempDir();

@@ -187,8 +187,12 @@ class DirectoryTier implements RemoteTier {
     stopIfAborted(signal);
     try {
       const path = await this.#confinedPath(name);
-      await withFile(path, constants.O_RDONLY | constants.O_NOFOLLOW, async (handle) => {
-        if (etag !== undefined) assertUnchanged(name, await handle.stat({ bigint: true }), etag);
+      // A pipe that somebody put there must keep nobody waiting: opened so, it is there at once.
+      const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+      await withFile(path, flags, async (handle) => {
+        const stats = await handle.stat({ bigint: true });
+        if (!stats.isFile()) throw noSuchName(name);
+        if (etag !== undefined) assertUnchanged(name, stats, etag);
         for (let done = 0; done < target.length; ) {
           stopIfAborted(signal);
           const length = target.length - done;

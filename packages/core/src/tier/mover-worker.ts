@@ -4,7 +4,15 @@
  *
  * A job's cancel flag lies in shared memory, because a thread that is busy reads no messages.
  */
-import { closeSync, constants, fdatasyncSync, openSync, readSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  fdatasyncSync,
+  fstatSync,
+  openSync,
+  readSync,
+  writeSync,
+} from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 import { crc32c } from '@node-rs/crc32';
 import { joinCrc32c, shiftOf } from '../crc32c-join.ts';
@@ -324,9 +332,11 @@ function withSource<T>(file: string, work: (fd: number) => T): T {
   }
 }
 
+/** What others can put into tier 2 as a directory is opened here, too: a link is not followed, and a pipe keeps nobody waiting. */
 function withFile<T>(file: string, flags: number, work: (fd: number) => T): T {
-  const fd = openSync(file, flags | constants.O_NOFOLLOW);
+  const fd = openSync(file, flags | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   try {
+    if (!fstatSync(fd).isFile()) throw new MoverFailure('missing', `${file} is no plain file`);
     return work(fd);
   } finally {
     closeSync(fd);

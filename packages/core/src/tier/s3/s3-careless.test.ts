@@ -202,3 +202,14 @@ test('an examination tells what a store ignores and refuses, and goes on', async
   const ranges = (await other.examine()).find(({ check }) => check === 'ranges');
   expect(ranges).toMatchObject({ level: 'fail' });
 });
+
+test.each(['content-length', 'etag'] as const)(
+  'an answer to HEAD without %s is none: no empty object is made of a full one',
+  async (hides) => {
+    const { store, tier } = await open({ hides });
+    store.put('p/b/k', Buffer.from('content'));
+    await expect(tier.head('b/k')).rejects.toMatchObject({ code: 'io_failed' });
+    store.is.hides = 'nothing';
+    expect(await tier.head('b/k')).toMatchObject({ sizeBytes: 7 });
+  },
+);

@@ -25,8 +25,7 @@ export async function headObject(
       const command = new HeadObjectCommand({ Bucket: bucket, Key: key });
       const output = await client.send(command, { abortSignal: attempt.signal });
       return {
-        sizeBytes: output.ContentLength ?? 0,
-        etag: unquoteEtag(output.ETag) ?? '',
+        ...factsOf({ size: output.ContentLength, etag: output.ETag }, doing),
         modifiedAtMs: output.LastModified?.getTime() ?? 0,
         ...fromS3Headers(output),
       };
@@ -155,8 +154,7 @@ export async function listObjects(
     const isEncoded = output.EncodingType === 'url';
     const entries = (output.Contents ?? []).map((entry) => ({
       key: isEncoded ? decodeKey(entry.Key ?? '') : (entry.Key ?? ''),
-      sizeBytes: entry.Size ?? 0,
-      etag: unquoteEtag(entry.ETag) ?? '',
+      ...factsOf({ size: entry.Size, etag: entry.ETag }, doing),
       modifiedAtMs: entry.LastModified?.getTime() ?? 0,
     }));
     return {
@@ -171,6 +169,24 @@ const PAGE_ENTRIES = 1000;
 /** A blank is sent as `+`, and a plus encoded. */
 function decodeKey(encoded: string): string {
   return decodeURIComponent(encoded.replaceAll('+', ' '));
+}
+
+/**
+ * An answer without a length or an ETag is none of an object store: it comes from a proxy that compresses, or a page that
+ * answers everything. Taking it for an empty object would lose one that is not.
+ */
+function factsOf(
+  { size, etag }: { readonly size: number | undefined; readonly etag: string | undefined },
+  doing: string,
+): { readonly sizeBytes: number; readonly etag: string } {
+  const plain = unquoteEtag(etag);
+  if (size !== undefined && plain !== undefined && plain !== '')
+    return { sizeBytes: size, etag: plain };
+  const what = size === undefined ? 'length' : 'ETag';
+  throw new StoreError(
+    'io_failed',
+    `${doing}: the answer has no ${what}, so it is none of an object store`,
+  );
 }
 
 export function quoteEtag(etag: string): string {
