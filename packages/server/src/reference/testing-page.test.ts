@@ -52,7 +52,7 @@ function titlesIn(file: string): string[] {
       ([, name = '']) => name.replaceAll(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`),
     );
   const found = source.matchAll(
-    /(?:\b(?:test|it)\(|^\s*\)\(|\]\)\(|\beach\(\w+\)\()\s*(['`"])(?<title>.*?)\1\s*,/gms,
+    /(?:\b(?:test|it)\(|^\s*\)\(|\](?: as const)?\)\(|\beach\(\w+\)\()\s*(['`"])(?<title>.*?)\1\s*,/gms,
   );
   return [...found].map(({ groups }) => (groups?.['title'] ?? '').replaceAll('\\`', '`'));
 }

@@ -3,6 +3,7 @@ import type { IncomingMessage } from 'node:http';
 import { PassThrough } from 'node:stream';
 import { setImmediate } from 'node:timers/promises';
 import { crc32c } from '@ebb/core';
+import { StoreError } from '@ebb/protocol';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { BufferPool } from '../buffer-pool.ts';
 import { receiveBody } from './receive-body.ts';
@@ -13,7 +14,7 @@ const times = { flushMs: 100, silenceMs: 1_000, windowMs: 10_000, windowBytesMin
 beforeEach(() => void vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] }));
 afterEach(() => void vi.useRealTimers());
 
-function start(piecesMax = 3) {
+function start(piecesMax = 3, onSilence?: () => void) {
   const pool = new BufferPool({
     ...{ pieceBytes: 256 * KiB, piecesMax, piecesKept: 1, answerPiecesMax: 1 },
   });
@@ -29,7 +30,7 @@ function start(piecesMax = 3) {
       expect(position).toBe(written.reduce((sum, { length }) => sum + length, 0));
       written.push(Buffer.from(bytes));
     },
-    { times, onSilence: () => void silences.push(written.length) },
+    { times, onSilence: onSilence ?? (() => void silences.push(written.length)) },
   );
   received.catch(() => undefined);
   const send = async (bytes: Buffer): Promise<void> => {
@@ -84,6 +85,17 @@ test('a sender who is silent is found so once, with all that he sent written', a
   expect(silences).toEqual([0, 1]);
   end();
   expect((await received).sizeBytes).toBe(10 * KiB);
+});
+
+test('a silent sender whose write is gone is told so, and nothing else ends', async () => {
+  const gone = new StoreError('write_not_found');
+  const { pool, send, received } = start(3, () => {
+    throw gone;
+  });
+  await send(Buffer.alloc(10 * KiB));
+  await vi.advanceTimersByTimeAsync(100 + 3_000);
+  await expect(received).rejects.toBe(gone);
+  expect(pool.lent.body).toBe(0);
 });
 
 test('a body without a free piece waits for one, and for nothing else', async () => {

@@ -288,7 +288,11 @@ class Receiver {
     this.#flushTimer ??= setTimeout(() => {
       this.#flushTimer = undefined;
       this.#isDue = true;
-      this.#step();
+      try {
+        this.#step();
+      } catch (error) {
+        this.#fail(error);
+      }
     }, this.#times.flushMs);
   }
 
@@ -302,7 +306,14 @@ class Receiver {
       this.#silenceTimer = undefined;
       return;
     }
-    this.#silenceTimer ??= setTimeout(onSilence, this.#times.silenceMs);
+    this.#silenceTimer ??= setTimeout(() => {
+      try {
+        onSilence();
+      } catch (error) {
+        // What is sent may be wanted no more, as when its upload was aborted.
+        this.#fail(error);
+      }
+    }, this.#times.silenceMs);
   }
 
   #pauseOrResume(): void {
