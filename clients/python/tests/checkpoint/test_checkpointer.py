@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import threading
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -389,9 +390,10 @@ def large(step: int) -> dict[str, Any]:
 
 
 def two_saved(checkpointer: Checkpointer) -> None:
+    """Each copy that there will be is there."""
     for step in (1, 2):
         checkpointer.save(step, large(step))
-        checkpointer.wait(step, "disk")
+        checkpointer.wait(step, "remote")
 
 
 def test_a_broken_image_is_passed_over_for_what_is_stored(
@@ -409,7 +411,15 @@ def test_a_broken_image_is_passed_over_for_what_is_stored(
     assert [one["source"] for one in broken["broken"]] == ["image"]
 
 
-def test_when_both_are_broken_an_older_step_is_offered(node: NodeProcess, checkpointer: Checkpointer) -> None:
+def test_a_right_copy_in_tier_2_is_read_when_those_here_are_broken(
+    node: NodeProcess, checkpointer: Checkpointer
+) -> None:
+    two_saved(checkpointer)
+    flip_everywhere(node, large(2)["second"], but=Path(node.data_dir) / "remote")
+    assert_same(checkpointer.restore(2).state, large(2))
+
+
+def test_when_all_are_broken_an_older_step_is_offered(node: NodeProcess, checkpointer: Checkpointer) -> None:
     two_saved(checkpointer)
     flip_everywhere(node, large(2)["second"])
     with pytest.raises(DataCorruptError, match=r"second.*newest older snapshot is step 1") as caught:
@@ -417,6 +427,7 @@ def test_when_both_are_broken_an_older_step_is_offered(node: NodeProcess, checkp
     assert caught.value.details["fallback"] == 1
     assert caught.value.details["shards"] == ["second"]
     assert caught.value.details["part"] == "rank-00000"
+    assert caught.value.details["offset"] == BLOCK
     checkpointer.mark_bad(2, "a flipped bit")
     assert checkpointer.latest() == 1
     assert_same(checkpointer.restore().state, large(1))

@@ -86,7 +86,7 @@ def test_a_broken_file_is_found_and_nothing_appears(
     for step in (1, 2):
         with checkpointer.directory(step) as path:
             files = written(path)
-        checkpointer.wait(step, "disk")
+        checkpointer.wait(step, "remote")
     flip(image_path(checkpointer, 2), 1000)
     checkpointer.restore_directory(2, tmp_path / "a")
     assert found(tmp_path / "a") == files

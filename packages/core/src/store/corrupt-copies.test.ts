@@ -1,4 +1,5 @@
 /** Bytes that change behind the store's back, on disk and in tier 2: nobody is given them. */
+import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
@@ -187,6 +188,32 @@ test('what lies in tier 2 alone is compared, whole and in ranges, small and larg
     expect(target).toEqual(bytes.subarray(2 * MiB, 2 * MiB + 10));
     expect(file).toBeDefined();
   }
+});
+
+test('of a last copy in tier 2 that turned bad, a local client and one far away read what is right', async () => {
+  const corrupt: number[] = [];
+  const t = await openStoreInTest(BUCKETS, { observer: { corrupt: (tier) => corrupt.push(tier) } });
+  const bytes = bytesOf(2 * MiB);
+  const ref = { bucket: 'buf', key: 'k' };
+  await t.put('buf', 'k', bytes);
+  await mirrored(t);
+  await t.store.relocate(ref, 2);
+  const file = join(t.root, 'remote', 'buf', 'k');
+  // A disk that gives other bytes changes no time: to the nanosecond, for the ETag tells.
+  const times = join(t.root, 'times');
+  execFileSync('touch', ['-r', file, times]);
+  flip(file, MiB);
+  execFileSync('touch', ['-r', times, file]);
+  for (const ranges of [false, true]) {
+    const { leaseId, extents } = await t.store.open(t.owner, ref, { ranges });
+    expect(extents).toMatchObject([{ tier: 2, path: '' }]);
+    const target = Buffer.alloc(BLOCK);
+    await t.store.read(t.owner, leaseId, target, 3 * BLOCK);
+    expect(target).toEqual(bytes.subarray(3 * BLOCK, 4 * BLOCK));
+    expect(await codeOf(t.store.read(t.owner, leaseId, target, MiB))).toBe('data_corrupt');
+    t.store.release(t.owner, [leaseId]);
+  }
+  expect(corrupt).toEqual([2]);
 });
 
 /** Fault model: tier 2 answers reads with one byte changed while `isLying`. */

@@ -603,13 +603,14 @@ export class ReadPath {
       this.#promoteIfHot(blobId);
     }
     if (location.tier !== 2 || (ranges && length > FETCHED_WHOLE_BYTES_MAX)) return location;
-    if (badCopies.isKept(1, blobId)) return location; // what of it is right is read through us
+    // What of it is right is read through us.
+    if (badCopies.isKept(1, blobId) || badCopies.isKept(2, blobId)) return location;
     return await this.#bringUp(blobId, length);
   }
 
   /** Tier 2 only: to memory when there is room, else to disk, else it is read from where it is. */
   async #bringUp(blobId: number, length: number): Promise<ExtentLocation> {
-    const { placement, memory, vault } = this.#parts;
+    const { placement, memory, vault, badCopies } = this.#parts;
     const blob = await this.#getBlob(blobId);
     const isOnDisk = vault.isSealedOnDisk(blobId);
     const toMemory = shouldPromote(
@@ -617,13 +618,15 @@ export class ReadPath {
       memory.usage(),
       this.#parts.settings.memoryMarks,
     );
-    for (const to of toMemory ? (['memory', 'disk'] as const) : (['disk'] as const)) {
-      if (to === 'disk' && isOnDisk) break;
-      if (
-        (await placement.move(blobId, to, { drop: [], why: 'read while only in tier 2' })) ===
-        'done'
-      )
-        break;
+    const options = { drop: [], why: 'read while only in tier 2' };
+    try {
+      for (const to of toMemory ? (['memory', 'disk'] as const) : (['disk'] as const)) {
+        if (to === 'disk' && isOnDisk) break;
+        if ((await placement.move(blobId, to, options)) === 'done') break;
+      }
+    } catch (error) {
+      if (!isStoreError(error, 'data_corrupt')) throw error;
+      await badCopies.found(2, blobId, error); // what of it is right is read through us
     }
     return await this.locate(blobId, length);
   }

@@ -252,7 +252,12 @@ def _fetch_from(
                 length = min(count * block_bytes, part.image_bytes - low)
                 read = source.reading(low, length)
                 for at in range(0, length, buffer.size):
-                    read(buffer.data[: min(buffer.size, length - at)])
+                    piece = buffer.data[: min(buffer.size, length - at)]
+                    try:
+                        read(piece)
+                    except DataCorruptError:
+                        _read_apart(source, piece, low + at, block_bytes)
+                        read = source.reading(low + at + len(piece), length - at - len(piece))
                     for n in range(at, min(at + buffer.size, length), block_bytes):
                         place((low + n) // block_bytes, here + n - at)
             if progress is not None:
@@ -266,6 +271,20 @@ def _fetch_from(
         lanes.run(work, len(units))
     finally:
         lanes.close()
+
+
+def _read_apart(source: PartSource, target: memoryview, offset: int, block_bytes: int) -> None:
+    """Block by block, what the node refused to give at once: it compares, too.
+
+    Raises:
+        DataCorruptError: it names the first block that is refused.
+    """
+    for at in range(0, len(target), block_bytes):
+        block = target[at : at + block_bytes]
+        try:
+            source.read_into(block, offset + at)
+        except DataCorruptError as error:
+            raise _corrupt(source.part, offset + at, len(block), in_memory=source.has_image, refused=error) from error
 
 
 def _neighbours(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -312,13 +331,18 @@ def _verify_by_node(source: PartSource) -> None:
             raise DataCorruptError(f"part {part.name}: {bucket}/{key} does not match its checksum", details)
 
 
-def _corrupt(part: PlannedPart, offset: int, length: int, *, in_memory: bool) -> DataCorruptError:
+def _corrupt(
+    part: PlannedPart, offset: int, length: int, *, in_memory: bool, refused: DataCorruptError | None = None
+) -> DataCorruptError:
+    """`refused`: what the node said; else the digest was compared here."""
     names = [
         shard.name for shard in part.shards if shard.offset < offset + length and offset < shard.offset + shard.length
     ]
     where = "in memory" if in_memory else "as it is stored"
     shown = ", ".join(name or "the tree of the state" for name in names[:5]) + (" …" if len(names) > 5 else "")
+    why = "does not match its digest" if refused is None else f"was refused, {refused.message}"
+    told = {} if refused is None else refused.details
     return DataCorruptError(
-        f"part {part.name} {where}: the block at {offset} does not match its digest; it holds {shown}",
-        {"part": part.name, "offset": offset, "length": length, "shards": names},
+        f"part {part.name} {where}: the block at {offset} {why}; it holds {shown}",
+        {**told, "part": part.name, "offset": offset, "length": length, "shards": names},
     )
