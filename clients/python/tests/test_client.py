@@ -280,10 +280,15 @@ def test_directories_are_there_while_they_are_empty(client: ebb.Client, bucket: 
         client.remove_directory(bucket, "dir")
 
 
-def test_a_closed_client_says_so(node: NodeProcess, bucket: str) -> None:
-    client = ebb.Client(node.socket_url)
+def test_a_closed_client_says_so_and_tries_nothing_again(
+    client: ebb.Client, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(*_: object) -> float:
+        raise AssertionError("it would be tried again")
+
+    monkeypatch.setattr("ebb._retry.backoff_s", wait)
     client.close()
-    for call in (client.get, client.head):
+    for call in (client.get, client.head, client.delete):
         with pytest.raises(errors.NodeUnreachableError, match="closed"):
             call(bucket, "k")
 

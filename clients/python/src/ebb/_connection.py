@@ -66,11 +66,10 @@ from ._messages import (
     decode_error,
 )
 from ._retry import RetryPolicy, with_retry
-from ._transport import from_os_error, open_socket, unreachable
+from ._transport import closed, from_os_error, open_socket, unreachable
 from ._version import __version__
 from .errors import (
     EbbError,
-    NodeUnreachableError,
     RequestInvalidError,
     UnsupportedError,
     VersionUnsupportedError,
@@ -495,7 +494,7 @@ class Connection:
         self._is_closed = True
         session, self._session = self._session, None
         if session is not None and session.is_alive:
-            session.end(unreachable("this client was closed", {"notSent": True}))
+            session.end(closed())
 
     def after_fork(self) -> None:
         session, self._session = self._session, None
@@ -504,7 +503,7 @@ class Connection:
 
     def _open_session(self) -> Session:
         if self._is_closed:
-            raise _ClosedError("this client was closed")
+            raise closed()
         sock, received = _upgrade(self._address)
         session = Session(sock, self._address, received)
         try:
@@ -532,12 +531,6 @@ def _find_files(session: Session) -> LocalFiles | None:
     except UnsupportedError:
         return None  # a node that cannot prove it: bytes go through the connection
     return find_local_files(session.hello, challenge)
-
-
-class _ClosedError(NodeUnreachableError):
-    """Not to be tried again."""
-
-    retry = "never"
 
 
 def _upgrade(address: NodeAddress) -> tuple[socket.socket, bytes]:

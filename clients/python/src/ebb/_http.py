@@ -22,7 +22,7 @@ from urllib.parse import quote, urlencode
 from ._address import NodeAddress
 from ._limits import FILE_PIECE_BYTES, IDLE_HTTP_CONNECTIONS, JSON_BYTES_MAX
 from ._retry import RetryPolicy, with_retry
-from ._transport import from_os_error, open_socket, unreachable
+from ._transport import closed, from_os_error, open_socket, unreachable
 from .errors import (
     ERRORS,
     EbbError,
@@ -354,7 +354,7 @@ class HttpClient:
     ) -> Answer:
         """One attempt. Raises an EbbError for every status of 400 and more, and when nobody answers."""
         if self.is_closed:
-            raise unreachable("this client was closed", {"notSent": True})
+            raise closed()
         target = path + _query_text(query)
         connection = self._take()
         try:

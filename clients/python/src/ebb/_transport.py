@@ -27,6 +27,16 @@ def unreachable(message: str, details: Mapping[str, Any] | None = None) -> NodeU
     return NodeUnreachableError(message, details)
 
 
+class _ClosedError(NodeUnreachableError):
+    """Not to be tried again."""
+
+    retry = "never"
+
+
+def closed() -> NodeUnreachableError:
+    return _ClosedError("this client was closed")
+
+
 def open_socket(
     address: NodeAddress, tls: ssl.SSLContext | None, timeout_s: float = CONNECT_TIMEOUT_S
 ) -> socket.socket:
