@@ -236,7 +236,7 @@ test('a process that is killed while it writes leaves nothing, and its room is f
   expect((await once(lines, 'line'))[0]).toBe('written');
   expect(await stagedBytes()).toBeGreaterThan(4_999_999);
   child.kill('SIGKILL');
-  await vi.waitFor(async () => expect(await stagedBytes()).toBe(0), { timeout: 10_000 });
+  await vi.waitFor(async () => expect(await stagedBytes()).toBe(0), { timeout: 60_000 });
   await expect(local.head('data', 'killed')).rejects.toMatchObject({ code: 'not_found' });
 });
 

@@ -66,5 +66,5 @@ test('a node that stays away gives node_unreachable in bounded time', async () =
   const startedMs = performance.now();
   await expect(client.status()).rejects.toMatchObject({ code: 'node_unreachable' });
   await expect(client.get('data', 'x')).rejects.toMatchObject({ code: 'node_unreachable' });
-  expect(performance.now() - startedMs).toBeLessThan(5000);
+  expect(performance.now() - startedMs).toBeLessThan(20_000);
 });

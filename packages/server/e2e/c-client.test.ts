@@ -157,7 +157,7 @@ describe.skipIf(missing.length > 0)('the C library', () => {
         'processes',
       ])('%s', async (name) => {
       await c(name);
-      await vi.waitFor(async () => expect(await stagedBytes()).toBe(0), { timeout: 10_000 });
+      await vi.waitFor(async () => expect(await stagedBytes()).toBe(0), { timeout: 60_000 });
       expect((await client.verify({ bucket: 'data', prefix: 'c/' })).broken).toEqual([]);
       await client.deletePrefix('data', 'c/');
     });
@@ -170,7 +170,7 @@ describe.skipIf(missing.length > 0)('the C library', () => {
         expect(await stagedBytes()).toBeGreaterThanOrEqual(5_000_000);
         writer.child.kill('SIGKILL');
         await writer.exited;
-        await vi.waitFor(async () => expect(await stagedBytes()).toBe(0), { timeout: 10_000 });
+        await vi.waitFor(async () => expect(await stagedBytes()).toBe(0), { timeout: 60_000 });
         await expect(client.head('data', 'c/killed')).rejects.toMatchObject({ code: 'not_found' });
       },
     );
@@ -190,7 +190,7 @@ describe.skipIf(missing.length > 0)('the C library', () => {
           await Promise.all(writers.map(({ exited }) => exited));
           await expectOneVersion(client, 'c/whole');
         }
-        await vi.waitFor(async () => expect(await stagedBytes()).toBe(0), { timeout: 10_000 });
+        await vi.waitFor(async () => expect(await stagedBytes()).toBe(0), { timeout: 60_000 });
       },
     );
 

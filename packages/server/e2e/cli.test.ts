@@ -135,11 +135,11 @@ describe('bytes', () => {
     const child = start(['put', '-', 'data/never']);
     child.stdin?.on('error', () => undefined);
     child.stdin?.write(randomBytes(5_000_000));
-    await expect.poll(stagedBytes, { timeout: 20_000 }).toBeGreaterThan(0);
+    await expect.poll(stagedBytes, { timeout: 60_000 }).toBeGreaterThan(0);
     child.kill('SIGINT'); // while it waits for more
     const [code] = (await once(child, 'exit')) as [number];
     expect(code).toBe(130);
-    await expect.poll(stagedBytes, { timeout: 20_000 }).toBe(0);
+    await expect.poll(stagedBytes, { timeout: 60_000 }).toBe(0);
     expect(await ebb('stat', 'data/never')).toMatchObject({ code: 3 });
   });
 });
@@ -337,7 +337,7 @@ describe('ebb node by the script', () => {
             () => 'up',
             () => 'down',
           ),
-        { timeout: 10_000 },
+        { timeout: 60_000 },
       )
       .toBe('down');
   });

@@ -236,7 +236,7 @@ test('a full disk: writers are told 429 or 507 with the time to wait, nothing ac
       expect(await put(node, { bucket: 'data', key: 'again' }, again)).toMatchObject({
         status: 201,
       }),
-    { timeout: 20_000, interval: 500 },
+    { timeout: 60_000, interval: 500 },
   );
   kept.set('again', hashOf(again));
   // Killed in that state, it starts again with all of it.

@@ -99,7 +99,7 @@ test('a node whose disk others filled serves reads and deletions, also after a k
       expect((await call('PUT', url(node, 'data/again'), content(1))).status).toBe(201);
       expect(await conditionsOf(node)).toEqual([]);
     },
-    { timeout: 10_000, interval: 200 },
+    { timeout: 60_000, interval: 200 },
   );
 });
 
@@ -131,7 +131,7 @@ test('a node starts where others filled the file system of its memory, with what
   await expectAll(node, 'data', [9]);
   await rm(others);
   await vi.waitFor(async () => expect(await conditionsOf(node)).toEqual([]), {
-    ...{ timeout: 10_000, interval: 200 },
+    ...{ timeout: 60_000, interval: 200 },
   });
 });
 
@@ -147,7 +147,7 @@ test('a node whose disk refuses to sync serves reads, refuses changes, and says 
       await fetch(url(node, 'data/k2'), { method: 'PUT', headers, body: 'synced' });
       expect((await fetch(`${node.url}/readyz`)).status).toBe(503);
     },
-    { timeout: 5000 },
+    { timeout: 60_000 },
   );
   expect(await (await fetch(`${node.url}/readyz`)).json()).toMatchObject({
     state: 'read_only',

@@ -44,7 +44,7 @@ test('SIGSTOP for longer than every time to live: staged writes, jobs and reader
   await vi.waitFor(
     async () =>
       await expect(client.jobs.get('job')).rejects.toMatchObject({ code: 'job_not_found' }),
-    { timeout: 20_000, interval: 250 },
+    { timeout: 60_000, interval: 250 },
   );
   await expect(client.head('data', 'owned')).rejects.toMatchObject({ code: 'not_found' });
 });

@@ -53,7 +53,7 @@ beforeAll(async () => {
       DISK_TIER: disk,
     },
   });
-  await vi.waitFor(async () => expect((await fetch(url)).status).toBe(403), { timeout: 20_000 });
+  await vi.waitFor(async () => expect((await fetch(url)).status).toBe(403), { timeout: 60_000 });
   s3 = new S3Client({
     ...{ endpoint: url, region: 'us-east-1', forcePathStyle: true },
     credentials: { ...KEY },

@@ -201,7 +201,7 @@ test('an object that is deleted while it is uploaded, and the node killed: no pa
   await node.start();
   await mirrored(client, 60_000);
   await vi.waitFor(async () => expect(await store.openParts()).toBe(0), {
-    ...{ timeout: 20_000, interval: 250 },
+    ...{ timeout: 60_000, interval: 250 },
   });
   expect(await store.names()).toEqual([]);
 });
@@ -308,7 +308,7 @@ describe('the object store is away', () => {
     await vi.waitFor(
       async () => expect((await put(node, 'again', content(10, 1))).status).toBe(201),
       {
-        ...{ timeout: 20_000, interval: 250 },
+        ...{ timeout: 60_000, interval: 250 },
       },
     );
     expect((await store.names()).length).toBeGreaterThanOrEqual(kept.size);

@@ -211,7 +211,8 @@ test('who opens a connection and never shakes hands does not keep the node from 
   const startedMs = performance.now();
   expect(await stopped.stop()).toBe(0);
   await ended;
-  expect(performance.now() - startedMs).toBeLessThan(5_000);
+  // Before the time for a handshake, 10 s, would have ended it.
+  expect(performance.now() - startedMs).toBeLessThan(9_000);
 });
 
 test('boto3 over HTTPS', { timeout: 120_000 }, async () => {
@@ -265,7 +266,7 @@ test('a certificate that changes is taken without a restart and without a failed
   // The file alone: it is looked at.
   const second = await ca.issue('node');
   await vi.waitFor(async () => expect(await shownFingerprint(node.url)).toBe(second.fingerprint), {
-    timeout: 15_000,
+    timeout: 60_000,
     interval: 100,
   });
   expect(await shownFingerprint(node.s3Url)).toBe(second.fingerprint);
@@ -275,7 +276,7 @@ test('a certificate that changes is taken without a restart and without a failed
     last = await ca.issue('node');
     process.kill(node.pid, 'SIGHUP');
     await vi.waitFor(async () => expect(await shownFingerprint(node.url)).toBe(last.fingerprint), {
-      timeout: 5_000,
+      timeout: 60_000,
       interval: 20,
     });
   }
@@ -296,7 +297,7 @@ test('a key that does not belong to the certificate changes nothing, and the log
   await copyFile(issued.keyFile, own);
   await copyFile(stranger.keyFile, issued.keyFile);
   process.kill(node.pid, 'SIGHUP');
-  await vi.waitFor(() => expect(node.log()).toContain('the old one stays'), { timeout: 10_000 });
+  await vi.waitFor(() => expect(node.log()).toContain('the old one stays'), { timeout: 60_000 });
   expect(node.log()).toContain('is not the key of the first certificate');
   expect(await shownFingerprint(node.url)).toBe(shown);
   await copyFile(own, issued.keyFile);
