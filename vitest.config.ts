@@ -1,3 +1,4 @@
+import path from 'node:path';
 import { defineConfig } from 'vitest/config';
 
 // `source` makes `@ebb/*` resolve to src/index.ts, so tests run with no build.
@@ -5,6 +6,9 @@ export default defineConfig({
   resolve: { conditions: ['source'] },
   ssr: { resolve: { conditions: ['source'] } },
   test: {
+    // Waits that say nothing else end after half a minute, not after vitest's one second.
+    setupFiles: [path.join(import.meta.dirname, 'scripts/lib/patient-waits.ts')],
+    expect: { poll: { timeout: 30_000 } },
     projects: [
       {
         extends: true,
