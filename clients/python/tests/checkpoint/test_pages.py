@@ -65,6 +65,7 @@ def test_training_that_is_killed_goes_on_with_the_same_losses(node: NodeProcess,
     assert first == whole[:KILLED_AT]
     assert len(rest) < len(whole)
     assert rest == whole[-len(rest) :]
+    assert losses("killed") == []  # a job that has ended and is started again
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")

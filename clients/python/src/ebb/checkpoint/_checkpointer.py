@@ -367,7 +367,7 @@ class Checkpointer:
             chosen = next(reversed(self._saves), None) if step is None else step
             pending = None if chosen is None else self._saves.get(chosen)
         if chosen is None:
-            raise NotFoundError(f"run {self.run}: nothing was saved here")
+            raise NotFoundError(f"run {self.run}: this Checkpointer has saved nothing to wait for; name the step, such as latest()")
         if pending is not None and pending.skipped:
             raise NotFoundError(f"step {chosen} of run {self.run} was left out: storing is behind")
         if pending is not None:
