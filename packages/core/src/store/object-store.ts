@@ -276,6 +276,8 @@ export interface ObjectStore {
   shrink(owner: Owner, writeId: number): void;
   /** For writers that cannot see the file. Extends as needed, and moves the write to tier 1 when tier 0 has no room. */
   write(owner: Owner, writeId: number, source: Uint8Array, position: number): Promise<void>;
+  /** Of what came before and `bytes`, which nobody changes until then; large ones in shared memory off the main thread. */
+  crc32c(bytes: Uint8Array, before: number): Promise<number>;
   /** @throws `write_not_found`, `already_committed`, `length_mismatch`, `checksum_mismatch`, and those of Catalog.commitObject; after an error other than `already_committed` the write is gone. */
   commit(owner: Owner, writeId: number, options: CommitOptions): Promise<Committed>;
   /** No error when there is no such write: aborting twice is fine. */

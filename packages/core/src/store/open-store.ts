@@ -207,7 +207,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     owners,
     takeId: () => ids.take(),
     nextId: () => ids.next(),
-    retireAll: (freed) => retirement.retireAll(freed),
+    retireAll: (freed, how) => retirement.retireAll(freed, how),
   };
   const waits = new Waits(parts);
   const recovery = await recover(parts);

@@ -130,7 +130,7 @@ export interface StoreParts {
   nextId(): Promise<number>;
   /**
    * Removes what a change of names left without references. What a power cut could bring back by taking the change back
-   * (copies on disk and in tier 2) goes only after the change is durable. Never rejects: what fails is tried again.
+   * (copies on disk and in tier 2) goes only after the change is durable; `isDurable`: it is. Never rejects: what fails is tried again.
    */
-  retireAll(freed: readonly BlobRecord[]): Promise<void>;
+  retireAll(freed: readonly BlobRecord[], how?: { readonly isDurable: boolean }): Promise<void>;
 }

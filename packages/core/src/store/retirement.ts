@@ -35,12 +35,15 @@ export class Retirement {
   }
 
   /** StoreParts.retireAll. */
-  async retireAll(freed: readonly BlobRecord[]): Promise<void> {
+  async retireAll(
+    freed: readonly BlobRecord[],
+    { isDurable }: { readonly isDurable: boolean } = { isDurable: false },
+  ): Promise<void> {
     const { catalog, placement, observer, ranges } = this.#parts;
     for (const { blobId } of freed) ranges.forget(blobId);
     try {
       await this.#hold?.(freed);
-      if (freed.some((blob) => blob.diskBytes !== null || blob.remote !== null))
+      if (!isDurable && freed.some((blob) => blob.diskBytes !== null || blob.remote !== null))
         await catalog.durable();
       const retired = await Promise.allSettled(freed.map((blob) => placement.retire(blob)));
       const failed = retired.find((result) => result.status === 'rejected');

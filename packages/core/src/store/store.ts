@@ -204,6 +204,9 @@ export class CatalogObjectStore implements ObjectStore {
   write(owner: Owner, writeId: number, source: Uint8Array, position: number): Promise<void> {
     return this.#writes.write(owner, writeId, source, position);
   }
+  crc32c(bytes: Uint8Array, before: number): Promise<number> {
+    return this.#parts.checksums.crc32c(bytes, before);
+  }
   commit(owner: Owner, writeId: number, options: CommitOptions): Promise<Committed> {
     return this.#writes.commit(owner, writeId, options);
   }

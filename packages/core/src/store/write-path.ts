@@ -13,6 +13,7 @@
  * I7  Plain bytes of an encrypted bucket are staged in tier 0 alone; on disk they are encrypted before the commit resolves.
  */
 
+import { dirname } from 'node:path';
 import { ACKS, type Ack, formatBytes, isStoreError, StoreError } from '@ebb/protocol';
 import { isMirrored } from '../catalog/bucket-policy.ts';
 import type { ObjectRecord } from '../catalog/catalog.ts';
@@ -307,9 +308,9 @@ export class WritePath {
     let diskBytes = write.tier === 1 && !isEmpty ? allocatedBytes : null;
     if (!isEmpty && ack !== 'memory') {
       diskBytes = await this.#parts.diskHealth.watch(async () => {
-        const bytes = diskBytes ?? (await this.#copyToDisk(write, { sizeBytes, crc32c, blocks }));
+        if (diskBytes === null) return await this.#copyToDisk(write, { sizeBytes, crc32c, blocks });
         await this.#parts.disk.sync(write.blobId);
-        return bytes;
+        return diskBytes;
       });
     }
     const blob = {
@@ -367,7 +368,7 @@ export class WritePath {
     if (ack !== 'memory' || freed.length > 0)
       await payOwed(object, async () => {
         if (ack !== 'memory') await catalog.durable();
-        if (freed.length > 0) await this.#parts.retireAll(freed);
+        if (freed.length > 0) await this.#parts.retireAll(freed, { isDurable: ack !== 'memory' });
         if (ack !== 'remote') return;
         await mirror.ensureStored(object);
         await catalog.durable();
@@ -537,6 +538,7 @@ export class WritePath {
     staging.grow(write, needBytes);
   }
 
+  /** Resolves when the copy and its name are synced: in one errand of the mover, and not in three. */
   async #copyToDisk(
     write: Staging,
     what: {
@@ -555,11 +557,14 @@ export class WritePath {
     if (sealId !== undefined) {
       vault.note(blobId, { sealId, sizeBytes });
       await sealed.sealMemory({ blobId, sizeBytes, crc32c, sealId }, { sync: true });
-      return disk.seal(blobId, needBytes);
+      const sealedBytes = disk.seal(blobId, needBytes);
+      await disk.sync(blobId);
+      return sealedBytes;
     }
+    const to = disk.absolutePath(blobId);
     const found = await commitMover.copy({
-      from: memory.absolutePath(write.blobId),
-      to: disk.absolutePath(write.blobId),
+      from: memory.absolutePath(blobId),
+      ...{ to, directory: dirname(to) },
       sizeBytes,
       sync: true,
       ...(blocks && { blocks }),
@@ -569,7 +574,7 @@ export class WritePath {
         'checksum_mismatch',
         `the bytes have CRC32C ${found}, the commit says ${crc32c}`,
       );
-    return disk.seal(write.blobId, sizeBytes);
+    return disk.seal(blobId, sizeBytes);
   }
 
   /** For reads from disk to be compared with: of the pass that the commit made, or made behind the writer's back. */

@@ -9,6 +9,7 @@ import {
   constants,
   fdatasyncSync,
   fstatSync,
+  fsyncSync,
   openSync,
   readSync,
   writeSync,
@@ -42,6 +43,8 @@ export type MoverTask =
       readonly fromOffset?: number;
       readonly toOffset?: number;
       readonly sync: boolean;
+      /** Of `to`: synced after the file. */
+      readonly directory?: string;
       /** The CRC32C of each block of so many bytes is wanted too. */
       readonly blockBytes?: number;
     }
@@ -130,8 +133,8 @@ function run(jobId: number, task: MoverTask): Sums {
 }
 
 function copy(jobId: number, task: Extract<MoverTask, { kind: 'copy' }>): Sums {
-  const { sizeBytes, fromOffset = 0, toOffset = 0, blockBytes } = task;
-  return withSource(task.from, (from) =>
+  const { sizeBytes, fromOffset = 0, toOffset = 0, blockBytes, directory } = task;
+  const sums = withSource(task.from, (from) =>
     withFile(task.to, constants.O_WRONLY, (to) => {
       let unsyncedBytes = 0;
       const run = { file: task.from, offset: fromOffset, sizeBytes, blockBytes };
@@ -146,6 +149,8 @@ function copy(jobId: number, task: Extract<MoverTask, { kind: 'copy' }>): Sums {
       return sums;
     }),
   );
+  if (directory !== undefined) withFile(directory, constants.O_RDONLY, fsyncSync);
+  return sums;
 }
 
 function convert(jobId: number, task: Extract<MoverTask, { kind: 'convert' }>): number {

@@ -1,6 +1,6 @@
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { stat, symlink } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { bytesOf, smallTmpfs, tempDir } from '@ebb/testkit';
 import { expect, onTestFinished, test } from 'vitest';
@@ -41,6 +41,17 @@ test('copies exactly the bytes asked for, and says their checksum', async () => 
     expect(copied.subarray(sizeBytes).equals(Buffer.alloc(100, 7))).toBe(true);
     expect(await mover.checksum(from, sizeBytes)).toBe(crc32c(content));
   }
+});
+
+test('a copy is not done before the directory that has its name is synced', async () => {
+  const { mover, file } = await setUp();
+  const content = bytesOf(1000, 1);
+  const from = file('from', content);
+  const copy = { from, to: file('to', Buffer.alloc(0)), sizeBytes: 1000, sync: true };
+  expect(await mover.copy({ ...copy, directory: dirname(from) })).toBe(crc32c(content));
+  await expect(mover.copy({ ...copy, directory: file('no') })).rejects.toMatchObject({
+    code: 'io_failed',
+  });
 });
 
 test('a source that is missing or shorter is data_lost; a target that is missing is io_failed', async () => {

@@ -202,7 +202,7 @@ export interface BlockCollector {
 export interface Mover {
   /**
    * Copies `sizeBytes` from one file into another (which exists), and resolves with their CRC32C. `fromOffset`, `toOffset`:
-   * default 0. `sync`: fdatasync after.
+   * default 0. `sync`: fdatasync after. `directory`: synced after that, so that the name of `to` is durable as well.
    * @throws `data_lost` when the source is missing or shorter; `tier_full`, `io_failed`, `aborted`, `busy`
    */
   copy(options: {
@@ -212,6 +212,7 @@ export interface Mover {
     fromOffset?: number;
     toOffset?: number;
     sync: boolean;
+    directory?: string;
     blocks?: BlockCollector;
     signal?: AbortSignal;
   }): Promise<number>;

@@ -6,7 +6,7 @@ import { crc32c } from '@ebb/core';
 import { StoreError } from '@ebb/protocol';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { BufferPool } from '../buffer-pool.ts';
-import { receiveBody } from './receive-body.ts';
+import { type ReceiveOptions, receiveBody } from './receive-body.ts';
 
 const KiB = 1024;
 const times = { flushMs: 100, silenceMs: 1_000, windowMs: 10_000, windowBytesMin: 64 * KiB };
@@ -14,7 +14,7 @@ const times = { flushMs: 100, silenceMs: 1_000, windowMs: 10_000, windowBytesMin
 beforeEach(() => void vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] }));
 afterEach(() => void vi.useRealTimers());
 
-function start(piecesMax = 3, onSilence?: () => void) {
+function start(piecesMax = 3, options: ReceiveOptions = {}) {
   const pool = new BufferPool({
     ...{ pieceBytes: 256 * KiB, piecesMax, piecesKept: 1, answerPiecesMax: 1 },
   });
@@ -30,7 +30,7 @@ function start(piecesMax = 3, onSilence?: () => void) {
       expect(position).toBe(written.reduce((sum, { length }) => sum + length, 0));
       written.push(Buffer.from(bytes));
     },
-    { times, onSilence: onSilence ?? (() => void silences.push(written.length)) },
+    { times, onSilence: () => void silences.push(written.length), ...options },
   );
   received.catch(() => undefined);
   const send = async (bytes: Buffer): Promise<void> => {
@@ -89,8 +89,10 @@ test('a sender who is silent is found so once, with all that he sent written', a
 
 test('a silent sender whose write is gone is told so, and nothing else ends', async () => {
   const gone = new StoreError('write_not_found');
-  const { pool, send, received } = start(3, () => {
-    throw gone;
+  const { pool, send, received } = start(3, {
+    onSilence: () => {
+      throw gone;
+    },
   });
   await send(Buffer.alloc(10 * KiB));
   await vi.advanceTimersByTimeAsync(100 + 3_000);
@@ -131,5 +133,29 @@ test('a client that goes away in the middle leaves every piece in the pool', asy
   await send(Buffer.alloc(200 * KiB));
   stream.destroy();
   await expect(received).rejects.toMatchObject({ code: 'aborted' });
+  expect(pool.lent.body).toBe(0);
+});
+
+test('a piece is summed up beside its write, and is back in the pool when both are over', async () => {
+  const sums: (() => void)[] = [];
+  const { pool, send, received, written, end } = start(3, {
+    checksum: async (piece, before) => {
+      await new Promise<void>((resolve) => sums.push(resolve));
+      return crc32c(piece, before);
+    },
+  });
+  const body = Buffer.from(Array.from({ length: 600 * KiB }, (_, n) => n % 251));
+  await send(body);
+  end();
+  for (const [pieces, lent] of [
+    [1, 2],
+    [2, 2],
+    [3, 1],
+  ] as const) {
+    await vi.waitUntil(() => sums.length === pieces);
+    expect([written.length, pool.lent.body]).toEqual([pieces, lent]);
+    sums.at(-1)?.();
+  }
+  expect(await received).toEqual({ sizeBytes: body.length, crc32c: crc32c(body) });
   expect(pool.lent.body).toBe(0);
 });

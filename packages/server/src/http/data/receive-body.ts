@@ -6,7 +6,9 @@
  * I2  When the promise settles, no write is under way any more and every piece is back in the pool.
  * I3  A sender who stops holds nothing: a piece is asked for only when there is something to fill it with, and what has
  *     come is written out a moment later (`flushMs`), however little it is.
- * I4  A body that ends too early (the client went away) rejects with `aborted`; one that comes too slowly with `timed_out`.
+ * I4  The checksum of a piece is computed beside its write, by a worker (core's checksum-thread.ts): a large body takes little of
+ *     the main thread. What is not in a piece is summed up at once.
+ * I5  A body that ends too early (the client went away) rejects with `aborted`; one that comes too slowly with `timed_out`.
  */
 import type { IncomingMessage } from 'node:http';
 import { crc32c } from '@ebb/core';
@@ -33,6 +35,8 @@ export interface ReceiveOptions {
   readonly unframe?: (arrived: Buffer, emit: (data: Buffer) => void) => void;
   /** See every byte of the data, in order. */
   readonly digests?: readonly { update(bytes: Uint8Array): void }[];
+  /** Of a piece, and of what came before it, without holding up others; default: at once. */
+  readonly checksum?: (piece: Buffer, before: number) => Promise<number>;
   /** Bytes that arrive, framing included; undefined: not announced. */
   readonly arrivingBytes?: number | undefined;
   /** The sender has been silent for a while; no write is under way. Called once for each silence. */
@@ -240,7 +244,7 @@ class Receiver {
       else this.#pieces.give(piece);
     } else if (this.#heldBytes > 0 && !this.#awaitsPiece) {
       const bytes = this.#takeHeld();
-      this.#write(bytes, () => {
+      this.#write(bytes, undefined, () => {
         if (this.#options.unframe === undefined) freeNow(bytes);
       });
     }
@@ -251,7 +255,7 @@ class Receiver {
   #writePiece(piece: Buffer): void {
     const bytes = this.#filled === piece.length ? piece : piece.subarray(0, this.#filled);
     this.#filled = 0;
-    this.#write(bytes, () => {
+    this.#write(bytes, this.#options.checksum, () => {
       // For what waits, at once: else it would go to the end of the line.
       const isOfUse = !this.#settled && this.#piece === undefined && !this.#awaitsPiece;
       if (isOfUse && this.#heldBytes > SMALL_BODY_BYTES) this.#piece = piece;
@@ -259,12 +263,13 @@ class Receiver {
     });
   }
 
-  #write(bytes: Buffer, done: () => void): void {
-    this.#crc = crc32c(bytes, this.#crc);
+  #write(bytes: Buffer, checksum: ReceiveOptions['checksum'], done: () => void): void {
     for (const digest of this.#options.digests ?? []) digest.update(bytes);
     const position = this.#position;
     this.#position += bytes.length;
-    const writing = this.#options.writeOut(bytes, position);
+    let writing = this.#options.writeOut(bytes, position);
+    if (checksum === undefined) this.#crc = crc32c(bytes, this.#crc);
+    else writing = this.#sumBeside(writing, checksum(bytes, this.#crc));
     this.#writing = writing;
     writing.then(
       () => {
@@ -278,6 +283,14 @@ class Receiver {
         done();
       },
     );
+  }
+
+  /** I4. Both are over when it settles: the piece goes back to the pool then. */
+  async #sumBeside(writing: Promise<void>, summing: Promise<number>): Promise<void> {
+    const [written, sum] = await Promise.allSettled([writing, summing]);
+    if (written.status === 'rejected') throw written.reason;
+    if (sum.status === 'rejected') throw sum.reason;
+    this.#crc = sum.value;
   }
 
   /** Nothing waits when the whole body is there: its end follows at once. */
