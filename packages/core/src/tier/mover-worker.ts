@@ -30,7 +30,7 @@ import {
 export interface MoverWorkerData {
   readonly bufferBytes: number;
   readonly syncEveryBytes: number;
-  /** Slot 0 holds the number of the job to stop; 0 for none. */
+  /** Numbers of jobs to stop, each at its remainder by the number of places. */
   readonly cancel: SharedArrayBuffer;
 }
 
@@ -324,7 +324,8 @@ function writeAll(fd: number, chunk: Uint8Array, at: number): void {
 }
 
 function stopIfCancelled(jobId: number): void {
-  if (Atomics.load(cancelled, 0) === jobId) throw new MoverFailure('aborted', 'stopped half-way');
+  if (Atomics.load(cancelled, jobId % cancelled.length) === jobId)
+    throw new MoverFailure('aborted', 'stopped half-way');
 }
 
 function withSource<T>(file: string, work: (fd: number) => T): T {

@@ -1,15 +1,16 @@
 /**
  * Copies and checks bytes in worker threads, so that spill, mirror and verification never stall the main one.
  *
- * I1  A worker runs one job at a time; the rest waits in one bounded queue, in order.
+ * I1  A worker runs one job at a time; the rest waits in one bounded queue, in order. A few small jobs are with a busy worker
+ *     already (`ahead`), so that it does not wait for the main thread between them; they count as waiting.
  * I2  A job's promise settles after the worker has let go of the files, also when it was aborted.
- * I3  A worker that dies fails its own job with `io_failed`, and the next job starts a new one.
+ * I3  A worker that dies fails its own job with `io_failed`, and the next job starts a new one. What was ahead is done then.
  *
  * Workers start with the first job, and do not keep the process alive. Relied on by file-tier.ts (populate),
  * directory-tier.ts (put, fetch), placement/ (spill) and store/ (verify).
  */
 import { Worker } from 'node:worker_threads';
-import { assert, StoreError } from '@ebb/protocol';
+import { assert, KiB, StoreError } from '@ebb/protocol';
 import {
   MOVER_BUFFER_BYTES,
   MOVER_HEAP_MIB,
@@ -65,9 +66,15 @@ interface Job {
 
 interface Thread {
   readonly worker: Worker;
+  /** One for each place: the job that runs, and those ahead. */
   readonly cancel: Int32Array<SharedArrayBuffer>;
-  job: Job | undefined;
+  /** With the worker, which answers them in order: the first one runs. */
+  jobs: Job[];
 }
+
+const AHEAD_MAX = 3;
+/** Of a job that may wait with a busy worker, or be waited for: another worker would not do it much sooner. */
+const AHEAD_BYTES_MAX = 256 * KiB;
 
 class MoverPool {
   readonly #workersMax: number;
@@ -90,8 +97,8 @@ class MoverPool {
   run(task: MoverTask, signal: AbortSignal | undefined): Promise<Sums> {
     if (this.#isClosed) throw new StoreError('draining', 'the mover is closed');
     if (signal?.aborted === true) throw abortedBy(signal);
-    if (this.#queue.size >= this.#queueMax) {
-      const waiting = this.#queue.size;
+    const waiting = this.#waiting();
+    if (waiting >= this.#queueMax) {
       throw new StoreError('busy', `${waiting} copies wait for the mover already`, { waiting });
     }
     return new Promise((resolve, reject) => {
@@ -119,9 +126,14 @@ class MoverPool {
 
   async close(): Promise<void> {
     this.#isClosed = true;
-    const error = new StoreError('draining', 'the mover was closed before this copy began');
-    for (const job of this.#takeAll()) job.reject(error);
+    for (const job of this.#takeAll()) job.reject(closedError());
     await Promise.all([...this.#threads].map((thread) => thread.worker.terminate()));
+  }
+
+  #waiting(): number {
+    let waiting = this.#queue.size;
+    for (const { jobs } of this.#threads) waiting += Math.max(0, jobs.length - 1);
+    return waiting;
   }
 
   #takeAll(): readonly Job[] {
@@ -136,35 +148,41 @@ class MoverPool {
       job.reject(abortedBy(job.signal));
       return;
     }
-    for (const thread of this.#threads) {
-      if (thread.job === job) Atomics.store(thread.cancel, 0, job.jobId);
-    }
+    for (const { jobs, cancel } of this.#threads)
+      if (jobs.includes(job)) Atomics.store(cancel, job.jobId % cancel.length, job.jobId);
   }
 
   #dispatch(): void {
     for (const job of this.#queue) {
-      const thread = this.#findIdle();
+      const thread = this.#findIdle() ?? this.#findAlmostIdle(job);
       if (thread === undefined) return;
       this.#queue.delete(job);
-      thread.job = job;
+      thread.jobs.push(job);
       thread.worker.ref();
       thread.worker.postMessage({ jobId: job.jobId, task: job.task } satisfies MoverRequest);
     }
   }
 
   #findIdle(): Thread | undefined {
-    for (const thread of this.#threads) if (thread.job === undefined) return thread;
+    for (const thread of this.#threads) if (thread.jobs.length === 0) return thread;
     return this.#threads.size < this.#workersMax ? this.#start() : undefined;
   }
 
+  #findAlmostIdle(job: Job): Thread | undefined {
+    if (!isSmall(job)) return undefined;
+    for (const thread of this.#threads)
+      if (thread.jobs.length <= AHEAD_MAX && thread.jobs.every(isSmall)) return thread;
+    return undefined;
+  }
+
   #start(): Thread {
-    const cancel = new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT);
+    const cancel = new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT * (AHEAD_MAX + 1));
     const worker = this.#startWorker({
       bufferBytes: this.#bufferBytes,
       syncEveryBytes: MOVER_SYNC_EVERY_BYTES,
       cancel,
     });
-    const thread: Thread = { worker, cancel: new Int32Array(cancel), job: undefined };
+    const thread: Thread = { worker, cancel: new Int32Array(cancel), jobs: [] };
     this.#threads.add(thread);
     worker.on('message', (reply: MoverReply) => this.#onReply(thread, reply));
     worker.on('error', (error) => this.#onDeath(thread, error));
@@ -173,10 +191,9 @@ class MoverPool {
   }
 
   #onReply(thread: Thread, reply: MoverReply): void {
-    const job = thread.job;
-    assert(job?.jobId === reply.jobId, 'a worker answers the job it was given');
-    thread.job = undefined;
-    thread.worker.unref();
+    const job = thread.jobs.shift();
+    assert(job?.jobId === reply.jobId, 'a worker answers the jobs it was given, in order');
+    if (thread.jobs.length === 0) thread.worker.unref();
     if ('sums' in reply) job.resolve(reply.sums);
     else job.reject(failureOf(reply, job));
     this.#dispatch();
@@ -185,13 +202,27 @@ class MoverPool {
   /** `error` comes before `exit`; the first of both ends the thread. */
   #onDeath(thread: Thread, cause: unknown): void {
     if (!this.#threads.delete(thread)) return;
-    const task = thread.job?.task;
-    thread.job?.reject(
-      new StoreError('io_failed', 'the mover stopped half-way', { task: task?.kind ?? '' }, cause),
+    const [job, ...ahead] = thread.jobs;
+    thread.jobs = [];
+    job?.reject(
+      new StoreError('io_failed', 'the mover stopped half-way', { task: job.task.kind }, cause),
     );
-    thread.job = undefined;
-    if (!this.#isClosed) this.#dispatch();
+    if (this.#isClosed) {
+      for (const { reject } of ahead) reject(closedError());
+      return;
+    }
+    const later = this.#takeAll();
+    for (const waiting of [...ahead, ...later]) this.#queue.add(waiting);
+    this.#dispatch();
   }
+}
+
+function isSmall({ task: { sizeBytes } }: Job): boolean {
+  return sizeBytes <= AHEAD_BYTES_MAX;
+}
+
+function closedError(): StoreError {
+  return new StoreError('draining', 'the mover was closed before this copy began');
 }
 
 /** The worker file has the extension that this one has: `.ts` from source, `.js` from dist. */

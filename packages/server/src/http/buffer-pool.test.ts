@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test, vi } from 'vitest';
 import { BufferPool } from './buffer-pool.ts';
 
 const create = (): BufferPool =>
@@ -49,4 +49,19 @@ test('pieces lie in shared memory, and come back once', () => {
   expect(piece.buffer).toBeInstanceOf(SharedArrayBuffer);
   pool.give(piece);
   expect(() => pool.give(piece)).toThrow('comes back once');
+});
+
+test('pieces are used again while much goes on, and given up a second after', () => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  onTestFinished(() => void vi.useRealTimers());
+  const pool = create();
+  const takeAll = (): Buffer[] => Array.from({ length: 6 }, () => pool.tryTake() as Buffer);
+  const first = takeAll();
+  for (const piece of first) pool.give(piece);
+  vi.advanceTimersByTime(1000);
+  const second = takeAll();
+  expect(second.every((piece) => first.includes(piece))).toBe(true);
+  for (const piece of second) pool.give(piece);
+  vi.advanceTimersByTime(2000);
+  expect(takeAll().filter((piece) => first.includes(piece))).toHaveLength(2);
 });

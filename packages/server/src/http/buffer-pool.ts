@@ -8,6 +8,8 @@
  *     (send-range.ts), and so waits for nobody.
  * I3  While several peers hold pieces of answers, none has more than half of that part.
  * I4  Senders are served in the order in which they came.
+ * I5  Pieces that come back are kept for what goes on now, and beyond `piecesKept` not longer: a fresh piece costs more than
+ *     the copy into it, and every second those that nobody needed in it are given up.
  *
  * Pieces lie in shared memory: a worker may compute on them while they wait for the disk.
  */
@@ -16,6 +18,7 @@ import { assert } from '@ebb/protocol';
 export interface BufferPoolOptions {
   readonly pieceBytes: number;
   readonly piecesMax: number;
+  /** When nothing goes on. */
   readonly piecesKept: number;
   /** Of `piecesMax`, those that answers may hold. */
   readonly answerPiecesMax: number;
@@ -24,6 +27,8 @@ export interface BufferPoolOptions {
 /** Who holds a piece: a sender of a body, or the peer who reads an answer. */
 type Holder = { readonly use: 'body' } | { readonly use: 'answer'; readonly peer: string };
 const SENDER: Holder = { use: 'body' };
+/** From one look at what is of use to the next (I5). */
+const TRIM_MS = 1000;
 
 export class BufferPool {
   readonly #options: BufferPoolOptions;
@@ -33,6 +38,9 @@ export class BufferPool {
   /** Pieces of answers, by the peer who reads them. */
   readonly #ofPeers = new Map<string, number>();
   #answers = 0;
+  /** At once, since the last look. */
+  #lentMost = 0;
+  #trimTimer: NodeJS.Timeout | undefined;
 
   constructor(options: BufferPoolOptions) {
     assert(options.answerPiecesMax < options.piecesMax, 'senders have pieces of their own');
@@ -86,13 +94,29 @@ export class BufferPool {
     if (next !== undefined) {
       this.#lent.set(piece, SENDER);
       next(piece);
-    } else if (this.#free.length < this.#options.piecesKept) this.#free.push(piece);
+      return;
+    }
+    this.#free.push(piece);
+    this.#trimLater();
+  }
+
+  /** I5 */
+  #trimLater(): void {
+    if (this.#free.length <= this.#options.piecesKept) return;
+    this.#trimTimer ??= setTimeout(() => {
+      this.#trimTimer = undefined;
+      const kept = Math.max(this.#options.piecesKept, this.#lentMost - this.#lent.size);
+      this.#lentMost = this.#lent.size;
+      if (this.#free.length > kept) this.#free.length = kept;
+      this.#trimLater();
+    }, TRIM_MS).unref();
   }
 
   #lend(holder: Holder): Buffer | undefined {
     if (this.#lent.size >= this.#options.piecesMax) return undefined;
     const piece = this.#free.pop() ?? Buffer.from(new SharedArrayBuffer(this.pieceBytes));
     this.#lent.set(piece, holder);
+    this.#lentMost = Math.max(this.#lentMost, this.#lent.size);
     return piece;
   }
 
