@@ -149,7 +149,7 @@ function copy(jobId: number, task: Extract<MoverTask, { kind: 'copy' }>): Sums {
       return sums;
     }),
   );
-  if (directory !== undefined) withFile(directory, constants.O_RDONLY, fsyncSync);
+  if (directory !== undefined) syncDirectory(directory);
   return sums;
 }
 
@@ -326,6 +326,15 @@ function writeAll(fd: number, chunk: Uint8Array, at: number): void {
 function stopIfCancelled(jobId: number): void {
   if (Atomics.load(cancelled, jobId % cancelled.length) === jobId)
     throw new MoverFailure('aborted', 'stopped half-way');
+}
+
+function syncDirectory(path: string): void {
+  const fd = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
 }
 
 function withSource<T>(file: string, work: (fd: number) => T): T {
