@@ -30,6 +30,7 @@ export {
   openPrefixSnapshots,
   type PrefixSnapshots,
 } from './snapshots/prefix-snapshots.ts';
+export { type BodySums, createBodySums } from './store/body-sums.ts';
 export { type ConditionChange, Conditions } from './store/conditions.ts';
 export type * from './store/object-store.ts';
 export { type OpenedStore, openObjectStore, type StoreOptions } from './store/open-store.ts';
@@ -53,6 +54,7 @@ export type { S3Layout } from './tier/s3/s3-names.ts';
 export type { S3Credentials, S3Observation, S3Remark } from './tier/s3/s3-protocol.ts';
 export { openS3Tier, type S3Tier, type S3TierOptions } from './tier/s3/s3-tier.ts';
 export type {
+  BlockCollector,
   LocalBlob,
   LocalTier,
   LocalTierUsage,

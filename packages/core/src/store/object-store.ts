@@ -5,6 +5,7 @@
  * its write id, and is thrown away when its owner goes or its deadline passes. Readers open, get a lease and file ranges,
  * and release. All methods throw StoreError with a code of the protocol's table.
  */
+
 import type { Ack, ExtentLocation, TierIndex } from '@ebb/protocol';
 import type {
   BucketPolicy,
@@ -19,6 +20,8 @@ import type {
   VersionRecord,
 } from '../catalog/catalog.ts';
 import type { Files } from '../files/files.ts';
+import type { BlockCollector } from '../tier/tier.ts';
+import type { BodySums } from './body-sums.ts';
 import type { EventBatch, FollowOptions } from './events.ts';
 import type { Waited, WaitOptions } from './wait.ts';
 
@@ -78,6 +81,8 @@ export interface CommitOptions extends Condition {
   readonly sizeBytes: number;
   /** Of all bytes; undefined: computed off the main thread before the commit. */
   readonly crc32c?: number;
+  /** Of the same pass; without them, another one may be made. */
+  readonly blocks?: BlockCollector | undefined;
   readonly ack?: Ack;
   readonly contentType?: string;
   readonly metadata?: Readonly<Record<string, string>>;
@@ -276,8 +281,8 @@ export interface ObjectStore {
   shrink(owner: Owner, writeId: number): void;
   /** For writers that cannot see the file. Extends as needed, and moves the write to tier 1 when tier 0 has no room. */
   write(owner: Owner, writeId: number, source: Uint8Array, position: number): Promise<void>;
-  /** Of what came before and `bytes`, which nobody changes until then; large ones in shared memory off the main thread. */
-  crc32c(bytes: Uint8Array, before: number): Promise<number>;
+  /** For the bytes of one write, in order; with the store's worker for those in shared memory. */
+  createBodySums(): BodySums;
   /** @throws `write_not_found`, `already_committed`, `length_mismatch`, `checksum_mismatch`, and those of Catalog.commitObject; after an error other than `already_committed` the write is gone. */
   commit(owner: Owner, writeId: number, options: CommitOptions): Promise<Committed>;
   /** No error when there is no such write: aborting twice is fine. */

@@ -5,6 +5,7 @@
  * Writes are in write-path.ts, reads in read-path.ts, deletions in deletions.ts, jobs in job-life.ts; what is here is names, and
  * the life of the store itself. What it stands on is put together in open-store.ts.
  */
+
 import { type Ack, StoreError, type TierIndex } from '@ebb/protocol';
 import type {
   BucketPolicy,
@@ -20,6 +21,7 @@ import { FileTable } from '../files/file-table.ts';
 import { parseAnyBucketName, parseBucketName, parseKey, versionsBucketOf } from '../object-ref.ts';
 import type { MoveResult } from '../placement/blob-placement.ts';
 import { durabilityOf, meets } from '../placement/policy.ts';
+import { type BodySums, createBodySums } from './body-sums.ts';
 import { syncBucket } from './bucket-sync.ts';
 import { composeObject } from './compose.ts';
 import { type DeletedCount, Deletions } from './deletions.ts';
@@ -204,8 +206,8 @@ export class CatalogObjectStore implements ObjectStore {
   write(owner: Owner, writeId: number, source: Uint8Array, position: number): Promise<void> {
     return this.#writes.write(owner, writeId, source, position);
   }
-  crc32c(bytes: Uint8Array, before: number): Promise<number> {
-    return this.#parts.checksums.crc32c(bytes, before);
+  createBodySums(): BodySums {
+    return createBodySums(this.#parts.checksums);
   }
   commit(owner: Owner, writeId: number, options: CommitOptions): Promise<Committed> {
     return this.#writes.commit(owner, writeId, options);

@@ -297,6 +297,9 @@ export class WritePath {
     // Also the one look at the file: missing, too short, or longer than what was reserved.
     const allocatedBytes = isEmpty ? 0 : tier.seal(write.blobId, sizeBytes);
     const blocks = write.sealId === undefined ? collectorFor(sizeBytes) : undefined;
+    // On disk the bytes lie as they came; a copy from memory makes its own.
+    if (write.tier === 1 && blocks?.blockBytes === options.blocks?.blockBytes)
+      blocks?.sums.push(...(options.blocks?.sums ?? []));
     const crc32c = isEmpty
       ? 0
       : (options.crc32c ??

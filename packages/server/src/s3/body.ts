@@ -217,6 +217,6 @@ async function readPlanned(call: S3Call, plan: BodyPlan, bytesMax: number): Prom
     crc = crc32c(piece, crc);
     for (const digest of digests) digest.update(piece);
   }
-  await plan.finish({ sizeBytes: body.length, crc32c: crc });
+  await plan.finish({ sizeBytes: body.length, crc32c: crc, blocks: undefined });
   return body;
 }

@@ -28,6 +28,7 @@ export async function putObject(
     return await store.commit(owner, writeId, {
       sizeBytes: received.sizeBytes,
       crc32c: received.crc32c,
+      blocks: received.blocks,
       metadata,
       ...condition,
       ...(ack === undefined ? {} : { ack }),

@@ -11,7 +11,7 @@
  * I5  A body that ends too early (the client went away) rejects with `aborted`; one that comes too slowly with `timed_out`.
  */
 import type { IncomingMessage } from 'node:http';
-import { crc32c } from '@ebb/core';
+import { type BlockCollector, type BodySums, createBodySums } from '@ebb/core';
 import { StoreError } from '@ebb/protocol';
 import {
   BODY_FLUSH_MS,
@@ -27,6 +27,8 @@ import { freeNow } from '../free-now.ts';
 export interface ReceivedBody {
   readonly sizeBytes: number;
   readonly crc32c: number;
+  /** Of each block, where the pieces began and ended with blocks. */
+  readonly blocks: BlockCollector | undefined;
 }
 type WriteOut = (bytes: Buffer, position: number) => Promise<void>;
 
@@ -35,8 +37,8 @@ export interface ReceiveOptions {
   readonly unframe?: (arrived: Buffer, emit: (data: Buffer) => void) => void;
   /** See every byte of the data, in order. */
   readonly digests?: readonly { update(bytes: Uint8Array): void }[];
-  /** Of a piece, and of what came before it, without holding up others; default: at once. */
-  readonly checksum?: (piece: Buffer, before: number) => Promise<number>;
+  /** Default: those that are computed at once. */
+  readonly sums?: BodySums;
   /** Bytes that arrive, framing included; undefined: not announced. */
   readonly arrivingBytes?: number | undefined;
   /** The sender has been silent for a while; no write is under way. Called once for each silence. */
@@ -97,7 +99,7 @@ class Receiver {
   /** By us, so that its length says nothing of the sender. */
   #windowHadPause = false;
   #position = 0;
-  #crc = 0;
+  readonly #sums: BodySums;
   #ended = false;
   #settled = false;
 
@@ -110,6 +112,7 @@ class Receiver {
     this.#pieces = pieces;
     this.#options = options;
     this.#times = options.times ?? TIMES;
+    this.#sums = options.sums ?? createBodySums();
   }
 
   async run(): Promise<ReceivedBody> {
@@ -244,18 +247,24 @@ class Receiver {
       else this.#pieces.give(piece);
     } else if (this.#heldBytes > 0 && !this.#awaitsPiece) {
       const bytes = this.#takeHeld();
-      this.#write(bytes, undefined, () => {
+      this.#write(bytes, { isPiece: false }, () => {
         if (this.#options.unframe === undefined) freeNow(bytes);
       });
     }
     if (this.#ended && this.#writing === undefined && this.#heldBytes === 0)
-      this.#settle(() => this.#done.resolve({ sizeBytes: this.#position, crc32c: this.#crc }));
+      this.#settle(() =>
+        this.#done.resolve({
+          sizeBytes: this.#position,
+          crc32c: this.#sums.crc32c(),
+          blocks: this.#sums.blocks(),
+        }),
+      );
   }
 
   #writePiece(piece: Buffer): void {
     const bytes = this.#filled === piece.length ? piece : piece.subarray(0, this.#filled);
     this.#filled = 0;
-    this.#write(bytes, this.#options.checksum, () => {
+    this.#write(bytes, { isPiece: true }, () => {
       // For what waits, at once: else it would go to the end of the line.
       const isOfUse = !this.#settled && this.#piece === undefined && !this.#awaitsPiece;
       if (isOfUse && this.#heldBytes > SMALL_BODY_BYTES) this.#piece = piece;
@@ -263,13 +272,14 @@ class Receiver {
     });
   }
 
-  #write(bytes: Buffer, checksum: ReceiveOptions['checksum'], done: () => void): void {
+  #write(bytes: Buffer, { isPiece }: { readonly isPiece: boolean }, done: () => void): void {
     for (const digest of this.#options.digests ?? []) digest.update(bytes);
     const position = this.#position;
     this.#position += bytes.length;
     let writing = this.#options.writeOut(bytes, position);
-    if (checksum === undefined) this.#crc = crc32c(bytes, this.#crc);
-    else writing = this.#sumBeside(writing, checksum(bytes, this.#crc));
+    if (isPiece)
+      writing = both(writing, this.#sums.add(bytes)); // I4
+    else this.#sums.addNow(bytes);
     this.#writing = writing;
     writing.then(
       () => {
@@ -283,14 +293,6 @@ class Receiver {
         done();
       },
     );
-  }
-
-  /** I4. Both are over when it settles: the piece goes back to the pool then. */
-  async #sumBeside(writing: Promise<void>, summing: Promise<number>): Promise<void> {
-    const [written, sum] = await Promise.allSettled([writing, summing]);
-    if (written.status === 'rejected') throw written.reason;
-    if (sum.status === 'rejected') throw sum.reason;
-    this.#crc = sum.value;
   }
 
   /** Nothing waits when the whole body is there: its end follows at once. */
@@ -366,6 +368,12 @@ class Receiver {
     this.#held = [];
     how();
   }
+}
+
+/** Settles when both have, since the piece goes back to the pool then. */
+async function both(writing: Promise<void>, summing: Promise<void>): Promise<void> {
+  for (const result of await Promise.allSettled([writing, summing]))
+    if (result.status === 'rejected') throw result.reason;
 }
 
 function onEarlyEnd(request: IncomingMessage, reject: (error: StoreError) => void): void {

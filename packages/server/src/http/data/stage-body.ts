@@ -51,7 +51,7 @@ export async function stageBody<T>(
     const received = await receiveBody(request, pieces, writeOut, {
       ...receive,
       arrivingBytes,
-      checksum: (piece, before) => store.crc32c(piece, before),
+      sums: store.createBodySums(),
       // What was announced and does not come is others' to write into.
       onSilence: () => store.shrink(owner, staged.writeId),
     });

@@ -5,6 +5,7 @@
 import type { IncomingMessage } from 'node:http';
 import type { Committed, StagedWrite } from '@ebb/core';
 import { HEADERS } from '@ebb/protocol';
+import type { ReceivedBody } from '../../http/data/receive-body.ts';
 import { stageBody } from '../../http/data/stage-body.ts';
 import { encodeHeader } from '../../http/header-text.ts';
 import {
@@ -68,15 +69,17 @@ export async function postObject(call: S3Call): Promise<void> {
         decoder.push(arrived, limit.counting(emit)),
     },
   };
-  const commit = async (
-    { writeId }: StagedWrite,
-    received: { sizeBytes: number; crc32c: number },
-  ) => {
+  const commit = async ({ writeId }: StagedWrite, received: ReceivedBody) => {
     decoder.end();
     limit.assertEnough(received.sizeBytes);
     const checksum = await plan.finish(received);
     return await context.store.commit(context.owner, writeId, {
-      ...{ sizeBytes: received.sizeBytes, crc32c: received.crc32c, metadata },
+      ...{
+        sizeBytes: received.sizeBytes,
+        crc32c: received.crc32c,
+        blocks: received.blocks,
+        metadata,
+      },
       attributes:
         checksum === undefined ? attributes : { ...attributes, checksum: formatChecksum(checksum) },
       contentType,

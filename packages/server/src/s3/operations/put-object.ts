@@ -2,6 +2,7 @@
 import type { ObjectRef, StagedWrite } from '@ebb/core';
 import { ACKS, type Ack, HEADERS } from '@ebb/protocol';
 import { parseWriteCondition, type WriteCondition } from '../../http/data/conditions.ts';
+import type { ReceivedBody } from '../../http/data/receive-body.ts';
 import { refuseEarly, stageBody } from '../../http/data/stage-body.ts';
 import {
   DEFAULT_CONTENT_TYPE,
@@ -30,6 +31,7 @@ export async function putObject(call: S3Call): Promise<void> {
     return await context.store.commit(context.owner, received.staged.writeId, {
       sizeBytes: received.sizeBytes,
       crc32c: received.crc32c,
+      blocks: received.blocks,
       metadata,
       attributes:
         found === undefined ? attributes : { ...attributes, checksum: formatChecksum(found) },
@@ -64,6 +66,7 @@ export interface StoredBody {
   readonly staged: StagedWrite;
   readonly sizeBytes: number;
   readonly crc32c: number;
+  readonly blocks: ReceivedBody['blocks'];
   readonly checksum: Checksum | undefined;
 }
 
