@@ -33,3 +33,17 @@ test('a body that came in odd pieces has the sum of the whole, and none of block
   atOnce.addNow(body);
   expect([atOnce.crc32c(), atOnce.blocks()]).toEqual([crc32c(body), undefined]);
 });
+
+test('a body too long for blocks of this size gives their sums up', async () => {
+  /** Of nothing: what matters here is how much is kept. */
+  const quick = {
+    ofBlocks: async (bytes: Uint8Array, blockBytes: number) =>
+      Array.from({ length: Math.ceil(bytes.length / blockBytes) }, () => 0),
+  };
+  const sums = createBodySums(quick);
+  const piece = new Uint8Array(64 * 1024 * KiB);
+  for (let at = 0; at < 16; at++) await sums.add(piece);
+  expect(sums.blocks()?.sums).toHaveLength(16_384);
+  await sums.add(piece);
+  expect(sums.blocks()).toBeUndefined();
+});

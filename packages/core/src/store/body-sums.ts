@@ -4,6 +4,7 @@
  *
  * S1  Sums of blocks are there only for a body whose pieces began and ended where blocks do: others get theirs by another pass.
  * S2  The sum of the whole is joined from those of the blocks, so the one cannot differ from the others.
+ * S3  A body that turns out too long for blocks of this size gives them up: what is held of one has a bound.
  */
 import { crc32c } from '../checksum.ts';
 import type { ChecksumThread } from '../checksum-thread/checksum-thread.ts';
@@ -38,6 +39,7 @@ export function createBodySums(thread?: Pick<ChecksumThread, 'ofBlocks'>): BodyS
     if (sizeBytes % BLOCK_BYTES === 0) sums?.push(...found);
     else sums = undefined;
     sizeBytes += length;
+    if (blockBytesOf(sizeBytes) !== BLOCK_BYTES) sums = undefined; // S3
   };
   const addNow = (bytes: Uint8Array): void => {
     const isBlock = bytes.length <= BLOCK_BYTES && sums !== undefined;

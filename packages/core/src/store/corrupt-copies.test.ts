@@ -272,6 +272,35 @@ test('sums of blocks that are damaged or missing are made again, and the bytes a
   }
 });
 
+test('a body whose blocks were summed up as it came is not read once more, and is compared when it is read', async () => {
+  let passes = 0;
+  const t = await openStoreInTest(BUCKETS, {
+    faults: {
+      mover: (mover) =>
+        override(mover, {
+          checksum: async (...args) => {
+            passes++;
+            return await mover.checksum(...args);
+          },
+        }),
+    },
+  });
+  const ref = { bucket: 'plain', key: 'k' };
+  const bytes = bytesOf(3 * MiB + 77);
+  const sums = t.store.createBodySums();
+  const { writeId } = await t.store.stage(t.owner, ref, { reserveBytes: bytes.length });
+  for (let at = 0; at < bytes.length; at += MiB) {
+    await sums.add(bytes.subarray(at, at + MiB));
+    await t.store.write(t.owner, writeId, bytes.subarray(at, at + MiB), at);
+  }
+  const body = { sizeBytes: bytes.length, crc32c: sums.crc32c(), blocks: sums.blocks() };
+  await t.store.commit(t.owner, writeId, body);
+  expect(await read(t, ref, 0, bytes.length)).toEqual(bytes);
+  expect(passes).toBe(0);
+  flip(await diskFile(t, 'plain', 'k'), 2 * MiB);
+  expect(await codeOf(read(t, ref, 2 * MiB - 5, 2 * MiB + 5))).toBe('data_corrupt');
+});
+
 test('blocks are small, and of large blobs so few that their sums fit', () => {
   expect(blockBytesOf(1)).toBe(64 * KiB);
   expect(blockBytesOf(2 ** 30)).toBe(64 * KiB);

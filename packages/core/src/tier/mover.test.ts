@@ -123,6 +123,21 @@ test('aborting ends a queued job at once and a running one soon; others go on', 
   expect(await jobs[2]).toBe(crc32c(content));
 });
 
+test('small jobs that wait with the worker are stopped one by one', async () => {
+  const { mover, file } = await setUp();
+  const content = bytesOf(1000, 1);
+  const from = file('from', content);
+  const stops = Array.from({ length: 4 }, () => new AbortController());
+  const jobs = stops.map(({ signal }) => mover.checksum(from, 1000, { signal }));
+  const settled = Promise.allSettled(jobs);
+  stops[1]?.abort();
+  stops[2]?.abort();
+  const [first, second, third, fourth] = await settled;
+  const done = { status: 'fulfilled', value: crc32c(content) };
+  const stopped = { status: 'rejected', reason: { code: 'aborted' } };
+  expect([first, second, third, fourth]).toMatchObject([done, stopped, stopped, done]);
+});
+
 test('many jobs at once all get their own answer, with more than one worker', async () => {
   const { mover, file } = await setUp({ workers: 2 });
   const contents = Array.from({ length: 50 }, (_, index) => bytesOf(index * 1000, index));
