@@ -60,7 +60,9 @@ final class LocalFiles {
       Path path = Path.of(directory);
       if (!path.isAbsolute()) return null;
       Map<String, Object> proof = look(path.resolve(".ebb-here-" + challenge));
-      return Boolean.TRUE.equals(proof.get("isRegularFile")) && Files.isWritable(path) ? new Place(path, proof.get("uid")) : null;
+      // Staged files are the group's to write; names are the node's alone to make.
+      boolean isSeen = Files.isReadable(path) && Files.isExecutable(path);
+      return isSeen && Boolean.TRUE.equals(proof.get("isRegularFile")) ? new Place(path, proof.get("uid")) : null;
     } catch (IOException | RuntimeException e) {
       return null; // not there, or not ours to see: the other way works
     }

@@ -8,6 +8,7 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
+import java.nio.file.attribute.PosixFilePermissions;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -43,6 +44,17 @@ class LocalFilesTest {
   @Test
   void aNodeThatCannotMakeAFileHereIsOfAnotherHost() throws Exception {
     assertNull(find(false));
+  }
+
+  /** As the daemon makes it for its group: names there are its own alone to make. Root may write in it all the same. */
+  @Test
+  void aDirectoryThatOthersMayNotWriteInIsUsed() throws Exception {
+    Files.createDirectories(tier.resolve("b/07"));
+    Files.writeString(tier.resolve(BLOB), "hello");
+    Files.createFile(tier.resolve(".ebb-here-" + CHALLENGE));
+    Files.setPosixFilePermissions(tier, PosixFilePermissions.fromString("r-xr-x---"));
+    assertNotNull(LocalFiles.find(new Messages.HelloResponse(1, "n", 1, tier.toString(), tier.toString(), "", ""), CHALLENGE));
+    Files.setPosixFilePermissions(tier, PosixFilePermissions.fromString("rwxr-x---"));
   }
 
   @Test
