@@ -52,7 +52,7 @@ export interface CampaignOptions {
   readonly rounds?: number;
   /** Only faults whose name has this in it. */
   readonly only?: string;
-  /** Leaves out faults that keep clients waiting for a minute. */
+  /** Leaves out faults that keep clients waiting for a minute, and holds the others for a shorter time. */
   readonly quick?: boolean;
   readonly onRound?: (report: CampaignReport) => void;
 }
@@ -137,6 +137,7 @@ class Campaign implements AsyncDisposable {
   readonly #lanes: readonly Lane[];
   readonly #history = new History();
   readonly #faults: readonly Fault[];
+  readonly #quick: boolean;
   #access: Access;
 
   private constructor(parts: Parts, access: Access) {
@@ -145,6 +146,7 @@ class Campaign implements AsyncDisposable {
     this.#proxy = parts.proxy;
     this.#disk = parts.disk;
     this.#access = access;
+    this.#quick = parts.quick;
     this.#faults = FAULTS.filter(
       ({ name, needsDisk = false, isSlow = false }) =>
         name.includes(parts.only) &&
@@ -201,7 +203,7 @@ class Campaign implements AsyncDisposable {
       ),
     );
     await sleep(BEFORE_MS);
-    await fault.act({ ...this.#parts, random: this.#random });
+    await fault.act({ ...this.#parts, random: this.#random, quick: this.#quick });
     if (fault.endsNode === true) await this.#start();
     await sleep(AFTER_MS);
     isOver = true;

@@ -12,6 +12,8 @@ interface Patient {
   /** undefined where none can be made. */
   readonly disk: FailingDisk | undefined;
   readonly random: () => number;
+  /** Faults are held for a shorter time. */
+  readonly quick: boolean;
 }
 
 export interface Fault {
@@ -28,9 +30,10 @@ export interface Fault {
 }
 
 const FAULT_MS = { min: 400, max: 2000 };
+const QUICK_MS = { min: 300, max: 700 };
 
 export const FAULTS: readonly Fault[] = [
-  { name: 'nothing', act: async ({ random }) => await hold(random) },
+  { name: 'nothing', act: hold },
   { name: 'kill -9', act: async ({ node }) => await node.kill(), endsNode: true },
   { name: 'SIGTERM', act: async ({ node }) => void (await node.stop()), endsNode: true },
   { name: 'SIGSTOP', act: pause },
@@ -92,24 +95,27 @@ export const FAULTS: readonly Fault[] = [
   ),
 ];
 
-async function hold(random: () => number): Promise<void> {
-  await sleep(FAULT_MS.min + random() * (FAULT_MS.max - FAULT_MS.min));
+async function hold({ random, quick }: Pick<Patient, 'random' | 'quick'>): Promise<void> {
+  const { min, max } = quick ? QUICK_MS : FAULT_MS;
+  await sleep(min + random() * (max - min));
 }
 
-async function pause({ node, random }: Patient): Promise<void> {
-  process.kill(node.pid, 'SIGSTOP');
-  await hold(random);
-  process.kill(node.pid, 'SIGCONT');
+async function pause(patient: Patient): Promise<void> {
+  const { pid } = patient.node;
+  process.kill(pid, 'SIGSTOP');
+  await hold(patient);
+  process.kill(pid, 'SIGCONT');
 }
 
 function storeFault(fault: ProxyFault): Fault {
   return {
     name: `the object store: ${fault}`,
     isSlow: fault === 'hang' || fault === 'stall-response',
-    async act({ proxy, random }) {
+    async act(patient) {
+      const { proxy, random } = patient;
       const share = random() < 0.5 ? 1 : 0.4;
       proxy.harm(fault, { when: () => random() < share });
-      await hold(random);
+      await hold(patient);
       proxy.heal();
     },
   };
@@ -119,10 +125,10 @@ function diskFault(name: string, fault: DiskFault): Fault {
   return {
     name,
     needsDisk: true,
-    async act({ disk, random }) {
-      disk?.fail(fault);
-      await hold(random);
-      disk?.heal();
+    async act(patient) {
+      patient.disk?.fail(fault);
+      await hold(patient);
+      patient.disk?.heal();
     },
   };
 }
