@@ -18,6 +18,8 @@ REPO = Path(__file__).resolve().parents[3]
 OWN_NODE = REPO / "node_modules/.bin/node"
 READY = re.compile(r'"url":"([^"]+)","s3Url":"([^"]+)".*"msg":"ready"')
 START_TIMEOUT_S = 60
+#: For programs whose losses are compared: on a busy machine, several threads add up in another order, and spin.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class NodeProcess:

@@ -16,7 +16,7 @@ import pytest
 
 from ebb.checkpoint import Checkpointer
 from ebb.errors import NotFoundError
-from support import NodeProcess
+from support import ONE_THREAD, NodeProcess
 
 HERE = Path(__file__).resolve()
 EXAMPLES = HERE.parents[2] / "examples/checkpoint"
@@ -123,8 +123,8 @@ def test_the_example_goes_on_as_if_nothing_had_been(node: NodeProcess, tmp_path:
     picture = tmp_path / "losses.png"
     command = [sys.executable, str(EXAMPLES / "drill.py"), "--node", node.socket_url, "--seed", "116"]
     command += ["--steps", "30", "--every", "3", "--kills", "2", "--plot", str(picture)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, env=env)
+    env = {**os.environ, **ONE_THREAD}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert "largest difference of a loss: 0.0" in done.stdout
     said = re.search(r"30 of 30 steps, resumed at \[0, \d+, (\d+)\]", done.stdout)

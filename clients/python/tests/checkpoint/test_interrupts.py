@@ -249,7 +249,7 @@ def run_script(node: NodeProcess, run: str, script: str) -> subprocess.Completed
     start = "import atexit, sys\nimport numpy as np\nfrom ebb.checkpoint import Checkpointer\n"
     start += "checkpointer = Checkpointer(sys.argv[1], sys.argv[2])\n"
     command = [sys.executable, "-c", start + script, node.socket_url, run]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_a_save_that_failed_behind_the_back_of_a_program_that_ends_is_told(node: NodeProcess, run: str) -> None:

@@ -19,7 +19,7 @@ import ebb.jax
 import ebb.torch
 import ebb.torch.dcp
 from ebb.checkpoint import Checkpointer
-from support import OWN_NODE, REPO, NodeProcess
+from support import ONE_THREAD, OWN_NODE, REPO, NodeProcess
 
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TYPESCRIPT = re.compile(r"^```ts\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -49,7 +49,9 @@ def test_training_that_is_killed_goes_on_with_the_same_losses(node: NodeProcess,
         assert name is not None
         code = TRAINING[n].replace(ADDRESS, node.url).replace(name[0], f'run="{name[1]}-{life}"')
         lines: list[str] = []
-        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, **ONE_THREAD}
+        ) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 lines.append(line)

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from support import NodeProcess
+from support import ONE_THREAD, NodeProcess
 
 TRAIN = """
 import os, shutil, sys, warnings
@@ -63,8 +63,8 @@ def test_a_resumed_trainer_is_where_it_would_have_been(node: NodeProcess, tmp_pa
         [sys.executable, "-c", TRAIN, node.socket_url, str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=150,
-        env={**os.environ, "PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1"},
+        timeout=300,
+        env={**os.environ, **ONE_THREAD, "PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "the same" in done.stdout
