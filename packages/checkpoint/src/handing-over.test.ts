@@ -1,4 +1,5 @@
 import { setTimeout } from 'node:timers/promises';
+import { resolvePolicy } from '@ebb/core';
 import { MiB } from '@ebb/protocol';
 import { codeOf, createTestClock } from '@ebb/testkit';
 import { afterEach, describe, expect, test } from 'vitest';
@@ -241,6 +242,22 @@ describe('who waits for a snapshot', () => {
     await clock.advance(11 * 60_000);
     expect(await waiting).toMatch('did not commit them in 600 s');
     await expect.poll(imagesLeft).toEqual([]);
+  });
+
+  test('waits on while a part is being written for longer than that, also beside an encrypted bucket', async () => {
+    const clock = await openOnClock();
+    const begun = await bench.service.begin(at(1), want());
+    const name = begun.decision === 'go' ? begun : { bucket: '', key: '' };
+    const sealed = resolvePolicy({ preset: 'ephemeral' });
+    await bench.at.store.createBucket('checkpoint-images-encrypted', sealed);
+    const writer = bench.at.store.createOwner('writer');
+    await bench.at.store.stage(writer, name, { reserveBytes: MiB });
+    const waiting = wait(1, 's1');
+    await clock.advance(11 * 60_000);
+    await bench.at.store.dropOwner(writer);
+    await bench.at.put(name.bucket, name.key, image(1));
+    await commit(1);
+    expect(await waiting).toMatchObject({ session: 's1' });
   });
 
   test('is told by which rule of the run it went', async () => {

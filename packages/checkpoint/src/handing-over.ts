@@ -342,8 +342,11 @@ export class HandingOver {
     return await this.#section(run, async () => {
       this.#assertGoesOn(run, { step, session });
       const known = run.begun.get(begunKey({ step, session }));
-      if (known !== undefined) return known;
       const heardMs = this.#parts.clock.monotonic();
+      if (known !== undefined) {
+        known.heardMs = heardMs;
+        return known;
+      }
       const begun: Begun = { step, session, promises: new Map(), heardMs, commits: 0 };
       if (!(await this.#isAnyImage(imageBucket, sessionPrefix(run, begun)))) {
         const message = `session ${session} has begun no snapshot of step ${step}, or its parts were given up`;
@@ -421,17 +424,18 @@ export class HandingOver {
   async #giveUpSilent(run: Run): Promise<void> {
     const { clock, store } = this.#parts;
     const oldMs = clock.monotonic() - SILENCE_MS_MAX;
-    for (const begun of [...run.begun.values()]) {
-      if (begun.commits > 0 || begun.heardMs > oldMs) continue;
+    const isSilent = (begun: Begun): boolean => begun.commits === 0 && begun.heardMs <= oldMs;
+    for (const begun of [...run.begun.values()].filter(isSilent))
       await this.#section(run, async () => {
-        for (const imageBucket of await this.#imageBuckets()) {
-          if (store.isStagedUnder({ bucket: imageBucket, key: sessionPrefix(run, begun) }))
-            continue;
-          const message = `session ${begun.session} handed over parts of step ${begun.step} of run ${run.ref.run}, and did not commit them in ${SILENCE_MS_MAX / 1000} s: they were thrown away`;
+        const imageBuckets = await this.#imageBuckets();
+        // From here on nothing is awaited before it is forgotten: it may have said a word until now, or be gone.
+        if (run.begun.get(begunKey(begun)) !== begun || !isSilent(begun)) return;
+        const key = sessionPrefix(run, begun);
+        if (imageBuckets.some((bucket) => store.isStagedUnder({ bucket, key }))) return;
+        const message = `session ${begun.session} handed over parts of step ${begun.step} of run ${run.ref.run}, and did not commit them in ${SILENCE_MS_MAX / 1000} s: they were thrown away`;
+        for (const imageBucket of imageBuckets)
           await this.#drop(run, begun, { imageBucket, ended: { code: 'superseded', message } });
-        }
       });
-    }
   }
 
   /** An object of an image bucket. One that belongs to a session which may go on is noted as begun. */

@@ -65,6 +65,8 @@ export interface Run {
   policy: RunPolicy;
   jobs: Jobs;
   readonly snapshots: Map<number, SnapshotRecord>;
+  /** By step, and by the sessions that its record names: when they committed, on the monotonic clock (I2). */
+  readonly bornMs: Map<number, ReadonlyMap<string, number>>;
   /** By step and session. */
   readonly begun: Map<string, Begun>;
   /** Why a step is left out, by step and session. */
@@ -82,8 +84,6 @@ export class Runs {
   readonly #records: CheckpointRecords;
   readonly #clock: Clock;
   readonly #runs = new Map<string, Run>();
-  /** By key and session: when it was committed, on the monotonic clock (I2). */
-  readonly #bornMs = new Map<string, number>();
   #sequence = 0;
 
   constructor(records: CheckpointRecords, clock: Clock) {
@@ -122,7 +122,7 @@ export class Runs {
   /** How long ago it was committed (I2). */
   ageMs(ref: SnapshotRef, { session }: SnapshotRecord): number {
     const now = this.#clock.monotonic();
-    return now - (this.#bornMs.get(bornKey(ref, session)) ?? now);
+    return now - (this.find(ref)?.bornMs.get(ref.step)?.get(session) ?? now);
   }
 
   all(): readonly Run[] {
@@ -228,7 +228,7 @@ export class Runs {
     const now = run.snapshots.get(ref.step);
     if (now?.session !== session || !now.isRemoved) return;
     run.snapshots.delete(ref.step);
-    this.#bornMs.delete(bornKey(ref, session));
+    run.bornMs.delete(ref.step);
     await this.#records.deleteRecord(SNAPSHOTS, snapshotKey(ref));
     wake(run);
   }
@@ -242,11 +242,13 @@ export class Runs {
   }
 
   #enter(run: Run, step: number, record: SnapshotRecord): void {
-    const key = bornKey({ ...run.ref, step }, record.session);
-    if (!this.#bornMs.has(key)) {
-      const ageMs = Math.max(0, this.#clock.now() - record.committedAtMs);
-      this.#bornMs.set(key, this.#clock.monotonic() - ageMs);
+    const known = run.bornMs.get(step);
+    const bornMs = new Map<string, number>();
+    for (let one: SnapshotRecord | null = record; one !== null; one = one.previous) {
+      const ageMs = Math.max(0, this.#clock.now() - one.committedAtMs);
+      bornMs.set(one.session, known?.get(one.session) ?? this.#clock.monotonic() - ageMs);
     }
+    run.bornMs.set(step, bornMs);
     this.#sequence = Math.max(this.#sequence, record.sequence);
     run.snapshots.set(step, record);
   }
@@ -258,6 +260,7 @@ export class Runs {
       policy,
       jobs: NO_JOBS,
       snapshots: new Map(),
+      bornMs: new Map(),
       begun: new Map(),
       skipped: new Map(),
       ended: new Map(),
@@ -309,8 +312,4 @@ export function visible(run: Run): readonly (readonly [step: number, SnapshotRec
 /** What a training job goes on from. */
 export function latestStep(run: Run): number | null {
   return visible(run).find(([, { bad }]) => bad === null)?.[0] ?? null;
-}
-
-function bornKey(ref: SnapshotRef, session: string): string {
-  return `${snapshotKey(ref)}/${session}`;
 }
