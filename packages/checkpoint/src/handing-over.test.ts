@@ -1,4 +1,3 @@
-import { setTimeout } from 'node:timers/promises';
 import { resolvePolicy } from '@ebb/core';
 import { MiB } from '@ebb/protocol';
 import { codeOf, createTestClock } from '@ebb/testkit';
@@ -317,11 +316,11 @@ describe('order', () => {
   });
 
   test('records of a catalog that counted nothing yet have the order of their times', async () => {
-    bench = await Bench.open();
+    const clock = await openOnClock();
     for (const step of [3, 1, 2]) {
       await bench.save(step, image(step));
       await bench.service.wait(at(step), 'disk');
-      await setTimeout(2); // so that their times differ
+      clock.jump(1);
     }
     await bench.service.close();
     const { catalog } = bench.at;

@@ -2,8 +2,9 @@
  * Whether the file system has room for the catalog to grow. Others fill it, and a deletion must not need what only a deletion
  * can give.
  *
- * R1  What adds rows is refused while less than `lowBytes` is left, before it wrote anything. The rest (deletions, moves between
- *     tiers, what a start notes) goes on: it has the log's own blocks (log-reserve.ts), and frees some.
+ * R1  What adds objects, buckets, jobs or sums is refused while less than `lowBytes` is left, before it wrote anything. The rest
+ *     (deletions and what they note, moves between tiers, what a start notes, the small records of packages) goes on: it has
+ *     the log's own blocks (log-reserve.ts), and most of it frees some.
  * R2  It ends at twice the room at which it began, by itself.
  * R3  A look costs 2 µs, and is made at most every `LOOK_MS`: in that time nobody adds as much as is kept.
  */

@@ -224,7 +224,7 @@ function createCatalog(parts: {
       tx.change(() => setBlobCopies(tables, blobId, expectedGeneration, copies)),
     setBlobChecksum: (blobId, crc32c) => tx.change(() => blobs.setChecksum(blobId, crc32c)),
     putBlockSums: (blobId, firstBlock, sums) =>
-      tx.change(() => {
+      grow(() => {
         if (blobs.find(blobId) !== undefined) blockSums.put(blobId, firstBlock, sums);
       }),
     findBlockSums: (blobId, firstBlock) => tx.read(() => blockSums.find(blobId, firstBlock)),

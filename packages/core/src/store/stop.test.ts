@@ -45,14 +45,14 @@ describe('a tier 2 that hangs', () => {
       expect(await put).toMatchObject({ code: 'not_yet_durable', message });
     }
     await at.close();
-  }, 5000);
+  }, 60_000);
 
   test('holds up no close', async () => {
     const at = await open();
     const [pending] = await putDurably(at, ['k']);
     await at.close();
     expect(await pending).toMatchObject({ code: 'not_yet_durable' });
-  }, 5000);
+  }, 60_000);
 
   test('loses nothing: what was cut is sent after the next start', async () => {
     const at = await open();
@@ -63,5 +63,5 @@ describe('a tier 2 that hangs', () => {
     await mirrored(next);
     expect((await next.get('dur', 'k')).toString()).toBe('kept');
     expect((await next.store.head({ bucket: 'dur', key: 'k' })).durability).toBe('remote');
-  }, 10_000);
+  }, 60_000);
 });

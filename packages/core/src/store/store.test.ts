@@ -641,7 +641,8 @@ describe('room', () => {
   });
 
   test('a disk full of mirrored objects takes new ones: the old copies are evicted', async () => {
-    const at = await open({ diskBytes: 1 * MiB });
+    // Room comes when the mirror has sent something: on a busy machine that takes its time.
+    const at = await open({ diskBytes: 1 * MiB, settings: { roomWaitMs: 60_000 } });
     for (let i = 0; i < 40; i++) await at.put('buf', `k${i}`, bytes(100_000, i));
     await mirrored(at);
     for (let i = 0; i < 40; i++) expect(await at.get('buf', `k${i}`)).toEqual(bytes(100_000, i));

@@ -205,7 +205,7 @@ test('a pipe that others put in the place of an object keeps nobody waiting', as
   const run = { offset: 0, length: 10, crc32c: null, etag };
   await expect(tier.fetch('k/pipe', target, run)).rejects.toBeInstanceOf(StoreError);
   expect(await tier.head('k/pipe')).toBeUndefined();
-}, 10_000);
+}, 60_000);
 
 test('a file of the mover that is a pipe keeps nobody waiting', async () => {
   const root = await tempDir();
@@ -213,7 +213,7 @@ test('a file of the mover that is a pipe keeps nobody waiting', async () => {
   await writeFile(join(root, 'to'), '');
   const copy = { from: join(root, 'pipe'), to: join(root, 'to'), sizeBytes: 10, sync: false };
   await expect(mover.copy(copy)).rejects.toBeInstanceOf(StoreError);
-}, 10_000);
+}, 60_000);
 
 test('temporary files of a crash are removed at the next start, those of another node are not', async () => {
   const root = await tempDir();

@@ -429,6 +429,7 @@ export class FrameConnection {
 
   /** Counts what there is. Returns false when there was no room for the frame on its way in. */
   #count(): boolean {
+    if (this.#closed) return true; // its holds are over, and calls that end after it hold nothing
     this.#memory.charge(this.#atWork, this.#callBytes);
     this.#memory.charge(this.#unsent, this.#unsentBytes());
     try {
@@ -490,6 +491,7 @@ export class FrameConnection {
   }
 
   #onMoved(): void {
+    if (this.#closed) return;
     this.#memory.touch(this.#unsent);
     this.#count();
     this.#beginLarge();

@@ -1,6 +1,6 @@
 /** A real node. Faults: clients of frames who take no answers, who begin long frames and stop, before and after HELLO. */
 import { encodeFrame, FRAME_HEADER_BYTES, MiB, messages, OPS } from '@ebb/protocol';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, onTestFinished, test, vi } from 'vitest';
 import { openTestNode, type TestFrames, type TestNode } from '../testing/test-node.ts';
 
 let node: TestNode;
@@ -125,6 +125,29 @@ test('half frames are counted before they are there, and who stops in one makes 
   await frames.call(OPS.write, messages.write.request.encode({ writeId, offset: 0, data }));
   await Promise.race(stopped.map(({ closed }) => closed));
   expect(await metric('ebb_peers_ended_total{why="memory"}')).toBeGreaterThan(0);
+});
+
+test('who is gone while a call of his is at work holds nothing, also when it ends', async () => {
+  const { store } = node.node.services;
+  const { promise: mayEnd, resolve: endCalls } = Promise.withResolvers<void>();
+  const stage = store.stage.bind(store);
+  const stages = vi.spyOn(store, 'stage').mockImplementation(async (...args) => {
+    await mayEnd;
+    return await stage(...args);
+  });
+  onTestFinished(() => stages.mockRestore());
+  const frames = await connect();
+  const request = { bucket: 'bkt', key: 'gone', reserveBytes: 100, tier: 255, jobId: '' };
+  const call = encodeFrame(2, OPS.stage, 0, messages.stage.request.encode(request));
+  const head = encodeFrame(3, OPS.write, 0, Buffer.alloc(1000));
+  head.writeUInt32LE(16 * MiB, 0);
+  frames.socket.write(Buffer.concat([call, head]));
+  await expect.poll(() => metric('ebb_frame_held_bytes')).toBe(16 * MiB);
+  frames.socket.destroy();
+  await expect.poll(() => metric('ebb_frame_held_bytes')).toBe(0);
+  endCalls();
+  await expect.poll(() => stages.mock.settledResults[0]?.type).toBe('rejected'); // its owner is gone
+  expect(await metric('ebb_frame_held_bytes')).toBe(0);
 });
 
 test('before HELLO nothing long is taken', async () => {

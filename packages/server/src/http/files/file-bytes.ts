@@ -45,8 +45,8 @@ async function sendBytes(
   const { sizeBytes } = store.files.stat(owner, fileId);
   const lengthMax = Math.min(length, Math.max(0, sizeBytes - offset));
   const piece = pieces.tryTakeForAnswer(response.socket?.remoteAddress ?? '');
-  const bytes = piece ?? Buffer.allocUnsafeSlow(lengthMax);
   if (piece === undefined) holdAnswer(held, response, lengthMax);
+  const bytes = piece ?? Buffer.allocUnsafeSlow(lengthMax);
   try {
     const got = await store.files.read(owner, fileId, bytes.subarray(0, lengthMax), offset);
     response.writeHead(200, { 'content-type': 'application/octet-stream', 'content-length': got });
