@@ -7,6 +7,8 @@
  *   refuses       requests with a header like this, with a status and a code
  *   md5           false: ETags are no MD5 of the content
  *   hides         the answer to HEAD lacks this header, as behind a proxy that compresses
+ *   isAway        404 in plain text to everything, as a proxy whose store is away
+ *   losesUploads  the answer to the begin of an upload names none
  *   corrupts      what is put is stored with its first byte changed
  */
 import { createHash } from 'node:crypto';
@@ -26,6 +28,8 @@ export interface Carelessness {
   refuses: readonly Refusal[];
   md5: boolean;
   hides: 'nothing' | 'content-length' | 'etag';
+  isAway: boolean;
+  losesUploads: boolean;
   corrupts: boolean;
 }
 
@@ -47,6 +51,8 @@ export async function startCarelessStore(is: Partial<Carelessness> = {}): Promis
     refuses: [],
     md5: true,
     hides: 'nothing',
+    isAway: false,
+    losesUploads: false,
     corrupts: false,
     ...is,
   });
@@ -97,6 +103,10 @@ class Store implements CarelessStore {
     const line = `${method} ${key}`;
     this.requests.push({ line, headers: Object.keys(request.headers) });
     this.onRequest(line);
+    if (this.is.isAway) {
+      response.writeHead(404, { 'content-type': 'text/plain' }).end('404 page not found\n');
+      return;
+    }
     const refusal = this.is.refuses.find(
       ({ header, methods }) =>
         methods?.includes(method) !== false &&
@@ -151,10 +161,8 @@ class Store implements CarelessStore {
   #begin(response: ServerResponse): void {
     const id = `upload-${this.#uploads.size + 1}`;
     this.#uploads.set(id, new Map());
-    xml(
-      response,
-      `<InitiateMultipartUploadResult><UploadId>${id}</UploadId></InitiateMultipartUploadResult>`,
-    );
+    const named = this.is.losesUploads ? '' : `<UploadId>${id}</UploadId>`;
+    xml(response, `<InitiateMultipartUploadResult>${named}</InitiateMultipartUploadResult>`);
   }
 
   #part(

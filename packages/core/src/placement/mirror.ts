@@ -14,7 +14,8 @@
  *     finds what was there before.
  * I5  What fails is tried again, after a growing pause (pauses.ts), in which others get their turn; a target that does not answer is
  *     asked by one at a time. An object that has no good copy left cannot be stored, ever: it is given up, and
- *     `ebb verify` names it.
+ *     `ebb verify` names it. What the place of a put answers never says that: only a bad or missing source does, and of one in
+ *     tier 2 two different questions (still-there.ts).
  * I6  Others put, change and delete objects in tier 2 too. What is deleted there is what this node put or saw there
  *     (known-object.ts), and a version that comes back without a write of its own is stored over nothing else. What others have put
  *     in its place stays: a deletion is over then, and a version gives way to theirs (`follow`).
@@ -35,6 +36,7 @@ import { storedSize } from '../encryption/vault.ts';
 import { bucketOfVersions } from '../object-ref.ts';
 import type { LifeLog } from '../store/life-log.ts';
 import { orAborted } from '../store/or-aborted.ts';
+import { isStillThere } from '../tier/still-there.ts';
 import type { RemoteObject, RemoteSource, RemoteTier } from '../tier/tier.ts';
 import type { BlobPlacement, HeldFile, Place } from './blob-placement.ts';
 import { type Known, lookAt } from './known-object.ts';
@@ -486,7 +488,10 @@ export class Mirror {
     error: unknown,
   ): Promise<unknown> {
     if (!GONE.some((code) => isStoreError(error, code))) return error;
-    if ((await this.#parts.remote.head(name))?.etag === etag) return error;
+    if (await isStillThere(this.#parts.remote, { name, etag })) {
+      const message = `${name}: tier 2 did not give it, and then says that it is there`;
+      return new StoreError('io_failed', message, { name }, error);
+    }
     const message = `${object.bucket}/${object.key}: others replaced ${name} in tier 2, which held its only copy`;
     return new StoreError('data_lost', message, { name }, error);
   }
@@ -531,8 +536,8 @@ export class Mirror {
         ({ etag } = await remote.copy(from.name, name, run));
       } catch (error) {
         if (!GONE.some((code) => isStoreError(error, code))) throw error;
-        // Two answers that say so: others replaced or deleted what held the blob.
-        if ((await remote.head(from.name))?.etag === from.etag) throw error;
+        // Others replaced or deleted what held the blob.
+        if (await isStillThere(remote, from)) throw error;
         return await this.#setRemote(blob, null);
       }
       await this.#setRemote(blob, { name, offset: 0, etag });

@@ -16,12 +16,11 @@ import { HEADER_BYTES, sealedSize } from '../encryption/frames.ts';
 import type { SealFacts } from '../encryption/sealed-format.ts';
 import type { Vault } from '../encryption/vault.ts';
 import { NO_OWN_NAME, ownName } from '../placement/remote-names.ts';
+import { isListed } from '../tier/still-there.ts';
 import type { RemoteHeaders, RemoteObject, RemoteTier } from '../tier/tier.ts';
 import type { ObjectRef } from './object-store.ts';
 import { RecentMap } from './recent-map.ts';
 
-/** A page of S3. */
-const LISTED_MAX = 1000;
 const CHECKED_MIN = 32_768;
 
 export interface ImporterParts {
@@ -180,16 +179,6 @@ export class Importer {
     }
     return segments;
   }
-}
-
-/** A store lists an object before all whose names only begin like its own; a directory lists them in no order. */
-async function isListed(remote: RemoteTier, name: string): Promise<boolean> {
-  let looked = 0;
-  for await (const found of remote.list(name)) {
-    if (found.name === name) return true;
-    if (++looked === LISTED_MAX) return false;
-  }
-  return false;
 }
 
 /** Two answers about one content must tell one length: else one of them is wrong, and neither is believed. */

@@ -25,6 +25,7 @@ import { parseAnyBucketName } from '../object-ref.ts';
 import { durabilityOfObject, shouldPromote } from '../placement/policy.ts';
 import { isPrivateName, ownName } from '../placement/remote-names.ts';
 import { isSealedBlob, type SealedBlob } from '../placement/sealed-copies.ts';
+import { isStillThere } from '../tier/still-there.ts';
 import type { LocalBlob } from '../tier/tier.ts';
 import type { ReadRaw } from './checked-reads.ts';
 import { blobIdsOf, ExtentIndex, extentCount, isManyExtents } from './extent-index.ts';
@@ -625,10 +626,18 @@ export class ReadPath {
         if ((await placement.move(blobId, to, options)) === 'done') break;
       }
     } catch (error) {
+      if (isStoreError(error, 'data_lost')) throw await this.#lostOr(blob, error);
       if (!isStoreError(error, 'data_corrupt')) throw error;
       await badCopies.found(2, blobId, error); // what of it is right is read through us
     }
     return await this.locate(blobId, length);
+  }
+
+  /** One answer of tier 2 loses nothing: what it still has could just not be read. */
+  async #lostOr({ remote: copy }: BlobRecord, error: StoreError): Promise<StoreError> {
+    if (copy === null || !(await isStillThere(this.#parts.remote, copy))) return error;
+    const message = `${copy.name}: tier 2 did not give it, and then says that it is there`;
+    return new StoreError('io_failed', message, { name: copy.name }, error);
   }
 
   #promoteIfHot(blobId: number): void {

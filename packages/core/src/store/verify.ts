@@ -1,9 +1,15 @@
-/** Checks stored bytes against their checksums: every copy of a blob, in every tier. */
-import { isStoreError, StoreError, type TierIndex } from '@ebb/protocol';
-import type { BlobRecord, Catalog } from '../catalog/catalog.ts';
+/**
+ * Checks stored bytes against their checksums: every copy of a blob, in every tier.
+ *
+ * V1  A copy in tier 2 is certainly broken when it is read wrong twice, and certainly gone when two different questions say so
+ *     (still-there.ts): the last copy is forgotten for nothing less.
+ */
+import { isStoreError, StoreError, type StoreErrorCode, type TierIndex } from '@ebb/protocol';
+import type { BlobRecord, Catalog, RemoteCopy } from '../catalog/catalog.ts';
 import { displayName } from '../catalog/version-keys.ts';
 import { createCrc32c } from '../checksum.ts';
 import { isSealedBlob, type SealedCopies } from '../placement/sealed-copies.ts';
+import { isStillThere } from '../tier/still-there.ts';
 import type { LocalTier, Mover, RemoteTier } from '../tier/tier.ts';
 import type { BrokenBlob } from './object-store.ts';
 
@@ -27,6 +33,10 @@ export interface BrokenCopy {
   readonly isCertain: boolean;
 }
 
+interface Found extends BrokenCopy {
+  readonly code: StoreErrorCode;
+}
+
 /** What says that the bytes are not there. Other errors may pass; some (a closed mover) say nothing about the copy at all. */
 const CERTAIN: ReadonlySet<string> = new Set([
   'data_lost',
@@ -44,29 +54,41 @@ export async function verifyBlob(
 ): Promise<readonly BrokenCopy[]> {
   const broken: BrokenCopy[] = [];
   const cancel = signal === undefined ? {} : { signal };
-  const check = async (tier: TierIndex, checksum: () => Promise<number>): Promise<void> => {
+  const check = async (
+    tier: TierIndex,
+    checksum: () => Promise<number>,
+  ): Promise<Found | undefined> => {
     try {
       const found = await checksum();
-      if (blob.crc32c === null || found === blob.crc32c) return;
+      if (blob.crc32c === null || found === blob.crc32c) return undefined;
       const problem = `CRC32C is ${hex(found)}, recorded ${hex(blob.crc32c)}`;
-      broken.push({ tier, problem, isCertain: true });
+      return { tier, problem, isCertain: true, code: 'data_corrupt' };
     } catch (error) {
       if (!isStoreError(error)) throw error;
       const isCertain = CERTAIN.has(error.code);
       if (!isCertain && error.code !== 'io_failed' && error.code !== 'key_unavailable') throw error;
-      broken.push({ tier, problem: error.message, isCertain });
+      return { tier, problem: error.message, isCertain, code: error.code };
     }
   };
+  const add = (found: Found | undefined): void => {
+    if (found === undefined) return;
+    const { tier, problem, isCertain } = found;
+    broken.push({ tier, problem, isCertain });
+  };
   if (blob.memoryBytes !== null) {
-    await check(0, () =>
-      parts.mover.checksum(parts.memory.absolutePath(blob.blobId), blob.sizeBytes, cancel),
+    add(
+      await check(0, () =>
+        parts.mover.checksum(parts.memory.absolutePath(blob.blobId), blob.sizeBytes, cancel),
+      ),
     );
   }
   if (blob.diskBytes !== null) {
-    await check(1, () =>
-      isSealedBlob(blob)
-        ? parts.sealed.checksumOnDisk(blob, signal)
-        : parts.mover.checksum(parts.disk.absolutePath(blob.blobId), blob.sizeBytes, cancel),
+    add(
+      await check(1, () =>
+        isSealedBlob(blob)
+          ? parts.sealed.checksumOnDisk(blob, signal)
+          : parts.mover.checksum(parts.disk.absolutePath(blob.blobId), blob.sizeBytes, cancel),
+      ),
     );
   }
   const { remote, sizeBytes } = blob;
@@ -77,9 +99,28 @@ export async function verifyBlob(
     const read: ReadStored = isSealedBlob(blob)
       ? async (part, at) => await parts.sealed.readRemote(blob, part, at, readStored)
       : readStored;
-    await check(2, () => checksumThrough(read, sizeBytes));
+    const look = (): ReturnType<typeof check> => check(2, () => checksumThrough(read, sizeBytes));
+    const first = await look();
+    const found = first?.isCertain === true ? await look() : first;
+    const isCertain = found?.isCertain === true && (await isConfirmed(parts.remote, remote, found));
+    add(found && { ...found, isCertain });
   }
   return broken;
+}
+
+/** V1 */
+async function isConfirmed(
+  remote: RemoteTier,
+  copy: RemoteCopy,
+  { code }: Pick<Found, 'code'>,
+): Promise<boolean> {
+  if (code === 'data_corrupt') return true;
+  try {
+    return !(await isStillThere(remote, copy));
+  } catch (error) {
+    if (!isStoreError(error)) throw error;
+    return false;
+  }
 }
 
 export async function verifyAll(

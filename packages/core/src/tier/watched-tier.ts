@@ -141,10 +141,11 @@ class Watch {
   }
 }
 
-/** `silent`: no answer, or that the store cannot now; `refused`: an answer, and a no. Undefined: it is about one object. */
+/** `silent`: no answer, that the store cannot now, or 404 from who is no store; `refused`: an answer, and a no. Undefined: it is about one object. */
 function findFailure(error: StoreError): 'silent' | 'refused' | undefined {
   if (error.code === 'tier_full') return 'refused';
   if (error.code !== 'io_failed') return undefined;
   const { status } = error.details;
+  if (status === 404) return 'silent';
   return typeof status === 'number' && status >= 400 && status < 500 ? 'refused' : 'silent';
 }

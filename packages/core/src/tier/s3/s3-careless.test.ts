@@ -213,3 +213,45 @@ test.each(['content-length', 'etag'] as const)(
     expect(await tier.head('b/k')).toMatchObject({ sizeBytes: 7 });
   },
 );
+
+test('a proxy that answers 404 to everything, while its store is away, says nothing about any object', async () => {
+  const { store, tier } = await open();
+  const etag = store.put('p/b/k', bytesOf(100, 1));
+  store.is.isAway = true;
+  const [file] = await local(Buffer.alloc(0));
+  const run = { offset: 0, length: 100, crc32c: null, etag };
+  const small = await local(bytesOf(10, 2));
+  const large = await local(bytesOf(11 * MiB, 2));
+  const list = async (): Promise<void> => {
+    for await (const _ of tier.list('b/'));
+  };
+  const calls: readonly (() => Promise<unknown>)[] = [
+    () => tier.put('b/new', small),
+    () => tier.put('b/new', small, { replaces: null }),
+    () => tier.put('b/new', large),
+    () => tier.copy('b/k', 'b/new', run),
+    () => tier.read('b/k', Buffer.alloc(10), 0),
+    () => tier.read('b/k', Buffer.alloc(0), 0),
+    () => tier.fetch('b/k', file?.file ?? '', run),
+    () => tier.head('b/k'),
+    () => tier.delete('b/k'),
+    () => tier.delete('b/k', { etag }),
+    list,
+  ];
+  for (const call of calls) await expect(call()).rejects.toMatchObject({ code: 'io_failed' });
+  store.is.isAway = false;
+  expect([...store.objects.keys()]).toEqual(['p/b/k']);
+  expect(await tier.head('b/none')).toBeUndefined();
+  const read = tier.read('b/none', Buffer.alloc(1), 0);
+  await expect(read).rejects.toMatchObject({ code: 'data_lost' });
+});
+
+test('a beginning of an upload that is answered without an upload is no beginning: the store is named, and no part is sent', async () => {
+  const { store, tier } = await open({ losesUploads: true });
+  const put = tier.put('b/k', await local(bytesOf(11 * MiB, 1)));
+  await expect(put).rejects.toMatchObject({
+    code: 'io_failed',
+    message: expect.stringContaining(store.url),
+  });
+  expect(store.requests.every(({ line }) => line === 'POST p/b/k')).toBe(true);
+});

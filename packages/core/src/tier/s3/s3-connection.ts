@@ -42,6 +42,8 @@ export interface RequestOptions {
   readonly holdsBytes?: number;
   readonly stallMs?: number;
   readonly attempts?: number;
+  /** Asks for an object that need not be there: then 404 is `data_lost`. */
+  readonly isLookup?: boolean;
 }
 
 const transfers = new ByteBudget({
@@ -94,14 +96,14 @@ export class S3Connection {
 
   /** @throws StoreError */
   async request<T>(options: RequestOptions, work: (attempt: Attempt) => Promise<T>): Promise<T> {
-    const { doing, signal, attempts = this.config.settings.attempts } = options;
+    const { doing, signal, isLookup, attempts = this.config.settings.attempts } = options;
     for (let attempt = 1; ; attempt++) {
       stopIfAborted(signal);
       try {
         return await this.#attempt(options, work);
       } catch (error) {
         if (isAborted(error)) throw error;
-        const failure = this.toError(error, doing);
+        const failure = this.toError(error, doing, isLookup);
         if (!isRetryable(failure) || attempt >= attempts) throw failure;
       }
       await this.#pause(attempt, signal);
@@ -109,14 +111,14 @@ export class S3Connection {
   }
 
   /** In the codes of the protocol, and without what the store may have repeated of the credentials. */
-  toError(error: unknown, doing: string): StoreError {
+  toError(error: unknown, doing: string, isLookup = false): StoreError {
     const { accessKeyId, secretAccessKey, sessionToken } = this.config.credentials ?? {};
     const secrets = [accessKeyId, secretAccessKey, sessionToken].flatMap((secret) =>
       secret === undefined || secret === '' ? [] : [secret],
     );
     const hide = (text: string): string =>
       secrets.reduce((hidden, secret) => hidden.replaceAll(secret, '…'), text);
-    return toS3Error(error, { doing, bucket: this.bucket, hide });
+    return toS3Error(error, { doing, bucket: this.bucket, isLookup, hide });
   }
 
   destroy(): void {

@@ -21,7 +21,14 @@ import { toStoreError } from '../fs-error.ts';
 import type { RangeAnswer, SignedRequest } from './range-sockets.ts';
 import type { Attempt, S3Connection } from './s3-connection.ts';
 import { connectionFailed } from './s3-failures.ts';
-import { headObject, probeConditions, quoteEtag, replaced, unquoteEtag } from './s3-objects.ts';
+import {
+  assertGone,
+  headObject,
+  probeConditions,
+  quoteEtag,
+  replaced,
+  unquoteEtag,
+} from './s3-objects.ts';
 import { runSideBySide } from './side-by-side.ts';
 
 export interface KeyRange {
@@ -148,6 +155,7 @@ async function receive(
   try {
     return await receiveRange(connection, range, receiving);
   } catch (error) {
+    if (isStoreError(error, 'data_lost')) await assertGone(connection, range.key, receiving.signal);
     if (!isStoreError(error, 'range_invalid') || range.etag === undefined) throw error;
     // A store that ignores the condition says of a shorter successor that the range is beyond its end.
     const { key, etag } = range;
@@ -163,7 +171,7 @@ async function receiveRange(
   range: KeyRange,
   { signal, sink, holdsBytes = S3_TRANSFER_BYTES }: Receiving,
 ): Promise<Received> {
-  const options = { doing: `reading ${range.key}`, signal, holdsBytes };
+  const options = { doing: `reading ${range.key}`, signal, holdsBytes, isLookup: true };
   if (range.length === 0) return await receiveNothing(connection, range, signal);
   return await connection.request(options, async (attempt) => {
     const { key, offset, length, etag } = range;

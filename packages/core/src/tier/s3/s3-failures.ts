@@ -3,6 +3,9 @@
  *
  * `io_failed` carries `status` (0: no answer), `s3Code` and `retryable`. Texts of the store are passed on only where no
  * hint of ours says more, and without the credentials that they may repeat.
+ *
+ * I1  404 says that there is no object only where an object was asked for (`isLookup`). To a write it is the answer of somebody
+ *     who is no object store, such as a proxy whose store is away: `io_failed`, and the write is tried again.
  */
 import { StoreError, type StoreErrorCode } from '@ebb/protocol';
 import { errnoOf } from '../fs-error.ts';
@@ -65,6 +68,8 @@ interface Subject {
   /** `putting KEY`: the beginning of the message. */
   readonly doing: string;
   readonly bucket: string;
+  /** An object is asked for, which need not be there. */
+  readonly isLookup: boolean;
   /** Takes credentials out of a text. */
   readonly hide: (text: string) => string;
 }
@@ -73,9 +78,9 @@ export function toS3Error(error: unknown, subject: Subject): StoreError {
   if (error instanceof StoreError) return error;
   const failure = findServiceFailure(error);
   if (failure === undefined) return toConnectionError(error, subject);
-  const { doing, bucket, hide } = subject;
+  const { doing, bucket, hide, isLookup } = subject;
   const { status, s3Code } = failure;
-  const code = findCode(failure);
+  const code = findCode(failure, isLookup);
   const isRetryable =
     code === 'io_failed' && (status >= 500 || status === 429 || RETRYABLE_CODES.has(s3Code));
   return new StoreError(code, `${doing}: ${hide(explain(failure, code, bucket))}`, {
@@ -108,12 +113,12 @@ function findServiceFailure(error: unknown): ServiceFailure | undefined {
   return status === undefined ? undefined : { status, s3Code: name, message };
 }
 
-function findCode({ status, s3Code }: ServiceFailure): StoreErrorCode {
+function findCode({ status, s3Code }: ServiceFailure, isLookup: boolean): StoreErrorCode {
   if (s3Code === 'NoSuchBucket' || s3Code === 'NoSuchUpload') return 'io_failed';
   if (status === 507 || FULL_CODES.has(s3Code)) return 'tier_full';
   if (NAME_CODES.has(s3Code)) return 'name_invalid';
   if (SIZE_CODES.has(s3Code)) return 'too_large';
-  if (status === 404) return 'data_lost';
+  if (status === 404) return isLookup ? 'data_lost' : 'io_failed'; // I1
   if (status === 412) return 'precondition_failed';
   if (status === 416) return 'range_invalid';
   return 'io_failed';
@@ -126,6 +131,9 @@ function explain(failure: ServiceFailure, code: StoreErrorCode, bucket: string):
     return `there is no bucket ${bucket}; create it, or correct the location (${answered})`;
   }
   if (code === 'data_lost') return `no such object in tier 2 (${answered})`;
+  if (status === 404) {
+    return `nothing there takes it; see that the endpoint is the object store, and that it runs (${answered})`;
+  }
   if (code === 'precondition_failed') return `somebody replaced it in tier 2 (${answered})`;
   const hint =
     HINTS[s3Code] ?? (status === 401 || status === 403 ? HINTS['AccessDenied'] : undefined);

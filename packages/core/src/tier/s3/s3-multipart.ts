@@ -16,6 +16,7 @@ import {
 import { S3_CLEANUP_MS } from '../../limits.ts';
 import type { RemoteHeaders, RemoteObject } from '../tier.ts';
 import { type S3Connection, stopIfAborted } from './s3-connection.ts';
+import { connectionFailed } from './s3-failures.ts';
 import { toS3Headers } from './s3-headers.ts';
 import type { NotedUpload, UploadJournal } from './s3-journal.ts';
 import { isNoSuchUpload, unquoteEtag } from './s3-objects.ts';
@@ -104,8 +105,13 @@ async function create(
       return await client.send(command, { abortSignal: attempt.signal });
     },
   );
+  const { UploadId: uploadId } = output;
+  if (uploadId === undefined || uploadId === '')
+    throw connectionFailed(
+      `beginning the upload of ${key}: the answer of ${connection.config.target.endpoint ?? 'the store'} names no upload, so it is none of an object store`,
+    );
   const checksWhole = hasChecksums && output.ChecksumType === 'FULL_OBJECT';
-  return { bucket, key, uploadId: output.UploadId as string, checksWhole };
+  return { bucket, key, uploadId, checksWhole };
 }
 
 async function complete(

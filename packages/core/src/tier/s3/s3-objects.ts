@@ -8,7 +8,7 @@ import {
 import { isStoreError, StoreError } from '@ebb/protocol';
 import type { RemoteHeaders, RemoteObject } from '../tier.ts';
 import type { S3Connection } from './s3-connection.ts';
-import { s3CodeOf } from './s3-failures.ts';
+import { connectionFailed, s3CodeOf } from './s3-failures.ts';
 import { fromS3Headers } from './s3-headers.ts';
 import type { S3Calls } from './s3-protocol.ts';
 
@@ -21,7 +21,7 @@ export async function headObject(
   const { bucket, client } = connection;
   try {
     const doing = `looking for ${key}`;
-    return await connection.request({ doing, signal }, async (attempt) => {
+    return await connection.request({ doing, signal, isLookup: true }, async (attempt) => {
       const command = new HeadObjectCommand({ Bucket: bucket, Key: key });
       const output = await client.send(command, { abortSignal: attempt.signal });
       return {
@@ -46,7 +46,7 @@ async function assertBucket(connection: S3Connection, signal: AbortSignal): Prom
       const command = new HeadBucketCommand({ Bucket: bucket });
       await client.send(command, { abortSignal: attempt.signal });
     } catch (error) {
-      if (!isStoreError(connection.toError(error, doing), 'data_lost')) throw error;
+      if (!isStoreError(connection.toError(error, doing, true), 'data_lost')) throw error;
       throw Object.assign(error as Error, { name: 'NoSuchBucket' });
     }
   });
@@ -67,12 +67,23 @@ export async function deleteObject(
         await sendDelete(connection, { key, condition }, signal);
       });
   } catch (error) {
-    if (isStoreError(error, 'data_lost')) return undefined;
+    if (isStoreError(error, 'data_lost')) return await assertGone(connection, key, signal);
     // A repeated request, of which the first was done: then it is gone.
     const isRefused = etag !== undefined && isStoreError(error, 'precondition_failed');
     if (!isRefused || (await isThere(connection, { key, etag }, signal))) throw error;
   }
   return undefined;
+}
+
+/** A proxy whose store is away says 404 of everything: that an object went is believed when a look says so as well. @throws `io_failed` */
+export async function assertGone(
+  connection: S3Connection,
+  key: string,
+  signal: AbortSignal,
+): Promise<undefined> {
+  const found = await headObject(connection, key, signal);
+  if (found === undefined) return undefined;
+  throw connectionFailed(`${key}: the store answered that there is none, and then that there is`);
 }
 
 /** False: there is none. @throws `precondition_failed` when it is another one */
@@ -91,7 +102,8 @@ async function sendDelete(
   { key, condition }: { readonly key: string; readonly condition: { readonly IfMatch?: string } },
   signal: AbortSignal,
 ): Promise<void> {
-  await connection.request({ doing: `deleting ${key}`, signal }, async (attempt) => {
+  const doing = `deleting ${key}`;
+  await connection.request({ doing, signal, isLookup: true }, async (attempt) => {
     const command = new DeleteObjectCommand({ Bucket: connection.bucket, Key: key, ...condition });
     await connection.client.send(command, { abortSignal: attempt.signal });
   });

@@ -319,6 +319,8 @@ async function verifyStored(
   } catch (error) {
     // Others have replaced it since: what is there is theirs.
     if (isStoreError(error, 'precondition_failed')) return;
+    if (isStoreError(error, 'data_lost'))
+      throw connectionFailed(`putting ${key}: it is not there, though the store took it`);
     throw error;
   }
   throw connectionFailed(`putting ${key}: the store holds other bytes than were sent`);
