@@ -112,7 +112,12 @@ export async function uploadPart(call: S3Call): Promise<void> {
       async (body) => {
         assertAlgorithm(upload, body.checksum?.algorithm);
         return await store.commit(owner, body.staged.writeId, {
-          ...{ sizeBytes: body.sizeBytes, crc32c: body.crc32c, blocks: body.blocks, requires: upload.record },
+          ...{
+            sizeBytes: body.sizeBytes,
+            crc32c: body.crc32c,
+            blocks: body.blocks,
+            requires: upload.record,
+          },
           attributes:
             body.checksum === undefined ? {} : { checksum: formatChecksum(body.checksum) },
         });
