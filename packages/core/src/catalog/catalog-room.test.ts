@@ -83,6 +83,7 @@ test('where others take all that is freed, deletions and starts go on, and addit
         return isStoreError(error, 'tier_full');
       })
       .toBe(true);
+    await expect(catalog.putBlockSums(1, 0, [1])).rejects.toMatchObject({ code: 'tier_full' });
     expect((await catalog.createBucket(bucket(names[0] as string))).created).toBe(false);
     if (isClean) {
       await catalog.close();

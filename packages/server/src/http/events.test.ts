@@ -245,7 +245,7 @@ describe('slow readers', () => {
     const stream = await openStream(small, '?after=0');
     stream.answer.pause();
     await makeEvents(small, 20_000); // more than sockets hold
-    await vi.waitFor(() => expect(small.streams.open).toBe(0), { timeout: 20_000 });
+    await vi.waitFor(() => expect(small.streams.open).toBe(0), { timeout: 50_000 });
     stream.answer.resume();
     const text = await stream.ended;
     const end = text.slice(text.indexOf('event: end'));
@@ -263,7 +263,7 @@ describe('slow readers', () => {
     const stream = await openStream(small, '?after=0');
     stream.answer.pause();
     await makeEvents(small, 20_000); // more than sockets hold
-    await vi.waitFor(async () => expect(await small.connections()).toBe(0), { timeout: 20_000 });
+    await vi.waitFor(async () => expect(await small.connections()).toBe(0), { timeout: 50_000 });
   });
 
   test('a reader for whom nothing comes gets a sign of life, with the place to go on from', async () => {

@@ -82,13 +82,10 @@ describe('a store that ignores conditions', () => {
     const { store, tier, remarks } = await open({ ignores: 'conditions' });
     const etag = store.put('p/b/k', bytesOf(100, 1));
     await expect
-      .poll(
-        async () => {
-          await tier.read('b/k', Buffer.alloc(10), 0, { etag });
-          return remarks;
-        },
-        { timeout: 10_000 },
-      )
+      .poll(async () => {
+        await tier.read('b/k', Buffer.alloc(10), 0, { etag });
+        return remarks;
+      })
       .toEqual(['ignores_conditions']);
   });
 
