@@ -84,7 +84,7 @@ export class Objects {
   }
 
   async using<T>(name: Name, work: (opened: OpenedObject) => Promise<T>): Promise<T> {
-    const opened = await this.#store.open(this.#owner, name, { ranges: true, files: true });
+    const opened = await this.#store.open(this.#owner, name, { ranges: true, files: 'waits' });
     try {
       return await work(opened);
     } finally {

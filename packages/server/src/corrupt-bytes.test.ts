@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { join } from 'node:path';
-import { MiB, messages, OPS } from '@ebb/protocol';
+import { type ExtentLocation, MiB, messages, OPS } from '@ebb/protocol';
 import { expect, test } from 'vitest';
 import { openTestNode, type TestNode } from './testing/test-node.ts';
 
@@ -85,4 +85,22 @@ test('a byte that changed on disk is given to nobody, over HTTP, S3 and frames, 
   const metrics = (await node.http('GET', '/metrics')).body.toString();
   expect(metrics).toContain('ebb_corrupt_copies_total{tier="disk"} 1');
   expect(readFileSync(file).length).toBe(SIZE);
+});
+
+test('who does not ask whether it shares the host is shown no file of the disk, and who does is', async () => {
+  await using node = await openWithObject();
+  const frames = await node.frames();
+  const open = async () =>
+    messages.open.response.decode(
+      await frames.call(OPS.open, messages.open.request.encode({ bucket: 'bkt', key: 'k' })),
+    ).extents[0] as ExtentLocation;
+  const { path, blobId } = await open();
+  expect(path).toBe('');
+  const ranges = [{ blobId, offset: 7, length: 1 }];
+  const read = await frames.call(OPS.read, messages.read.request.encode({ ranges }));
+  expect(messages.read.response.decode(read).data).toEqual(bytes.subarray(7, 8));
+  const challenge = '0123456789abcdef'.repeat(2);
+  await frames.call(OPS.proveHost, messages.proveHost.request.encode({ challenge }));
+  expect((await open()).path).not.toBe('');
+  await frames.close();
 });

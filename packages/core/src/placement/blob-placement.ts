@@ -349,7 +349,7 @@ export class BlobPlacement {
     const { blobId, sizeBytes, crc32c } = blob;
     if (crc32c === null || isSealedBlob(blob)) return;
     const facts = { blobId, sizeBytes, crc32c };
-    if (await blockSums.has(facts)) return;
+    if (await blockSums.areStored(facts)) return;
     try {
       await this.#fromEachSource(blob, (file) => blockSums.make(facts, file));
     } catch (error) {

@@ -115,6 +115,15 @@ export class BlockSums {
     return (await this.findRun(facts, last, 1)) !== undefined;
   }
 
+  /** As `has`, without what is only remembered: what a later start finds. */
+  async areStored({ blobId, sizeBytes }: BlobFacts): Promise<boolean> {
+    const blockBytes = blockBytesOf(sizeBytes);
+    if (sizeBytes <= blockBytes) return true;
+    const last = Math.ceil(sizeBytes / blockBytes) - 1;
+    const row = await this.#parts.catalog.findBlockSums(blobId, last - (last % ROW_SUMS));
+    return row?.[last % ROW_SUMS] !== undefined;
+  }
+
   /**
    * Compares a local file of the blob with its CRC32C, and makes its sums anew. Two callers do it once.
    * @throws `data_corrupt` when the file is not the blob's; `data_lost`, `io_failed`

@@ -184,8 +184,11 @@ export interface SyncOptions {
 export interface OpenOptions {
   /** Its bytes will be read by `read`, perhaps in part: a large object in tier 2 stays there, and what is read is kept. */
   readonly ranges?: boolean;
-  /** Its local files will be read by the caller: those on disk are compared first. Default: unless `ranges`. */
-  readonly files?: boolean;
+  /**
+   * Its local files will be read by the caller. One on disk is compared first: while that takes longer than a moment it is not
+   * shown, unless the caller `waits`. Default: unless `ranges`.
+   */
+  readonly files?: boolean | 'waits';
 }
 
 /** For reading straight from tier 2. `url` is a secret of whoever it is for; `etag` belongs into an `If-Match` beside it. */

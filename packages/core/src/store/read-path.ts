@@ -7,7 +7,7 @@
  * I3  A read inside this process holds the file by a lease too: a file is not recycled under it.
  * I4  A client is shown no file with encrypted bytes: they are brought to memory for it, or read through us.
  * I5  What is read from disk or tier 2 is compared, block by block, with what the blob's CRC32C vouches for, before anybody
- *     sees it; a file on disk is shown to a client after it was compared whole (compared-files.ts). A copy that does not match
+ *     sees it; a file on disk is shown to a client after it was compared whole (shown-files.ts). A copy that does not match
  *     is no reason to fail while another is there. What lies in memory is not compared.
  */
 import { type ExtentLocation, isStoreError, MiB, StoreError, type TierIndex } from '@ebb/protocol';
@@ -42,6 +42,7 @@ import type {
 import type { StoreParts } from './parts.ts';
 import { RecentMap } from './recent-map.ts';
 import { forEachBlob } from './scan.ts';
+import { type MayShow, ShownFiles } from './shown-files.ts';
 import { takesTurns } from './turns.ts';
 import { verifyBlob } from './verify.ts';
 import { absenceOf, findReferenced } from './versions.ts';
@@ -76,10 +77,12 @@ export class ReadPath {
   readonly #manyExtents = new Set<Lease>();
   readonly #reads = new RecentMap<number, number>(READS_REMEMBERED_MIN);
   readonly #promoting = new Set<number>();
+  readonly #shown: ShownFiles;
   #lastLeaseId = 0;
 
   constructor(parts: StoreParts) {
     this.#parts = parts;
+    this.#shown = new ShownFiles(parts);
   }
 
   async find(ref: ObjectRef): Promise<ObjectView | undefined> {
@@ -466,14 +469,14 @@ export class ReadPath {
         return this.#locationOnDisk(again, length);
       return { tier: 0, blobId, path: again.path, offset: 0, length };
     }
-    return { tier: 2, blobId, path: '', offset: 0, length };
+    return throughUs({ blobId, length, offset: 0 });
   }
 
   /** I4, I5: to a client, bytes that it can only ask us for are in tier 2. */
   #locationOnDisk({ blobId, path }: LocalBlob, length: number): ExtentLocation {
     const { vault, badCopies } = this.#parts;
     return vault.isSealedOnDisk(blobId) || badCopies.isKept(1, blobId)
-      ? { tier: 2, blobId, path: '', offset: 0, length }
+      ? throughUs({ blobId, length, offset: 0 })
       : { tier: 1, blobId, path, offset: 0, length };
   }
 
@@ -553,30 +556,28 @@ export class ReadPath {
       if (this.#offeredIn(place, blobId)?.path !== location.path) continue;
       const table = place === 'memory' ? leases : diskLeases;
       const file = { table, lease: table.lease(blobId) };
-      if (place === 'memory' || (await this.#mayShow(blobId, options))) return { location, file };
+      if (place === 'memory') return { location, file };
+      try {
+        const shown = await this.#mayShow(blobId, options);
+        if (shown === 'yes') return { location, file };
+        if (shown === 'not yet') return { location: throughUs(location), file };
+      } catch (error) {
+        this.#endHolds([file], { returned: true });
+        throw error;
+      }
       this.#endHolds([file], { returned: true });
     }
   }
 
-  /** Whether a reader may have the file on disk (I5). If not, the next look finds another copy, or none that is shown. */
+  /** Whether a reader may have the file on disk (I5). If it is bad, the next look finds another copy, or none that is shown. */
   async #mayShow(
     blobId: number,
     { ranges = false, files = !ranges }: OpenOptions,
-  ): Promise<boolean> {
-    const { disk, blockSums, comparedFiles, badCopies } = this.#parts;
+  ): Promise<MayShow> {
     // Known from here on, also when the object is deleted before it is read.
-    const facts = await blockSums.findFacts(blobId);
-    if (!files || facts === undefined) return true;
-    try {
-      await comparedFiles.compare(facts, disk.absolutePath(blobId));
-      return true;
-    } catch (error) {
-      // What is gone or cannot be read gives nobody wrong bytes: the reader finds out, and asks again.
-      if (isStoreError(error, 'data_lost') || isStoreError(error, 'io_failed')) return true;
-      if (!isStoreError(error, 'data_corrupt')) throw error;
-      await badCopies.found(1, blobId, error);
-      return false;
-    }
+    const facts = await this.#parts.blockSums.findFacts(blobId);
+    if (facts === undefined || files === false) return 'yes';
+    return await this.#shown.mayShow(facts, { toItsEnd: files === 'waits' });
   }
 
   /** The local file a new reader may have: whole, and not given up. */
@@ -721,6 +722,11 @@ export class ReadPath {
 
 /** What may be wrong with one copy, while another is good. */
 const LOCAL_FAILURES: ReadonlySet<string> = new Set(['data_lost', 'io_failed', 'data_corrupt']);
+
+/** A client asks us for its bytes. */
+function throughUs(extent: Omit<ExtentLocation, 'tier' | 'path'>): ExtentLocation {
+  return { ...extent, tier: 2, path: '' };
+}
 
 function wrongBytes(blobId: number, where: string, position: number, length: number): StoreError {
   const message = `blob ${blobId} on ${where} does not match its checksum within bytes ${position} to ${position + length}`;

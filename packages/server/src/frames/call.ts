@@ -13,6 +13,8 @@ export interface CallContext {
   readonly owner: Owner;
   /** HELLO's job: alive while the connection is. */
   jobId: string;
+  /** The client asked whether it shares our host, and so may see our files. Without that it is shown none on disk. */
+  mayShareHost: boolean;
   /** Asks the client to let go of blobs. The same function for all of the connection's shuffles. */
   readonly revoke: (blobIds: readonly number[]) => void;
 }

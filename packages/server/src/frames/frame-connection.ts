@@ -144,6 +144,7 @@ export class FrameConnection {
       },
       owner: this.#owner,
       jobId: '',
+      mayShareHost: false,
       revoke: (blobIds) => this.#revoke(blobIds),
     };
     this.#helloTimer = setTimeout(

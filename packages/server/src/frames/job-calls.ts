@@ -35,8 +35,9 @@ const ping: Handler = (_, payload) => {
   return EMPTY;
 };
 
-const proveHost: Handler = async ({ hostProofs }, payload) => {
-  await hostProofs.prove(messages.proveHost.request.decode(payload).challenge);
+const proveHost: Handler = async (context, payload) => {
+  await context.hostProofs.prove(messages.proveHost.request.decode(payload).challenge);
+  context.mayShareHost = true;
   return EMPTY;
 };
 

@@ -1,6 +1,6 @@
 /** Frames about objects: stage, fill, commit; open, read, release. */
 import type { Committed, StagedWrite } from '@ebb/core';
-import { messages, OPS, StoreError, TIER_BY_POLICY } from '@ebb/protocol';
+import { type ExtentLocation, messages, OPS, StoreError, TIER_BY_POLICY } from '@ebb/protocol';
 import { EMPTY, type Handler } from './call.ts';
 
 const stage: Handler = async ({ store, owner }, payload) => {
@@ -51,14 +51,21 @@ const abort: Handler = async ({ store, owner }, payload) => {
   return EMPTY;
 };
 
-const open: Handler = async ({ store, owner }, payload) => {
+const open: Handler = async ({ store, owner, mayShareHost }, payload) => {
   const { leaseId, object, extents } = await store.open(
     owner,
     messages.open.request.decode(payload),
+    { files: mayShareHost },
   );
   const { version, etag, sizeBytes } = object;
-  return messages.open.response.encode({ leaseId, version, etag, sizeBytes, extents });
+  const shown = mayShareHost ? extents : extents.map(withoutFile);
+  return messages.open.response.encode({ leaseId, version, etag, sizeBytes, extents: shown });
 };
+
+/** A file on disk was not compared for who does not read it. */
+function withoutFile(extent: ExtentLocation): ExtentLocation {
+  return extent.tier === 1 ? { ...extent, path: '' } : extent;
+}
 
 const release: Handler = ({ store, owner }, payload) => {
   store.release(owner, messages.release.request.decode(payload).leaseIds);
