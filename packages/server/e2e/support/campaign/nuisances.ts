@@ -25,6 +25,8 @@ export interface Nuisance {
 }
 
 const HELD_MS = 1500;
+/** A node that is paused or starts answers later; the nuisance gives up. */
+const ANSWER_MS = 5000;
 
 export const NUISANCES: readonly Nuisance[] = [
   { name: 'silent connections', act: async (target) => await holdAll(target, 100, '') },
@@ -144,21 +146,23 @@ async function openFrames(socketPath: string): Promise<Frames | undefined> {
     received = Buffer.concat([received, chunk]);
   });
   const wait = async (enough: () => boolean): Promise<boolean> => {
+    const deadlineMs = performance.now() + ANSWER_MS;
     while (!enough()) {
-      if (socket.destroyed) return false;
-      await Promise.race([
-        once(socket, 'data').catch(() => undefined),
-        once(socket, 'close'),
-        sleep(2000),
-      ]);
-      if (!enough() && socket.destroyed) return false;
+      const leftMs = deadlineMs - performance.now();
+      if (socket.destroyed || leftMs <= 0) return false;
+      await Promise.race([once(socket, 'data'), once(socket, 'close'), sleep(leftMs)]).catch(
+        () => undefined,
+      );
     }
     return true;
   };
   socket.write(
     `GET /v1/frames HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: ${FRAMES_UPGRADE}\r\n\r\n`,
   );
-  if (!(await wait(() => received.includes('\r\n\r\n')))) return undefined;
+  if (!(await wait(() => received.includes('\r\n\r\n')))) {
+    socket.destroy();
+    return undefined;
+  }
   if (!received.subarray(0, 12).equals(Buffer.from('HTTP/1.1 101'))) {
     socket.destroy();
     return undefined;
