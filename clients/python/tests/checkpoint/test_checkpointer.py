@@ -121,6 +121,12 @@ def test_a_value_that_is_no_state_is_named(checkpointer: Checkpointer) -> None:
     assert checkpointer.list() == []
 
 
+def test_ranks_that_have_no_session_in_common_are_refused(node: NodeProcess, run: str) -> None:
+    for rank in range(2):
+        with pytest.raises(RequestInvalidError, match=r"2 ranks without torch\.distributed .* the same session="):
+            Checkpointer(node.socket_url, run, rank=rank, world_size=2)
+
+
 def test_another_number_of_ranks_gets_a_part_only_when_it_asks_for_one(node: NodeProcess, run: str) -> None:
     four = [Checkpointer(node.socket_url, run, rank=n, world_size=4, session="s") for n in range(4)]
     for rank in reversed(four):

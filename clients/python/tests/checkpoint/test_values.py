@@ -259,6 +259,12 @@ class Record:
 
 Pair = namedtuple("Pair", "a b")
 
+
+def with_attribute(value: Any, attribute: Any) -> Any:
+    value.extra = attribute
+    return value
+
+
 OTHERS = {
     "masked array": lambda: np.ma.masked_array([1, 2], [False, True]),
     "array in a file": lambda: np.ones(3).view(np.memmap),
@@ -280,6 +286,8 @@ OTHERS = {
     "dataclass": lambda: Record(1),
     "mapping": lambda: MappingProxyType({"a": 1}),
     "factory": lambda: defaultdict(lambda: 1),
+    "ordered dict with an attribute": lambda: with_attribute(OrderedDict(a=1), 5),
+    "counter with an attribute": lambda: with_attribute(Counter("ab"), 5),
     "key": lambda: {Level.A: 1},
     "key in a key": lambda: {(1, Text("a")): 1},
     "element": lambda: {Level.A},
@@ -350,6 +358,31 @@ def test_what_lies_on_each_other_shares_memory_again(checkpointer: Checkpointer)
     assert all(np.array_equal(apart[name], state[name]) for name in state)
 
 
+def test_arrays_over_the_same_memory_keep_flags_of_their_own(checkpointer: Checkpointer) -> None:
+    for make in (np.ones, lambda shape: np.ones(shape, "F"), lambda shape: np.ones(shape, ">i2")):
+        array = make((3, 2))
+        frozen = array[:]
+        frozen.flags.writeable = False
+        for state in ({"a": array, "b": frozen}, {"b": frozen, "a": array}, {"b": frozen}):
+            found = comes_back(checkpointer, state)
+            assert_same(found, state)
+            assert_same_identities(found, state)
+            with checkpointer.open(1) as opened:
+                assert_same_identities(opened.state, state)
+
+
+def test_an_array_that_lies_in_a_bytearray_of_the_state_is_refused(checkpointer: Checkpointer) -> None:
+    buffer = bytearray(b"12345678")
+    for view in (np.frombuffer(buffer, np.uint8), np.frombuffer(buffer, np.int16)[3:]):
+        for state in ({"x": {"b": buffer}, "y": [view]}, {"y": [view], "x": {"b": buffer}}):
+            with pytest.raises(UnsupportedError, match=r"y\.0 lies in the bytearray x\.b"):
+                checkpointer.save(1, state)
+    apart = {"b": [buffer, bytearray(), buffer], "a": np.frombuffer(bytes(buffer), np.uint8)}
+    found = comes_back(checkpointer, apart)
+    assert_same(found, apart)
+    assert_same_identities(found, apart)
+
+
 def test_what_lies_beside_each_other_is_shards_each(checkpointer: Checkpointer) -> None:
     flat = np.arange(24.0)
     matrix = flat.reshape(4, 6)
@@ -410,6 +443,39 @@ def test_parameters_buffers_layouts_and_versions_of_modules_come_back(checkpoint
     assert type(shared["p"]) is torch.nn.Parameter
     assert type(shared["t"]) is torch.Tensor
     assert shared["p"].data_ptr() == shared["t"].data_ptr()
+
+
+@needs_torch
+def test_attributes_of_tensors_come_back_or_are_refused_by_path(checkpointer: Checkpointer) -> None:
+    state = {
+        "parameter": with_attribute(torch.nn.Parameter(torch.ones(3)), True),
+        "tensor": with_attribute(torch.ones(3), ("column", 1, math.inf, frozenset({2}))),
+        "buffer": with_attribute(torch.nn.Buffer(torch.ones(2), persistent=False), None),
+    }
+    state["data"] = state["parameter"].detach()
+    compiled = torch.ones(3)
+    torch._dynamo.mark_static(compiled)
+    found = comes_back(checkpointer, {**state, "compiled": compiled})
+    assert_same(found, {**state, "compiled": compiled})
+    assert [vars(found[name]) for name in state] == [vars(state[name]) for name in state]
+    assert vars(found["compiled"]) == {}
+    assert share(found["parameter"], found["data"])
+    with checkpointer.open(1) as opened:
+        assert [vars(opened.state[name]) for name in state] == [vars(state[name]) for name in state]
+    for bad in (torch.ones(1), [1], len, (1, [2])):
+        with pytest.raises(UnsupportedError, match=r"m\.0: the attribute extra of this tensor is a"):
+            checkpointer.save(2, {"m": [with_attribute(torch.nn.Parameter(torch.ones(3)), bad)]})
+
+
+@needs_torch
+def test_tensors_over_the_same_memory_require_gradients_each_for_itself(checkpointer: Checkpointer) -> None:
+    for whole in (torch.ones(2, 3, 4, 5), torch.ones(2, 3, 4, 5).to(memory_format=torch.channels_last)):
+        leaf = whole.requires_grad_()
+        for state in ({"leaf": leaf, "data": leaf.detach()}, {"data": leaf.detach(), "leaf": leaf}):
+            found = comes_back(checkpointer, state)
+            assert_same(found, state)
+            assert found["leaf"].stride() == found["data"].stride() == leaf.stride()
+            assert found["leaf"].data_ptr() == found["data"].data_ptr()
 
 
 def freed() -> Any:

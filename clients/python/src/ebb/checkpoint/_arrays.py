@@ -3,8 +3,9 @@ an array of it is made anew.
 
 I1  No address is handed out before it was checked: the memory behind it is there, and reaches as far as the elements
     do. A tensor may have none (freed, fake, on the device meta, made of other tensors), whatever its shape says.
-I2  What an array is beside dtype and shape is in its `Form`, or it is refused: no type, byte order, flag or order of
-    its elements in memory is lost.
+I2  What an array is beside dtype and shape is in its `Form`, or it is refused: no type, byte order, flag, attribute or
+    order of its elements in memory is lost.
+I3  Arrays over the same memory have flags of their own: what is made of one changes no other.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import numpy as np
 
 from ..errors import UnsupportedError
 from ._tree import Described, Form
-from ._values import dtype_of, kind_name
+from ._tree_text import decode, encode
+from ._values import dtype_of, is_constant, kind_name
 
 NUMPY, TORCH, JAX = "numpy", "torch", "jax"
 
@@ -96,7 +98,7 @@ def identity(value: Any) -> Hashable:
         return (TORCH, str(value.device), value.data_ptr(), value.dtype, tuple(value.shape), strides, *marks)
     if kind == NUMPY and value.size > 0:
         strides = None if value.flags.c_contiguous else _strides(value.shape, value.strides)
-        return (NUMPY, address(value), value.dtype.str, value.shape, strides)
+        return (NUMPY, address(value), value.dtype.str, value.shape, strides, value.flags.writeable)
     return id(value)
 
 
@@ -251,7 +253,8 @@ def empty(kind: str, dtype: str, shape: tuple[int, ...]) -> Any:
 
 
 def dressed(array: Any, kind: str, form: Form, *, in_place: bool = False) -> Any:
-    """What `describe` saw, of an array with the same elements. A library that is not installed leaves it NumPy's.
+    """What `describe` saw, as an array of its own over the same elements (I3). A library that is not installed leaves
+    it NumPy's.
 
     Args:
         in_place: share its memory, if need be without the order that the elements had there.
@@ -268,6 +271,7 @@ def dressed(array: Any, kind: str, form: Form, *, in_place: bool = False) -> Any
     if "order" in wanted and not in_place:
         array = _ordered(array, wanted["order"])
     if "frozen" in wanted:
+        array = array.view()
         array.flags.writeable = False
     return array
 
@@ -469,6 +473,9 @@ def _torch_form(tensor: Any) -> Form:
             "and what else it is beside"
         )
     form: dict[str, Any] = {}
+    attributes = _attributes(tensor)
+    if attributes:
+        form["attributes"] = encode(attributes, {}).decode()
     if type(tensor) is torch.nn.Parameter:
         form["as"] = "parameter"
     elif getattr(tensor, "_is_buffer", False):
@@ -482,6 +489,24 @@ def _torch_form(tensor: Any) -> Form:
     return tuple(form.items())
 
 
+def _attributes(tensor: Any) -> dict[str, Any]:
+    """What a program has put on a tensor."""
+    own = ("_is_buffer", "persistent") if getattr(tensor, "_is_buffer", False) else ()
+    found = {
+        name: value
+        for name, value in vars(tensor).items()
+        # Those of torch.compile say how this process compiles, and are made anew by the next.
+        if name not in own and not name.startswith(("_dynamo_", "_has_dynamo_")) and name != "_specialize_on"
+    }
+    for name, value in found.items():
+        if not is_constant(value):
+            raise UnsupportedError(
+                f"the attribute {name} of this tensor is a {kind_name(value)}, and a checkpoint keeps plain values and "
+                "tuples of them there: save its detach(), and what else it is beside"
+            )
+    return found
+
+
 def _torch_dressed(tensor: Any, wanted: dict[str, Any], *, in_place: bool) -> Any:
     import torch
 
@@ -490,11 +515,16 @@ def _torch_dressed(tensor: Any, wanted: dict[str, Any], *, in_place: bool) -> An
         tensor = tensor.permute(order).contiguous().permute(tuple(np.argsort(order).tolist()))
     has_grad = "grad" in wanted
     kind = wanted.get("as")
+    made = tensor.detach()
     if kind == "parameter":
-        return torch.nn.Parameter(tensor, requires_grad=has_grad)
-    if kind is not None:
-        return torch.nn.Buffer(tensor.requires_grad_(has_grad), persistent=kind == "buffer")
-    return tensor.requires_grad_() if has_grad else tensor
+        made = torch.nn.Parameter(made, requires_grad=has_grad)
+    elif kind is not None:
+        made = torch.nn.Buffer(made.requires_grad_(has_grad), persistent=kind == "buffer")
+    elif has_grad:
+        made.requires_grad_()
+    if "attributes" in wanted:
+        vars(made).update(decode(wanted["attributes"].encode()).root)
+    return made
 
 
 def _torch_bytes(tensor: Any) -> np.ndarray[Any, Any]:

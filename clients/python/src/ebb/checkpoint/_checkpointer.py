@@ -49,7 +49,7 @@ from ._copy import Copier
 from ._directory import directory, remove_left, restore_directory, save_directory
 from ._image_writer import ImageWriter, is_rank, lay_out, part_of_rank
 from ._restore import PartSource
-from ._sharing import share
+from ._sharing import assert_apart, share
 from ._slots import Buffers, SlotMappings
 from ._states import OpenSnapshot, Restored, restore_state
 from ._tree_text import encode
@@ -142,16 +142,16 @@ class Checkpointer:
         direct: bool = True,
         **policy: Any,
     ) -> None:
-        self._stack = ExitStack()
-        self.client = client if isinstance(client, Client) else self._stack.enter_context(Client(client))
-        self.api = RunApi(self.client, bucket, run)
-        self.run = run
         found_rank, found_size = _distributed()
         self.rank = found_rank if rank is None else rank
         self.world_size = found_size if world_size is None else world_size
         if not 0 <= self.rank < self.world_size:
             raise RequestInvalidError(f"rank {self.rank} is not in a world of {self.world_size}")
         self.session = session or os.environ.get("EBB_CHECKPOINT_SESSION") or _session(self.world_size)
+        self._stack = ExitStack()
+        self.client = client if isinstance(client, Client) else self._stack.enter_context(Client(client))
+        self.api = RunApi(self.client, bucket, run)
+        self.run = run
         self.verify = verify
         self.direct = direct
         self.copier = Copier(threads)
@@ -367,7 +367,9 @@ class Checkpointer:
             chosen = next(reversed(self._saves), None) if step is None else step
             pending = None if chosen is None else self._saves.get(chosen)
         if chosen is None:
-            raise NotFoundError(f"run {self.run}: this Checkpointer has saved nothing to wait for; name the step, such as latest()")
+            raise NotFoundError(
+                f"run {self.run}: this Checkpointer has saved nothing to wait for; name the step, such as latest()"
+            )
         if pending is not None and pending.skipped:
             raise NotFoundError(f"step {chosen} of run {self.run} was left out: storing is behind")
         if pending is not None:
@@ -731,9 +733,10 @@ atexit.register(_tell_failures)
 
 def _taken_apart(state: Any) -> tuple[bytes, dict[str, Any]]:
     """The text of the state's tree, and the arrays to be written, by the names of their shards."""
-    root, arrays = _tree.flatten(state, _arrays.describe)
-    shards, views = share(arrays)
-    return encode(root, views), shards
+    flat = _tree.flatten(state, _arrays.describe)
+    assert_apart(flat.arrays, flat.buffers)
+    shards, views = share(flat.arrays)
+    return encode(flat.root, views), shards
 
 
 def _specs(arrays: Mapping[str, Any]) -> dict[str, Spec]:
@@ -749,9 +752,19 @@ def _distributed() -> tuple[int, int]:
 
 
 def _session(world_size: int) -> str:
-    """A fresh name; with torch.distributed, rank 0's on all ranks."""
+    """A fresh name; with torch.distributed, rank 0's on all ranks.
+
+    Raises:
+        RequestInvalidError: ranks cannot agree on one.
+    """
     name = [uuid.uuid4().hex[:16]]
-    if world_size > 1 and _distributed()[1] > 1:
+    if world_size > 1:
+        if _distributed()[1] == 1:
+            raise RequestInvalidError(
+                f"{world_size} ranks without torch.distributed have no session in common, and nothing would be "
+                "committed: give all of them the same session=… (or EBB_CHECKPOINT_SESSION), another one in each life "
+                "of the job, or call torch.distributed.init_process_group first"
+            )
         import torch.distributed
 
         torch.distributed.broadcast_object_list(name, src=0)

@@ -69,6 +69,35 @@ def share(arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, View]]:
     return shards, views
 
 
+def assert_apart(arrays: Mapping[str, Any], buffers: Mapping[str, bytearray]) -> None:
+    """
+    Raises:
+        UnsupportedError: names an array that lies in a bytearray of the state: they would not share memory any more.
+    """
+    if not any(buffers.values()):
+        return
+    spans: list[tuple[int, int, str, bool]] = []
+    for name, array in arrays.items():
+        if _has_memory(array):
+            memory = _memory_of(name, array)
+            if memory.device == "cpu":
+                spans.append((memory.low, memory.high, name, False))
+    for name, buffer in buffers.items():
+        if buffer:
+            low = _arrays.address(np.frombuffer(buffer, np.uint8))
+            spans.append((low, low + len(buffer), name, True))
+    reach: dict[bool, tuple[int, str]] = {True: (0, ""), False: (0, "")}
+    for low, high, name, is_buffer in sorted(spans):
+        end, other = reach[not is_buffer]
+        if low < end:
+            array_name, buffer_name = (other, name) if is_buffer else (name, other)
+            raise UnsupportedError(
+                f"{array_name} lies in the bytearray {buffer_name}, and they would share no memory when they come "
+                "back: save one of them, or a copy"
+            )
+        reach[is_buffer] = max(reach[is_buffer], (high, name))
+
+
 def _has_memory(array: Any) -> bool:
     return _arrays.kind_of(array) != _arrays.JAX and 0 not in array.shape
 

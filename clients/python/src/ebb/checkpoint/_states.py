@@ -39,8 +39,8 @@ def restore_state(
     wanted = _tree.paths(tree.root)
     given: dict[_tree.Path, Any] = {}
     if into is not None:
-        into_root, arrays = _tree.flatten(into, _arrays.describe)
-        given = {path: arrays[leaf.name] for path, leaf in _tree.paths(into_root).items()}
+        flat = _tree.flatten(into, _arrays.describe)
+        given = {path: flat.arrays[leaf.name] for path, leaf in _tree.paths(flat.root).items()}
         _assert_fits(planned, tree, wanted, given, strict=strict)
     memories = _Memories(planned, tree)
     # Arrays that share their memory are read once: where they were not one when saved, the last of them.
@@ -93,6 +93,7 @@ class _Memories:
         self._tree = tree
         self._of: dict[str, Any] = {}
         self._made: dict[_tree.Leaf, Any] = {}
+        self._in_order: dict[str, Any] = {}
 
     def add(self, leaf: _tree.Leaf) -> None:
         name = self._tree.shard_of(leaf)
@@ -119,7 +120,13 @@ class _Memories:
             memory = self._of[self._tree.shard_of(leaf)]
             view = self._tree.views.get(leaf.name)
             array = memory if view is None else view_of(memory, view, leaf.kind)
-            self._made[leaf] = _arrays.dressed(array, leaf.kind, _form_of(leaf, self._tree))
+            form = _form_of(leaf, self._tree)
+            if leaf.name in self._in_order:  # a parameter and its data: laid out once, so that they share it
+                array = self._in_order[leaf.name]
+                form = tuple((name, value) for name, value in form if name != "order")
+            self._made[leaf] = _arrays.dressed(array, leaf.kind, form)
+            if "order" in dict(form):
+                self._in_order[leaf.name] = self._made[leaf]
         return self._made[leaf]
 
 

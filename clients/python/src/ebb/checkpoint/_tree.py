@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, NamedTuple
 
 from ..errors import UnsupportedError
-from ._values import is_plain, kind_name
+from ._values import is_constant, is_plain, kind_name
 
 #: Name of the shard with the tree.
 TREE = ""
@@ -83,6 +83,7 @@ class _Walk:
     names: dict[Hashable, str] = field(default_factory=dict)
     #: What became of containers, by their identity; None while one is being walked.
     done: dict[int, Any] = field(default_factory=dict)
+    buffers: dict[str, bytearray] = field(default_factory=dict)
 
     def walk(self, value: Any, path: tuple[str, ...]) -> Any:
         if is_plain(value):
@@ -113,13 +114,15 @@ class _Walk:
 
     def _container(self, value: Any, path: tuple[str, ...]) -> Any:
         if type(value) is bytearray:
+            self.buffers[unused(name_of(path), self.buffers)] = value
             return bytearray(value)
         if isinstance(value, dict):
             if type(value) is defaultdict:
                 _assert_factory(value, path)
             for key in value:
                 _assert_key(key, path)
-            if hasattr(value, "_metadata"):
+            _assert_attributes(value, path)
+            if type(value) is OrderedDict and hasattr(value, "_metadata"):
                 _Walk(lambda _: None).walk(value._metadata, (*path, "_metadata"))
             return like(value, [(key, self.walk(one, (*path, _text(key)))) for key, one in value.items()])
         if isinstance(value, (set, frozenset)):
@@ -129,22 +132,28 @@ class _Walk:
         return like(value, [self.walk(one, (*path, str(n))) for n, one in enumerate(value)])
 
 
-def flatten(state: Any, describe: Callable[[Any], Described | None]) -> tuple[Any, dict[str, Any]]:
+class Flat(NamedTuple):
+    """A state that was taken apart: the tree with a `Leaf` in the place of each array; the arrays, and the bytearrays,
+    by name, which is their path, joined by dots."""
+
+    root: Any
+    arrays: dict[str, Any]
+    buffers: dict[str, bytearray]
+
+
+def flatten(state: Any, describe: Callable[[Any], Described | None]) -> Flat:
     """Takes a state apart.
 
     Args:
         state: containers, arrays, plain values (docs/checkpoints.md has the list).
         describe: what an array is; None when a value is none.
 
-    Returns:
-        The tree with a `Leaf` in the place of each array, and the arrays by name: their paths, joined by dots.
-
     Raises:
         UnsupportedValueError, UnsupportedError: names the path of what cannot come back as it is.
     """
     walk = _Walk(describe)
     try:
-        return walk.walk(state, ()), walk.arrays
+        return Flat(walk.walk(state, ()), walk.arrays, walk.buffers)
     except RecursionError:
         raise UnsupportedValueError("the state is nested too deeply: a checkpoint takes some 200 levels") from None
 
@@ -228,16 +237,23 @@ def is_container(value: Any) -> bool:
 
 
 def _assert_key(key: Any, path: tuple[str, ...]) -> None:
-    if is_plain(key):
-        return
-    if type(key) in (tuple, frozenset):
-        for one in key:
-            _assert_key(one, path)
+    if is_constant(key):
         return
     raise UnsupportedValueError(
         f"{_shown(path)} has the key {_repr(key)}, a {kind_name(key)}: use str, int, or other plain values, "
         "or tuples of them"
     )
+
+
+def _assert_attributes(value: dict[Any, Any], path: tuple[str, ...]) -> None:
+    """`_metadata` of an OrderedDict is kept (see `like`)."""
+    kept = {"_metadata"} if type(value) is OrderedDict else set()
+    lost = sorted(vars(value).keys() - kept) if hasattr(value, "__dict__") else []
+    if lost:
+        raise UnsupportedValueError(
+            f"{_shown(path)} is a {type(value).__name__} with the attribute {lost[0]}, which would be lost: save that "
+            "under a name of its own, and remove it"
+        )
 
 
 def _unsupported(value: Any, path: tuple[str, ...]) -> UnsupportedValueError:

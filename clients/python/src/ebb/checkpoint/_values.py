@@ -33,6 +33,11 @@ def is_plain(value: Any) -> bool:
     return torch is not None and kind in (torch.Size, torch.dtype, torch.device)
 
 
+def is_constant(value: Any) -> bool:
+    """Whether it is a plain value, or tuples and frozen sets of them: what nobody can change."""
+    return is_plain(value) or (type(value) in (tuple, frozenset) and all(is_constant(one) for one in value))
+
+
 def kind_name(value: Any) -> str:
     kind = type(value)
     return f"{kind.__module__}.{kind.__qualname__}"
