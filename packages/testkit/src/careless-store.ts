@@ -8,6 +8,8 @@
  *   md5           false: ETags are no MD5 of the content
  *   hides         the answer to HEAD lacks this header, as behind a proxy that compresses
  *   isAway        404 in plain text to everything, as a proxy whose store is away
+ *   lists         one page, or without an end: the same page (`again`), empty ones with ever new tokens (`empty`), ever new names that
+ *                 are none of a node's (`strange`), or more without saying where (`untold`)
  *   losesUploads  the answer to the begin of an upload names none
  *   corrupts      what is put is stored with its first byte changed
  */
@@ -30,6 +32,7 @@ export interface Carelessness {
   hides: 'nothing' | 'content-length' | 'etag';
   isAway: boolean;
   losesUploads: boolean;
+  lists: 'one' | 'again' | 'empty' | 'strange' | 'untold';
   corrupts: boolean;
 }
 
@@ -53,6 +56,7 @@ export async function startCarelessStore(is: Partial<Carelessness> = {}): Promis
     hides: 'nothing',
     isAway: false,
     losesUploads: false,
+    lists: 'one',
     corrupts: false,
     ...is,
   });
@@ -196,7 +200,25 @@ class Store implements CarelessStore {
     }
   }
 
+  #listOn(prefix: string, response: ServerResponse): void {
+    const { lists } = this.is;
+    const count = this.requests.length;
+    const names =
+      lists === 'strange' ? [`${prefix}//${count}`] : lists === 'empty' ? [] : [`${prefix}x`];
+    const rows = names.map(
+      (name) =>
+        `<Contents><Key>${encodeURIComponent(name)}</Key><ETag>"e"</ETag><Size>1</Size></Contents>`,
+    );
+    const token = lists === 'again' ? 'same' : `token-${count}`;
+    const next = `<NextContinuationToken>${token}</NextContinuationToken>`;
+    xml(
+      response,
+      `<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>${lists === 'untold' ? '' : next}${rows.join('')}</ListBucketResult>`,
+    );
+  }
+
   #list(prefix: string, response: ServerResponse): void {
+    if (this.is.lists !== 'one') return this.#listOn(prefix, response);
     const rows = [...this.objects]
       .filter(([key]) => key.startsWith(prefix))
       .toSorted(([a], [b]) => (a < b ? -1 : 1))

@@ -69,9 +69,15 @@ class BucketSync {
 
   async run(): Promise<SyncReport> {
     const { remove } = this.#options;
-    const listed = await this.#follow();
-    const removal = remove ? await this.#removeGone(listed) : { missing: 0 };
-    return { ...this.#counts, refused: this.#refused, ...removal };
+    try {
+      const listed = await this.#follow();
+      const removal = remove ? await this.#removeGone(listed) : { missing: 0 };
+      return { ...this.#counts, refused: this.#refused, ...removal };
+    } finally {
+      // Nothing goes on after the answer.
+      this.#queue.clear();
+      await this.#queue.onIdle();
+    }
   }
 
   /** What is there. Resolves with the keys, where it matters which are missing. */
@@ -80,7 +86,9 @@ class BucketSync {
     const target = (await catalog.findBucket(this.#bucket))?.policy.remote ?? null;
     const base = ownName(target, { bucket: this.#bucket, key: '' });
     const seen = new Set<string>();
-    for await (const { name, ...found } of remote.list(base + this.#prefix)) {
+    const { signal } = this.#options;
+    const cancel = signal === undefined ? {} : { signal };
+    for await (const { name, ...found } of remote.list(base + this.#prefix, cancel)) {
       const key = name.slice(base.length);
       if (key.startsWith('.ebb/')) continue;
       const problem = keyProblem(key);

@@ -59,10 +59,10 @@ function harmed(faults: Faults): NonNullable<TestStoreOptions['faults']> {
           ask();
           return faults.hides-- > 0 ? undefined : await remote.head(name);
         },
-        list: async function* list(prefix) {
+        list: async function* list(...args) {
           ask();
           if (faults.cutsLists-- > 0) return;
-          yield* remote.list(prefix);
+          yield* remote.list(...args);
         },
       }),
   };

@@ -27,8 +27,10 @@ export function createCutTier(inner: RemoteTier): CutTier {
       waiting.delete(reject);
     }
   };
-  const list = async function* list(prefix: string): ReturnType<RemoteTier['list']> {
-    const entries = inner.list(prefix)[Symbol.asyncIterator]();
+  const list = async function* list(
+    ...args: Parameters<RemoteTier['list']>
+  ): ReturnType<RemoteTier['list']> {
+    const entries = inner.list(...args)[Symbol.asyncIterator]();
     try {
       for (;;) {
         const next = await call(async () => await entries.next());

@@ -49,6 +49,7 @@ import type {
   Mover,
   RemoteDeleteOptions,
   RemoteHeaders,
+  RemoteListOptions,
   RemoteObject,
   RemotePutOptions,
   RemoteReadOptions,
@@ -251,7 +252,10 @@ class DirectoryTier implements RemoteTier {
     return segments !== undefined && this.#findConflict(segments) === undefined;
   }
 
-  async *list(prefix: string): AsyncIterable<RemoteObject & { readonly name: string }> {
+  async *list(
+    prefix: string,
+    { signal }: RemoteListOptions = {},
+  ): AsyncIterable<RemoteObject & { readonly name: string }> {
     // Everything below the last `/` of the prefix, filtered: a prefix need not end at a segment.
     const above = prefix.slice(0, prefix.lastIndexOf('/') + 1);
     if (above !== '' && findSegments(`${above}x`) === undefined) return;
@@ -262,7 +266,10 @@ class DirectoryTier implements RemoteTier {
       await this.#assertMounted();
       return;
     }
-    yield* this.#walk(above, prefix);
+    for await (const entry of this.#walk(above, prefix)) {
+      stopIfAborted(signal);
+      yield entry;
+    }
     await this.#assertMounted();
   }
 

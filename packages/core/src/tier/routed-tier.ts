@@ -9,6 +9,7 @@ import { StoreError } from '@ebb/protocol';
 import type {
   RemoteDeleteOptions,
   RemoteHeaders,
+  RemoteListOptions,
   RemoteObject,
   RemotePutOptions,
   RemoteReadOptions,
@@ -109,9 +110,12 @@ class RoutedTier implements RemoteTier {
     return tier === undefined ? /^[^/]+\/./.test(parsed.rest) : tier.accepts(parsed.rest);
   }
 
-  async *list(prefix: string): AsyncIterable<RemoteObject & { readonly name: string }> {
+  async *list(
+    prefix: string,
+    options?: RemoteListOptions,
+  ): AsyncIterable<RemoteObject & { readonly name: string }> {
     const { tier, name, mark } = await this.#route(prefix);
-    for await (const entry of tier.list(name)) yield { ...entry, name: mark + entry.name };
+    for await (const entry of tier.list(name, options)) yield { ...entry, name: mark + entry.name };
   }
 
   async close(): Promise<void> {

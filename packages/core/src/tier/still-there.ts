@@ -6,6 +6,7 @@ import type { RemoteTier } from './tier.ts';
 
 /** A page of S3. */
 const LISTED_MAX = 1000;
+const PAGES_MAX = 16;
 
 /** False only when it was seen to be another one, or when both questions say that there is none. @throws those of the tier */
 export async function isStillThere(
@@ -19,7 +20,7 @@ export async function isStillThere(
 /** A store lists an object before all whose names only begin like its own; a directory lists them in no order. */
 export async function isListed(remote: RemoteTier, name: string): Promise<boolean> {
   let looked = 0;
-  for await (const found of remote.list(name)) {
+  for await (const found of remote.list(name, { pagesMax: PAGES_MAX })) {
     if (found.name === name) return true;
     if (++looked === LISTED_MAX) return false;
   }

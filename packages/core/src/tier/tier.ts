@@ -187,9 +187,18 @@ export interface RemoteTier {
   delete(name: string, options?: RemoteDeleteOptions): Promise<void>;
   /** Whether a name can be stored as it is, beside all that is there. */
   accepts(name: string): boolean;
-  /** Every name that starts with `prefix`, in no order. */
-  list(prefix: string): AsyncIterable<RemoteObject & { readonly name: string }>;
+  /** Every name that starts with `prefix`, in no order. @throws `io_failed` for a listing that does not end; `aborted` */
+  list(
+    prefix: string,
+    options?: RemoteListOptions,
+  ): AsyncIterable<RemoteObject & { readonly name: string }>;
   close(): Promise<void>;
+}
+
+export interface RemoteListOptions {
+  readonly signal?: AbortSignal;
+  /** More answers of a store than these are no listing: `io_failed`. A directory has no pages. */
+  readonly pagesMax?: number;
 }
 
 /** Gets the CRC32C of each block of what is read, from the first on; the last block may be shorter. */

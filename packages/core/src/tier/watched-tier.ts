@@ -36,7 +36,7 @@ export function createWatchedTier(inner: RemoteTier, options: WatchOptions): Rem
     delete: (name, ...rest) => watch.call('delete', name, () => inner.delete(name, ...rest)),
     presign: (name, how) => inner.presign(name, how),
     accepts: (name) => inner.accepts(name),
-    list: (prefix) => watch.list(prefix),
+    list: (...args) => watch.list(...args),
     close: async () => {
       watch.close();
       await inner.close();
@@ -71,11 +71,11 @@ class Watch {
     }
   }
 
-  async *list(prefix: string): ReturnType<RemoteTier['list']> {
+  async *list(...args: Parameters<RemoteTier['list']>): ReturnType<RemoteTier['list']> {
     try {
-      yield* this.#inner.list(prefix);
+      yield* this.#inner.list(...args);
     } catch (error) {
-      this.#failed('read', prefix, error);
+      this.#failed('read', args[0], error);
       throw error;
     }
     this.#answered('read');

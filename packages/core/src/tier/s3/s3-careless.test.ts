@@ -5,6 +5,7 @@ import { MiB } from '@ebb/protocol';
 import { bytesOf, type CarelessStore, startCarelessStore, tempDir } from '@ebb/testkit';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { crc32c } from '../../checksum.ts';
+import { isListed } from '../still-there.ts';
 import { parseS3Location } from './s3-location.ts';
 import type { S3Remark } from './s3-protocol.ts';
 import { createS3Thread } from './s3-thread.ts';
@@ -251,4 +252,27 @@ test('a beginning of an upload that is answered without an upload is no beginnin
     message: expect.stringContaining(store.url),
   });
   expect(store.requests.every(({ line }) => line === 'POST p/b/k')).toBe(true);
+});
+
+test.each(['again', 'empty', 'untold'] as const)(
+  'a listing that never ends, with pages that are %s, is a failure of the store',
+  async (lists) => {
+    const { store, tier } = await open({ lists });
+    const listed = Array.fromAsync(tier.list('b/'));
+    await expect(listed).rejects.toMatchObject({ code: 'io_failed' });
+    await expect(isListed(tier, 'b/k')).rejects.toMatchObject({ code: 'io_failed' });
+    expect(store.requests.length).toBeLessThan(250);
+  },
+);
+
+test('a listing without an end ends with who asked for it, and a look for one name by itself', async () => {
+  const { store, tier } = await open({ lists: 'strange' });
+  await expect(isListed(tier, 'b/k')).rejects.toMatchObject({ code: 'io_failed' });
+  const client = new AbortController();
+  const before = store.requests.length;
+  store.onRequest = () => {
+    if (store.requests.length > before + 50) client.abort();
+  };
+  const listed = Array.fromAsync(tier.list('b/', { signal: client.signal }));
+  await expect(listed).rejects.toMatchObject({ code: 'aborted' });
 });

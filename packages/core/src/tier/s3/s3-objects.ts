@@ -169,6 +169,8 @@ export async function listObjects(
       ...factsOf({ size: entry.Size, etag: entry.ETag }, doing),
       modifiedAtMs: entry.LastModified?.getTime() ?? 0,
     }));
+    if (output.IsTruncated === true && output.NextContinuationToken === undefined)
+      throw connectionFailed(`${doing}: the store says that there is more, and not where`);
     return {
       entries,
       next: output.IsTruncated === true ? output.NextContinuationToken : undefined,

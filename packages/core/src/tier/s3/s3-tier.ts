@@ -23,6 +23,7 @@ import {
 import type {
   RemoteDeleteOptions,
   RemoteHeaders,
+  RemoteListOptions,
   RemoteObject,
   RemotePutOptions,
   RemoteReadOptions,
@@ -32,6 +33,7 @@ import type {
 } from '../tier.ts';
 import { formatS3Location, type S3Target } from './s3-location.ts';
 import { createS3Names, type S3Layout, type S3Names } from './s3-names.ts';
+import { PageGuard } from './s3-pages.ts';
 import type {
   S3CallKind,
   S3CallOf,
@@ -192,19 +194,24 @@ class ObjectStoreTier implements S3Tier {
     return this.#names.accepts(name);
   }
 
-  async *list(prefix: string): AsyncIterable<RemoteObject & { readonly name: string }> {
+  async *list(
+    prefix: string,
+    { signal, pagesMax }: RemoteListOptions = {},
+  ): AsyncIterable<RemoteObject & { readonly name: string }> {
     const listing = this.#names.findListing(prefix);
     if (listing === undefined) return;
     const { keyPrefix } = listing;
+    const guard = new PageGuard(`listing ${keyPrefix} at ${this.location}`, pagesMax);
     for (let after: string | undefined, isFirst = true; isFirst || after !== undefined; ) {
-      const page: S3Calls['list']['result'] = await this.#call({
-        ...{ kind: 'list', keyPrefix },
-        ...(after === undefined ? {} : { after }),
-      });
+      const page: S3Calls['list']['result'] = await this.#call(
+        { ...{ kind: 'list', keyPrefix }, ...(after === undefined ? {} : { after }) },
+        signal,
+      );
       for (const { key, ...object } of page.entries) {
         const name = listing.findName(key);
         if (name !== undefined) yield { name, ...object };
       }
+      guard.check(page);
       after = page.next;
       isFirst = false;
     }
