@@ -36,10 +36,4 @@ class RowChecksumTest extends WithFakeNode {
     assertArrayEquals(vanilla, with(conf(), RowChecksumTest::checksums));
     assertArrayEquals(vanilla, with(conf("spark.io.encryption.enabled", "true"), RowChecksumTest::checksums));
   }
-
-  @Test
-  void anAttemptThatLostVouchesForNoRows() throws Exception {
-    node.rivals = true;
-    assertArrayEquals(new long[6], with(conf(), RowChecksumTest::checksums));
-  }
 }
