@@ -99,6 +99,42 @@ def test_a_name_that_is_no_run_is_refused_before_it_is_a_path(node: NodeProcess,
         Checkpointer(node.socket_url, name)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "takes"),
+    [
+        ("keep_last", 0, "a whole number from 1 on, or None"),
+        ("keep_every", 1.5, "a whole number of steps"),
+        ("max_bytes", True, "a whole number from 1 on, or None"),
+        ("max_age_s", 0.0001, r"seconds from 0\.001 on"),
+        ("slots", 65, "a whole number from 1 to 64"),
+        ("behind", "moon", "'wait', 'skip' or 'spill'"),
+        ("superseded", None, "'store' or 'drop'"),
+        ("delta", "no", "True or False"),
+    ],
+)
+def test_what_a_policy_does_not_take_is_told_in_the_words_of_the_caller(
+    node: NodeProcess, run: str, name: str, value: object, takes: str
+) -> None:
+    with pytest.raises(RequestInvalidError, match=f"{name}={value!r}: it takes {takes}"):
+        Checkpointer(node.socket_url, run, **{name: value})
+
+
+def test_policies_are_taken_as_they_were_given(node: NodeProcess, run: str) -> None:
+    given = {"keep_last": np.int64(3), "keep_every": None, "max_bytes": 1e12, "max_age_s": 0.5, "slots": 3}
+    with Checkpointer(node.socket_url, run, **given, behind="skip", superseded="drop", delta=False) as checkpointer:
+        found = checkpointer.api.policy()
+    counts = {"keepLast": 3, "keepEvery": None, "maxBytes": 10**12, "maxAgeMs": 500, "slots": 3}
+    assert found == {**counts, "behind": "skip", "superseded": "drop", "delta": False}
+
+
+def test_a_durability_that_is_none_is_told_at_once(node: NodeProcess, run: str) -> None:
+    with (
+        Checkpointer(node.socket_url, run) as checkpointer,
+        pytest.raises(RequestInvalidError, match="durability 'moon' is none of memory, disk, remote"),
+    ):
+        checkpointer.wait(59, "moon")
+
+
 @pytest.mark.parametrize("step", [-1, 1.5, "1", True, None, "../1"])
 def test_what_is_no_step_is_refused(node: NodeProcess, run: str, step: object) -> None:
     with Checkpointer(node.socket_url, run) as checkpointer:

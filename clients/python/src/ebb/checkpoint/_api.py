@@ -37,6 +37,7 @@ _REFUSED_ONCE = RetryPolicy(attempts_max=1)
 _SHORT = RetryPolicy(attempts_max=2, unreachable_s=2.0)
 
 Step = Union[int, str]
+DURABILITIES = ("memory", "disk", "remote")
 
 
 @dataclass(frozen=True)
@@ -308,6 +309,11 @@ class RunApi:
 
 def _at(step: Step) -> str:
     return "/snapshots/latest" if step == "latest" else f"/snapshots/{parse_step(step)}"
+
+
+def assert_durability(durability: str) -> None:
+    if durability not in DURABILITIES:
+        raise RequestInvalidError(f"durability {durability!r:.100} is none of {', '.join(DURABILITIES)}")
 
 
 def parse_step(step: Any) -> int:

@@ -43,11 +43,12 @@ from ..errors import (
     TierFullError,
 )
 from . import _arrays, _tree
-from ._api import COMMIT_WAIT_S, Plan, PlannedPart, RunApi, Snapshot, Step, parse_step
+from ._api import COMMIT_WAIT_S, Plan, PlannedPart, RunApi, Snapshot, Step, assert_durability, parse_step
 from ._arrays import Spec
 from ._copy import Copier
 from ._directory import directory, remove_left, restore_directory, save_directory
 from ._image_writer import ImageWriter, is_rank, lay_out, part_of_rank
+from ._policy import policy_json
 from ._restore import PartSource
 from ._sharing import assert_apart, share
 from ._slots import Buffers, SlotMappings
@@ -142,6 +143,7 @@ class Checkpointer:
         direct: bool = True,
         **policy: Any,
     ) -> None:
+        change = policy_json(policy)
         found_rank, found_size = _distributed()
         self.rank = found_rank if rank is None else rank
         self.world_size = found_size if world_size is None else world_size
@@ -169,8 +171,8 @@ class Checkpointer:
         self.buffers = Buffers()
         _checkpointers.add(self)
         remove_left()
-        if policy:
-            self.api.put_policy(_policy_json(policy))
+        if change:
+            self.api.put_policy(change)
 
     @property
     def part(self) -> str:
@@ -363,6 +365,7 @@ class Checkpointer:
             EbbError: what went wrong with it.
         """
         self.turns.refuse("wait")
+        assert_durability(durability)
         with self._lock:
             chosen = next(reversed(self._saves), None) if step is None else step
             pending = None if chosen is None else self._saves.get(chosen)
@@ -769,25 +772,3 @@ def _session(world_size: int) -> str:
 
         torch.distributed.broadcast_object_list(name, src=0)
     return name[0]
-
-
-_POLICY = {
-    "keep_last": "keepLast",
-    "keep_every": "keepEvery",
-    "max_age_s": "maxAgeMs",
-    "max_bytes": "maxBytes",
-    "slots": "slots",
-    "behind": "behind",
-    "superseded": "superseded",
-    "delta": "delta",
-}
-
-
-def _policy_json(policy: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = [name for name in policy if name not in _POLICY]
-    if unknown:
-        raise TypeError(f"a Checkpointer takes no {', '.join(unknown)}; of a policy: {', '.join(_POLICY)}")
-    named = {_POLICY[name]: value for name, value in policy.items()}
-    if named.get("maxAgeMs") is not None:
-        named["maxAgeMs"] = int(named["maxAgeMs"] * 1000)
-    return named
