@@ -4,7 +4,7 @@ import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { StoreError } from '@ebb/protocol';
 import { bytesOf, putFile, remoteTierConformance, smallTmpfs, tempDir } from '@ebb/testkit';
-import { afterAll, expect, onTestFinished, test } from 'vitest';
+import { afterAll, expect, onTestFinished, test, vi } from 'vitest';
 import { crc32c } from '../checksum.ts';
 import {
   type DirectoryFs,
@@ -322,4 +322,33 @@ test('put writes, verifies, syncs and only then shows the name; delete syncs wha
   await step('delete bucket/a/b: the last one', async () => await tier.delete('bucket/a/b'));
   await step('delete bucket/a/b: not there', async () => await tier.delete('bucket/a/b'));
   await expect(`${trace.join('\n')}\n`).toMatchFileSnapshot('./directory-tier.trace.txt');
+});
+
+test('a file server that gives all files to another user is a tier all the same', async () => {
+  const root = await tempDir();
+  vi.spyOn(process, 'geteuid').mockReturnValue(4_000_000);
+  onTestFinished(() => void vi.restoreAllMocks());
+  const tier = await openTier({ root });
+  await putFile(tier, 'k/a', await localFile(), facts);
+  expect(everythingIn(root)).toEqual(['k/', 'k/a']);
+});
+
+test('what others put in the place of an object that is deleted goes back, also without hard links', async () => {
+  const root = await tempDir();
+  const fs: DirectoryFs = {
+    ...nodeDirectoryFs,
+    link: async () => await Promise.reject(Object.assign(new Error('no links'), { code: 'EPERM' })),
+    rename: async (from, to) => {
+      if (from === join(root, 'b/k')) {
+        await nodeDirectoryFs.unlink(from);
+        await writeFile(from, 'theirs');
+      }
+      await nodeDirectoryFs.rename(from, to);
+    },
+  };
+  const tier = await openTier({ root, fs });
+  const { etag } = await putFile(tier, 'b/k', await localFile(), facts);
+  await expect(tier.delete('b/k', { etag })).rejects.toMatchObject({ code: 'precondition_failed' });
+  expect(await readFile(join(root, 'b/k'), 'utf8')).toBe('theirs');
+  expect(everythingIn(root)).toEqual(['b/', 'b/k']);
 });

@@ -126,10 +126,27 @@ const PUBLISH_ATTEMPTS = 5;
 async function assertOwnTemporary(path: string): Promise<void> {
   const real = await realpath(path);
   const { uid } = await lstat(path);
-  if (real === path && uid === process.geteuid?.()) return;
-  const why = real === path ? `belongs to uid ${uid}` : `leads to ${real}`;
+  const isPlain = real === path; // behind a link nothing is made
+  if (isPlain && (uid === process.geteuid?.() || uid === (await uidOfNewFile(path)))) return;
+  const why = isPlain ? `belongs to uid ${uid}` : `leads to ${real}`;
   const message = `${path} is for the files of this node alone, but it ${why}; remove it`;
   throw new StoreError('config_invalid', message, { path });
+}
+
+/** Some file servers give whatever we make to another user. Undefined: nothing can be made there. */
+async function uidOfNewFile(directory: string): Promise<number | undefined> {
+  const path = join(directory, '0'); // none of the later ones, and taken away at the start
+  try {
+    await unlink(path).catch(() => undefined);
+    await withFile(path, constants.O_CREAT | constants.O_EXCL | constants.O_WRONLY, () =>
+      Promise.resolve(),
+    );
+    return (await lstat(path)).uid;
+  } catch {
+    return undefined;
+  } finally {
+    await unlink(path).catch(() => undefined);
+  }
 }
 
 class DirectoryTier implements RemoteTier {
@@ -297,12 +314,18 @@ class DirectoryTier implements RemoteTier {
     try {
       assertUnchanged(name, await lstat(taken, { bigint: true }), etag);
     } catch (error) {
-      await this.#fs.link(taken, path).catch((failure: unknown) => {
-        // They put yet another one there.
-        if (errnoOf(failure) !== 'EEXIST') throw failure;
-      });
-      await this.#fs.unlink(taken);
+      await this.#putBack(taken, path);
       throw error;
+    }
+    await this.#fs.unlink(taken);
+  }
+
+  /** Over nothing that others put there since, where the file system can tell; one without hard links cannot. */
+  async #putBack(taken: string, path: string): Promise<void> {
+    try {
+      await this.#fs.link(taken, path);
+    } catch (error) {
+      if (errnoOf(error) !== 'EEXIST') return await this.#fs.rename(taken, path);
     }
     await this.#fs.unlink(taken);
   }
