@@ -29,7 +29,7 @@ def certificate(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tls_node(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NodeProcess]:
-    # As from another host: no node is behind what this one calls its socket.
+    # It looks like another host: no node is behind what this one calls its socket.
     monkeypatch.setattr("ebb._client._node_id", lambda address: None)
     with NodeProcess(f"--tls-cert={certificate}", f"--tls-key={certificate.with_name('key.pem')}") as process:
         yield process

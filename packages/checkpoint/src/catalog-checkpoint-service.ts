@@ -439,7 +439,7 @@ class CatalogCheckpointService implements CheckpointService {
 
   // ── parts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** Of what was there at this step: nothing new takes its place before it is gone. */
+  /** Waits for the removal of what was there at this step: nothing new takes its place before that is gone. */
   async #awaitRemoval(run: Run, ref: SnapshotRef): Promise<void> {
     if (run.snapshots.get(ref.step)?.isRemoved !== true) return;
     const message = `snapshot ${snapshotKey(ref)} was removed`;

@@ -53,7 +53,7 @@ const PART_POLL_MS_MIN = 5;
 const PART_POLL_MS_MAX = 100;
 /** From the answer to `begin` to the staged write. */
 const PROMISE_MS = 10_000;
-/** As above, when the same rank asks for another step: it would have staged this one by now. */
+/** The same, when the same rank asks for another step: it would have staged this one by now. */
 const PROMISE_LEFT_MS = 1000;
 /** Parts of a session that says nothing more; as long as a client waits for the parts of other ranks. */
 const SILENCE_MS_MAX = 10 * 60_000;

@@ -114,7 +114,7 @@ export class Runs {
     if (changed.length > 0) await this.#records.putRecords(SNAPSHOTS, changed);
   }
 
-  /** Of the commit that is made next (I1). */
+  /** The place of the commit that is made next (I1). */
   nextSequence(): number {
     return this.#sequence + 1;
   }

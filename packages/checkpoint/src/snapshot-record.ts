@@ -37,7 +37,7 @@ interface StoredSnapshot {
   readonly newBytes: number;
 }
 
-/** As it may lie in a catalog. */
+/** The form in which it may lie in a catalog. */
 export type StoredRecord = Omit<SnapshotRecord, 'previous' | 'sequence'> & {
   readonly sequence?: number;
   readonly previous: StoredRecord | null;

@@ -23,7 +23,7 @@ import type { HttpClient } from './http-client.ts';
 import { listOf } from './lists.ts';
 
 export interface JobOptions {
-  /** Of the job that is meant, to come back to it or to join it. Default: a new one. */
+  /** The token of the job that is meant, to come back to it or to join it. Default: a new one. */
   readonly token?: string | undefined;
   readonly label?: string | undefined;
   readonly heartbeatTtlMs?: number | undefined;

@@ -18,7 +18,7 @@ export interface LocalFiles {
   path(tier: 0 | 1 | 2, relative: string): string;
   /** The file, checked. @throws the errno of node:fs, and {StoreError} `io_failed` for what is not a file of the node */
   open(tier: 0 | 1 | 2, relative: string, mode: NodeFileMode): Promise<FileHandle>;
-  /** As `open`; gives a descriptor that the caller closes. */
+  /** Does what `open` does; gives a descriptor that the caller closes. */
   openSync(tier: 0 | 1 | 2, relative: string, mode: NodeFileMode): number;
 }
 

@@ -75,7 +75,7 @@ export const S3_PART_BYTES_MAX = 5 * GiB;
  */
 export const OBJECT_BYTES_MAX = S3_PARTS_MAX * S3_PART_BYTES_MAX;
 
-/** Of one object: a complete upload of the most parts. What is joined of more is written anew, as one. */
+/** The most pieces of one object: a complete upload of the most parts. What is joined of more is written anew, as one. */
 export const EXTENTS_MAX = 10_000;
 
 /** User metadata of an object in S3, names and values together. */

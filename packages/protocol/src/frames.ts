@@ -66,7 +66,7 @@ export function readFrameHeader(source: Buffer, at: number): FrameHeader {
 interface FramePart {
   readonly header: FrameHeader;
   readonly payload: Buffer;
-  /** Of the payload, those that are there. */
+  /** Bytes of the payload that are there. */
   bytes: number;
 }
 
@@ -93,7 +93,7 @@ export class FrameSplitter {
     return this.#part?.header.payloadBytes ?? 0;
   }
 
-  /** Of those, the ones that are there. */
+  /** The part of those bytes that is there. */
   get gatheredBytes(): number {
     return this.#part?.bytes ?? 0;
   }

@@ -47,7 +47,7 @@ const LARGE_OBJECTS = 16;
 const STRIDE = 7_919;
 const REST_LOOK_MS = 250;
 const REST_LOOKS_MAX = 60;
-/** Of one processor, for what an idle process does. */
+/** The share of one processor that an idle process takes. */
 const REST_SHARE = 0.08;
 
 interface Workload {

@@ -124,7 +124,7 @@ test('a node starts where others filled the file system of its memory, with what
   // What does not fit there goes to the disk.
   expect((await call('PUT', url(node, 'data/k9'), content(9))).status).toBe(201);
   await node.kill();
-  // As after a reboot, filled by others before the node came: not even its directories are there.
+  // It is the state after a reboot, filled by others before the node came: not even its directories are there.
   await rm(join(parent, 'memory'), { recursive: true });
   await fill(others);
   await node.start();

@@ -266,7 +266,7 @@ async function openStore(
     observer: {
       ...metrics.storeObserver,
       failed: (error, work, subject) => {
-        // Of a place of tier 2 that is away the condition tells, once.
+        // The condition tells of a place of tier 2 that is away, once.
         const isAway = facts.conditions.list().some(({ name }) => name === 'remote_unreachable');
         const isTold = isAway && isStoreError(error, 'io_failed');
         if (isTold) log.debug({ work, subject, error: error.message }, 'background work failed');

@@ -6,9 +6,9 @@ import { readFileSync } from 'node:fs';
 import { CONNECTIONS_MAX, DESCRIPTORS_RESERVED, HANDLES_PER_TIER_MAX } from './limits.ts';
 
 export interface DescriptorPlan {
-  /** Of each local tier. */
+  /** Open files of each local tier. */
   readonly handlesMax: number;
-  /** Of all listeners together. */
+  /** Connections of all listeners together. */
   readonly connectionsMax: number;
 }
 

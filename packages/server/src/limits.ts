@@ -5,7 +5,7 @@ import { assert, FRAME_PAYLOAD_BYTES_MAX, KiB, MiB, READ_BYTES_MAX } from '@ebb/
 export const PIECE_BYTES = 1 * MiB;
 /** Pieces of all bodies under way. Bounds the daemon's memory. */
 export const PIECES_MAX = 64;
-/** Of these, the ones that answers may hold: readers may stop, senders are given the rest. */
+/** The pieces of these that answers may hold: readers may stop, senders are given the rest. */
 export const ANSWER_PIECES_MAX = 48;
 /** Pieces kept when idle. */
 export const PIECES_KEPT = 8;
@@ -22,7 +22,7 @@ export const BODY_WINDOW_MS = 120_000;
 export const BODY_WINDOW_BYTES_MIN = 64 * KiB;
 /** Requests that are read before they are looked at (JSON, XML) come whole within this time. */
 export const GATHERED_BODY_MS_MAX = 60_000;
-/** Of all answers and requests above SMALL_BODY_BYTES that are held whole: listings, XML, JSON. */
+/** The bytes of all answers and requests above SMALL_BODY_BYTES that are held whole: listings, XML, JSON. */
 export const HELD_BYTES_MAX = 64 * MiB;
 /** When that is full, a peer who has stood still for so long makes place. */
 export const HELD_PATIENCE_MS = 1_000;
@@ -45,9 +45,9 @@ export const TLS_HANDSHAKES_MAX = 32;
 /** Silence on a connection, also in the middle of a body. */
 export const IDLE_TIMEOUT_MS = 120_000;
 export const KEEP_ALIVE_TIMEOUT_MS = 65_000;
-/** Of all listeners together, where descriptors allow it: see descriptors.ts. */
+/** Connections of all listeners together, where descriptors allow it: see descriptors.ts. */
 export const CONNECTIONS_MAX = 4096;
-/** Of these, the places that no request but a probe takes. */
+/** The places among these that no request but a probe takes. */
 export const CONNECTIONS_RESERVED = 16;
 /** What the process itself has open: the catalog, workers, sockets to tier 2, files on their way. */
 export const DESCRIPTORS_RESERVED = 72;
@@ -72,7 +72,7 @@ export const LIST_LIMIT_MAX = 10_000;
 export const FRAME_CALLS_INFLIGHT_MAX = 8192;
 /** Payloads of one connection: that of the frame on its way in, and those of calls at work. */
 export const FRAME_BYTES_INFLIGHT_MAX = 32 * MiB;
-/** Of all connections together: payloads, and answers that are held until they are taken. Pieces of large reads are not among them. */
+/** The memory of all connections together: payloads, and answers that are held until they are taken. Pieces of large reads are not among them. */
 export const FRAME_BYTES_INFLIGHT_TOTAL_MAX = 64 * MiB;
 /** Each connection has so much beside that, for each direction: so its small calls go on whatever others hold. */
 export const FRAME_OWN_BYTES = 64 * KiB;

@@ -132,7 +132,7 @@ function nonBlockingStderr(): number {
       if (fstatSync(fd).ino === stats.ino) return fd;
       closeSync(fd);
     } catch {
-      // Of another user, or no such directory: as with a socket.
+      // It belongs to another user, or there is no such directory: the same as with a socket.
     }
   }
   try {

@@ -144,7 +144,7 @@ export function createLog(
   );
 }
 
-/** Of the time to drain, kept for the end: the last answers, and files and threads that are closed. */
+/** The part of the time to drain that is kept for the end: the last answers, and files and threads that are closed. */
 const CLOSE_MS = 2500;
 /** From the moment when tier 2 is given up on, for the answers to those who waited for it. */
 const ANSWERS_MS = 500;

@@ -42,7 +42,7 @@ export interface CarelessStore extends AsyncDisposable {
   /** `METHOD key`, and the names of headers that may matter. */
   readonly requests: { readonly line: string; readonly headers: readonly string[] }[];
   readonly is: Carelessness;
-  /** As another client does. */
+  /** Puts an object as another client does. */
   put(key: string, bytes: Buffer): string;
   /** Called with each request before it is answered. */
   onRequest: (line: string) => void;

@@ -24,7 +24,7 @@ export interface StrangerOptions {
   readonly provesHost: boolean;
   /** What `stage`, `fileStage` and `open` say of every file, in tier 0. */
   readonly path: string;
-  /** Of every object. */
+  /** The size of every object. */
   readonly sizeBytes: number;
 }
 

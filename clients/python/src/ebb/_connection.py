@@ -262,7 +262,7 @@ class Session:
         self._leases_to_release.append(lease_id)
 
     def abort_later(self, write_id: int) -> None:
-        """As `release_later`, for a staged write."""
+        """Does what `release_later` does, for a staged write."""
         self._writes_to_abort.append(write_id)
 
     def check_silence(self) -> None:

@@ -393,7 +393,7 @@ class _ReadFile(ReadFile):
 
     @property
     def details(self) -> Info:
-        """As the file system's `info`, of the version that is open."""
+        """Gives what the file system's `info` gives, for the version that is open."""
         with contextlib.suppress(FileNotFoundError):
             found = self.fs.info(self.path)
             if found.get("etag") == self.opened.etag:
@@ -445,7 +445,7 @@ class _ReadFile(ReadFile):
 
 #: No object can have such a path, or none has.
 _MISSING = (FileNotFoundError, NameInvalidError)
-#: Of readers of other file systems: writers take them without effect.
+#: Options that readers of other file systems take: writers take them without effect.
 _READ_OPTIONS = ("cache_type", "size", "block_size", "cache_options", "fill_cache")
 
 

@@ -40,7 +40,7 @@ def handle() -> Iterator[Callable[[Callable[[], Any]], None]]:
 
 @pytest.fixture
 def in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of its copy a save is interrupted by SIGUSR1, once."""
+    """Interrupts a save in the middle of its copy by SIGUSR1, once."""
     write = ImageWriter.write
 
     def interrupted(self: ImageWriter, arrays: Any) -> None:

@@ -26,18 +26,18 @@ export function addBytes(sum: { high: number; low: number }, bytes: number): voi
   sum.low = low - carry * HIGH_UNIT;
 }
 
-/** As people and JSON see it: what is more than 2^53 - 1 is shown as that. */
+/** The number that people and JSON see: what is more than 2^53 - 1 is shown as that. */
 export function shownSum({ high, low }: ByteSum): number {
   return Math.min(Number.MAX_SAFE_INTEGER, high * HIGH_UNIT + low);
 }
 
-/** As SQLite stores it; undefined when it has no integer so large. */
+/** The form that SQLite stores; undefined when it has no integer so large. */
 export function storedSum({ high, low }: ByteSum): bigint | undefined {
   const sum = (BigInt(high) << HIGH_BITS) + BigInt(low);
   return sum > INT64_MAX ? undefined : sum;
 }
 
-/** Of what SQLite stored, or of sums of the two halves of many numbers: `upper` counts 2^32. */
+/** Takes what SQLite stored, or sums of the two halves of many numbers: `upper` counts 2^32. */
 export function parseSum(lower: bigint, upper = 0n): ByteSum {
   const sum = (upper << 32n) + lower;
   return { high: Number(sum >> HIGH_BITS), low: Number(sum & ((1n << HIGH_BITS) - 1n)) };

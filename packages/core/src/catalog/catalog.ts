@@ -152,7 +152,7 @@ export interface SpoolEntry {
   /** To be stored; null: to be deleted. */
   readonly version: number | null;
   readonly sizeBytes: number;
-  /** Of what tier 2 had under the name when this node last put or found something there; null: nothing that it knows of. */
+  /** The ETag of what tier 2 had under the name when this node last put or found something there; null: nothing that it knows of. */
   readonly seenEtag: string | null;
   /** To be stored over nothing but that: no write to this name asked for it (an older version that comes back). */
   readonly onlyOverSeen: boolean;
@@ -407,7 +407,7 @@ export interface Catalog {
   setBlobChecksum(blobId: number, crc32c: number): Promise<void>;
   /** CRC32Cs of blocks of a blob, from this block on. They go with the blob. */
   putBlockSums(blobId: number, firstBlock: number, sums: readonly number[]): Promise<void>;
-  /** As they were put, from exactly this block on; undefined when they were not. */
+  /** The sums that were put, from exactly this block on; undefined when they were not. */
   findBlockSums(blobId: number, firstBlock: number): Promise<Uint32Array | undefined>;
   /** Live blobs with bytes in this object of tier 2. */
   listBlobsStoredAs(remoteName: string): Promise<readonly BlobRecord[]>;

@@ -38,7 +38,7 @@ export class PackedExtents {
   }
 }
 
-/** Of the records that came out of rows. */
+/** The encoded form of records that came out of rows. */
 const packedOf = new WeakMap<object, PackedExtents>();
 
 /** Gives `record` its extents: decoded at the first look. */

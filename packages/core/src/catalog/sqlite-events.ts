@@ -206,7 +206,7 @@ export class EventLog {
     this.#state = { ...this.#state, trimmed, count: this.#state.count - TRIM_BATCH };
   }
 
-  /** Of those that are still there; the next one when there is none. */
+  /** The first id of those that are still there; the next one when there is none. */
   #firstEventId(last: number): number {
     const row = this.#sql.nth.get(0) as unknown as [number] | undefined;
     return row === undefined ? last + 1 : row[0];

@@ -22,7 +22,7 @@ interface State {
 
 /** What is known of the name in tier 2, when a row is made or changed. */
 export interface Before {
-  /** Of the object that is replaced or removed. */
+  /** The ETag in tier 2 of the object that is replaced or removed. */
   readonly seenEtag: string | null;
   readonly onlyOverSeen?: boolean;
   /** That object's content: it may have been sent without an answer. Asked where it waited. */

@@ -20,9 +20,9 @@ const STEP_BYTES = 1024 * KiB;
 const WORKER_HEAP_MIB = 16;
 
 export interface ChecksumThread {
-  /** Of all `bytes`, or, given the checksum of what came before, of both together. */
+  /** The CRC32C of all `bytes`, or, given the checksum of what came before, of both together. */
   crc32c(bytes: Uint8Array, before?: number): Promise<number>;
-  /** Of each `blockBytes` of `bytes`; the last block may be shorter. */
+  /** The CRC32C of each `blockBytes` of `bytes`; the last block may be shorter. */
   ofBlocks(bytes: Uint8Array, blockBytes: number): Promise<readonly number[]>;
   close(): Promise<void>;
 }

@@ -257,7 +257,7 @@ export class Mirror {
   async #delete(entry: SpoolEntry): Promise<void> {
     const { catalog } = this.#parts;
     const name = ownName(entry.target, entry);
-    // Of what was never sent nothing is there.
+    // Nothing is there when it was never sent.
     if (entry.seenEtag !== null || entry.tried.length > 0) {
       if (!(await this.#deleteKnown(entry, name))) this.#parts.onKept(name);
     }

@@ -37,7 +37,7 @@ export interface BadCopy {
 
 export class BadCopies {
   readonly #parts: BadCopiesParts;
-  /** Of those that stay, being the last: known, and not looked at whole again. */
+  /** Bad copies that stay, being the last: known, and not looked at whole again. */
   readonly #kept = new RecentMap<string, true>(COPIES_REMEMBERED_MIN);
 
   constructor(parts: BadCopiesParts) {

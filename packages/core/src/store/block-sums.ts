@@ -29,7 +29,7 @@ const PASS_BYTES = 64 * MiB;
 const ROWS_REMEMBERED_MIN = 256;
 const BLOBS_REMEMBERED_MIN = 8192;
 
-/** Of a blob that is whole: none of it ever changes. */
+/** The sums of a blob that is whole: none of it ever changes. */
 export interface BlobFacts {
   readonly blobId: number;
   readonly sizeBytes: number;
@@ -97,7 +97,7 @@ export class BlockSums {
     return row;
   }
 
-  /** Of a pass over the whole blob, whose CRC32C was compared. */
+  /** Takes the sums of a pass over the whole blob, whose CRC32C was compared. */
   async keep(blobId: number, collected: BlockCollector | undefined): Promise<void> {
     if (collected === undefined) return;
     const { sums } = collected;
@@ -115,7 +115,7 @@ export class BlockSums {
     return (await this.findRun(facts, last, 1)) !== undefined;
   }
 
-  /** As `has`, without what is only remembered: what a later start finds. */
+  /** Says what `has` says, without what is only remembered: what a later start finds. */
   async areStored({ blobId, sizeBytes }: BlobFacts): Promise<boolean> {
     const blockBytes = blockBytesOf(sizeBytes);
     if (sizeBytes <= blockBytes) return true;
@@ -140,7 +140,7 @@ export class BlockSums {
     }
   }
 
-  /** As `make`, without making sums that are there. */
+  /** Does what `make` does, without making sums that are there. */
   async compare(facts: BlobFacts, file: string): Promise<void> {
     if (await this.has(facts)) await this.#make(facts, file, undefined);
     else await this.make(facts, file);

@@ -4,7 +4,7 @@ import { crc32c } from '../checksum.ts';
 import { createBodySums } from './body-sums.ts';
 
 const KiB = 1024;
-/** As the worker answers, a turn later. */
+/** Answers a turn later, as the worker does. */
 const thread = {
   ofBlocks: async (bytes: Uint8Array, blockBytes: number) =>
     Array.from({ length: Math.ceil(bytes.length / blockBytes) }, (_, at) =>
@@ -35,7 +35,7 @@ test('a body that came in odd pieces has the sum of the whole, and none of block
 });
 
 test('a body too long for blocks of this size gives their sums up', async () => {
-  /** Of nothing: what matters here is how much is kept. */
+  /** Sums of nothing: what matters here is how much is kept. */
   const quick = {
     ofBlocks: async (bytes: Uint8Array, blockBytes: number) =>
       Array.from({ length: Math.ceil(bytes.length / blockBytes) }, () => 0),

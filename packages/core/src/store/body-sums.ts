@@ -12,7 +12,7 @@ import { joinCrc32c, shiftOf } from '../crc32c-join.ts';
 import type { BlockCollector } from '../tier/tier.ts';
 import { blockBytesOf } from './block-sums.ts';
 
-/** Of every body but the largest: those are read once more. */
+/** The size of blocks in every body but the largest: those are read once more. */
 const BLOCK_BYTES = blockBytesOf(0);
 const BLOCK_SHIFT = shiftOf(BLOCK_BYTES);
 
@@ -20,7 +20,7 @@ export interface BodySums {
   /** Nobody changes `bytes` until it resolves; what is large and lies in shared memory takes a worker's time. One at a time. */
   add(bytes: Uint8Array): Promise<void>;
   addNow(bytes: Uint8Array): void;
-  /** Of all that was added. */
+  /** The CRC32C of all that was added. */
   crc32c(): number;
   /** S1. */
   blocks(): BlockCollector | undefined;

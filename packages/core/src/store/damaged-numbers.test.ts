@@ -66,7 +66,7 @@ async function expectWorks(t: TestStore): Promise<void> {
 
 const ABSURD = [2n ** 62n, 2n ** 63n - 1n, -(2n ** 63n), -7n, 2n ** 53n];
 
-/** As `damaged`, with the catalog alone: it was closed in good order each time. */
+/** Does what `damaged` does, with the catalog alone: it was closed in good order each time. */
 async function catalogsOf(t: TestStore): Promise<(change: (sql: Sql) => void) => Promise<Catalog>> {
   const directory = join(t.root, 'catalog');
   await t.crash({
@@ -167,7 +167,7 @@ test('sums of sizes beyond 2^53 and beyond 2^63 are exact or shown as the most, 
   let t = await openStoreInTest({});
   await t.store.createBucket('bkt', ephemeral);
   await t.put('bkt', 'base', Buffer.alloc(1000, 1));
-  // As if sparse objects had been joined, when that had no bound.
+  // It looks as if sparse objects had been joined, when that had no bound.
   t = await damaged(t, (sql) => {
     sql(
       `with recursive n(i) as (select 1 union all select i + 1 from n where i < 33000)

@@ -81,7 +81,7 @@ export interface CommitOptions extends Condition {
   readonly sizeBytes: number;
   /** Of all bytes; undefined: computed off the main thread before the commit. */
   readonly crc32c?: number;
-  /** Of the same pass; without them, another one may be made. */
+  /** Sums of the same pass; without them, another one may be made. */
   readonly blocks?: BlockCollector | undefined;
   readonly ack?: Ack;
   readonly contentType?: string;
@@ -108,7 +108,7 @@ export interface OpenedObject {
 export interface ComposeSource extends ObjectRef {
   /** It must be at this version; undefined: whatever is there. */
   readonly version?: number;
-  /** As it was looked up a moment ago, so that it is not looked up again: the step that joins it looks whether its blobs live. */
+  /** The record that was looked up a moment ago, so that it is not looked up again: the step that joins it looks whether its blobs live. */
   readonly known?: ObjectRecord;
   /** Bytes from the start; default 0. */
   readonly offset?: number;
@@ -122,7 +122,7 @@ export interface ComposeOptions extends Condition {
   readonly metadata?: Readonly<Record<string, string>>;
   readonly attributes?: Readonly<Record<string, string>>;
   readonly ack?: Ack;
-  /** As for a commit. */
+  /** The same as for a commit. */
   readonly requires?: ObjectCommit['requires'];
 }
 
@@ -223,7 +223,7 @@ export interface BrokenBlob {
 }
 
 export interface WhyEvent {
-  /** Of all events of this process: which came before which, whatever was done to the clock of the host. */
+  /** A number among all events of this process: which came before which, whatever was done to the clock of the host. */
   readonly sequence: number;
   /** For people. */
   readonly atMs: number;

@@ -219,7 +219,7 @@ describe('sync --remove', () => {
       },
     );
     for (const key of ['a', 'secret', 'z']) await putBehind(at, `lake/${key}`, 'theirs');
-    // As in a listing of a store, which tells no content type.
+    // A listing of a store tells no content type either.
     expect(await at.store.sync('lake', '', { remove: false })).toMatchObject({
       ...{ added: 2, refused: [{ key: 'secret', problem: 'access denied' }] },
     });

@@ -58,7 +58,7 @@ interface Lease {
   readonly object: ObjectRecord;
   /** The local files this lease holds; of an object with many extents none, until blobs of it are freed. */
   readonly held: HeldFile[];
-  /** Of an object with many extents: made at the first read. */
+  /** What finds the extents of an object that has many: made at the first read. */
   index: Promise<ExtentIndex> | undefined;
   deadlineMs: number;
 }

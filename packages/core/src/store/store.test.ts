@@ -64,7 +64,7 @@ async function tiersOf(at: TestStore, bucket: string, key: string): Promise<read
   return (await at.store.head({ bucket, key })).tiers;
 }
 
-/** As a disk does: the file's time stays, so nobody wrote it. */
+/** Decays as a disk does: the file's time stays, so nobody wrote it. */
 function rotByte(file: string): void {
   const before = `${file}.before`;
   execFileSync('cp', ['-p', file, before]);

@@ -105,7 +105,7 @@ export async function openDirectoryTier(options: DirectoryTierOptions): Promise<
     const temporary = join(root, TEMPORARY, nodeId);
     await mkdir(temporary, { recursive: true, mode: 0o2770 });
     await assertOwnTemporary(temporary);
-    // Of this node alone, and it just started: nobody writes them any more. What cannot be removed does no harm.
+    // They are this node's alone, and it just started: nobody writes them any more. What cannot be removed does no harm.
     for (const name of await readdir(temporary))
       if (TEMPORARY_NAME.test(name)) await unlink(join(temporary, name)).catch(() => undefined);
     return new DirectoryTier(options, { root, temporary });

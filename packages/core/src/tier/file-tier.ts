@@ -693,7 +693,7 @@ class FileTier implements LocalTier {
 }
 
 const SHARED_FILE = 0o660;
-/** Of blobs and pooled files. */
+/** The names of blobs and pooled files. */
 const OWN_NAME = /^[0-9a-f]+$/;
 const TRASHED_NAME = /^(populate-)?[0-9a-f]+$/;
 

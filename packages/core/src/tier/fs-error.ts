@@ -18,7 +18,7 @@ export function isNoRoom(error: unknown): boolean {
   return NO_ROOM.has(errnoOf(error));
 }
 
-/** Of the process, or of the host. */
+/** Whether the process, or the host, has no descriptor left. */
 export function isOutOfDescriptors(error: unknown): boolean {
   return OUT_OF_DESCRIPTORS.has(errnoOf(error));
 }

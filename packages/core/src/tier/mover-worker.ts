@@ -43,7 +43,7 @@ export type MoverTask =
       readonly fromOffset?: number;
       readonly toOffset?: number;
       readonly sync: boolean;
-      /** Of `to`: synced after the file. */
+      /** The directory of `to`: synced after the file. */
       readonly directory?: string;
       /** The CRC32C of each block of so many bytes is wanted too. */
       readonly blockBytes?: number;

@@ -73,7 +73,7 @@ interface Thread {
 }
 
 const AHEAD_MAX = 3;
-/** Of a job that may wait with a busy worker, or be waited for: another worker would not do it much sooner. */
+/** The most bytes of a job that may wait with a busy worker, or be waited for: another worker would not do it much sooner. */
 const AHEAD_BYTES_MAX = 256 * KiB;
 
 class MoverPool {

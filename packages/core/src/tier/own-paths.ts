@@ -35,7 +35,7 @@ import { errnoOf, isMissing, isNoRoom } from './fs-error.ts';
 
 export interface OwnDirectory {
   readonly path: string;
-  /** As a person names it: the flag of the setting. */
+  /** The name that a person knows: the flag of the setting. */
   readonly setting: string;
 }
 

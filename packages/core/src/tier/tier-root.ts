@@ -34,7 +34,7 @@ export interface TierRootOptions {
   readonly nodeId: string;
   readonly capacityBytes: number;
   readonly recycle: boolean;
-  /** As a person names the directory: the flag of the setting. */
+  /** The name that a person knows for the directory: the flag of the setting. */
   readonly setting: string;
 }
 
@@ -119,7 +119,7 @@ function layOut({ name, root, nodeId, setting }: TierRootOptions): boolean {
   }
 }
 
-/** Of a directory, or of the one in which it will be. */
+/** Takes a directory, or the one in which it will be. */
 function statfsOfNearest(path: string): StatsFs {
   for (let at = path; ; at = dirname(at)) {
     try {

@@ -51,7 +51,7 @@ class Watch {
   /** Kinds of calls that fail (W2); `any`: there is no answer at all. */
   readonly #failing = new Set<Kind | 'any'>();
   readonly #refusals = new Map<Kind, number>();
-  /** Of the last call without an answer. */
+  /** The name that the last call without an answer asked for. */
   #name = '';
   #isLooking = false;
 

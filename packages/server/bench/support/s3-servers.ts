@@ -45,7 +45,7 @@ export function whyAbsent(name: ServerName): string | undefined {
 interface EbbOptions {
   /** Beside those that it always has: `--cpu-prof` and its like. */
   readonly nodeFlags?: readonly string[];
-  /** Of another checkout than this one. */
+  /** The sources of another checkout than this one. */
   readonly checkout?: string;
 }
 

@@ -158,7 +158,7 @@ export function examineRemoteDirectory(directory: string): readonly Finding[] {
   return findings.list;
 }
 
-/** As the start checks it: whose the way to the directory is, and who may write there. */
+/** Checks what the start checks: whose the way to the directory is, and who may write there. */
 function tellTrusted(findings: Findings, path: string, setting: string): void {
   try {
     assertTrustedPath({ path, setting });

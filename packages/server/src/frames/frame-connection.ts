@@ -78,7 +78,7 @@ const PUSH_ID = 0;
 export interface FrameConnectionOptions {
   readonly socket: Socket;
   readonly services: Services;
-  /** Of all connections. */
+  /** The memory of all connections. */
   readonly memory: PeerMemory;
   readonly pieces: BufferPool;
   readonly name: string;
@@ -105,7 +105,7 @@ export class FrameConnection {
   #calls = 0;
   /** Payloads of calls at work. */
   #callBytes = 0;
-  /** Of small reads at work: what their answers will have. */
+  /** Bytes of small reads at work: what their answers will have. */
   #readingBytes = 0;
   /** Calls with large answers: those that wait, and how many are at work. */
   readonly #large: (() => Promise<void>)[] = [];

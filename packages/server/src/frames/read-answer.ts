@@ -20,7 +20,7 @@ export interface ReadPlan {
   readonly totalBytes: number;
 }
 
-/** Of the answer's payload, before the ranges. */
+/** The part of the answer's payload before the ranges. */
 export const READ_PREFIX_BYTES = 4;
 
 /** @throws {StoreError} `request_invalid` */

@@ -20,7 +20,7 @@ export interface BufferPoolOptions {
   readonly piecesMax: number;
   /** When nothing goes on. */
   readonly piecesKept: number;
-  /** Of `piecesMax`, those that answers may hold. */
+  /** The part of `piecesMax` that answers may hold. */
   readonly answerPiecesMax: number;
 }
 

@@ -11,7 +11,7 @@ import { StoreError } from '@ebb/protocol';
 
 export interface ConnectionsOptions {
   readonly connectionsMax: number;
-  /** Of these, the ones that are never at work but for probes. */
+  /** The part of these that is never at work but for probes. */
   readonly reserved: number;
   readonly onEnded?: () => void;
 }

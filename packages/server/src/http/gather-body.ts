@@ -6,7 +6,7 @@ import type { PeerMemory } from './peer-memory.ts';
 
 export interface GatherOptions {
   readonly held: PeerMemory;
-  /** Of the data, without its framing. */
+  /** Bytes of the data, without its framing. */
   readonly bytesMax: number;
   readonly tooLarge: () => Error;
   /** Takes a framing off, as that of receive-body.ts. */

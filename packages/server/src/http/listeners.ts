@@ -38,7 +38,7 @@ export interface ListenersOptions {
     readonly onRequest: RequestListener;
     readonly onExpectContinue: RequestListener;
   } | null;
-  /** Of all of them. */
+  /** The connections of all of them have one bound. */
   readonly connections: Connections;
   /** Of both TCP addresses; null: plain HTTP. */
   readonly tls: TlsIdentity | null;

@@ -18,7 +18,7 @@ interface Refusal {
   readonly allow?: string;
 }
 
-/** Of all surfaces; what a path takes of them is the surface's to say. */
+/** The methods of all surfaces; what a path takes of them is the surface's to say. */
 export const ALLOW = 'GET, HEAD, PUT, POST, DELETE, OPTIONS';
 
 /** Why a request is refused; undefined when it is well. An absolute target (section 3.2.2) is made one of the usual form. */

@@ -40,7 +40,7 @@ export class PeerMemory {
     this.#now = options.now ?? (() => performance.now());
   }
 
-  /** Of large holds. */
+  /** What large holds take now. */
   get bytes(): number {
     return this.#bytes;
   }

@@ -18,7 +18,7 @@ interface Sent {
 async function send(method: string, path: string, sent: Sent = {}): Promise<RawAnswer> {
   const { body = '', headers = {} } = sent;
   const url = new URL(node.node.s3Url as string);
-  // As it is given: URL would fold `//` and dots.
+  // The path as it is given: URL would fold `//` and dots.
   Object.defineProperty(url, 'pathname', { value: path });
   return await sendRaw({ method, url, body, headers });
 }

@@ -223,7 +223,7 @@ export function formatParts(sizes: readonly number[]): Record<string, string> {
   return Object.fromEntries(texts.map((part, i) => [i === 0 ? 'parts' : `parts.${i}`, part]));
 }
 
-/** Of more parts, each object of a listing would carry them along. */
+/** The most parts whose sums are kept: each object of a listing carries them along. */
 const PART_SUMS_MAX = 1000;
 
 /** Checksums of the parts, in order, of the object's own algorithm. */

@@ -23,7 +23,7 @@ import {
 } from './checksums.ts';
 import { S3Error } from './s3-error.ts';
 
-/** Of a body that is held whole, in one turn of the event loop. */
+/** The bytes of a body that are hashed in one turn of the event loop. */
 const SUMMED_BYTES = 256 * 1024;
 
 export interface BodyPlan {
@@ -39,7 +39,7 @@ export interface BodyPlan {
 export interface BodyRequest {
   readonly headers: Headers;
   readonly auth: S3Call['auth'];
-  /** Of the checksum that is computed where the client asks for none. */
+  /** The algorithm of the checksum that is computed where the client asks for none. */
   readonly algorithm?: Algorithm | undefined;
 }
 

@@ -54,7 +54,7 @@ export function parseAlgorithm(name: string): Algorithm {
   );
 }
 
-/** Of an empty body. */
+/** The checksum of an empty body. */
 const OF_NOTHING: ReadonlySet<string> = new Set([
   ...[`${checksumHeader('CRC32')} AAAAAA==`, `${checksumHeader('CRC32C')} AAAAAA==`],
   `${checksumHeader('CRC64NVME')} AAAAAAAAAAA=`,
@@ -195,7 +195,7 @@ const TURN_PARTS = 200;
 /** Sizes stay below 2^53. */
 const SIZE_BITS = 53;
 
-/** Of GF(2)[x], with bits as the polynomials have them. */
+/** The product in GF(2)[x], with bits as the polynomials have them. */
 interface Element {
   readonly high: number;
   readonly low: number;

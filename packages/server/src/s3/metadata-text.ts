@@ -37,7 +37,7 @@ function decodeQuoted(text: string): Buffer {
   return Buffer.from(latin1, 'latin1');
 }
 
-/** As Node takes it. @param latin1 It came so. */
+/** The form that Node takes. @param latin1 It came so. */
 export function encodeMetadata(value: string, { latin1 }: { readonly latin1: boolean }): string {
   if (/^[\x20-\x7e]*$/.test(value)) return value;
   if (latin1 && /^[\x20-\x7e\xa0-\xff]*$/.test(value)) return value;

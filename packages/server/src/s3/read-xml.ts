@@ -19,7 +19,7 @@ const ELEMENTS_MAX = 10_000;
 /** The deepest document of S3, an ACL, has five. */
 const DEPTH_MAX = 10;
 const ATTRIBUTES_MAX = 16;
-/** Of one text, as it stands: a key of 1,024 bytes in the longest references has 9 KiB. */
+/** The bytes of one text, as it stands: a key of 1,024 bytes in the longest references has 9 KiB. */
 const TEXT_CHARS_MAX = 32 * 1024;
 const TURN_CHARS = 128 * 1024;
 const TURN_REFERENCES = 20_000;
@@ -133,7 +133,7 @@ interface Namespaces {
 
 interface Open {
   readonly element: XmlReader;
-  /** As written, with its prefix: the end tag has the same. */
+  /** The name as written, with its prefix: the end tag has the same. */
   readonly tag: string;
   readonly namespaces: Namespaces | undefined;
 }

@@ -153,7 +153,7 @@ test('parts of an upload that ended when the node was killed go when it starts',
   const keptId = /<UploadId>([^<]+)/.exec(kept.body)?.[1];
   for (const path of [`a?uploadId=${id}`, `b?uploadId=${keptId}`])
     await send('PUT', `/kill/${path}&partNumber=1`, { body: 'x' }, first);
-  // As after a kill between the two steps of an abort.
+  // It is the state after a kill between the two steps of an abort.
   const { store } = first.node.services;
   await store.delete({ bucket: 'kill!uploads', key: `u/${id}` });
   await first.stop();
@@ -241,7 +241,7 @@ describe('an upload that declares a checksum', () => {
       expect(listed.body.match(new RegExp(`<Checksum${name}>`, 'g'))).toHaveLength(3);
       const etag = /<ETag>([^<]+)/.exec(copied.body)?.[1];
       const path = `/ups/${key}?uploadId=${id}`;
-      // As S3 has it, each part's must be told then.
+      // Each part's must be told then, as S3 has it.
       const without = await send('POST', path, completion(etag, etag, 'none'));
       expect(without.code).toBe(type === 'COMPOSITE' ? 'InvalidRequest' : 'InvalidPart');
       const claimed = { [`x-amz-checksum-${name.toLowerCase()}`]: 'bad' };

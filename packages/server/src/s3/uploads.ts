@@ -24,7 +24,7 @@ export const PARTS_MAX = 10_000;
 const PAGE = 500;
 /** Uploads under way in one bucket that a listing looks at. */
 const UPLOADS_LISTED_MAX = 100_000;
-/** Of a part whose CRC32C is not known: a range of another object. Persisted, keep stable. */
+/** The ETag of a part whose CRC32C is not known: a range of another object. Persisted, keep stable. */
 const PART_ETAG = 'part-etag';
 
 export interface Upload {
@@ -125,7 +125,7 @@ export async function allUploads({
     .sort((a, b) => compareKeys(a.key, b.key) || (a.uploadId < b.uploadId ? -1 : 1));
 }
 
-/** As UTF-8, which is the order of every listing. */
+/** Compares as UTF-8, which is the order of every listing. */
 export function compareKeys(a: string, b: string): number {
   return Buffer.compare(Buffer.from(a), Buffer.from(b));
 }

@@ -305,7 +305,7 @@ export function catalogConformance(name: string, factory: CatalogFactory): void 
         await refused(commit({ ...needed, version: 1 }), 'precondition_failed');
         expect(await keys()).toEqual(['needed']);
         await commit(needed);
-        // Of a removal and a commit that needs what is removed, whichever comes first counts.
+        // Whichever comes first counts: a removal, or a commit that needs what is removed.
         const [, late] = await Promise.allSettled([
           catalog.deleteObject('one', 'needed', {}),
           commit(needed),

@@ -22,7 +22,7 @@ from ._image import Shard
 _log = logging.getLogger("ebb.checkpoint")
 #: Milliseconds that the node holds one answer back.
 _WAIT_STEP_MS = 30_000
-#: As above, for an answer that comes at once but when another rank is late. Who leaves gives up after as long.
+#: The same for an answer that comes at once but when another rank is late. Who leaves gives up after as long.
 _COMMIT_STEP_MS = 2_000
 _POLL_S = 0.05
 #: A slot is waited for while something changes, and so long when nothing does.

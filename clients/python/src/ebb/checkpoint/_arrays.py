@@ -410,7 +410,7 @@ def _torch_spec(tensor: Any) -> Spec:
 
 
 def _checked(tensor: Any) -> str:
-    """As `_assert_memory`, also of tensors whose class answers questions with errors of its own."""
+    """Does what `_assert_memory` does, also for tensors whose class answers questions with errors of its own."""
     try:
         return _assert_memory(tensor)
     except UnsupportedError:

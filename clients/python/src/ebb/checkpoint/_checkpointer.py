@@ -715,7 +715,7 @@ class Checkpointer:
             self.tell_failure()
 
 
-#: Of this process, for its forks and its end.
+#: The open ones of this process, for its forks and its end.
 _checkpointers: weakref.WeakSet[Checkpointer] = weakref.WeakSet()
 
 

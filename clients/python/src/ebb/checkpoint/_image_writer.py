@@ -178,7 +178,7 @@ class ImageWriter:
         return self._claim.acquire(blocking=False)
 
     def give_up(self) -> None:
-        """As `abort`, unless another thread has taken it."""
+        """Does what `abort` does, unless another thread has taken it."""
         if self.take():
             self.abort()
 

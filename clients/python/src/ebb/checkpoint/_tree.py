@@ -42,7 +42,7 @@ class View(NamedTuple):
 
     of: str
     offset: int
-    #: As NumPy writes it (``<f4``), or one of PyTorch's own (``bfloat16``).
+    #: The name that NumPy writes (``<f4``), or one of PyTorch's own (``bfloat16``).
     dtype: str
     shape: tuple[int, ...]
     strides: tuple[int, ...]

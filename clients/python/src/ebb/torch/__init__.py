@@ -119,8 +119,8 @@ def load(
 
 
 def rng_state() -> dict[str, Any]:
-    """Of the generators of Python, NumPy (whichever bit generator it has) and PyTorch: a state that a `Checkpointer`
-    and `torch.distributed.checkpoint` take.
+    """What the generators of Python, NumPy (whichever bit generator it has) and PyTorch hold: a state that a
+    `Checkpointer` and `torch.distributed.checkpoint` take.
 
     Raises:
         UnsupportedError: NumPy's global generator is none of its own.

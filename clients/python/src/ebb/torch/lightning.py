@@ -80,7 +80,7 @@ class EbbCheckpointIO(CheckpointIO):
         if checkpointer.world_size != 1:
             raise RequestInvalidError("Lightning saves on rank 0: give Checkpointer(…, rank=0, world_size=1)")
         self._lock = threading.RLock()
-        #: Of all runs that snapshots of this job are in.
+        #: The names of all runs that snapshots of this job are in.
         self._owners: dict[str, Checkpointer] = {"": checkpointer}
         self._main = checkpointer
         self._kept: dict[_Place, _Kept] | None = None

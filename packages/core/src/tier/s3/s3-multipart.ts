@@ -37,7 +37,7 @@ export interface MultipartWork {
   readonly signal: AbortSignal;
   /** Whether parts come with a CRC32C. */
   readonly hasChecksums: boolean;
-  /** Of the completion. */
+  /** The ETag of the completion. */
   readonly condition?: Condition;
   /** Sends the parts. */
   send(upload: Multipart): Promise<{

@@ -7,7 +7,7 @@
 import { connectionFailed } from './s3-failures.ts';
 import type { S3Calls } from './s3-protocol.ts';
 
-/** Of deleted versions a store may give some. */
+/** How many empty pages a store may give, for deleted versions. */
 const EMPTY_PAGES_MAX = 100;
 
 export class PageGuard {

@@ -63,7 +63,7 @@ export class History {
     bytes.write(value.slice(0, sizeBytes), 'latin1');
     bytes.write(value, Math.max(0, sizeBytes - value.length), 'latin1');
     const hash = hashOf(bytes);
-    // Of one byte there are few; the second value of the same bytes is made longer.
+    // There are few values of one byte; the second value of the same bytes is made longer.
     if (this.#valueOfHash.has(hash)) return this.newValue(sizeBytes + 20);
     this.#valueOfHash.set(hash, value);
     return { value, bytes };

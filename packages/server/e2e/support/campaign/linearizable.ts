@@ -123,7 +123,7 @@ class Search {
     };
   }
 
-  /** Of operations without an answer that lead to one value, one; where that value explains what comes next. */
+  /** Takes one of the operations without an answer that lead to one value, where that value explains what comes next. */
   #findSeen(candidates: readonly number[], value: Value): number[] {
     const found = new Map<Value, number>();
     for (const index of candidates) {

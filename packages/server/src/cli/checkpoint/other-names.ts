@@ -11,7 +11,7 @@ export const TREE = '';
 export const TIED = '#tied';
 
 export interface OtherNames {
-  /** As if each had a shard. */
+  /** Names as if each had a shard. */
   readonly shards: readonly Shard[];
   readonly leftOut: readonly { readonly name: string; readonly why: string }[];
 }

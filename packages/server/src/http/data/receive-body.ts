@@ -27,7 +27,7 @@ import { freeNow } from '../free-now.ts';
 export interface ReceivedBody {
   readonly sizeBytes: number;
   readonly crc32c: number;
-  /** Of each block, where the pieces began and ended with blocks. */
+  /** The sum of each block, where the pieces began and ended with blocks. */
   readonly blocks: BlockCollector | undefined;
 }
 type WriteOut = (bytes: Buffer, position: number) => Promise<void>;
@@ -81,7 +81,7 @@ class Receiver {
   /** Arrived, and not in a piece: up to SMALL_BODY_BYTES while there is none, more while the request is being paused. */
   #held: Buffer[] = [];
   #heldBytes = 0;
-  /** Of the first of them, what is in a piece already. */
+  /** Bytes of the first of them that are in a piece already. */
   #taken = 0;
   /** Being filled. */
   #piece: Buffer | undefined;
@@ -237,7 +237,7 @@ class Receiver {
     return false;
   }
 
-  /** Of the sender's pace, or of the end: what is there, however little. */
+  /** Asked by the sender's pace, or by the end: writes what is there, however little. */
   #writeRest(): void {
     this.#isDue = false;
     const piece = this.#piece;

@@ -41,7 +41,7 @@ import { tellVersion } from './versions.ts';
 
 const PART_BYTES_MIN = 5 * 1024 * 1024;
 const XML_BYTES_MAX = 8 * 1024 * 1024;
-/** Of a part: its number, its ETag, and a checksum of each algorithm; and itself. */
+/** What is told of a part: its number, its ETag, and a checksum of each algorithm; and itself. */
 const ELEMENTS_MAX = PARTS_MAX * 10 + 1;
 /** Parts that are looked at in one turn. */
 const TURN_PARTS = 1000;
@@ -269,7 +269,7 @@ async function joinedChecksum(
 ): Promise<Checksum | undefined> {
   const claimed = ALGORITHMS.find((name) => headerOf(call, checksumHeader(name)) !== undefined);
   const sent = claimed === undefined ? undefined : headerOf(call, checksumHeader(claimed));
-  // Of a composite one the number of parts may stand behind it.
+  // The number of parts may stand behind a composite one.
   if (claimed !== undefined && sent !== undefined)
     parseChecksumValue(claimed, sent.replace(/-\d+$/, ''));
   const algorithm = upload.checksum?.algorithm ?? claimed;

@@ -113,7 +113,7 @@ function planAnswer(call: S3Call, object: ObjectRecord): Answer {
   return { status: 206, headers, start, end };
 }
 
-/** Of the part that is asked for, where the upload declared one. */
+/** The checksum of the part that is asked for, where the upload declared one. */
 function partChecksum(call: S3Call, object: ObjectRecord): OutgoingHttpHeaders {
   const sum = parsePartSums(object.attributes)[Number(parameter(call, 'partNumber')) - 1];
   const checksum = checksumOf(object);

@@ -71,7 +71,7 @@ export interface StoredBody {
 }
 
 interface StoreBodyOptions {
-  /** Of the checksum that is computed where the client asks for none. */
+  /** The algorithm of the checksum that is computed where the client asks for none. */
   readonly algorithm?: Algorithm;
   /** Told once, before the first byte is taken. */
   readonly onStaged?: (writeId: number) => void;

@@ -46,7 +46,7 @@ class LocalFilesTest {
     assertNull(find(false));
   }
 
-  /** As the daemon makes it for its group: names there are its own alone to make. Root may write in it all the same. */
+  /** The daemon makes its directories so for its group: names there are its own alone to make. Root may write in it all the same. */
   @Test
   void aDirectoryThatOthersMayNotWriteInIsUsed() throws Exception {
     Files.createDirectories(tier.resolve("b/07"));

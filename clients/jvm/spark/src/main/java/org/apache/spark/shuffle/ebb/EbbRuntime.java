@@ -52,7 +52,7 @@ final class EbbRuntime {
     });
   }
 
-  /** Of the driver that runs in this JVM. */
+  /** The driver that runs in this JVM. */
   static EbbRuntime ofDriver() {
     return of(EbbDriver.of(SparkEnv.get().conf()).jobId());
   }

@@ -36,7 +36,7 @@ class DriverLivesTest {
     return SparkJobs.ebbConf(FixedIdMaster.URL, Path.of(temp), url, "spark.shuffle.ebb.job.heartbeatTtl", "1s");
   }
 
-  /** Of equal shape for every `factor`, and of other values. */
+  /** Jobs of equal shape for every `factor`, with other values. */
   static JavaPairRDD<Integer, Long> sums(SparkSession spark, long factor) {
     return new JavaSparkContext(spark.sparkContext()).parallelize(SparkJobs.numbers(20_000), 8).mapToPair(i -> new Tuple2<>(i % 100, i * factor))
         .groupByKey(6).mapValues(SparkJobs::sum);

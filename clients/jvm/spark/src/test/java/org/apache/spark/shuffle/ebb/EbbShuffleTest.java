@@ -279,7 +279,7 @@ class EbbShuffleTest extends WithFakeNode {
     throw new AssertionError("the application started");
   }
 
-  /** As Spark's log and py4j, and so PySpark, show it. */
+  /** The text that Spark's log and py4j, and so PySpark, show. */
   static String printed(Throwable error) {
     java.io.StringWriter text = new java.io.StringWriter();
     error.printStackTrace(new java.io.PrintWriter(text));
@@ -300,7 +300,7 @@ class EbbShuffleTest extends WithFakeNode {
   @Test
   void withoutANodeFallbackUsesSparksOwnShuffle() throws Exception {
     node.close();
-    // As `ebb spark-conf` says it; without a node Spark would refuse to start with it.
+    // `ebb spark-conf` says it so; without a node Spark would refuse to start with it.
     SparkConf conf = conf("spark.shuffle.ebb.fallback", "true", "spark.shuffle.ebb.connect.timeout", "500ms",
         "spark.dynamicAllocation.enabled", "true", "spark.dynamicAllocation.shuffleTracking.enabled", "false");
     assertSame(SparkJobs.vanillaSql(temp), with(conf, spark -> {

@@ -123,7 +123,7 @@ class RecomputedTest {
     assertEquals(RealNode.NOTHING_HELD, node.awaitNothingHeld());
   }
 
-  /** As Spark 4 does at the end of a query, when it is told to: its MapOutputTracker goes on to name the outputs. */
+  /** Spark 4 does so at the end of a query, when it is told to: its MapOutputTracker goes on to name the outputs. */
   @Test
   @Tag("every-line")
   void aShuffleThatIsRemovedWhileSparkStillNamesItsOutputsIsComputedAgain() throws Exception {
