@@ -73,7 +73,7 @@ test('what was acknowledged while a proxy answered 404 to every put is sent when
   await at.put('buf', 'small', bytesOf(100, 1));
   await at.put('buf', 'large', bytesOf(11 * MiB, 2));
   const durablePut = at.put('dur', 'k', bytesOf(100, 3));
-  await expect(durablePut).rejects.toMatchObject({ code: 'io_failed', retry: 'ambiguous' });
+  await expect(durablePut).rejects.toMatchObject({ code: 'not_yet_durable', retry: 'ambiguous' });
   await vi.waitFor(() => expect(at.failures.length).toBeGreaterThan(1), { timeout: 5000 });
   expect(await at.store.spool()).toMatchObject({ entries: 3 });
   store.is.isAway = false;

@@ -4,10 +4,10 @@ import { expect, test } from 'vitest';
 import { resolvePolicy } from '../placement/policy.ts';
 
 const bytes = Buffer.from('bytes');
-/** What a store of objects and a stopping node say, and what callers may repeat because it changed nothing. */
-const SAFE = ['tier_full', 'busy', 'draining', 'timed_out'] as const;
+/** What a store of objects and a stopping node say: most of it means that nothing was changed. */
+const REFUSALS = ['tier_full', 'busy', 'draining', 'timed_out', 'io_failed'] as const;
 
-async function open(refusal: (typeof SAFE)[number]): Promise<TestStore & { heal: () => void }> {
+async function open(refusal: (typeof REFUSALS)[number]): Promise<TestStore & { heal: () => void }> {
   let isBad = true;
   const at = await openStoreInTest(
     { durable: resolvePolicy({ preset: 'durable' }), fast: ephemeral },
@@ -28,7 +28,7 @@ async function open(refusal: (typeof SAFE)[number]): Promise<TestStore & { heal:
   });
 }
 
-test.each(SAFE)(
+test.each(REFUSALS)(
   'a write that is seen and owes its copy in tier 2 never says that nothing was changed, though tier 2 says %s',
   async (refusal) => {
     const at = await open(refusal);

@@ -1,15 +1,15 @@
 /**
  * What a change still owes once others see it: the sync of the catalog, the copy in tier 2, the files that it set free.
  *
- * I1  A failure from there on never says that nothing was changed: a caller who repeats what "certainly was not applied" would
- *     do it twice. It says `not_yet_durable`, with the cause; what is owed goes on in the background.
+ * I1  A failure from there on never says that nothing was changed, nor leaves it open: a caller who repeats what "certainly was
+ *     not applied" would do it twice. It says `not_yet_durable`, with the cause; what is owed goes on in the background.
  */
 import { isStoreError, StoreError, type StoreErrorCode } from '@ebb/protocol';
 
-/** They say more than I1 asks for: that the bytes themselves are gone. */
-const OF_THE_BYTES: readonly StoreErrorCode[] = ['data_lost', 'data_corrupt'];
+/** They say more: that the bytes themselves are gone, or that somebody has said it all already. */
+const SAY_MORE: readonly StoreErrorCode[] = ['data_lost', 'data_corrupt', 'not_yet_durable'];
 
-/** @throws {StoreError} `not_yet_durable` for whatever says that nothing was changed (I1) */
+/** @throws {StoreError} `not_yet_durable` (I1), `data_lost`, `data_corrupt` */
 export async function payOwed<T>(
   { bucket, key }: { readonly bucket: string; readonly key: string },
   work: () => Promise<T>,
@@ -17,8 +17,7 @@ export async function payOwed<T>(
   try {
     return await work();
   } catch (error) {
-    if (isStoreError(error) && (error.retry === 'ambiguous' || OF_THE_BYTES.includes(error.code)))
-      throw error;
+    if (isStoreError(error) && SAY_MORE.includes(error.code)) throw error;
     const why = isStoreError(error) ? `${error.code}: ${error.message}` : String(error);
     const message = `${bucket}/${key} is changed and seen, but what was asked for does not hold yet: ${why}`;
     const cause = isStoreError(error) ? error.code : 'internal';

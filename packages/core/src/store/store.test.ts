@@ -1202,7 +1202,7 @@ describe('durability (DESIGN §4)', () => {
           }),
       },
     });
-    expect(await codeOf(at.put('dur', 'k', bytes(30_000, 8)))).toBe('io_failed');
+    expect(await codeOf(at.put('dur', 'k', bytes(30_000, 8)))).toBe('not_yet_durable');
     expect(await at.get('dur', 'k')).toEqual(bytes(30_000, 8));
     isAway = false;
     await mirrored(at);
