@@ -88,9 +88,14 @@ test(
   TIMEOUT_MS,
 );
 
+/** What other runs on this machine had left. */
+const BEFORE = new Set(readdirSync('/dev/shm'));
+
 /** Memory of nodes that this bench started and did not clear away. */
 function leftOvers(): string[] {
   const dead = (name: string): boolean =>
     !readdirSync('/proc').includes(/^ebb-bench-(\d+)-/.exec(name)?.[1] ?? '');
-  return readdirSync('/dev/shm').filter((name) => name.startsWith('ebb-bench-') && dead(name));
+  return readdirSync('/dev/shm').filter(
+    (name) => name.startsWith('ebb-bench-') && !BEFORE.has(name) && dead(name),
+  );
 }
