@@ -14,7 +14,7 @@ import { combineCrc32c } from '../checksum.ts';
 import { isMirrored } from './bucket-policy.ts';
 import type { BlobRecord, Cause, Extent, ObjectRecord, StoredContent } from './catalog.ts';
 import { decodeObjectBody, encodeObjectBody, isFoundBody, withFound } from './catalog-records.ts';
-import { findPackedExtents, type PackedExtents, withPackedExtents } from './packed-extents.ts';
+import { withExtentsOf } from './packed-extents.ts';
 import type { BlobTable, RowName } from './sqlite-blobs.ts';
 import type { Bucket } from './sqlite-buckets.ts';
 import type { Counters } from './sqlite-counters.ts';
@@ -321,7 +321,7 @@ export function decodeObject(bucket: string, stored: StoredObject): ObjectRecord
     remoteEtag,
     ...(body.versioned === true ? ({ versioned: true } as const) : {}),
   };
-  return withPackedExtents(object, findPackedExtents(body) as PackedExtents);
+  return withExtentsOf(object, body);
 }
 
 const NO_EXTENTS: readonly Extent[] = [];
