@@ -32,7 +32,7 @@ test('a version that was overtaken while it went to tier 2 does not delete its s
   await at.put('buf', 'k', Buffer.from('first'));
   await vi.waitFor(() => expect(puts).toBe(1));
   const second = at.put('buf', 'k', Buffer.from('second!'));
-  await vi.waitFor(() => expect(puts).toBe(2)).catch(() => undefined);
+  await vi.waitFor(() => expect(puts).toBe(2), { timeout: 200 }).catch(() => undefined);
   gate.resolve();
   await second;
   await mirrored(at);

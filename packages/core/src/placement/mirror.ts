@@ -46,6 +46,9 @@ import { NO_OWN_NAME, ownName, privateNameBeside } from './remote-names.ts';
 import { isSealedBlob, type SealedCopies } from './sealed-copies.ts';
 
 const SENDS_AT_ONCE = 4;
+/** Entries that wait in the queue, so that a send which ends finds the next one: filled up to the first, when fewer than the second are left. */
+const QUEUED_MAX = 32;
+const QUEUED_MIN = 8;
 const PAGE = 256;
 /** Entries passed over in one look through the spool, which takes some milliseconds then. */
 const SKIPPED_MAX = 1024;
@@ -126,7 +129,8 @@ export class Mirror {
       try {
         // What waits in the queue when it is cleared never runs.
         await orAborted(
-          sending ?? this.#queue.add(() => this.#send(entry), { priority: 1 }),
+          sending ??
+            this.#queue.add(() => this.#send(entry, { isDurable: false }), { priority: 1 }),
           signal,
         );
       } catch (error) {
@@ -185,6 +189,7 @@ export class Mirror {
         for (let after = 0; ; ) {
           const page = await catalog.listSpool({ after, limit: PAGE });
           if (page.length === 0) break;
+          await catalog.durable(); // I4, of all of them at once
           for (const entry of page) {
             after = entry.seq;
             if (this.#stop.signal.aborted) return;
@@ -207,21 +212,29 @@ export class Mirror {
     return !this.#sending.has(nameOf(entry)) && this.#pauses.mayTry(subjectOf(entry));
   }
 
-  /** Waits until a place in the queue is free, so that the spool is never in memory. */
+  /** Waits until there is place in the queue, so that the spool is never in memory. */
   async #enqueue(entry: SpoolEntry): Promise<void> {
     // While a target does not answer, one entry asks.
     if (this.#pauses.isAway(subjectOf(entry).target)) await this.#queue.onIdle();
-    else await this.#queue.onSizeLessThan(1);
+    else if (this.#queue.size >= QUEUED_MAX) await this.#queue.onSizeLessThan(QUEUED_MIN);
     if (this.#stop.signal.aborted || !this.#mayBeSent(entry)) return;
     // Cleared at close: the catalog still knows.
-    void this.#queue.add(() => this.#send(entry)).catch(() => undefined);
+    void this.#queue.add(() => this.#sendInTurn(entry)).catch(() => undefined);
   }
 
-  async #send(entry: SpoolEntry): Promise<void> {
+  /** What others in the queue met since it was entered counts: it comes again with a later look through the spool. */
+  async #sendInTurn(entry: SpoolEntry): Promise<void> {
+    const { target } = subjectOf(entry);
+    const isWaitedFor = this.#pauses.isAway(target) && this.#sending.size > 0;
+    if (!isWaitedFor && this.#mayBeSent(entry)) await this.#send(entry, { isDurable: true });
+  }
+
+  /** `isDurable`: the change that `entry` tells of is (I4). */
+  async #send(entry: SpoolEntry, { isDurable }: { readonly isDurable: boolean }): Promise<void> {
     const name = nameOf(entry);
     const before = this.#sending.get(name);
     if (before !== undefined || this.#stop.signal.aborted) return await before;
-    const run = this.#sendOnce(entry);
+    const run = this.#sendOnce(entry, isDurable);
     this.#sending.set(name, run);
     try {
       await run;
@@ -237,11 +250,12 @@ export class Mirror {
     }
   }
 
-  async #sendOnce(entry: SpoolEntry): Promise<void> {
+  async #sendOnce(entry: SpoolEntry, isDurable: boolean): Promise<void> {
     const { catalog } = this.#parts;
     const now = await catalog.findSpooled(entry.bucket, entry.key);
     if (now === undefined) return;
-    await catalog.durable(); // I4
+    const isThatVersion = now.version !== null && now.version === entry.version;
+    if (!(isDurable && isThatVersion)) await catalog.durable(); // I4
     if (now.version === null) await this.#delete(now);
     else await this.#store(now);
   }

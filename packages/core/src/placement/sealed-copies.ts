@@ -12,7 +12,7 @@ import type { BlobRecord, Catalog, RemoteCopy } from '../catalog/catalog.ts';
 import { sealedSize } from '../encryption/frames.ts';
 import type { SealFacts } from '../encryption/sealed-format.ts';
 import { storedSize, type Vault } from '../encryption/vault.ts';
-import type { SealableSource } from '../tier/mover-worker.ts';
+import type { SealableSource } from '../tier/mover-tasks.ts';
 import type { LocalTier, Mover, RemoteSource, RemoteTier } from '../tier/tier.ts';
 
 export type SealedBlob = BlobRecord & { readonly sealId: string };

@@ -253,6 +253,32 @@ describe('an outage of tier 2', () => {
     expect((await plain(at)).size).toBe(8);
   });
 
+  test('one that begins while many wait in the queue is met by those under way, not by all of them', async () => {
+    let isAway = false;
+    let puts = 0;
+    const at = await open({
+      faults: {
+        remote: (remote) =>
+          override(remote, {
+            put: async (...args) => {
+              puts++;
+              if (isAway) throw new StoreError('io_failed', 'nobody answers');
+              return await remote.put(...args);
+            },
+          }),
+      },
+    });
+    isAway = true;
+    const keys = Array.from({ length: 100 }, (_, n) => `k/${n}`);
+    await Promise.all(keys.map((key) => at.put('buf', key, Buffer.from(key))));
+    await vi.waitFor(() => expect(puts).toBeGreaterThan(0));
+    await new Promise((resolve) => setTimeout(resolve, 100)); // less than the shortest pause
+    expect(puts).toBeLessThanOrEqual(4);
+    isAway = false;
+    await mirrored(at);
+    expect((await plain(at)).size).toBe(100);
+  });
+
   test('what waits is sent after a crash', async () => {
     let isAway = true;
     const faults: TestStoreOptions['faults'] = {

@@ -1,7 +1,9 @@
 import { spawnSync } from 'node:child_process';
-import { readdirSync, readFileSync } from 'node:fs';
+import { EventEmitter } from 'node:events';
+import { readdirSync, readFileSync, rmdirSync } from 'node:fs';
 import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
+import type { Worker } from 'node:worker_threads';
 import { StoreError } from '@ebb/protocol';
 import { bytesOf, putFile, remoteTierConformance, smallTmpfs, tempDir } from '@ebb/testkit';
 import { afterAll, expect, onTestFinished, test, vi } from 'vitest';
@@ -13,6 +15,8 @@ import {
   openDirectoryTier,
 } from './directory-tier.ts';
 import { createMover } from './mover.ts';
+import { type MoverRequest, MoverTasks } from './mover-tasks.ts';
+import { nodePublishCalls, type PublishCalls } from './publish.ts';
 import type { Mover, RemoteTier } from './tier.ts';
 
 const mover = createMover();
@@ -82,18 +86,49 @@ test('after any failed put there is neither a temporary file nor an empty direct
   expect(everythingIn(root)).toEqual([]);
 });
 
-for (const call of ['createFile', 'makeDirectory', 'rename', 'syncDirectory'] as const) {
+/** A mover that publishes on this thread, by these calls. */
+function publishingBy(calls: PublishCalls): Mover {
+  const tasks = new MoverTasks(
+    { bufferBytes: 1024, syncEveryBytes: 4096, cancel: new SharedArrayBuffer(4) },
+    calls,
+  );
+  const here = createMover({ startWorker: () => new WorkerHere(tasks) as unknown as Worker });
+  onTestFinished(async () => await here.close());
+  return { ...mover, publish: here.publish };
+}
+
+class WorkerHere extends EventEmitter {
+  readonly #tasks: MoverTasks;
+  constructor(tasks: MoverTasks) {
+    super();
+    this.#tasks = tasks;
+  }
+  postMessage(request: MoverRequest): void {
+    setImmediate(() => this.emit('message', this.#tasks.answer(request)));
+  }
+  ref(): void {}
+  unref(): void {}
+  async terminate(): Promise<void> {}
+}
+
+for (const call of [
+  'createFile',
+  'syncFile',
+  'makeDirectory',
+  'rename',
+  'syncDirectory',
+] as const) {
   test(`when ${call} fails, put fails and leaves nothing, and works when tried again`, async () => {
     const root = await tempDir();
     let fail = true;
-    const fs: DirectoryFs = {
-      ...nodeDirectoryFs,
-      [call]: async (...paths: [string, string]) => {
+    const calls: PublishCalls = {
+      ...nodePublishCalls,
+      [call]: (...args: [never, never]) => {
         if (fail) throw Object.assign(new Error('EIO: the disk is sad'), { code: 'EIO' });
-        await nodeDirectoryFs[call](...paths);
+        return nodePublishCalls[call](...args);
       },
     };
-    const tier = await openTier({ root, fs });
+    const tier = await openTier({ root, mover: publishingBy(calls) });
     const putting = putFile(tier, 'k/a/b', await localFile(), facts);
     await expect(putting).rejects.toMatchObject({ code: 'io_failed', details: { errno: 'EIO' } });
     expect(everythingIn(root)).toEqual([]);
@@ -108,9 +143,9 @@ test('a conflict that comes up between accepts and put is name_invalid, so that 
   let before: (() => Promise<void>) | undefined;
   const slowMover: Mover = {
     ...mover,
-    copy: async (options) => {
+    publish: async (request) => {
       await before?.();
-      return await mover.copy(options);
+      return await mover.publish(request);
     },
   };
   const tier = await openTier({ root, mover: slowMover });
@@ -138,15 +173,15 @@ test('a conflict that comes up between accepts and put is name_invalid, so that 
 test('a directory that a delete takes away under a put is made again', async () => {
   const root = await tempDir();
   let raced = 0;
-  const fs: DirectoryFs = {
-    ...nodeDirectoryFs,
-    rename: async (from, to) => {
+  const calls: PublishCalls = {
+    ...nodePublishCalls,
+    rename: (from, to) => {
       raced++;
-      if (raced <= 2) await nodeDirectoryFs.removeDirectory(join(root, 'k/a'));
-      await nodeDirectoryFs.rename(from, to);
+      if (raced <= 2) rmdirSync(join(root, 'k/a'));
+      nodePublishCalls.rename(from, to);
     },
   };
-  const tier = await openTier({ root, fs });
+  const tier = await openTier({ root, mover: publishingBy(calls) });
   await putFile(tier, 'k/a/b', await localFile(), facts);
   expect(raced).toBe(3);
   expect(everythingIn(root)).toEqual(['k/', 'k/a/', 'k/a/b']);
@@ -276,11 +311,21 @@ async function tracedTier(): Promise<{ tier: RemoteTier; trace: string[] }> {
   const fs = Object.fromEntries(
     Object.entries(nodeDirectoryFs).map(([name, call]) => [name, traced(name, call)]),
   ) as unknown as DirectoryFs;
+  const tracedNow =
+    <A extends (string | number)[], R>(name: string, call: (...args: A) => R) =>
+    (...args: A): R => {
+      const shown = args.map((arg) => (typeof arg === 'string' ? short(arg) : '<temporary file>'));
+      trace.push(`${name} ${shown.join(' -> ')}`);
+      return call(...args);
+    };
+  const calls = Object.fromEntries(
+    Object.entries(nodePublishCalls).map(([name, call]) => [name, tracedNow(name, call)]),
+  ) as unknown as PublishCalls;
   const tier = await openTier({
     root,
     fs,
     mover: {
-      ...mover,
+      ...publishingBy(calls),
       copy: async (options) => {
         trace.push(
           `copy ${short(options.from)} -> ${short(options.to)}${options.sync ? ', fdatasync' : ''}`,

@@ -42,6 +42,7 @@ import {
   REMOTE_NAME_BYTES_MAX,
   REMOTE_SEGMENT_BYTES_MAX,
 } from '../limits.ts';
+import { identityOf } from './file-identity.ts';
 import { errnoOf, isMissing, toStoreError } from './fs-error.ts';
 import { createMover } from './mover.ts';
 import { explainPathError } from './own-paths.ts';
@@ -69,10 +70,8 @@ export interface DirectoryTierOptions {
   readonly fs?: DirectoryFs;
 }
 
-/** The calls that change something. Paths are absolute; errors are those of node:fs. */
+/** The calls of a deletion that change something (those of a put: publish.ts). Paths are absolute; errors are those of node:fs. */
 export interface DirectoryFs {
-  createFile(path: string): Promise<void>;
-  makeDirectory(path: string): Promise<void>;
   rename(from: string, to: string): Promise<void>;
   link(from: string, to: string): Promise<void>;
   syncDirectory(path: string): Promise<void>;
@@ -81,10 +80,6 @@ export interface DirectoryFs {
 }
 
 export const nodeDirectoryFs: DirectoryFs = {
-  createFile: async (path) => await (await open(path, 'wx', 0o660)).close(),
-  makeDirectory: async (path) => {
-    await mkdir(path, 0o2770);
-  },
   rename,
   link,
   syncDirectory: async (path) => {
@@ -117,10 +112,10 @@ export async function openDirectoryTier(options: DirectoryTierOptions): Promise<
 
 const TEMPORARY = '.ebb-tmp';
 const TEMPORARY_NAME = /^[0-9a-f]+$/;
+/** What stands in the way of a put. */
+const CONFLICTS: ReadonlySet<unknown> = new Set(['ENOTDIR', 'EISDIR', 'ENOTEMPTY', 'EEXIST']);
 /** A plain file has none. */
 const NO_HEADERS: RemoteHeaders = { contentType: 'application/octet-stream', metadata: {} };
-/** A delete may take away the directory that a put just made: then the put makes it again. */
-const PUBLISH_ATTEMPTS = 5;
 
 /** Others may write in the root, and could have put a link to files of theirs, or of anybody, where ours are removed (I2). */
 async function assertOwnTemporary(path: string): Promise<void> {
@@ -172,16 +167,9 @@ class DirectoryTier implements RemoteTier {
   async put(
     name: string,
     sources: readonly RemoteSource[],
-    { signal, replaces }: RemotePutOptions = {},
+    options?: RemotePutOptions,
   ): Promise<RemoteObject> {
-    return await this.#publishNew(name, { signal, replaces }, async (temporary) => {
-      let at = 0;
-      for (const { file, offset, length, crc32c } of sources) {
-        const copy = { from: file, to: temporary, fromOffset: offset, toOffset: at };
-        await this.#copyVerified(name, { ...copy, sizeBytes: length, sync: true, crc32c, signal });
-        at += length;
-      }
-    });
+    return await this.#publish(name, sources, options);
   }
 
   async copy(
@@ -189,11 +177,9 @@ class DirectoryTier implements RemoteTier {
     to: string,
     run: Omit<RemoteRun, 'crc32c' | 'signal'>,
   ): Promise<RemoteObject> {
-    return await this.#publishNew(to, {}, async (temporary) => {
-      const path = await this.#currentPath(from, run);
-      const copy = { from: path, to: temporary, fromOffset: run.offset, sizeBytes: run.length };
-      await this.#copyVerified(from, { ...copy, sync: true, crc32c: null });
-    });
+    const { offset, length } = run;
+    const file = await this.#currentPath(from, run);
+    return await this.#publish(to, [{ file, offset, length, crc32c: null }]);
   }
 
   async read(
@@ -229,7 +215,7 @@ class DirectoryTier implements RemoteTier {
     const path = await this.#currentPath(name, run);
     try {
       const copy = { from: path, to: file, fromOffset: offset, sizeBytes: length, sync: false };
-      return await this.#copyVerified(name, { ...copy, crc32c, signal });
+      return await this.#copyVerified(name, { ...copy, crc32c, ...(signal && { signal }) });
     } catch (error) {
       throw await this.#readError(name, error);
     }
@@ -238,7 +224,7 @@ class DirectoryTier implements RemoteTier {
   async head(name: string): Promise<(RemoteObject & RemoteHeaders) | undefined> {
     try {
       const stats = await lstat(await this.#confinedPath(name), { bigint: true });
-      return stats.isFile() ? { ...toRemoteObject(stats), ...NO_HEADERS } : undefined;
+      return stats.isFile() ? { ...identityOf(stats), ...NO_HEADERS } : undefined;
     } catch (error) {
       if (!isNoSuchName(error)) throw toStoreError(error, `looking for ${name} in tier 2`);
       await this.#assertMounted();
@@ -330,13 +316,6 @@ class DirectoryTier implements RemoteTier {
     await this.#fs.unlink(taken);
   }
 
-  /** I4 @throws `precondition_failed` */
-  async #assertReplaces(name: string, etag: string | null): Promise<void> {
-    const found = await this.head(name);
-    if ((found?.etag ?? null) === etag) return;
-    throw replacedError(name, etag, found?.etag ?? null);
-  }
-
   #newTemporary(): string {
     this.#lastTemporary++;
     return join(this.#temporary, this.#lastTemporary.toString(16));
@@ -354,7 +333,7 @@ class DirectoryTier implements RemoteTier {
         else if (entry.isFile() && findSegments(name) !== undefined) {
           const path = join(this.#root, name);
           const stats = await lstat(path, { bigint: true }).catch(() => undefined);
-          if (stats?.isFile() === true) yield { name, ...toRemoteObject(stats) };
+          if (stats?.isFile() === true) yield { name, ...identityOf(stats) };
         }
       }
     } catch (error) {
@@ -363,33 +342,28 @@ class DirectoryTier implements RemoteTier {
     }
   }
 
-  /** A new file under `name`: made beside, filled, then put in its place (I1). */
-  async #publishNew(
+  /** A new file under `name`, in one errand of the mover: made beside, filled, then put in its place (I1). */
+  async #publish(
     name: string,
-    {
-      signal,
-      replaces,
-    }: {
-      readonly signal?: AbortSignal | undefined;
-      readonly replaces?: string | null | undefined;
-    },
-    fill: (temporary: string) => Promise<void>,
+    sources: readonly RemoteSource[],
+    { signal, replaces }: Pick<RemotePutOptions, 'signal' | 'replaces'> = {},
   ): Promise<RemoteObject> {
     const segments = parseName(name);
-    this.#assertNoConflict(name, segments);
+    const path = this.#path(segments);
+    const directories = this.#directoriesOf(segments);
+    const makes = directories.filter((directory) => !this.#durable.has(directory));
+    const syncs = this.#upToDurable(directories);
     const temporary = this.#newTemporary();
     try {
-      await this.#fs.createFile(temporary);
-      await fill(temporary);
-      stopIfAborted(signal);
-      // Its identity does not change with its name.
-      const stats = await lstat(temporary, { bigint: true });
-      if (replaces !== undefined) await this.#assertReplaces(name, replaces);
-      const made = toRemoteObject(stats);
-      await this.#publish(temporary, segments, { name, etag: made.etag });
+      const request = { sources, temporary, path, directories, makes, syncs, replaces, signal };
+      const made = await this.#mover.publish(request);
+      await this.#noteSynced(directories, syncs);
       return made;
     } catch (error) {
-      await this.#fs.unlink(temporary).catch(() => undefined);
+      const etag = unsyncedEtag(error);
+      // Visible but perhaps not durable is neither all nor nothing.
+      if (etag !== undefined) await this.#unlinkUnchanged(name, path, etag).catch(() => undefined);
+      await this.#removeEmptyAbove(path);
       throw this.#putError(name, error);
     }
   }
@@ -414,78 +388,38 @@ class DirectoryTier implements RemoteTier {
   /** @throws `data_corrupt` */
   async #copyVerified(
     name: string,
-    options: {
-      from: string;
-      to: string;
-      sync: boolean;
-      sizeBytes: number;
-      fromOffset?: number;
-      toOffset?: number;
-      crc32c: number | null;
-      signal?: AbortSignal | undefined;
-    },
+    { crc32c: expected, ...copy }: Parameters<Mover['copy']>[0] & { crc32c: number | null },
   ): Promise<number> {
-    const { crc32c: expected, signal, ...copy } = options;
-    const found = await this.#mover.copy({ ...copy, ...(signal === undefined ? {} : { signal }) });
+    const found = await this.#mover.copy(copy);
     if (expected === null || found === expected) return found;
-    const sums = { name, expected: formatCrc32c(expected), found: formatCrc32c(found) };
-    const message = `${name} has CRC32C ${sums.found}, expected ${sums.expected}`;
-    throw new StoreError('data_corrupt', message, sums);
+    throw mismatch(name, { expected, found });
   }
 
-  async #publish(
-    temporary: string,
-    segments: readonly string[],
-    { name, etag }: { readonly name: string; readonly etag: string },
-  ): Promise<void> {
-    const path = this.#path(segments);
-    for (let attempt = 1; ; attempt++) {
-      try {
-        await this.#makeDirectories(segments.slice(0, -1));
-        await this.#assertConfined(dirname(path));
-        await this.#fs.rename(temporary, path);
-        break;
-      } catch (error) {
-        await this.#removeEmptyAbove(path);
-        if (!isMissing(error) || attempt === PUBLISH_ATTEMPTS) throw error;
-      }
-    }
-    try {
-      await this.#syncUpwards(dirname(path));
-    } catch (error) {
-      // Visible but perhaps not durable is neither all nor nothing.
-      await this.#unlinkUnchanged(name, path, etag).catch(() => undefined);
-      await this.#removeEmptyAbove(path);
-      throw error;
-    }
+  /** From the top down, without the root. */
+  #directoriesOf(segments: readonly string[]): readonly string[] {
+    return segments.slice(0, -1).map((_, index) => this.#path(segments.slice(0, index + 1)));
   }
 
-  /** The directory, and those above it up to one whose entry is durable already. */
-  async #syncUpwards(directory: string): Promise<void> {
-    const synced: string[] = [];
-    for (let at = directory; ; at = dirname(at)) {
-      await this.#fs.syncDirectory(at);
-      if (at === this.#root || this.#durable.has(at)) break;
-      synced.push(at);
+  /** The lowest directory, and those above it up to one whose entry is durable already. */
+  #upToDurable(directories: readonly string[]): readonly string[] {
+    const upwards: string[] = [];
+    for (const directory of directories.toReversed()) {
+      upwards.push(directory);
+      if (this.#durable.has(directory)) return upwards;
     }
-    // Only now: another put that finds them here relies on all of it.
-    if (this.#durable.size + synced.length > DURABLE_DIRECTORIES_MAX) this.#durable.clear();
-    for (const at of synced) this.#durable.add(at);
+    return [...upwards, this.#root];
   }
 
-  async #makeDirectories(segments: readonly string[]): Promise<void> {
-    let path = this.#root;
-    for (const segment of segments) {
-      path = join(path, segment);
-      if (this.#durable.has(path)) continue;
-      try {
-        await this.#fs.makeDirectory(path);
-      } catch (error) {
-        if (errnoOf(error) !== 'EEXIST') throw error;
-        // Nothing is made behind a link (I2).
-        if (!(await lstat(path)).isDirectory()) throw error;
-      }
-    }
+  /**
+   * Only now: another put that finds them here relies on all of it. A delete may have taken one away since it was found durable,
+   * and the put has made it again: then what is above it is synced too.
+   */
+  async #noteSynced(directories: readonly string[], synced: readonly string[]): Promise<void> {
+    const upwards = this.#upToDurable(directories);
+    for (const directory of upwards)
+      if (!synced.includes(directory)) await this.#fs.syncDirectory(directory);
+    if (this.#durable.size + upwards.length > DURABLE_DIRECTORIES_MAX) this.#durable.clear();
+    for (const directory of upwards) if (directory !== this.#root) this.#durable.add(directory);
   }
 
   /** Returns the lowest directory that stays. */
@@ -540,16 +474,13 @@ class DirectoryTier implements RemoteTier {
     throw new StoreError('io_failed', message);
   }
 
-  #assertNoConflict(name: string, segments: readonly string[]): void {
-    const conflict = this.#findConflict(segments);
-    if (conflict !== undefined) throw conflictError(name, conflict);
-  }
-
   /** A file where a directory must be, or a directory (which holds an object) where the file must be. 2 µs a segment. */
   #findConflict(segments: readonly string[]): string | undefined {
     let path = this.#root;
     for (const [index, segment] of segments.entries()) {
-      path = join(path, segment);
+      path = `${path}/${segment}`;
+      // What others put in its place since is met by the put itself.
+      if (this.#durable.has(path) && index < segments.length - 1) continue;
       const stats = lstatSync(path, { throwIfNoEntry: false });
       if (stats === undefined) return undefined;
       const isLast = index === segments.length - 1;
@@ -560,10 +491,16 @@ class DirectoryTier implements RemoteTier {
   }
 
   #putError(name: string, error: unknown): StoreError {
-    const isConflict = ['ENOTDIR', 'EISDIR', 'ENOTEMPTY', 'EEXIST'].includes(errnoOf(error));
-    if (isConflict) return conflictError(name, name, error);
-    if (errnoOf(error) === 'ENAMETOOLONG') return nameError(name, 'it is too long here', error);
-    return toStoreError(error, `putting ${name} into tier 2`);
+    const doing = `putting ${name} into tier 2`;
+    const { code, details, message } = toStoreError(error, doing);
+    const { errno, expected, found } = details;
+    if (CONFLICTS.has(errno)) return conflictError(name, name, error);
+    if (errno === 'ENAMETOOLONG') return nameError(name, 'it is too long here', error);
+    if (code === 'precondition_failed')
+      return replacedError(name, expected as string | null, found as string | null);
+    if (code === 'data_corrupt' && expected !== undefined)
+      return mismatch(name, { expected: Number(expected), found: Number(found) });
+    return new StoreError(code, `${doing}: ${message}`, { name, ...details }, error);
   }
 
   async #readError(name: string, error: unknown): Promise<StoreError> {
@@ -613,18 +550,9 @@ function conflictError(name: string, conflict: string, cause?: unknown): StoreEr
   return nameError(name, `${conflict} is a file or directory already`, cause);
 }
 
-/** Every put makes a new file: its number and time tell it from its predecessor. */
-function toRemoteObject({ ino, size, mtimeNs }: BigIntStats): RemoteObject {
-  return {
-    sizeBytes: Number(size),
-    etag: `${ino.toString(16)}-${size.toString(16)}-${mtimeNs.toString(16)}`,
-    modifiedAtMs: Number(mtimeNs / 1_000_000n),
-  };
-}
-
 /** @throws `precondition_failed` */
 function assertUnchanged(name: string, stats: BigIntStats, etag: string): void {
-  const found = toRemoteObject(stats).etag;
+  const found = identityOf(stats).etag;
   if (found !== etag) throw replacedError(name, etag, found);
 }
 
@@ -633,6 +561,18 @@ function replacedError(name: string, expected: string | null, found: string | nu
   const wanted = expected === null ? 'nothing was expected' : `expected ${expected}`;
   const message = `${name} ${has} in tier 2, ${wanted}: somebody replaced it there`;
   return new StoreError('precondition_failed', message, { name, expected, found });
+}
+
+/** Of a file that was put in its place, and whose directory could not be synced. */
+function unsyncedEtag(error: unknown): string | undefined {
+  const etag = isStoreError(error) ? error.details['unsynced'] : undefined;
+  return typeof etag === 'string' ? etag : undefined;
+}
+
+function mismatch(name: string, { expected, found }: Record<'expected' | 'found', number>) {
+  const sums = { name, expected: formatCrc32c(expected), found: formatCrc32c(found) };
+  const message = `${name} has CRC32C ${sums.found}, expected ${sums.expected}`;
+  return new StoreError('data_corrupt', message, sums);
 }
 
 function endsBefore(name: string, end: number): StoreError {

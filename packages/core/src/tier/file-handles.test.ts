@@ -1,5 +1,5 @@
 /** Real files; the process's limit is a fake: opening says EMFILE as often as told. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { fstatSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -39,4 +39,15 @@ test('with none to be had, the call says busy: it may be tried again', () => {
     }),
   ).toThrow('EMFILE');
   expect(toStoreError(none(), 'opening a blob')).toMatchObject({ code: 'busy', retry: 'safe' });
+});
+
+test('a descriptor that is open already is kept as one that was opened here, and closed with it', () => {
+  const handles = new FileHandles<number>(8);
+  const fd = openSync(file(0), 'r+');
+  handles.adopt(0, fd);
+  const use = handles.acquire(0, file(0));
+  expect(use.fd).toBe(fd);
+  handles.release(use);
+  handles.dropAll();
+  expect(() => fstatSync(fd)).toThrow('EBADF');
 });

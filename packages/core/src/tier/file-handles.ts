@@ -63,6 +63,12 @@ export class FileHandles<Key> {
     return handle;
   }
 
+  /** Keeps a descriptor that is open already, for reading and writing, of a file that has none here. */
+  adopt(key: Key, fd: number): void {
+    this.drop(key);
+    this.#keep(key, fd);
+  }
+
   release(use: FileHandleUse): void {
     const handle = use as Handle;
     assert(handle.users > 0, 'a handle is released as often as it was acquired');

@@ -300,9 +300,13 @@ class FileTier implements LocalTier {
 
   async sync(blobId: number): Promise<void> {
     const handle = this.#openFile(blobId, this.#inodeOf(blobId));
+    // A tmpfs has nothing to sync to, and calls of the thread pool cost the more for that.
+    if (this.#isTmpfs) return void this.#handles.release(handle);
     try {
-      await fdatasyncOf(handle.fd);
-      await syncDirectory(join(this.root, fanOut(blobId)));
+      // Both names and bytes are written already: two syncs at the same time share what the journal does.
+      const directory = syncDirectory(join(this.root, fanOut(blobId)));
+      for (const done of await Promise.allSettled([fdatasyncOf(handle.fd), directory]))
+        if (done.status === 'rejected') throw done.reason;
     } catch (error) {
       throw toStoreError(error, `syncing blob ${blobId} in tier ${this.name}`);
     } finally {
@@ -512,7 +516,9 @@ class FileTier implements LocalTier {
   #createFile(reserved: number, absolutePath: string): FileSlot | undefined {
     if (!this.#takeRoom(reserved)) return undefined;
     try {
-      return createBlobFile(absolutePath);
+      // A file of tier 1 is written and synced by the daemon, or opened by clients: mostly the former.
+      if (this.#recycle) return createBlobFile(absolutePath, closeSync);
+      return createBlobFile(absolutePath, (fd, inode) => this.#handles.adopt(inode, fd));
     } catch (error) {
       this.#budget.release(reserved);
       // A file system can also be out of inodes.
@@ -528,7 +534,7 @@ class FileTier implements LocalTier {
     signal: AbortSignal | undefined,
   ): Promise<FileSlot | undefined> {
     try {
-      const { inode } = createBlobFile(file);
+      const { inode } = createBlobFile(file, closeSync);
       await this.#mover.populate(file, bytes, signal);
       return { inode, presentBytes: this.#presentBytes(lstatSync(file)) };
     } catch (error) {
@@ -726,16 +732,19 @@ function pooledName(slot: FileSlot): string {
   return slot.inode.toString(16);
 }
 
-function createBlobFile(path: string): FileSlot {
+/** @param keep Takes the descriptor. */
+function createBlobFile(path: string, keep: (fd: number, inode: number) => void): FileSlot {
   const flags = constants.O_CREAT | constants.O_EXCL | constants.O_RDWR;
   const fd = withDescriptor(() => openSync(path, flags, SHARED_FILE));
   try {
     const { ino, mode } = fstatSync(fd);
     // The umask may have taken the group's right to write.
     if ((mode & 0o777) !== SHARED_FILE) fchmodSync(fd, SHARED_FILE);
+    keep(fd, ino);
     return { inode: ino, presentBytes: 0 };
-  } finally {
+  } catch (error) {
     closeSync(fd);
+    throw error;
   }
 }
 

@@ -18,7 +18,7 @@ import {
   MOVER_SYNC_EVERY_BYTES,
   MOVER_YOUNG_HEAP_MIB,
 } from '../limits.ts';
-import type { MoverReply, MoverRequest, MoverTask, MoverWorkerData, Sums } from './mover-worker.ts';
+import type { MoverReply, MoverRequest, MoverTask, MoverWorkerData, Sums } from './mover-tasks.ts';
 import type { BlockCollector, Mover } from './tier.ts';
 
 export interface MoverOptions {
@@ -33,12 +33,19 @@ export function createMover(options: MoverOptions = {}): Mover {
   const pool = new MoverPool(options);
   return {
     copy: async ({ signal, blocks, ...task }) =>
-      collect(await pool.run({ kind: 'copy', ...task, ...wanted(blocks) }, signal), blocks),
+      collect((await pool.run({ kind: 'copy', ...task, ...wanted(blocks) }, signal)).sums, blocks),
     convert: async ({ signal, ...task }) =>
-      collect(await pool.run({ kind: 'convert', ...task }, signal)),
+      collect((await pool.run({ kind: 'convert', ...task }, signal)).sums),
     checksum: async (file, sizeBytes, { signal, blocks, offset = 0 } = {}) => {
       const task = { kind: 'checksum', file, sizeBytes, offset, ...wanted(blocks) } as const;
-      return collect(await pool.run(task, signal), blocks);
+      return collect((await pool.run(task, signal)).sums, blocks);
+    },
+    publish: async ({ signal, ...request }) => {
+      let sizeBytes = 0;
+      for (const { length } of request.sources) sizeBytes += length;
+      const { made } = await pool.run({ kind: 'publish', ...request, sizeBytes }, signal);
+      assert(made !== undefined, 'a file that was published has an identity');
+      return made;
     },
     populate: async (file, sizeBytes, signal) => {
       await pool.run({ kind: 'populate', file, sizeBytes }, signal);
@@ -56,11 +63,13 @@ function collect(sums: Sums, into?: BlockCollector): number {
   return sums.crc32c;
 }
 
+type Done = Extract<MoverReply, { sums: Sums }>;
+
 interface Job {
   readonly jobId: number;
   readonly task: MoverTask;
   readonly signal: AbortSignal | undefined;
-  readonly resolve: (sums: Sums) => void;
+  readonly resolve: (done: Done) => void;
   readonly reject: (error: unknown) => void;
 }
 
@@ -94,7 +103,7 @@ class MoverPool {
     assert(this.#workersMax > 0, 'a mover has at least one worker');
   }
 
-  run(task: MoverTask, signal: AbortSignal | undefined): Promise<Sums> {
+  run(task: MoverTask, signal: AbortSignal | undefined): Promise<Done> {
     if (this.#isClosed) throw new StoreError('draining', 'the mover is closed');
     if (signal?.aborted === true) throw abortedBy(signal);
     const waiting = this.#waiting();
@@ -108,9 +117,9 @@ class MoverPool {
         jobId: this.#lastJobId,
         task,
         signal,
-        resolve: (sums) => {
+        resolve: (done) => {
           signal?.removeEventListener('abort', onAbort);
-          resolve(sums);
+          resolve(done);
         },
         reject: (error) => {
           signal?.removeEventListener('abort', onAbort);
@@ -194,7 +203,7 @@ class MoverPool {
     const job = thread.jobs.shift();
     assert(job?.jobId === reply.jobId, 'a worker answers the jobs it was given, in order');
     if (thread.jobs.length === 0) thread.worker.unref();
-    if ('sums' in reply) job.resolve(reply.sums);
+    if ('sums' in reply) job.resolve(reply);
     else job.reject(failureOf(reply, job));
     this.#dispatch();
   }
@@ -246,15 +255,24 @@ function abortedBy(signal: AbortSignal | undefined): StoreError {
 }
 
 function failureOf(reply: Extract<MoverReply, { failed: unknown }>, job: Job): StoreError {
-  const details = { task: job.task.kind, errno: reply.errno };
-  if (reply.failed === 'aborted') return abortedBy(job.signal);
-  if (reply.failed === 'errno') {
-    const isFull = reply.errno === 'ENOSPC' || reply.errno === 'EDQUOT';
-    return new StoreError(isFull ? 'tier_full' : 'io_failed', reply.message, details);
-  }
-  return new StoreError(
-    reply.failed === 'damaged' ? 'data_corrupt' : 'data_lost',
-    reply.message,
-    details,
-  );
+  const { failed, message, errno } = reply;
+  if (failed === 'aborted') return abortedBy(job.signal);
+  const details = { task: job.task.kind, errno, ...reply.details };
+  const code =
+    failed === 'errno' || failed === 'unsynced' ? codeOfErrno(details.errno) : CODES[failed];
+  return new StoreError(code, message, details);
+}
+
+const CODES = {
+  short: 'data_lost',
+  missing: 'data_lost',
+  damaged: 'data_corrupt',
+  mismatch: 'data_corrupt',
+  replaced: 'precondition_failed',
+  link: 'io_failed',
+} as const;
+
+function codeOfErrno(errno: string): 'tier_full' | 'busy' | 'io_failed' {
+  if (errno === 'ENOSPC' || errno === 'EDQUOT') return 'tier_full';
+  return errno === 'EMFILE' || errno === 'ENFILE' ? 'busy' : 'io_failed';
 }

@@ -5,7 +5,8 @@
  * A tier knows blobs and bytes; it knows nothing of objects. Who may be dropped is decided in placement/.
  * Conformance suites: packages/testkit, `localTierConformance`, `remoteTierConformance`.
  */
-import type { SealableSource, SealableTarget } from './mover-worker.ts';
+import type { SealableSource, SealableTarget } from './mover-tasks.ts';
+import type { PublishRequest } from './publish.ts';
 
 export interface LocalBlob {
   readonly blobId: number;
@@ -242,6 +243,12 @@ export interface Mover {
     sizeBytes: number,
     options?: { offset?: number; blocks?: BlockCollector; signal?: AbortSignal },
   ): Promise<number>;
+  /**
+   * Makes a file at `path` whole or not at all (publish.ts). @throws `data_corrupt` when a run has another CRC32C than it should,
+   * `data_lost` when a source is missing or shorter, `precondition_failed` when something else than `replaces` is there,
+   * `tier_full`, `busy`, `aborted`, `io_failed`. With `details.unsynced` the file is there and may not be durable; else nothing is left.
+   */
+  publish(request: PublishRequest & { signal?: AbortSignal | undefined }): Promise<RemoteObject>;
   /** Writes zeros, so that the file's pages are present. */
   populate(file: string, sizeBytes: number, signal?: AbortSignal): Promise<void>;
   close(): Promise<void>;
