@@ -8,8 +8,8 @@
  */
 import { ANSWER_STALL_MS, SMALL_BODY_BYTES } from '../limits.ts';
 import type { BufferPool } from './buffer-pool.ts';
-import { freeNow } from './free-now.ts';
 import { settlesWithin } from './settles-within.ts';
+import { giveSmallBuffer, takeSmallBuffer } from './small-buffers.ts';
 
 export interface Outlet {
   readonly pieces: BufferPool;
@@ -103,6 +103,6 @@ async function load(
 function borrow({ pieces, peer }: Outlet, isSlow: boolean): { bytes: Buffer; giveBack(): void } {
   const piece = isSlow ? undefined : pieces.tryTakeForAnswer(peer);
   if (piece !== undefined) return { bytes: piece, giveBack: () => pieces.give(piece) };
-  const own = Buffer.allocUnsafeSlow(SMALL_BODY_BYTES);
-  return { bytes: own, giveBack: () => freeNow(own) };
+  const own = takeSmallBuffer(SMALL_BODY_BYTES);
+  return { bytes: own, giveBack: () => giveSmallBuffer(own) };
 }

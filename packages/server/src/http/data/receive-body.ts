@@ -23,6 +23,7 @@ import {
 import type { BufferPool } from '../buffer-pool.ts';
 import { cutAfter } from '../cut-after.ts';
 import { freeNow } from '../free-now.ts';
+import { giveSmallBuffer, takeSmallBuffer } from '../small-buffers.ts';
 
 export interface ReceivedBody {
   readonly sizeBytes: number;
@@ -204,13 +205,22 @@ class Receiver {
     }
   }
 
-  #takeHeld(): Buffer {
-    const [first, ...rest] = this.#held as [Buffer, ...Buffer[]];
-    const from = this.#taken === 0 ? first : first.subarray(this.#taken);
+  #takeHeld(into?: Buffer): Buffer {
+    const held = this.#held;
+    const bytes = this.#heldBytes;
+    const first = held[0] as Buffer;
+    if (this.#taken > 0) held[0] = first.subarray(this.#taken);
     this.#held = [];
     this.#heldBytes = 0;
     this.#taken = 0;
-    return rest.length === 0 ? from : Buffer.concat([from, ...rest]);
+    if (held.length === 1) return held[0] as Buffer;
+    const joined = into ?? Buffer.allocUnsafe(bytes);
+    let at = 0;
+    for (const chunk of held) {
+      at += chunk.copy(joined, at);
+      if (this.#options.unframe === undefined) freeNow(chunk);
+    }
+    return joined;
   }
 
   /** The second piece only when it is free at once: so transfers never wait for each other in a ring. */
@@ -246,9 +256,11 @@ class Receiver {
       if (this.#filled > 0) this.#writePiece(piece);
       else this.#pieces.give(piece);
     } else if (this.#heldBytes > 0 && !this.#awaitsPiece) {
-      const bytes = this.#takeHeld();
+      const isJoined = this.#held.length > 1 && this.#heldBytes <= SMALL_BODY_BYTES;
+      const bytes = this.#takeHeld(isJoined ? takeSmallBuffer(this.#heldBytes) : undefined);
       this.#write(bytes, { isPiece: false }, () => {
-        if (this.#options.unframe === undefined) freeNow(bytes);
+        if (isJoined) giveSmallBuffer(bytes);
+        else if (this.#options.unframe === undefined) freeNow(bytes);
       });
     }
     if (this.#ended && this.#writing === undefined && this.#heldBytes === 0)

@@ -8,8 +8,8 @@ import type { OpenedObject } from '@ebb/core';
 import { StoreError } from '@ebb/protocol';
 import { BODY_WINDOW_MS, SMALL_BODY_BYTES } from '../../limits.ts';
 import { cutAfter } from '../cut-after.ts';
-import { freeNow } from '../free-now.ts';
 import { sendThrough } from '../send-through.ts';
+import { giveSmallBuffer, takeSmallBuffer } from '../small-buffers.ts';
 import type { DataContext } from './data-context.ts';
 
 interface Sent {
@@ -32,10 +32,10 @@ export async function sendRange(
     await sendPieces(response, what, context);
     return;
   }
-  const body = Buffer.allocUnsafe(end - start);
+  const body = takeSmallBuffer(end - start);
   if (body.length > 0) await context.store.read(context.owner, opened.leaseId, body, start);
   response.writeHead(status, headers);
-  response.end(body, () => freeNow(body));
+  response.end(body, () => giveSmallBuffer(body));
 }
 
 async function sendPieces(

@@ -58,6 +58,11 @@ export interface Authenticated {
   readonly seed: SignatureSeed | undefined;
 }
 
+/** Of values that a client sends again and again. */
+const PARSED_KEPT = 64;
+/** Longer ones are no client's usual ones, and would fill memory. */
+const PARSED_CHARACTERS_MAX = 1024;
+
 export class Sigv4Verifier {
   readonly #keys: KeyRing;
   readonly #now: () => number;
@@ -176,7 +181,7 @@ export class Sigv4Verifier {
       throw new S3Error('AccessDenied', 'Request is not valid yet');
     if (now > signedAtMs + expires * 1000) throw new S3Error('AccessDenied', 'Request has expired');
     assertScopeDate(credential, amzDate);
-    const signedHeaders = need('X-Amz-SignedHeaders').toLowerCase().split(';');
+    const signedHeaders = parseHeaderList(need('X-Amz-SignedHeaders'));
     assertAllSigned(request, [...signedHeaders, 'x-amz-content-sha256']);
     const payloadHash =
       header(request, 'x-amz-content-sha256') ??
@@ -286,7 +291,27 @@ interface Credential {
   readonly scope: string;
 }
 
-function parseCredential(
+const credentials = new Map<string, Credential>();
+const headerLists = new Map<string, readonly string[]>();
+
+function parseCredential(text: string, code: Parameters<typeof parseNewCredential>[1]): Credential {
+  return recall(credentials, text, () => parseNewCredential(text, code));
+}
+
+function parseHeaderList(text: string): readonly string[] {
+  return recall(headerLists, text, () => text.toLowerCase().split(';'));
+}
+
+function recall<T>(known: Map<string, T>, text: string, parse: () => T): T {
+  const found = known.get(text);
+  if (found !== undefined) return found;
+  const parsed = parse();
+  if (known.size >= PARSED_KEPT) known.clear();
+  if (text.length <= PARSED_CHARACTERS_MAX) known.set(text, parsed);
+  return parsed;
+}
+
+function parseNewCredential(
   text: string,
   code: 'AuthorizationHeaderMalformed' | 'AuthorizationQueryParametersError',
 ): Credential {
@@ -321,28 +346,23 @@ function parseAuthorization(authorization: string): {
       'InvalidRequest',
       `The authorization mechanism that you have provided is not supported. Please use ${ALGORITHM}.`,
     );
-  const fields = new Map(
-    authorization
-      .slice(ALGORITHM.length + 1)
-      .split(',')
-      .map((field) => {
-        const at = field.indexOf('=');
-        return [field.slice(0, at).trim(), field.slice(at + 1).trim()] as const;
-      }),
-  );
-  const [credential, signedHeaders, signature] = [
-    fields.get('Credential'),
-    fields.get('SignedHeaders'),
-    fields.get('Signature'),
-  ];
-  if (!credential || !signedHeaders || !signature)
+  let [credential, signedHeaders, signature] = ['', '', ''];
+  for (const field of authorization.slice(ALGORITHM.length + 1).split(',')) {
+    const at = field.indexOf('=');
+    const value = field.slice(at + 1).trim();
+    const name = field.slice(0, at).trim();
+    if (name === 'Credential') credential = value;
+    else if (name === 'SignedHeaders') signedHeaders = value;
+    else if (name === 'Signature') signature = value;
+  }
+  if (credential === '' || signedHeaders === '' || signature === '')
     throw new S3Error(
       'AuthorizationHeaderMalformed',
       'The authorization header is malformed; it needs Credential, SignedHeaders and Signature.',
     );
   return {
     credential: parseCredential(credential, 'AuthorizationHeaderMalformed'),
-    signedHeaders: signedHeaders.toLowerCase().split(';'),
+    signedHeaders: parseHeaderList(signedHeaders),
     signature,
   };
 }
@@ -406,8 +426,18 @@ function assertScopeDate({ date }: Credential, amzDate: string): void {
   );
 }
 
-/** `yyyyMMdd'T'HHmmss'Z'`, in ms. */
+let lastDate: { readonly text: string; readonly ms: number | undefined } = {
+  text: '',
+  ms: undefined,
+};
+
+/** `yyyyMMdd'T'HHmmss'Z'`, in ms. Requests of one second have the same. */
 function parseAmzDate(text: string): number | undefined {
+  if (text !== lastDate.text) lastDate = { text, ms: parseNewAmzDate(text) };
+  return lastDate.ms;
+}
+
+function parseNewAmzDate(text: string): number | undefined {
   const match = /^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z$/.exec(text);
   if (match === null) return undefined;
   const [year, month, day, hour, minute, second] = match.slice(1).map(Number) as [
