@@ -10,6 +10,7 @@
  *   --base DIRECTORY     another checkout of Ebb as arms of its own: `ebb-base`, `ebb-base-buffered`
  *   --only WORKLOAD,…    those whose names contain it
  *   --objects 10000
+ *   --parent DIRECTORY   where the servers' data is; on a disk, syncs cost what they cost there
  *   --node-flags='--cpu-prof …'   for Ebb's processes
  */
 import { parseArgs } from 'node:util';
@@ -33,6 +34,7 @@ const { values: options } = parseArgs({
     servers: { type: 'string' },
     base: { type: 'string' },
     only: { type: 'string' },
+    parent: { type: 'string' },
     'node-flags': { type: 'string', default: '' },
   },
 });
@@ -114,7 +116,8 @@ async function start(
   kind: ServerName,
   how: { readonly nodeFlags?: readonly string[]; readonly checkout?: string },
 ): Promise<void> {
-  arms.push({ name, server: await startServer(kind, how), next: 0 });
+  const where = options.parent === undefined ? {} : { parent: options.parent };
+  arms.push({ name, server: await startServer(kind, { ...how, ...where }), next: 0 });
 }
 
 async function fill({ server }: Arm): Promise<void> {

@@ -49,8 +49,12 @@ interface EbbOptions {
   readonly checkout?: string;
 }
 
-export async function startServer(name: ServerName, options: EbbOptions = {}): Promise<S3Server> {
-  return isEbb(name) ? await startEbb(name, options) : await startPeer(name);
+/** `parent`: where the server's data is; on tmpfs unless given. */
+export async function startServer(
+  name: ServerName,
+  { parent = TMPFS, ...options }: EbbOptions & { readonly parent?: string } = {},
+): Promise<S3Server> {
+  return isEbb(name) ? await startEbb(name, parent, options) : await startPeer(name, parent);
 }
 
 export function isEbb(name: ServerName): name is 'ebb' | 'ebb-buffered' {
@@ -59,10 +63,11 @@ export function isEbb(name: ServerName): name is 'ebb' | 'ebb-buffered' {
 
 async function startEbb(
   name: 'ebb' | 'ebb-buffered',
+  dataParent: string,
   { nodeFlags = [], checkout }: EbbOptions,
 ): Promise<S3Server> {
   const node = await startNodeProcess({
-    dataParent: TMPFS,
+    dataParent,
     memoryLimit: '4GiB',
     args: ['--log-level=info'],
     nodeFlags: [...HEAP_FLAGS, ...nodeFlags],
@@ -89,8 +94,8 @@ export async function createEphemeral(url: string, bucket: string): Promise<void
   if (!ok) throw new Error(`bucket not made: ${status}`);
 }
 
-async function startPeer(name: 'minio' | 'versitygw'): Promise<S3Server> {
-  const directory = await mkdtemp(join(TMPFS, `ebb-bench-${name}-`));
+async function startPeer(name: 'minio' | 'versitygw', parent: string): Promise<S3Server> {
+  const directory = await mkdtemp(join(parent, `ebb-bench-${name}-`));
   const port = await freePort();
   const address = `127.0.0.1:${port}`;
   const { accessKeyId, secretAccessKey } = KEY;
