@@ -33,8 +33,11 @@ export class PackedExtents {
   }
 
   all(): readonly Extent[] {
-    this.#decoded ??= Array.from({ length: this.count }, (_, index) => this.at(index));
-    return this.#decoded;
+    if (this.#decoded !== undefined) return this.#decoded;
+    const decoded: Extent[] = [];
+    for (let index = 0; index < this.count; index++) decoded.push(this.at(index));
+    this.#decoded = decoded;
+    return decoded;
   }
 }
 
