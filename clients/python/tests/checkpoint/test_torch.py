@@ -17,7 +17,7 @@ from test_dcp import assert_same, blank, some_state
 from torch import nn
 from torch.distributed import checkpoint as torch_dcp
 
-from ebb.checkpoint import Checkpointer
+from ebb.checkpoint import Checkpointer, _arrays
 from ebb.errors import RequestInvalidError, UnsupportedError
 from ebb.torch import dcp, load, restore_rng_state, rng_state, save
 from support import OWN_NODE, REPO, NodeProcess
@@ -229,3 +229,19 @@ def test_a_distributed_tensor_is_sent_to_dcp(checkpointer: Checkpointer) -> None
         checkpointer.save(1, {"w": Wrapper(torch.ones(3))})
     with pytest.raises(UnsupportedError, match="device meta"):
         checkpointer.save(1, {"w": torch.ones(3, device="meta")})
+
+
+def test_what_is_known_of_a_tensor_is_what_a_look_at_it_says() -> None:
+    base = torch.arange(24, dtype=torch.float32).reshape(4, 6)
+    tensors = [base, base[1:3], base.t(), base[:0], base.to(torch.bfloat16), torch.nn.Parameter(base.clone())]
+    for tensor in tensors:
+        assert _arrays.known_spec(tensor) == _arrays.spec_of(tensor)
+        assert _arrays.known_address_of(tensor) == _arrays.address_of(tensor)
+
+
+def test_memory_that_was_freed_after_a_look_at_it_is_not_copied() -> None:
+    tensor = torch.ones(1000)
+    assert _arrays.describe(tensor) is not None
+    tensor.untyped_storage().resize_(0)
+    with pytest.raises(UnsupportedError, match="freed"):
+        _arrays.known_address_of(tensor)

@@ -323,5 +323,5 @@ def parse_step(step: Any) -> int:
     except TypeError:
         number = -1
     if number < 0:
-        raise RequestInvalidError(f'{step!r} is no step: use a whole number from 0, or "latest" where one is read')
+        raise RequestInvalidError(f'{step!r:.100} is no step: use a whole number from 0, or "latest" where one is read')
     return number

@@ -43,17 +43,28 @@ class Spec(NamedTuple):
     nbytes: int
 
 
+#: Of classes of arrays that were met. What is no array is asked anew: its library may come later.
+_kinds: dict[type, str] = {}
+
+
 def kind_of(value: Any) -> str | None:
     """Whose array a value is; None: it is no array. Scalars of NumPy are values."""
+    kind = _kinds.get(type(value))
+    return _find_kind(value) if kind is None else kind
+
+
+def _find_kind(value: Any) -> str | None:
+    torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
     if isinstance(value, np.ndarray):
-        return NUMPY
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(value, torch.Tensor):
-        return TORCH
-    jax = sys.modules.get("jax")
-    if jax is not None and isinstance(value, jax.Array):
-        return JAX
-    return None
+        kind = NUMPY
+    elif torch is not None and isinstance(value, torch.Tensor):
+        kind = TORCH
+    elif jax is not None and isinstance(value, jax.Array):
+        kind = JAX
+    else:
+        return None
+    _kinds[type(value)] = kind
+    return kind
 
 
 def describe(value: Any) -> Described | None:
@@ -65,7 +76,10 @@ def describe(value: Any) -> Described | None:
     kind = kind_of(value)
     if kind is None:
         return None
-    spec_of(value)
+    if kind == TORCH:
+        _checked(value)
+    else:
+        spec_of(value)
     form_of = {NUMPY: _numpy_form, TORCH: _torch_form, JAX: _jax_form}[kind]
     return Described(kind, form_of(value), identity(value))
 
@@ -82,20 +96,29 @@ def spec_of(value: Any) -> Spec:
     return _numpy_spec(value) if kind == NUMPY else _jax_spec(value)
 
 
+def known_spec(value: Any) -> Spec:
+    """`spec_of` an array that `describe` took: it is not asked again whether it has memory."""
+    if kind_of(value) == TORCH:
+        return Spec(_torch_name(value.dtype), tuple(value.shape), value.numel() * value.element_size())
+    return spec_of(value)
+
+
 def dtype_label(value: Any) -> str:
     """The dtype as it is told to people, and compared: byte orders are alike, units of dates are not."""
     if isinstance(value, np.ndarray) and value.dtype.kind in _COUNTED_KINDS:
         return str(value.dtype.name)
-    return spec_of(value).dtype
+    return known_spec(value).dtype
 
 
 def identity(value: Any) -> Hashable:
     """The same for arrays that are the same elements of the same memory: tied weights have a tensor each in a state."""
     kind = kind_of(value)
     if kind == TORCH and value.numel() > 0:
-        marks = (value.is_conj(), value.is_neg())
         strides = None if value.is_contiguous() else _strides(value.shape, value.stride())
-        return (TORCH, str(value.device), value.data_ptr(), value.dtype, tuple(value.shape), strides, *marks)
+        return (
+            *(TORCH, value.device, value.data_ptr(), value.dtype, value.shape, strides),
+            *(value.is_conj(), value.is_neg()),
+        )
     if kind == NUMPY and value.size > 0:
         strides = None if value.flags.c_contiguous else _strides(value.shape, value.strides)
         return (NUMPY, address(value), value.dtype.str, value.shape, strides, value.flags.writeable)
@@ -112,11 +135,25 @@ def address_of(value: Any) -> int | None:
     Raises:
         UnsupportedError: there is no memory (I1).
     """
+    if kind_of(value) == TORCH:
+        _checked(value)
+    return known_address_of(value)
+
+
+def known_address_of(value: Any) -> int | None:
+    """`address_of` an array that `describe` took a moment ago: only its memory can be gone since.
+
+    Raises:
+        UnsupportedError: it is.
+    """
     kind = kind_of(value)
     if kind == TORCH:
-        _checked(value)
-        is_plain = value.device.type == "cpu" and value.is_contiguous() and not (value.is_conj() or value.is_neg())
-        return int(value.data_ptr()) if is_plain else None
+        if value.device.type != "cpu" or not value.is_contiguous() or value.is_conj() or value.is_neg():
+            return None
+        start = int(value.data_ptr())
+        if value.untyped_storage().nbytes() == 0 or start == 0:
+            _checked(value)
+        return start
     if kind == NUMPY and value.flags.c_contiguous and value.dtype.isnative:
         return address(value)
     return None
@@ -404,6 +441,21 @@ def _can_weaken() -> bool:
 # -- PyTorch ---------------------------------------------------------------------------------------------------------
 
 
+#: Of the dtypes that checkpoints take.
+_names: dict[Any, str] = {}
+
+
+def _torch_name(dtype: Any) -> str:
+    """'' for one that checkpoints do not take."""
+    name = _names.get(dtype)
+    if name is None:
+        name = str(dtype).removeprefix("torch.")
+        if name not in _TORCH_DTYPES:
+            return ""
+        _names[dtype] = name
+    return name
+
+
 def _torch_spec(tensor: Any) -> Spec:
     name = _checked(tensor)
     return Spec(name, tuple(tensor.shape), tensor.numel() * tensor.element_size())
@@ -426,22 +478,26 @@ def _assert_memory(tensor: Any) -> str:
         UnsupportedError
     """
     torch = sys.modules["torch"]
-    name = str(tensor.dtype).removeprefix("torch.")
-    if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized or name not in _TORCH_DTYPES:
+    name = _torch_name(tensor.dtype)
+    if not name or tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized:
         kind = "nested" if tensor.is_nested else tensor.layout
         raise UnsupportedError(f"tensors of {tensor.dtype}, {kind} are not checkpointed: make them dense and strided")
-    if hasattr(tensor, "__tensor_flatten__"):
+    is_plain = type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter
+    if not is_plain and hasattr(tensor, "__tensor_flatten__"):
         raise UnsupportedError(f"a {type(tensor).__qualname__} consists of other tensors: save {_parts_of(tensor)}")
-    if tensor.device.type == "meta":
+    device = tensor.device.type
+    if device == "meta":
         raise UnsupportedError("tensors on the device meta have no values that could be checkpointed")
-    if tensor.numel() == 0:
+    reach = tensor.numel()
+    if reach == 0:
         return name
     try:
         storage = tensor.untyped_storage()
-        start, has_bytes, device = tensor.data_ptr(), storage.nbytes(), storage.device.type
+        start, has_bytes = tensor.data_ptr(), storage.nbytes()
+        if not is_plain:  # a fake one says that it lies elsewhere
+            device = storage.device.type
     except (RuntimeError, NotImplementedError) as error:
         raise UnsupportedError(f"a {type(tensor).__qualname__} has no memory of its own here: {error}") from error
-    reach = tensor.numel()
     if not tensor.is_contiguous():
         reach = sum(stride * (n - 1) for stride, n in zip(tensor.stride(), tensor.shape)) + 1
     takes_bytes = (tensor.storage_offset() + reach) * tensor.element_size()
@@ -473,12 +529,13 @@ def _torch_form(tensor: Any) -> Form:
             "and what else it is beside"
         )
     form: dict[str, Any] = {}
-    attributes = _attributes(tensor)
+    has_own = len(vars(tensor)) > 0
+    attributes = _attributes(tensor) if has_own else {}
     if attributes:
         form["attributes"] = encode(attributes, {}).decode()
     if type(tensor) is torch.nn.Parameter:
         form["as"] = "parameter"
-    elif getattr(tensor, "_is_buffer", False):
+    elif has_own and getattr(tensor, "_is_buffer", False):
         form["as"] = "buffer" if getattr(tensor, "persistent", True) else "transient-buffer"
     if tensor.requires_grad:
         form["grad"] = True

@@ -743,7 +743,7 @@ def _taken_apart(state: Any) -> tuple[bytes, dict[str, Any]]:
 
 
 def _specs(arrays: Mapping[str, Any]) -> dict[str, Spec]:
-    return {name: _arrays.spec_of(array) for name, array in arrays.items()}
+    return {name: _arrays.known_spec(array) for name, array in arrays.items()}
 
 
 def _distributed() -> tuple[int, int]:

@@ -147,7 +147,7 @@ class ImageWriter:
             if _arrays.is_cuda(array):
                 on_devices.append((shard.offset, array))
                 continue
-            address = _arrays.address_of(array)
+            address = _arrays.known_address_of(array)
             if address is None:
                 host = _arrays.host_copy(array)
                 held.append(host)

@@ -45,12 +45,14 @@ def restore_state(
     memories = _Memories(planned, tree)
     # Arrays that share their memory are read once: where they were not one when saved, the last of them.
     targets: dict[Any, tuple[Any, _tree.Leaf]] = {}
+    keys: dict[_tree.Path, Any] = {}
     for path, leaf in wanted.items():
         target = given.get(path)
         if target is None:
             memories.add(leaf)
         else:
-            targets[_arrays.identity(target)] = (target, leaf)
+            keys[path] = _arrays.identity(target)
+            targets[keys[path]] = (target, leaf)
     pieces = memories.pieces()
     beside: dict[Any, tuple[Any, _tree.Leaf, np.ndarray[Any, Any]]] = {}
     in_place: list[Any] = []
@@ -80,7 +82,7 @@ def restore_state(
 
     def found(path: _tree.Path, leaf: _tree.Leaf) -> Any:
         target = given.get(path)
-        return memories.get(leaf) if target is None else anew.get(_arrays.identity(target), target)
+        return memories.get(leaf) if target is None else anew.get(keys[path], target)
 
     return Restored(plan.snapshot.step, _tree.unflatten(tree.root, found), plan.snapshot.metadata)
 

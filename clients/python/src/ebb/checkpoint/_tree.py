@@ -278,6 +278,8 @@ def _assert_factory(value: Any, path: tuple[str, ...]) -> None:
 
 
 def _text(key: Any) -> str:
+    if type(key) is str and key.isascii():
+        return key
     return str(key).encode("utf-8", "backslashreplace").decode()
 
 
