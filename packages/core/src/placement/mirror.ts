@@ -46,7 +46,7 @@ import { NO_OWN_NAME, ownName, privateNameBeside } from './remote-names.ts';
 import { isSealedBlob, type SealedCopies } from './sealed-copies.ts';
 
 const SENDS_AT_ONCE = 4;
-/** Entries that wait in the queue, so that a send which ends finds the next one: filled up to the first, when fewer than the second are left. */
+/** A send that ends finds the next entry waiting: the queue is filled up to QUEUED_MAX when fewer than QUEUED_MIN are left. */
 const QUEUED_MAX = 32;
 const QUEUED_MIN = 8;
 const PAGE = 256;
@@ -85,6 +85,8 @@ interface HeldObject {
 export class Mirror {
   readonly #parts: MirrorParts;
   readonly #queue = new PQueue({ concurrency: SENDS_AT_ONCE });
+  /** Names that wait in the queue. */
+  readonly #queued = new Set<string>();
   /** Names that are being sent (I1). */
   readonly #sending = new Map<string, Promise<void>>();
   readonly #stop = new AbortController();
@@ -189,12 +191,18 @@ export class Mirror {
         for (let after = 0; ; ) {
           const page = await catalog.listSpool({ after, limit: PAGE });
           if (page.length === 0) break;
-          await catalog.durable(); // I4, of all of them at once
+          let isDurable = false;
           for (const entry of page) {
             after = entry.seq;
             if (this.#stop.signal.aborted) return;
-            if (this.#mayBeSent(entry)) await this.#enqueue(entry);
-            else skipped++;
+            if (this.#queued.has(nameOf(entry))) continue;
+            if (!this.#mayBeSent(entry)) {
+              skipped++;
+              continue;
+            }
+            if (!isDurable) await catalog.durable(); // I4, of the whole page at once
+            isDurable = true;
+            await this.#enqueue(entry);
           }
         }
         if (skipped > SKIPPED_MAX) this.#skipUntilMs = this.#pauses.nextTargetMs();
@@ -218,8 +226,15 @@ export class Mirror {
     if (this.#pauses.isAway(subjectOf(entry).target)) await this.#queue.onIdle();
     else if (this.#queue.size >= QUEUED_MAX) await this.#queue.onSizeLessThan(QUEUED_MIN);
     if (this.#stop.signal.aborted || !this.#mayBeSent(entry)) return;
+    const name = nameOf(entry);
+    this.#queued.add(name);
     // Cleared at close: the catalog still knows.
-    void this.#queue.add(() => this.#sendInTurn(entry)).catch(() => undefined);
+    void this.#queue
+      .add(async () => {
+        this.#queued.delete(name);
+        await this.#sendInTurn(entry);
+      })
+      .catch(() => undefined);
   }
 
   /** What others in the queue met since it was entered counts: it comes again with a later look through the spool. */
@@ -253,9 +268,9 @@ export class Mirror {
   async #sendOnce(entry: SpoolEntry, isDurable: boolean): Promise<void> {
     const { catalog } = this.#parts;
     const now = await catalog.findSpooled(entry.bucket, entry.key);
-    if (now === undefined) return;
-    const isThatVersion = now.version !== null && now.version === entry.version;
-    if (!(isDurable && isThatVersion)) await catalog.durable(); // I4
+    // With another target it has another name there; it is found again under that.
+    if (now === undefined || now.target !== entry.target) return;
+    if (!isDurable || now.version === null || !isSameEntry(now, entry)) await catalog.durable(); // I4
     if (now.version === null) await this.#delete(now);
     else await this.#store(now);
   }
@@ -286,7 +301,7 @@ export class Mirror {
       const found = await lookAt(remote, name, entry, signal);
       if (found.there === undefined) return true;
       if (!found.isKnown) return false;
-      await this.#rescue(name);
+      await this.#rescue(name, entry);
       await remote.delete(name, { etag: found.there.etag, signal });
       return true;
     } catch (error) {
@@ -345,7 +360,7 @@ export class Mirror {
     object: ObjectRecord,
     replaces: string | null | undefined,
   ): Promise<void> {
-    await this.#rescue(name);
+    await this.#rescue(name, entry);
     let made: { readonly object: RemoteObject; readonly from: Place };
     try {
       made = await this.#put(name, object, replaces);
@@ -527,10 +542,15 @@ export class Mirror {
     return copies;
   }
 
-  /** I3 */
-  async #rescue(name: string): Promise<void> {
+  /**
+   * I3. Where the bytes are now, and that those which are left to go are wanted no more, must survive a power cut before the
+   * name goes (I4). Where nothing was sent under the name there is nothing to be lost with it.
+   */
+  async #rescue(name: string, { seenEtag, tried }: SpoolEntry): Promise<void> {
     const { catalog, placement } = this.#parts;
-    for (const { blobId } of await catalog.listBlobsStoredAs(name))
+    const blobs = await catalog.listBlobsStoredAs(name);
+    if (blobs.length === 0 && seenEtag === null && tried.length === 0) return;
+    for (const { blobId } of blobs)
       await placement.exclusively(blobId, async () => {
         const blob = await catalog.findBlob(blobId);
         if (blob === undefined || blob.refs === 0 || blob.remote?.name !== name) return;
@@ -538,6 +558,7 @@ export class Mirror {
         if (elsewhere === undefined) await this.#copyToPrivate(blob, blob.remote);
         else await this.#setRemote(blob, elsewhere);
       });
+    await catalog.durable();
   }
 
   async #copyToPrivate(blob: BlobRecord, from: RemoteCopy): Promise<void> {
@@ -593,6 +614,17 @@ function stopped({ bucket, key }: SpoolEntry, cause?: unknown): StoreError {
 
 /** What a copy fails with when its source is another object by now, or none. */
 const GONE = ['precondition_failed', 'data_lost', 'range_invalid'] as const;
+
+/** The same change, and not another one that has its number: numbers of the spool are used again. */
+function isSameEntry(a: SpoolEntry, b: SpoolEntry): boolean {
+  return (
+    a.seq === b.seq &&
+    a.version === b.version &&
+    a.seenEtag === b.seenEtag &&
+    a.onlyOverSeen === b.onlyOverSeen &&
+    a.sinceMs === b.sinceMs
+  );
+}
 
 function nameOf({ target, bucket, key }: SpoolEntry): string {
   return ownName(target, { bucket, key });

@@ -2,7 +2,8 @@
  * A tier 2 around a tier 2, whose calls can all be given up at once: a place that does not answer must not hold up who stops the
  * node. What was asked of the place may still happen there.
  *
- * C1  After `cut`, calls under way fail at once, and later ones before anything is asked. The error is ambiguous.
+ * C1  After `cut`, calls under way fail at once, and later ones before anything is asked. The error is ambiguous, and a `read`
+ *     that failed so may still write into its target: nobody else may be given that memory.
  */
 import { StoreError } from '@ebb/protocol';
 import type { RemoteTier } from './tier.ts';

@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { EventEmitter } from 'node:events';
 import { readdirSync, readFileSync, rmdirSync } from 'node:fs';
-import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, symlink, writeFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import type { Worker } from 'node:worker_threads';
 import { StoreError } from '@ebb/protocol';
@@ -23,13 +23,15 @@ const mover = createMover();
 afterAll(async () => await mover.close());
 
 remoteTierConformance('directory-tier', {
-  open: async () => await openDirectoryTier({ root: await tempDir(), nodeId: 'node-1', mover }),
+  open: async () =>
+    await openDirectoryTier({ root: await tempDir(), nodeId: 'node-1', mover, publisher: mover }),
 });
 
 async function openTier(
   options: Partial<DirectoryTierOptions> & { root: string },
 ): Promise<RemoteTier> {
-  const tier = await openDirectoryTier({ nodeId: 'node-1', mover, ...options });
+  const given = { nodeId: 'node-1', mover, publisher: mover, ...options };
+  const tier = await openDirectoryTier(given);
   onTestFinished(async () => await tier.close());
   return tier;
 }
@@ -86,6 +88,9 @@ test('after any failed put there is neither a temporary file nor an empty direct
   expect(everythingIn(root)).toEqual([]);
 });
 
+/** The message of an error with which the worker dies. */
+const KILLED = 'killed';
+
 /** A mover that publishes on this thread, by these calls. */
 function publishingBy(calls: PublishCalls): Mover {
   const tasks = new MoverTasks(
@@ -104,7 +109,11 @@ class WorkerHere extends EventEmitter {
     this.#tasks = tasks;
   }
   postMessage(request: MoverRequest): void {
-    setImmediate(() => this.emit('message', this.#tasks.answer(request)));
+    setImmediate(() => {
+      const reply = this.#tasks.answer(request);
+      if ('failed' in reply && reply.message === KILLED) this.emit('exit', 1);
+      else this.emit('message', reply);
+    });
   }
   ref(): void {}
   unref(): void {}
@@ -128,7 +137,7 @@ for (const call of [
         return nodePublishCalls[call](...args);
       },
     };
-    const tier = await openTier({ root, mover: publishingBy(calls) });
+    const tier = await openTier({ root, publisher: publishingBy(calls) });
     const putting = putFile(tier, 'k/a/b', await localFile(), facts);
     await expect(putting).rejects.toMatchObject({ code: 'io_failed', details: { errno: 'EIO' } });
     expect(everythingIn(root)).toEqual([]);
@@ -148,7 +157,7 @@ test('a conflict that comes up between accepts and put is name_invalid, so that 
       return await mover.publish(request);
     },
   };
-  const tier = await openTier({ root, mover: slowMover });
+  const tier = await openTier({ root, publisher: slowMover });
   const file = await localFile();
   before = async () => {
     await mkdir(join(root, 'k'));
@@ -181,10 +190,111 @@ test('a directory that a delete takes away under a put is made again', async () 
       nodePublishCalls.rename(from, to);
     },
   };
-  const tier = await openTier({ root, mover: publishingBy(calls) });
+  const tier = await openTier({ root, publisher: publishingBy(calls) });
   await putFile(tier, 'k/a/b', await localFile(), facts);
   expect(raced).toBe(3);
   expect(everythingIn(root)).toEqual(['k/', 'k/a/', 'k/a/b']);
+});
+
+test('directories that another node took away are made again, and synced up to the root', async () => {
+  const root = await tempDir();
+  const synced: string[] = [];
+  const calls: PublishCalls = {
+    ...nodePublishCalls,
+    syncDirectory: (path) => {
+      synced.push(`/${relative(root, path)}`);
+      nodePublishCalls.syncDirectory(path);
+    },
+  };
+  const tier = await openTier({ root, publisher: publishingBy(calls) });
+  await putFile(tier, 'k/a/b', await localFile(), facts);
+  const other = await openTier({ root, nodeId: 'node-2' });
+  await other.delete('k/a/b');
+  expect(everythingIn(root)).toEqual(['.ebb-tmp/node-2/']);
+  synced.length = 0;
+  await putFile(tier, 'k/a/c', await localFile(), facts);
+  expect(synced).toEqual(['/k/a', '/k', '/']);
+});
+
+test('a name whose directories could not be synced in the end is taken back', async () => {
+  const root = await tempDir();
+  let isFailing = false;
+  let before = async (): Promise<void> => undefined;
+  const publisher: Mover = {
+    ...mover,
+    publish: async (request) => {
+      await before();
+      return await mover.publish(request);
+    },
+  };
+  const fs: DirectoryFs = {
+    ...nodeDirectoryFs,
+    syncDirectory: async (path) => {
+      if (isFailing) throw Object.assign(new Error('EIO: the disk is sad'), { code: 'EIO' });
+      await nodeDirectoryFs.syncDirectory(path);
+    },
+  };
+  const tier = await openTier({ root, fs, publisher });
+  await putFile(tier, 'k/a/b', await localFile(), facts);
+  before = async () => {
+    await tier.delete('k/a/b'); // takes the directories along, which the put relied on
+    isFailing = true;
+  };
+  const putting = putFile(tier, 'k/a/c', await localFile(), facts);
+  await expect(putting).rejects.toMatchObject({ code: 'io_failed' });
+  expect(everythingIn(root)).toEqual([]);
+});
+
+test('a copy whose source is replaced while it waits for the mover is refused', async () => {
+  const root = await tempDir();
+  let before = async (): Promise<void> => undefined;
+  const publisher: Mover = {
+    ...mover,
+    publish: async (request) => {
+      await before();
+      return await mover.publish(request);
+    },
+  };
+  const tier = await openTier({ root, publisher });
+  const { etag } = await putFile(tier, 'k/from', await localFile(), facts);
+  before = async () => {
+    await writeFile(join(root, 'theirs'), bytesOf(content.length, 9));
+    await rename(join(root, 'theirs'), join(root, 'k/from'));
+  };
+  const run = { offset: 0, length: content.length, etag };
+  await expect(tier.copy('k/from', 'k/to', run)).rejects.toMatchObject({
+    code: 'precondition_failed',
+  });
+  expect(everythingIn(root)).toEqual(['k/', 'k/from']);
+});
+
+test('a worker that dies while it fills a file leaves none', async () => {
+  const root = await tempDir();
+  let dies = true;
+  const calls: PublishCalls = {
+    ...nodePublishCalls,
+    syncFile: (fd) => {
+      if (dies) throw new Error(KILLED);
+      nodePublishCalls.syncFile(fd);
+    },
+    unlink: () => undefined, // a dead one removes nothing
+  };
+  const tier = await openTier({ root, publisher: publishingBy(calls) });
+  const putting = putFile(tier, 'k/a/b', await localFile(), facts);
+  await expect(putting).rejects.toMatchObject({ code: 'io_failed' });
+  expect(everythingIn(root)).toEqual([]);
+  dies = false;
+  await putFile(tier, 'k/a/b', await localFile(), facts);
+});
+
+test('what is there under the name of a temporary file is no conflict of the object, and stays', async () => {
+  const root = await tempDir();
+  const tier = await openTier({ root });
+  await mkdir(join(root, '.ebb-tmp/node-1/1'));
+  const first = putFile(tier, 'k/a', await localFile(), facts);
+  await expect(first).rejects.toMatchObject({ code: 'io_failed', details: { errno: 'EAGAIN' } });
+  await putFile(tier, 'k/a', await localFile(), facts);
+  expect(everythingIn(root)).toEqual(['.ebb-tmp/node-1/1/', 'k/', 'k/a']);
 });
 
 test('no name and no link leads outside the root, for any method', async () => {
@@ -324,8 +434,9 @@ async function tracedTier(): Promise<{ tier: RemoteTier; trace: string[] }> {
   const tier = await openTier({
     root,
     fs,
+    publisher: publishingBy(calls),
     mover: {
-      ...publishingBy(calls),
+      ...mover,
       copy: async (options) => {
         trace.push(
           `copy ${short(options.from)} -> ${short(options.to)}${options.sync ? ', fdatasync' : ''}`,

@@ -46,6 +46,7 @@ import { identityOf } from './file-identity.ts';
 import { errnoOf, isMissing, toStoreError } from './fs-error.ts';
 import { createMover } from './mover.ts';
 import { explainPathError } from './own-paths.ts';
+import type { PublishRequest } from './publish.ts';
 import type {
   Mover,
   RemoteDeleteOptions,
@@ -66,6 +67,8 @@ export interface DirectoryTierOptions {
   readonly nodeId?: string;
   /** Stays the caller's to close. Without one the tier has its own. */
   readonly mover?: Mover;
+  /** As `mover`. Makes the files of puts, which wait for the disk: copies of others should not wait with them. */
+  readonly publisher?: Mover;
   /** For tests that look at the order of calls or make one fail. */
   readonly fs?: DirectoryFs;
 }
@@ -112,6 +115,10 @@ export async function openDirectoryTier(options: DirectoryTierOptions): Promise<
 
 const TEMPORARY = '.ebb-tmp';
 const TEMPORARY_NAME = /^[0-9a-f]+$/;
+/** What a put fails with before it makes a directory. */
+const BEFORE_DIRECTORIES: ReadonlySet<unknown> = new Set([
+  ...['busy', 'aborted', 'draining', 'data_corrupt', 'data_lost'],
+]);
 /** What stands in the way of a put. */
 const CONFLICTS: ReadonlySet<unknown> = new Set(['ENOTDIR', 'EISDIR', 'ENOTEMPTY', 'EEXIST']);
 /** A plain file has none. */
@@ -149,7 +156,9 @@ class DirectoryTier implements RemoteTier {
   readonly #root: string;
   readonly #temporary: string;
   readonly #mover: Mover;
-  readonly #ownsMover: boolean;
+  readonly #publisher: Mover;
+  /** Closed with the tier. */
+  readonly #own: readonly Mover[];
   readonly #fs: DirectoryFs;
   /** Directories whose own entry is known to be on disk, so that they are synced once and not with every put. */
   readonly #durable = new Set<string>();
@@ -160,7 +169,11 @@ class DirectoryTier implements RemoteTier {
     this.#root = paths.root;
     this.#temporary = paths.temporary;
     this.#mover = options.mover ?? createMover();
-    this.#ownsMover = options.mover === undefined;
+    this.#publisher = options.publisher ?? createMover();
+    this.#own = [
+      ...(options.mover === undefined ? [this.#mover] : []),
+      ...(options.publisher === undefined ? [this.#publisher] : []),
+    ];
     this.#fs = options.fs ?? nodeDirectoryFs;
   }
 
@@ -177,9 +190,9 @@ class DirectoryTier implements RemoteTier {
     to: string,
     run: Omit<RemoteRun, 'crc32c' | 'signal'>,
   ): Promise<RemoteObject> {
-    const { offset, length } = run;
+    const { offset, length, etag } = run;
     const file = await this.#currentPath(from, run);
-    return await this.#publish(to, [{ file, offset, length, crc32c: null }]);
+    return await this.#publish(to, [{ file, offset, length, etag, crc32c: null }]);
   }
 
   async read(
@@ -277,7 +290,7 @@ class DirectoryTier implements RemoteTier {
   }
 
   async close(): Promise<void> {
-    if (this.#ownsMover) await this.#mover.close();
+    for (const mover of this.#own) await mover.close();
   }
 
   /** I5. @throws `io_failed` */
@@ -345,7 +358,7 @@ class DirectoryTier implements RemoteTier {
   /** A new file under `name`, in one errand of the mover: made beside, filled, then put in its place (I1). */
   async #publish(
     name: string,
-    sources: readonly RemoteSource[],
+    sources: PublishRequest['sources'],
     { signal, replaces }: Pick<RemotePutOptions, 'signal' | 'replaces'> = {},
   ): Promise<RemoteObject> {
     const segments = parseName(name);
@@ -354,16 +367,19 @@ class DirectoryTier implements RemoteTier {
     const makes = directories.filter((directory) => !this.#durable.has(directory));
     const syncs = this.#upToDurable(directories);
     const temporary = this.#newTemporary();
+    const files = { root: this.#root, directories, makes, syncs, temporary, path };
+    let made: RemoteObject | undefined;
     try {
-      const request = { sources, temporary, path, directories, makes, syncs, replaces, signal };
-      const made = await this.#mover.publish(request);
+      made = await this.#publisher.publish({ ...files, sources, replaces, signal });
       await this.#noteSynced(directories, syncs);
       return made;
     } catch (error) {
-      const etag = unsyncedEtag(error);
+      const etag = made?.etag ?? unsyncedEtag(error);
       // Visible but perhaps not durable is neither all nor nothing.
       if (etag !== undefined) await this.#unlinkUnchanged(name, path, etag).catch(() => undefined);
-      await this.#removeEmptyAbove(path);
+      // A worker that died left it. If it died after the rename, the name is there, and the next try replaces it.
+      await this.#fs.unlink(temporary).catch(() => undefined);
+      if (!BEFORE_DIRECTORIES.has(codeOf(error))) await this.#removeEmptyAbove(path);
       throw this.#putError(name, error);
     }
   }
@@ -496,7 +512,7 @@ class DirectoryTier implements RemoteTier {
     const { errno, expected, found } = details;
     if (CONFLICTS.has(errno)) return conflictError(name, name, error);
     if (errno === 'ENAMETOOLONG') return nameError(name, 'it is too long here', error);
-    if (code === 'precondition_failed')
+    if (code === 'precondition_failed' && details['source'] === undefined)
       return replacedError(name, expected as string | null, found as string | null);
     if (code === 'data_corrupt' && expected !== undefined)
       return mismatch(name, { expected: Number(expected), found: Number(found) });
@@ -561,6 +577,10 @@ function replacedError(name: string, expected: string | null, found: string | nu
   const wanted = expected === null ? 'nothing was expected' : `expected ${expected}`;
   const message = `${name} ${has} in tier 2, ${wanted}: somebody replaced it there`;
   return new StoreError('precondition_failed', message, { name, expected, found });
+}
+
+function codeOf(error: unknown): unknown {
+  return isStoreError(error) ? error.code : undefined;
 }
 
 /** Of a file that was put in its place, and whose directory could not be synced. */

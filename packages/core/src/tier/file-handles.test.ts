@@ -1,5 +1,5 @@
 /** Real files; the process's limit is a fake: opening says EMFILE as often as told. */
-import { fstatSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, fstatSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -50,4 +50,17 @@ test('a descriptor that is open already is kept as one that was opened here, and
   handles.release(use);
   handles.dropAll();
   expect(() => fstatSync(fd)).toThrow('EBADF');
+});
+
+test('a descriptor that fails to close leaves the one that takes its place alone', () => {
+  const handles = new FileHandles<number>(1);
+  const [first, second] = [openSync(file(0), 'r+'), openSync(file(1), 'r+')];
+  handles.adopt(0, first);
+  closeSync(first); // so that close(2) fails, as with EIO on a file server
+  handles.adopt(1, second);
+  const use = handles.acquire(1, file(1));
+  expect(use.fd).toBe(second);
+  expect(fstatSync(second).isFile()).toBe(true);
+  handles.release(use);
+  handles.dropAll();
 });

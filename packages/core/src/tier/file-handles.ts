@@ -95,18 +95,21 @@ export class FileHandles<Key> {
   }
 
   #keep(key: Key, fd: number): Handle {
+    for (const oldest of this.#handles.keys()) {
+      if (this.#handles.size < this.#handlesMax) break;
+      this.drop(oldest);
+    }
     const handle: Handle = { fd, users: 0, isDropped: false };
     this.#handles.set(key, handle);
-    if (this.#handles.size > this.#handlesMax) {
-      for (const oldest of this.#handles.keys()) {
-        this.drop(oldest);
-        break;
-      }
-    }
     return handle;
   }
 }
 
 function closeIfUnused(handle: Handle): void {
-  if (handle.isDropped && handle.users === 0) closeSync(handle.fd);
+  if (!handle.isDropped || handle.users > 0) return;
+  try {
+    closeSync(handle.fd);
+  } catch {
+    // Closed all the same (close(2)); what was to be durable was synced before.
+  }
 }

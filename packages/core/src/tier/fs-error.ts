@@ -1,8 +1,8 @@
 /** Translates errno into the codes of the protocol, at this border only. */
 import { StoreError } from '@ebb/protocol';
 
-const OUT_OF_DESCRIPTORS = new Set(['EMFILE', 'ENFILE']);
-const NO_ROOM = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
+const OUT_OF_DESCRIPTORS = new Set<unknown>(['EMFILE', 'ENFILE']);
+const NO_ROOM = new Set<unknown>(['ENOSPC', 'EDQUOT', 'EFBIG']);
 
 export function errnoOf(error: unknown): string {
   return error instanceof Error && 'code' in error && typeof error.code === 'string'
@@ -15,12 +15,17 @@ export function isMissing(error: unknown): boolean {
 }
 
 export function isNoRoom(error: unknown): boolean {
-  return NO_ROOM.has(errnoOf(error));
+  return codeOfErrno(errnoOf(error)) === 'tier_full';
 }
 
 /** Whether the process, or the host, has no descriptor left. */
 export function isOutOfDescriptors(error: unknown): boolean {
-  return OUT_OF_DESCRIPTORS.has(errnoOf(error));
+  return codeOfErrno(errnoOf(error)) === 'busy';
+}
+
+export function codeOfErrno(errno: unknown): 'tier_full' | 'busy' | 'io_failed' {
+  if (NO_ROOM.has(errno)) return 'tier_full';
+  return OUT_OF_DESCRIPTORS.has(errno) ? 'busy' : 'io_failed';
 }
 
 /** `busy` when there is no descriptor for it now, `tier_full` when the file system has no room, `io_failed` for the rest; an error that has its code already stays. */

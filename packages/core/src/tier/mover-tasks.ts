@@ -24,7 +24,7 @@ import {
   SEALED_FRAME_BYTES,
   sealFrame,
 } from '../encryption/frames.ts';
-import type { FileIdentity } from './file-identity.ts';
+import { type FileIdentity, identityOf } from './file-identity.ts';
 import { MoverFailure, type MoverFailureDetails, type MoverFailureKind } from './mover-failure.ts';
 import { nodePublishCalls, type PublishCalls, type PublishRequest, publish } from './publish.ts';
 
@@ -144,8 +144,9 @@ export class MoverTasks {
 
   #publish(jobId: number, task: TaskOf<'publish'>): FileIdentity {
     return publish(task, this.#publishCalls, {
-      copyRun: ({ file, offset, length }, fd, at) =>
+      copyRun: ({ file, offset, length, etag }, fd, at) =>
         withSource(file, (from) => {
+          if (etag !== undefined) assertEtag(from, file, etag);
           const run = { file, offset, sizeBytes: length };
           return this.#copyThrough(jobId, from, run, { fd, at, sync: true }).crc32c;
         }),
@@ -378,6 +379,12 @@ function withSource<T>(file: string, work: (fd: number) => T): T {
     if (code === 'ENOENT' && path === file) throw new MoverFailure('missing', `no file ${file}`);
     throw error;
   }
+}
+
+function assertEtag(fd: number, file: string, expected: string): void {
+  const found = identityOf(fstatSync(fd, { bigint: true })).etag;
+  if (found === expected) return;
+  throw new MoverFailure('replaced', `${file} was replaced`, { source: file, expected, found });
 }
 
 /** What others can put into tier 2 as a directory is opened here, too: a link is not followed, and a pipe keeps nobody waiting. */

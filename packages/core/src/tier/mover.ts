@@ -18,6 +18,7 @@ import {
   MOVER_SYNC_EVERY_BYTES,
   MOVER_YOUNG_HEAP_MIB,
 } from '../limits.ts';
+import { codeOfErrno } from './fs-error.ts';
 import type { MoverReply, MoverRequest, MoverTask, MoverWorkerData, Sums } from './mover-tasks.ts';
 import type { BlockCollector, Mover } from './tier.ts';
 
@@ -271,8 +272,3 @@ const CODES = {
   replaced: 'precondition_failed',
   link: 'io_failed',
 } as const;
-
-function codeOfErrno(errno: string): 'tier_full' | 'busy' | 'io_failed' {
-  if (errno === 'ENOSPC' || errno === 'EDQUOT') return 'tier_full';
-  return errno === 'EMFILE' || errno === 'ENFILE' ? 'busy' : 'io_failed';
-}

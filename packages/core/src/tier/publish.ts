@@ -7,7 +7,6 @@ import {
   closeSync,
   constants,
   fdatasyncSync,
-  fstatSync,
   fsyncSync,
   lstatSync,
   mkdirSync,
@@ -27,12 +26,16 @@ export interface PublishRequest {
     readonly offset: number;
     readonly length: number;
     readonly crc32c: number | null;
+    /** The file must have this one when it is open. */
+    readonly etag?: string | undefined;
   }[];
   /** Absolute. Not there before, and not there afterwards. */
   readonly temporary: string;
   /** Absolute: where the file is in the end. */
   readonly path: string;
-  /** Those above `path`, below the root of the tier, from the top down. */
+  /** Of the tier. Absolute; it is there. */
+  readonly root: string;
+  /** Those above `path`, below the root, from the top down. */
   readonly directories: readonly string[];
   /** Of them: those that are not known to be there. */
   readonly makes: readonly string[];
@@ -88,18 +91,23 @@ export function publish(
   calls: PublishCalls,
   { copyRun, stopIfCancelled }: PublishHelp,
 ): FileIdentity {
-  const { temporary } = request;
+  const { temporary, directories, root } = request;
+  const fd = createTemporary(temporary, calls);
   let identity: FileIdentity;
+  let wereMadeAgain: boolean;
   try {
-    identity = fill(request, calls, copyRun);
+    fill(fd, request, calls, copyRun);
+    // After the close, which may set the time on a file server. It does not change with the name.
+    identity = identityOf(lstatSync(temporary, { bigint: true }));
     stopIfCancelled();
-    putInPlace(request, calls);
+    wereMadeAgain = putInPlace(request, calls);
   } catch (error) {
     tryUnlink(calls, temporary);
     throw error;
   }
+  const syncs = wereMadeAgain ? [...directories.toReversed(), root] : request.syncs;
   try {
-    for (const directory of request.syncs) calls.syncDirectory(directory);
+    for (const directory of syncs) calls.syncDirectory(directory);
   } catch (error) {
     const { message, code = '' } = error as NodeJS.ErrnoException;
     throw new MoverFailure('unsynced', message, { errno: code, unsynced: identity.etag });
@@ -107,33 +115,41 @@ export function publish(
   return identity;
 }
 
+/** What is there already is not ours to remove, and says nothing of the name: the next try takes another one. */
+function createTemporary(temporary: string, calls: PublishCalls): number {
+  try {
+    return calls.createFile(temporary);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    throw Object.assign(new Error(`${temporary} is there already`), { code: 'EAGAIN' });
+  }
+}
+
 function fill(
-  { sources, temporary }: PublishRequest,
+  fd: number,
+  { sources }: PublishRequest,
   calls: PublishCalls,
   copyRun: PublishHelp['copyRun'],
-): FileIdentity {
-  const fd = calls.createFile(temporary);
+): void {
   try {
     let at = 0;
     for (const source of sources) {
       const found = copyRun(source, fd, at);
       const { crc32c: expected } = source;
-      if (expected !== null && found !== expected)
-        throw new MoverFailure('mismatch', `${source.file} has another CRC32C`, {
-          expected,
-          found,
-        });
+      if (expected !== null && found !== expected) {
+        const message = `${source.file} has another CRC32C`;
+        throw new MoverFailure('mismatch', message, { expected, found });
+      }
       at += source.length;
     }
     calls.syncFile(fd);
-    // It does not change with the name.
-    return identityOf(fstatSync(fd, { bigint: true }));
   } finally {
     closeSync(fd);
   }
 }
 
-function putInPlace(request: PublishRequest, calls: PublishCalls): void {
+/** Says whether directories had to be made that were known to be there: somebody else took them away. */
+function putInPlace(request: PublishRequest, calls: PublishCalls): boolean {
   const { temporary, path, directories, makes } = request;
   for (let attempt = 1; ; attempt++) {
     try {
@@ -141,7 +157,7 @@ function putInPlace(request: PublishRequest, calls: PublishCalls): void {
       assertOwnPath(dirname(path));
       assertReplaceable(path, request.replaces);
       calls.rename(temporary, path);
-      return;
+      return attempt > 1;
     } catch (error) {
       const isGone = (error as NodeJS.ErrnoException).code === 'ENOENT';
       if (!isGone || attempt === ATTEMPTS) throw error;
@@ -181,6 +197,6 @@ function tryUnlink(calls: PublishCalls, path: string): void {
   try {
     calls.unlink(path);
   } catch {
-    // It was not made, or goes at the next start.
+    // It goes at the next start.
   }
 }

@@ -65,3 +65,22 @@ test('pieces are used again while much goes on, and given up a second after', ()
   vi.advanceTimersByTime(2000);
   expect(takeAll().filter((piece) => first.includes(piece))).toHaveLength(2);
 });
+
+test('a piece that a failed read may still write into goes to nobody else', async () => {
+  const pool = new BufferPool({
+    pieceBytes: 1024,
+    piecesMax: 2,
+    piecesKept: 2,
+    answerPiecesMax: 1,
+  });
+  const piece = pool.tryTakeForAnswer('peer') as Buffer;
+  const other = pool.tryTake() as Buffer;
+  const waiting = pool.take() as Promise<Buffer>;
+  pool.give(piece, { mayBeWritten: true });
+  const next = await waiting;
+  expect(next).not.toBe(piece);
+  pool.give(next);
+  pool.give(other, { mayBeWritten: true });
+  expect([pool.tryTake(), pool.tryTake()]).not.toContain(other);
+  expect(pool.lent).toEqual({ body: 2, answer: 0 });
+});

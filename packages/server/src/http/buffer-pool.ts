@@ -85,17 +85,20 @@ export class BufferPool {
     return piece;
   }
 
-  give(piece: Buffer): void {
+  /** `mayBeWritten`: a call that failed may still write into it, so nobody else gets it. */
+  give(piece: Buffer, { mayBeWritten = false } = {}): void {
     const holder = this.#lent.get(piece);
     assert(holder !== undefined, 'what comes back was lent, and comes back once');
     this.#lent.delete(piece);
     if (holder.use === 'answer') this.#endAnswer(holder.peer);
     const next = this.#waiting.shift();
     if (next !== undefined) {
-      this.#lent.set(piece, SENDER);
-      next(piece);
+      const other = mayBeWritten ? this.#make() : piece;
+      this.#lent.set(other, SENDER);
+      next(other);
       return;
     }
+    if (mayBeWritten) return;
     this.#free.push(piece);
     this.#trimLater();
   }
@@ -114,10 +117,14 @@ export class BufferPool {
 
   #lend(holder: Holder): Buffer | undefined {
     if (this.#lent.size >= this.#options.piecesMax) return undefined;
-    const piece = this.#free.pop() ?? Buffer.from(new SharedArrayBuffer(this.pieceBytes));
+    const piece = this.#free.pop() ?? this.#make();
     this.#lent.set(piece, holder);
     this.#lentMost = Math.max(this.#lentMost, this.#lent.size);
     return piece;
+  }
+
+  #make(): Buffer {
+    return Buffer.from(new SharedArrayBuffer(this.pieceBytes));
   }
 
   #endAnswer(peer: string): void {

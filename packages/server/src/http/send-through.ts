@@ -69,18 +69,24 @@ export async function loadAhead(
   outlet: Outlet,
   { start, end }: { readonly start: number; readonly end: number },
 ): Promise<Loaded[]> {
-  const borrowed: Loaded[] = [];
+  const borrowed: (Loaded & { giveUp(): void })[] = [];
   for (let at = start; at < end; ) {
     const piece = outlet.pieces.tryTakeForAnswer(outlet.peer);
     if (piece === undefined) break;
     const bytes = piece.subarray(0, Math.min(piece.length, end - at));
-    borrowed.push({ at, bytes, giveBack: () => outlet.pieces.give(piece) });
+    borrowed.push({
+      ...{ at, bytes },
+      giveBack: () => outlet.pieces.give(piece),
+      giveUp: () => outlet.pieces.give(piece, { mayBeWritten: true }),
+    });
     at += bytes.length;
   }
   const read = await Promise.allSettled(borrowed.map(({ at, bytes }) => outlet.fill(bytes, at)));
   const failed = read.find((result) => result.status === 'rejected');
   if (failed === undefined) return borrowed;
-  for (const part of borrowed) part.giveBack();
+  for (const [index, part] of borrowed.entries())
+    if (read[index]?.status === 'rejected') part.giveUp();
+    else part.giveBack();
   throw failed.reason;
 }
 
@@ -89,20 +95,29 @@ async function load(
   { start: at, end }: { readonly start: number; readonly end: number },
   isSlow: boolean,
 ): Promise<Loaded> {
-  const { bytes: whole, giveBack } = borrow(outlet, isSlow);
+  const { bytes: whole, giveBack, giveUp } = borrow(outlet, isSlow);
   const bytes = whole.subarray(0, Math.min(whole.length, end - at));
   try {
     await outlet.fill(bytes, at);
   } catch (error) {
-    giveBack();
+    giveUp();
     throw error;
   }
   return { at, bytes, giveBack };
 }
 
-function borrow({ pieces, peer }: Outlet, isSlow: boolean): { bytes: Buffer; giveBack(): void } {
+/** `giveUp`: after a read that failed, which may have been given up and not have ended (core's cut-tier.ts). */
+function borrow(
+  { pieces, peer }: Outlet,
+  isSlow: boolean,
+): { bytes: Buffer; giveBack(): void; giveUp(): void } {
   const piece = isSlow ? undefined : pieces.tryTakeForAnswer(peer);
-  if (piece !== undefined) return { bytes: piece, giveBack: () => pieces.give(piece) };
+  if (piece !== undefined)
+    return {
+      bytes: piece,
+      giveBack: () => pieces.give(piece),
+      giveUp: () => pieces.give(piece, { mayBeWritten: true }),
+    };
   const own = takeSmallBuffer(SMALL_BODY_BYTES);
-  return { bytes: own, giveBack: () => giveSmallBuffer(own) };
+  return { bytes: own, giveBack: () => giveSmallBuffer(own), giveUp: () => undefined };
 }

@@ -1,6 +1,6 @@
 /**
- * Buffers for small bodies, used again: a fresh one of this size costs more than the copy into it, its pages and the
- * collector's work included. None of them is counted or waited for; so few are kept that they are no matter of memory.
+ * Buffers for small bodies, used again: a fresh one of this size costs more than the copy into it. They are not counted, and
+ * nobody waits for one. A body of 16 KiB holds one of 64 KiB until its reader has taken it; some are kept when nobody needs them.
  */
 import { assert } from '@ebb/protocol';
 import { SMALL_BODY_BYTES } from '../limits.ts';

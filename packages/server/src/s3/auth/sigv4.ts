@@ -306,8 +306,9 @@ function recall<T>(known: Map<string, T>, text: string, parse: () => T): T {
   const found = known.get(text);
   if (found !== undefined) return found;
   const parsed = parse();
+  if (text.length > PARSED_CHARACTERS_MAX) return parsed;
   if (known.size >= PARSED_KEPT) known.clear();
-  if (text.length <= PARSED_CHARACTERS_MAX) known.set(text, parsed);
+  known.set(text, parsed);
   return parsed;
 }
 
