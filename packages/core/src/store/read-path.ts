@@ -21,6 +21,7 @@ import type {
 } from '../catalog/catalog.ts';
 import { storedSize } from '../encryption/vault.ts';
 import { EXTENTS_MAX, PRESIGNED_READ_SECONDS } from '../limits.ts';
+import { nextTurn } from '../next-turn.ts';
 import { parseAnyBucketName } from '../object-ref.ts';
 import { durabilityOfObject, shouldPromote } from '../placement/policy.ts';
 import { isPrivateName, ownName } from '../placement/remote-names.ts';
@@ -68,6 +69,9 @@ const READ_LOOKUPS_MAX = 3;
 const READS_REMEMBERED_MIN = 32_768;
 /** A larger object in tier 2 that is read through us is fetched as it is read. */
 const FETCHED_WHOLE_BYTES_MAX = 8 * MiB;
+
+/** Names of a listing that are looked up in one turn: some 5 ms. */
+const LISTED_AT_ONCE = 1000;
 
 export class ReadPath {
   readonly #parts: StoreParts;
@@ -117,14 +121,25 @@ export class ReadPath {
     return view;
   }
 
+  /** A long page comes in several turns of the event loop: it is no picture of one moment. */
   async list(
     bucket: string,
     options: ListOptions,
   ): Promise<{ objects: readonly ObjectView[]; prefixes: readonly string[]; next: string | null }> {
-    const { objects: found, ...page } = await this.listRecords(bucket, options);
     const objects: ObjectView[] = [];
-    for (const object of found) objects.push(await this.view(object));
-    return { objects, ...page };
+    const prefixes: string[] = [];
+    let { startAfter } = options;
+    for (;;) {
+      const left = options.limit - objects.length - prefixes.length;
+      const limit = Math.min(left, LISTED_AT_ONCE);
+      const page = await this.listRecords(bucket, { ...options, startAfter, limit });
+      for (const object of page.objects) objects.push(await this.view(object));
+      prefixes.push(...page.prefixes);
+      if (page.next === null || left <= LISTED_AT_ONCE)
+        return { objects, prefixes, next: page.next };
+      startAfter = page.next;
+      await nextTurn();
+    }
   }
 
   async listRecords(bucket: string, options: ListOptions): Promise<ListPage> {
