@@ -130,6 +130,8 @@ async function openCampaign({
   return await Campaign.open({ node, store, proxy, disk, seed, only, quick, roundsMax });
 }
 
+const PROBLEM_LOG_CHARACTERS = 20_000;
+
 class Campaign implements AsyncDisposable {
   readonly report: CampaignReport;
   readonly #node: NodeProcess;
@@ -192,6 +194,7 @@ class Campaign implements AsyncDisposable {
 
   async round(): Promise<void> {
     const number = ++this.report.rounds;
+    const problemsBefore = this.report.problems.length;
     const names = BUCKETS.flatMap((bucket) =>
       Array.from({ length: KEYS }, (_, key): Name => ({ bucket, key: `r${number}/k${key}` })),
     );
@@ -215,6 +218,10 @@ class Campaign implements AsyncDisposable {
     await lanes;
     await this.#recover(fault);
     await this.#judge(names);
+    if (this.report.problems.length > problemsBefore) {
+      const log = this.#node.log().slice(-PROBLEM_LOG_CHARACTERS);
+      this.#problem(`that was round ${number}, ${fault.name}; the end of the node's log:\n${log}`);
+    }
     for (const bucket of BUCKETS) await this.#access.local.deletePrefix(bucket, `r${number}/`);
     this.#history.forget();
     if (number === this.#warmRounds) this.report.rssBytes.warm = rssOf(this.#node.pid);
