@@ -102,6 +102,15 @@ function publishingBy(calls: PublishCalls): Mover {
   return { ...mover, publish: here.publish };
 }
 
+/** A mover that does something else before each file that it publishes. */
+function publishingAfter(work: () => Promise<void>): Mover {
+  const publish: Mover['publish'] = async (request) => {
+    await work();
+    return await mover.publish(request);
+  };
+  return { ...mover, publish };
+}
+
 class WorkerHere extends EventEmitter {
   readonly #tasks: MoverTasks;
   constructor(tasks: MoverTasks) {
@@ -150,13 +159,7 @@ for (const call of [
 test('a conflict that comes up between accepts and put is name_invalid, so that the fallback name is taken', async () => {
   const root = await tempDir();
   let before: (() => Promise<void>) | undefined;
-  const slowMover: Mover = {
-    ...mover,
-    publish: async (request) => {
-      await before?.();
-      return await mover.publish(request);
-    },
-  };
+  const slowMover = publishingAfter(async () => await before?.());
   const tier = await openTier({ root, publisher: slowMover });
   const file = await localFile();
   before = async () => {
@@ -220,13 +223,7 @@ test('a name whose directories could not be synced in the end is taken back', as
   const root = await tempDir();
   let isFailing = false;
   let before = async (): Promise<void> => undefined;
-  const publisher: Mover = {
-    ...mover,
-    publish: async (request) => {
-      await before();
-      return await mover.publish(request);
-    },
-  };
+  const publisher = publishingAfter(() => before());
   const fs: DirectoryFs = {
     ...nodeDirectoryFs,
     syncDirectory: async (path) => {
@@ -248,13 +245,7 @@ test('a name whose directories could not be synced in the end is taken back', as
 test('a copy whose source is replaced while it waits for the mover is refused', async () => {
   const root = await tempDir();
   let before = async (): Promise<void> => undefined;
-  const publisher: Mover = {
-    ...mover,
-    publish: async (request) => {
-      await before();
-      return await mover.publish(request);
-    },
-  };
+  const publisher = publishingAfter(() => before());
   const tier = await openTier({ root, publisher });
   const { etag } = await putFile(tier, 'k/from', await localFile(), facts);
   before = async () => {
@@ -290,11 +281,11 @@ test('a worker that dies while it fills a file leaves none', async () => {
 test('what is there under the name of a temporary file is no conflict of the object, and stays', async () => {
   const root = await tempDir();
   const tier = await openTier({ root });
-  await mkdir(join(root, '.ebb-tmp/node-1/1'));
+  await writeFile(join(root, '.ebb-tmp/node-1/1'), 'theirs');
   const first = putFile(tier, 'k/a', await localFile(), facts);
   await expect(first).rejects.toMatchObject({ code: 'io_failed', details: { errno: 'EAGAIN' } });
   await putFile(tier, 'k/a', await localFile(), facts);
-  expect(everythingIn(root)).toEqual(['.ebb-tmp/node-1/1/', 'k/', 'k/a']);
+  expect(everythingIn(root)).toEqual(['.ebb-tmp/node-1/1', 'k/', 'k/a']);
 });
 
 test('no name and no link leads outside the root, for any method', async () => {

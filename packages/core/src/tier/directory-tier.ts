@@ -377,8 +377,8 @@ class DirectoryTier implements RemoteTier {
       const etag = made?.etag ?? unsyncedEtag(error);
       // Visible but perhaps not durable is neither all nor nothing.
       if (etag !== undefined) await this.#unlinkUnchanged(name, path, etag).catch(() => undefined);
-      // A worker that died left it. If it died after the rename, the name is there, and the next try replaces it.
-      await this.#fs.unlink(temporary).catch(() => undefined);
+      // Died after the rename, it left the name, which the next try replaces.
+      if (isWorkerDead(error)) await this.#fs.unlink(temporary).catch(() => undefined);
       if (!BEFORE_DIRECTORIES.has(codeOf(error))) await this.#removeEmptyAbove(path);
       throw this.#putError(name, error);
     }
@@ -583,7 +583,12 @@ function codeOf(error: unknown): unknown {
   return isStoreError(error) ? error.code : undefined;
 }
 
-/** Of a file that was put in its place, and whose directory could not be synced. */
+/** A worker that lives says which call failed, and takes its temporary file away. */
+function isWorkerDead(error: unknown): boolean {
+  return isStoreError(error, 'io_failed') && error.details['errno'] === undefined;
+}
+
+/** The ETag of a file that is in its place, and whose directory could not be synced. */
 function unsyncedEtag(error: unknown): string | undefined {
   const etag = isStoreError(error) ? error.details['unsynced'] : undefined;
   return typeof etag === 'string' ? etag : undefined;
