@@ -305,7 +305,10 @@ export interface ObjectStore {
   /** Local file ranges and a lease on them. Counts as use. Extents in tier 2 only are brought up first when there is room, else come with path ''. */
   open(owner: Owner, ref: ObjectRef, options?: OpenOptions): Promise<OpenedObject>;
   release(owner: Owner, leaseIds: readonly number[]): void;
-  /** Reads exactly `target.length` bytes of an opened object, from whatever tier. @throws `lease_not_found`, `range_invalid`, `data_lost` */
+  /**
+   * Reads exactly `target.length` bytes of an opened object, from whatever tier. @throws `lease_not_found`, `range_invalid`,
+   * `data_lost`; `superseded` for a version in tier 2 alone that was replaced or deleted meanwhile
+   */
   read(owner: Owner, leaseId: number, target: Uint8Array, position: number): Promise<void>;
   /** Reads from a blob by id, for batched ranges; the blob must be live or leased. */
   readBlob(blobId: number, target: Uint8Array, position: number): Promise<void>;

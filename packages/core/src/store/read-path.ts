@@ -295,12 +295,24 @@ export class ReadPath {
         { position, end, sizeBytes: lease.object.sizeBytes },
       );
     }
-    for (const { blobId, offset, length, start } of await this.#extentsWithin(lease, position, end))
-      await this.readBlob(
-        blobId,
-        target.subarray(start - position, start - position + length),
-        offset,
-      );
+    try {
+      for (const extent of await this.#extentsWithin(lease, position, end)) {
+        const { blobId, offset, length, start } = extent;
+        const from = start - position;
+        await this.readBlob(blobId, target.subarray(from, from + length), offset);
+      }
+    } catch (error) {
+      throw await this.#lostOrGone(lease.object, error);
+    }
+  }
+
+  /** Bytes in tier 2 are held by no lease: of a version that was replaced or deleted meanwhile nothing was lost. */
+  async #lostOrGone({ bucket, key, version }: ObjectRecord, error: unknown): Promise<unknown> {
+    if (!isStoreError(error, 'data_lost')) return error;
+    const now = await this.#parts.catalog.findObject(bucket, key);
+    if (now?.version === version) return error;
+    const message = `${bucket}/${key} was replaced or deleted while it was read; open it again`;
+    return new StoreError('superseded', message, { bucket, key }, error);
   }
 
   async #extentsWithin(
