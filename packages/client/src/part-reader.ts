@@ -44,6 +44,7 @@ const GONE = [
   'data_corrupt',
   'precondition_failed',
   'lease_not_found',
+  'superseded',
 ] as const satisfies readonly StoreErrorCode[];
 
 /** @throws `not_found` for a part that the plan does not have */

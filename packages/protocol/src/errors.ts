@@ -99,8 +99,9 @@ export const ERRORS = {
   },
   superseded: {
     retry: 'never',
-    means: 'A newer attempt holds this place; the late commit was refused.',
-    remedy: 'Nothing: the newer attempt holds.',
+    means:
+      'A newer attempt or version holds this place: the late commit was refused, or what was read is no longer kept.',
+    remedy: 'For a commit nothing: the newer attempt holds. For a read: open the object again.',
   },
   range_invalid: {
     retry: 'never',

@@ -139,7 +139,7 @@ describe('reading', () => {
     expect(await file.read(1000, 10)).toEqual(Buffer.alloc(0));
   });
 
-  test('through the daemon, a version that was replaced can be read for as long as its file is kept, and then says that it is lost', async () => {
+  test('through the daemon, a version that was replaced can be read for as long as its file is kept, and is superseded after that', async () => {
     const clock = createTestClock();
     const at = await open({ clock, settings: { limboMs: 30_000 } });
     await at.put('mem', 'k', bytes(1000, 1));
@@ -148,7 +148,7 @@ describe('reading', () => {
     await clock.advance(29_000);
     expect(await file.read(0, 1000)).toEqual(bytes(1000, 1));
     for (let second = 0; second < 5; second++) await clock.advance(1000);
-    await vi.waitFor(async () => expect(await codeOf(file.read(0, 1000))).toBe('data_lost'));
+    await vi.waitFor(async () => expect(await codeOf(file.read(0, 1000))).toBe('superseded'));
   });
 
   test('a version in tier 2 alone, with no room above, is read from there, and goes with its replacement', async () => {
@@ -162,7 +162,7 @@ describe('reading', () => {
     const file = await openFile(at, 'k', { read: true });
     expect((await file.read(0, MiB)).equals(bytes(MiB))).toBe(true);
     await at.put('mem', 'k', bytes(10));
-    expect(await codeOf(file.read(0, MiB))).toBe('data_lost');
+    expect(await codeOf(file.read(0, MiB))).toBe('superseded');
   });
 
   test('an open file shows the version it was opened at, whatever happens to the name', async () => {

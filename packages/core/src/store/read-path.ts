@@ -309,8 +309,7 @@ export class ReadPath {
   /** Bytes in tier 2 are held by no lease: of a version that was replaced or deleted meanwhile nothing was lost. */
   async #lostOrGone({ bucket, key, version }: ObjectRecord, error: unknown): Promise<unknown> {
     if (!isStoreError(error, 'data_lost')) return error;
-    const now = await this.#parts.catalog.findObject(bucket, key);
-    if (now?.version === version) return error;
+    if ((await this.#parts.catalog.findVersion(bucket, key, version)) !== undefined) return error;
     const message = `${bucket}/${key} was replaced or deleted while it was read; open it again`;
     return new StoreError('superseded', message, { bucket, key }, error);
   }

@@ -196,7 +196,7 @@ final class ShuffleReads {
         missing = row;
         moved = true;
       } catch (EbbException e) {
-        boolean again = e.is("not_found") || ((e.is("data_corrupt") || e.is("data_lost")) && tries + 1 < TRIES);
+        boolean again = e.is("not_found") || e.is("superseded") || ((e.is("data_corrupt") || e.is("data_lost")) && tries + 1 < TRIES);
         if (!again) throw e;
         // A recycled file under a row that is out of date looks corrupt: ask again before believing it.
         if (e.is("data_lost") || (e.is("data_corrupt") && moved)) suspectIn(session, output, output.attemptId);
