@@ -30,9 +30,12 @@ export const HELD_PATIENCE_MS = 1_000;
 export const PIPELINED_REQUESTS_MAX = 64;
 /** First room for a body that does not tell its length; the store doubles it. */
 export const UNKNOWN_LENGTH_RESERVE_BYTES = 1 * MiB;
-/** Of a refused upload, at most this much is still read so that its sender sees the answer; then the connection is cut. */
-export const REFUSED_BODY_BYTES_MAX = 4 * MiB;
-export const REFUSED_BODY_MS_MAX = 5_000;
+/**
+ * Of a refused upload, at most this much is still read so that its sender sees the answer; then the connection is cut. Parts
+ * of an upload fit in: they have 8 MiB with boto3, 16 and 32 MiB elsewhere.
+ */
+export const REFUSED_BODY_BYTES_MAX = 64 * MiB;
+export const REFUSED_BODY_MS_MAX = 10_000;
 
 /** A key has up to 1024 bytes, three characters each when percent-encoded; and user metadata. */
 export const HEADER_BYTES_MAX = 32 * KiB;

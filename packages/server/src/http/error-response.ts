@@ -1,6 +1,7 @@
 /** The one place where error codes become HTTP. A new code does not compile until it is mapped here. */
 import type { ServerResponse } from 'node:http';
 import { HEADERS, isStoreError, StoreError, type StoreErrorCode } from '@ebb/protocol';
+import { endWhenHeard } from './refused-body.ts';
 
 interface HttpMapping {
   readonly status: number;
@@ -107,9 +108,7 @@ export function sendError(response: ServerResponse, error: StoreError): void {
   }
   const answer = errorAnswer(error);
   for (const name of response.getHeaderNames()) response.removeHeader(name);
-  response.writeHead(answer.status, {
-    ...answer.headers,
-    'content-length': Buffer.byteLength(answer.body),
-  });
-  response.end(answer.body);
+  const body = Buffer.from(answer.body);
+  response.writeHead(answer.status, { ...answer.headers, 'content-length': body.length });
+  endWhenHeard(response, body);
 }

@@ -10,6 +10,7 @@ import {
 } from 'node:http';
 import type { Socket } from 'node:net';
 import { HEADERS, type StoreErrorCode } from '@ebb/protocol';
+import { endWhenHeard } from './refused-body.ts';
 
 interface Refusal {
   readonly status: 400 | 405 | 501 | 503;
@@ -61,16 +62,16 @@ export function wellFormed(listener: RequestListener): RequestListener {
 
 /** Where a request's body ends may not be certain: so the connection ends with the answer. */
 export function refuse(response: ServerResponse, { status, reason, allow }: Refusal): void {
-  const body = `${reason}\n`;
+  const body = Buffer.from(`${reason}\n`);
   response.writeHead(status, {
     'content-type': 'text/plain',
-    'content-length': Buffer.byteLength(body),
+    'content-length': body.length,
     [HEADERS.errorCode]: CODES[status],
     ...(allow === undefined ? {} : { allow }),
     ...(status === 503 ? { 'retry-after': '1' } : {}),
     connection: 'close',
   });
-  response.end(body);
+  endWhenHeard(response, body, { isLast: true });
 }
 
 const CODES = {

@@ -1,7 +1,7 @@
 /** What every HTTP request gets, whatever surface answers it: it is measured, and its body is bounded once it was refused. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { REFUSED_BODY_BYTES_MAX, REFUSED_BODY_MS_MAX } from '../limits.ts';
 import type { Metrics } from '../metrics.ts';
+import { boundRefusedBody } from './refused-body.ts';
 
 const METHODS = new Set(['GET', 'HEAD', 'PUT', 'POST', 'DELETE']);
 
@@ -22,23 +22,5 @@ export function watchRequest(
       status: response.statusCode,
       seconds: (performance.now() - startedMs) / 1000,
     });
-  });
-}
-
-/**
- * A request that was answered before its body had come: Node reads the rest and drops it, so that the answer arrives and
- * the connection stays of use. That must not go on for a body of many GiB.
- */
-function boundRefusedBody(request: IncomingMessage): void {
-  if (request.complete || request.destroyed) return;
-  let bytes = 0;
-  const cut = (): void => {
-    request.destroy();
-  };
-  const timer = setTimeout(cut, REFUSED_BODY_MS_MAX);
-  request.once('close', () => clearTimeout(timer));
-  request.on('data', (chunk: Buffer) => {
-    bytes += chunk.length;
-    if (bytes > REFUSED_BODY_BYTES_MAX) cut();
   });
 }
