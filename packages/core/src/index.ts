@@ -40,6 +40,7 @@ export { versionIdOf } from './store/versions.ts';
 export { openDirectoryTier } from './tier/directory-tier.ts';
 export { openFileTier } from './tier/file-tier.ts';
 export { errnoOf } from './tier/fs-error.ts';
+export { makeDirectories } from './tier/make-directories.ts';
 export { createMover } from './tier/mover.ts';
 export {
   assertTrustedParent,

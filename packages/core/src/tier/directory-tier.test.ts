@@ -75,6 +75,25 @@ test('deleting takes away directories that became empty, and no others', async (
   expect(everythingIn(root)).toEqual([]);
 });
 
+test('a directory deeper than any path of the system is passed over, and what lies beside it is listed', async () => {
+  const root = await tempDir();
+  const tier = await openTier({ root });
+  await putFile(tier, 'k/z', await localFile(), facts);
+  const deep = Array.from({ length: 10 }, () => 'd'.repeat(250)).join('/');
+  const [above, below] = [join(root, 'k', deep), join(await tempDir(), deep)];
+  for (const directory of [above, below]) await mkdir(directory, { recursive: true });
+  await writeFile(join(above, 'file'), '');
+  const [top, moved] = [below.slice(0, -deep.length), join(above, 'moved')];
+  await rename(join(top, 'd'.repeat(250)), moved);
+  const names: string[] = [];
+  try {
+    for await (const { name } of tier.list('')) names.push(name);
+  } finally {
+    await rename(moved, join(top, 'd'.repeat(250))); // else nothing removes it
+  }
+  expect(names.sort()).toEqual([`k/${deep}/file`, 'k/z']);
+});
+
 test('after any failed put there is neither a temporary file nor an empty directory', async () => {
   const root = await tempDir();
   const tier = await openTier({ root });

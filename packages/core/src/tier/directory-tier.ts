@@ -25,7 +25,6 @@ import {
   type FileHandle,
   link,
   lstat,
-  mkdir,
   open,
   opendir,
   readdir,
@@ -44,6 +43,7 @@ import {
 } from '../limits.ts';
 import { identityOf } from './file-identity.ts';
 import { errnoOf, isMissing, toStoreError } from './fs-error.ts';
+import { makeDirectories } from './make-directories.ts';
 import { createMover } from './mover.ts';
 import { explainPathError } from './own-paths.ts';
 import type { PublishRequest } from './publish.ts';
@@ -98,10 +98,10 @@ export async function openDirectoryTier(options: DirectoryTierOptions): Promise<
   assert(isAbsolute(options.root), "a tier's root is an absolute path");
   assert(/^[A-Za-z0-9_-]+$/.test(nodeId), 'a node id is a plain file name');
   try {
-    await mkdir(options.root, { recursive: true, mode: 0o2770 });
+    await makeDirectories(options.root, { mode: 0o2770 });
     const root = await realpath(options.root);
     const temporary = join(root, TEMPORARY, nodeId);
-    await mkdir(temporary, { recursive: true, mode: 0o2770 });
+    await makeDirectories(temporary, { mode: 0o2770 });
     await assertOwnTemporary(temporary);
     // They are this node's alone, and it just started: nobody writes them any more. What cannot be removed does no harm.
     for (const name of await readdir(temporary))
@@ -342,8 +342,11 @@ class DirectoryTier implements RemoteTier {
       for await (const entry of await opendir(join(this.#root, above))) {
         const name = above + entry.name;
         if (!name.startsWith(prefix) || name === TEMPORARY) continue;
-        if (entry.isDirectory()) yield* this.#walk(`${name}/`, prefix);
-        else if (entry.isFile() && findSegments(name) !== undefined) {
+        if (entry.isDirectory()) {
+          // What lies deeper than any name of ours is somebody else's, and its path may be longer than the system takes.
+          if (Buffer.byteLength(name) < REMOTE_NAME_BYTES_MAX)
+            yield* this.#walk(`${name}/`, prefix);
+        } else if (entry.isFile() && findSegments(name) !== undefined) {
           const path = join(this.#root, name);
           const stats = await lstat(path, { bigint: true }).catch(() => undefined);
           if (stats?.isFile() === true) yield { name, ...identityOf(stats) };

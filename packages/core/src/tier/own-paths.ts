@@ -19,7 +19,6 @@ import {
   constants,
   fsyncSync,
   lstatSync,
-  mkdirSync,
   openSync,
   readFileSync,
   readlinkSync,
@@ -32,6 +31,7 @@ import { userInfo } from 'node:os';
 import { dirname, join, parse, resolve, sep } from 'node:path';
 import { StoreError } from '@ebb/protocol';
 import { errnoOf, isMissing, isNoRoom } from './fs-error.ts';
+import { makeDirectoriesSync } from './make-directories.ts';
 
 export interface OwnDirectory {
   readonly path: string;
@@ -53,7 +53,7 @@ export function openOwnDirectory(
 ): { readonly isNew: boolean } {
   assertTrustedPath({ path, setting });
   try {
-    const isNew = mkdirSync(path, { recursive: true, mode: options.mode }) !== undefined;
+    const isNew = makeDirectoriesSync(path, { mode: options.mode });
     // Somebody may have been quicker to make it.
     assertTrustedPath({ path, setting });
     if (options.closes !== false) closeTo(path, WRITABLE_BY_OTHERS);

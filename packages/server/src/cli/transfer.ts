@@ -1,7 +1,8 @@
 /** Bytes between local files and objects, one or many at a time. */
-import { mkdir, open, opendir, rename, rm, stat } from 'node:fs/promises';
+import { open, opendir, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join, relative, resolve, sep } from 'node:path';
 import type { EbbClient, ObjectName, PutOptions } from '@ebb/client';
+import { makeDirectories } from '@ebb/core';
 import { MiB, StoreError } from '@ebb/protocol';
 import type { Progress } from './progress.ts';
 import type { Session } from './session.ts';
@@ -99,7 +100,7 @@ export async function downloadFile(
   file: string,
   options: { readonly progress: Progress },
 ): Promise<Transferred> {
-  await mkdir(dirname(file), { recursive: true });
+  await makeDirectories(dirname(resolve(file)));
   const part = join(dirname(file), `.${basename(file)}.ebb-${process.pid}.part`);
   const target = await open(part, 'w');
   try {

@@ -1,13 +1,14 @@
 /** Files that appear when they are whole. */
-import { mkdir, open, rename, rm } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { open, rename, rm } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
+import { makeDirectories } from '@ebb/core';
 
 /** Bytes go to the end; the file is there, under its name, when `work` has resolved. */
 export async function writeWhole(
   path: string,
   work: (write: (bytes: Uint8Array) => Promise<void>) => Promise<void>,
 ): Promise<void> {
-  await mkdir(dirname(path), { recursive: true });
+  await makeDirectories(dirname(resolve(path)));
   const part = join(dirname(path), `.${basename(path)}.ebb-${process.pid}.part`);
   const file = await open(part, 'w');
   try {
