@@ -25,15 +25,27 @@ export interface ByteBudgetOptions {
 }
 
 export class ByteBudget {
-  readonly capacityBytes: number;
+  #capacityBytes: number;
   readonly #waitersMax: number;
   #usedBytes = 0;
   readonly #waiters = new Set<Waiter>();
 
   constructor({ capacityBytes, waitersMax = 1024 }: ByteBudgetOptions) {
     assertBytes(capacityBytes);
-    this.capacityBytes = capacityBytes;
+    this.#capacityBytes = capacityBytes;
     this.#waitersMax = waitersMax;
+  }
+
+  get capacityBytes(): number {
+    return this.#capacityBytes;
+  }
+
+  /** Never less than it was: what was granted stays granted. */
+  growTo(capacityBytes: number): void {
+    assertBytes(capacityBytes);
+    if (capacityBytes <= this.#capacityBytes) return;
+    this.#capacityBytes = capacityBytes;
+    this.#grantWaiting();
   }
 
   get usedBytes(): number {

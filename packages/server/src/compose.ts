@@ -21,7 +21,7 @@ import {
 import { isStoreError, StoreError } from '@ebb/protocol';
 import { openShuffleService } from '@ebb/shuffle';
 import type { Logger } from 'pino';
-import { isLoopback, type NodeConfig } from './config.ts';
+import { DISK_PART, isLoopback, type NodeConfig } from './config.ts';
 import { planDescriptors, readDescriptorLimit } from './descriptors.ts';
 import { FrameServer } from './frames/frame-server.ts';
 import { describeHolder, findLockHolder } from './holders.ts';
@@ -240,6 +240,7 @@ async function openStore(
       // The catalog lies on the same file system: a tier that took the last of it would take the deletions along.
       spareBytes: catalogSpareBytes(config.dataDir),
       capacityBytes: config.diskLimitBytes,
+      ...(config.diskLimitGrows ? { growsToPart: DISK_PART } : {}),
       recycle: false,
       handlesMax,
       poolBytesMax: 0,

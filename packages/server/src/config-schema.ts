@@ -47,7 +47,7 @@ export const configSchema = z.object({
   diskLimit: bytes.optional().meta({
     value: 'SIZE',
     means: 'most bytes the disk tier may hold',
-    default: '80% of what is free, own files counted as free',
+    default: '80% of what is free, own files counted as free; grows when others give back room',
   }),
   remote: z.string().optional().meta({
     value: 'URL',

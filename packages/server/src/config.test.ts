@@ -46,6 +46,7 @@ describe('defaults', () => {
       dataDir: '/home/ann/.local/share/ebb',
       memoryLimitBytes: 4 * GiB,
       diskLimitBytes: 48 * GiB,
+      diskLimitGrows: true,
       remotes: { own: { directory: '/home/ann/.local/share/ebb/remote' } },
       listen: { host: '127.0.0.1', port: 9700 },
       socketPath: '/home/ann/.local/share/ebb/ebb.sock',

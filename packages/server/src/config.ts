@@ -29,6 +29,8 @@ export interface NodeConfig {
   readonly memoryDir: string;
   readonly memoryLimitBytes: number;
   readonly diskLimitBytes: number;
+  /** The limit is no setting, but a part of what is free: it grows when others give back room. */
+  readonly diskLimitGrows: boolean;
   readonly remotes: RemotesConfig;
   /** null: buckets cannot be encrypted. */
   readonly encryptionKeys: Keyring | null;
@@ -80,6 +82,8 @@ export interface ConfigHost {
 }
 
 /** A Unix socket's path may have 107 bytes and a NUL. */
+/** Of what is free on the file system and its own, for the disk tier without `--disk-limit`. */
+export const DISK_PART = 0.8;
 const SOCKET_PATH_BYTES_MAX = 107;
 /** Names in the environment that are ours and not the node's. */
 const OTHER_ENV = new Set([
@@ -207,7 +211,7 @@ function resolveConfig(input: Resolving): NodeConfig {
   const diskSpace = host.space(dataDir);
   const diskLimitBytes =
     settings.diskLimit ??
-    Math.floor((diskSpace.freeBytes + host.usedBytes(join(dataDir, 'disk'))) * 0.8);
+    Math.floor((diskSpace.freeBytes + host.usedBytes(join(dataDir, 'disk'))) * DISK_PART);
   if (diskLimitBytes > diskSpace.totalBytes)
     complain(
       'diskLimit',
@@ -275,6 +279,7 @@ function resolveConfig(input: Resolving): NodeConfig {
     memoryDir,
     memoryLimitBytes,
     diskLimitBytes,
+    diskLimitGrows: settings.diskLimit === undefined,
     remotes: resolveRemotes(input, dataDir),
     encryptionKeys: resolveEncryptionKeys(input),
     spoolBytesMax: settings.spoolLimit ?? null,

@@ -219,6 +219,30 @@ test('a file system without room is noticed when room is asked for, also when ot
   expect(tier.create(5, MiB)).toBeDefined();
 });
 
+test('a tier that was opened on a full file system grows when others give back room, and only by its part', async () => {
+  const root = await smallTmpfs(8 * MiB);
+  if (root === undefined) return;
+  await writeFile(join(root, '..others'), Buffer.alloc(7 * MiB));
+  const small = { root: join(root, 'tier'), clock: impatientClock(), capacityBytes: 512 * KiB };
+  const tier = await openTier({ ...small, growsToPart: 0.8 });
+  expect(tier.create(1, 2 * MiB)).toBeUndefined();
+  await rm(join(root, '..others'));
+  tier.availableBytes(); // as each sweep asks
+  expect(tier.create(1, 2 * MiB)).toBeDefined();
+  const { capacityBytes } = tier.usage();
+  expect(capacityBytes).toBeGreaterThan(6 * MiB);
+  expect(capacityBytes).toBeLessThanOrEqual(0.8 * 8 * MiB);
+  await tier.write(1, bytesOf(2 * MiB, 1), 0);
+  tier.availableBytes();
+  expect(tier.usage().capacityBytes - capacityBytes).toBeLessThan(256 * KiB); // its own files count as free
+  await writeFile(join(root, '..others'), Buffer.alloc(2 * MiB));
+  tier.availableBytes();
+  expect(tier.usage().capacityBytes).toBeGreaterThanOrEqual(capacityBytes);
+  const fixed = await openTier({ ...small, root: join(root, 'fixed') });
+  fixed.availableBytes();
+  expect(fixed.usage().capacityBytes).toBe(512 * KiB);
+});
+
 test('a full file system is tier_full for the writer, and writing goes on when there is room', async () => {
   const root = await smallTmpfs(8 * MiB);
   if (root === undefined) return;

@@ -73,6 +73,8 @@ export interface FileTierOptions {
   /** The flag of the setting that names the root, for messages. */
   readonly setting?: string;
   readonly capacityBytes: number;
+  /** Grows to this part of what is free and its own, when others give back room. 0 to 1; without it the capacity stays. */
+  readonly growsToPart?: number;
   /** Left to others of the same file system: never promised. Default 0. */
   readonly spareBytes?: number;
   /** Use files again. Worth it on tmpfs; on disk a file's pages are gone from memory anyway. */
@@ -119,6 +121,7 @@ class FileTier implements LocalTier {
   readonly #layout: TierRoot;
   readonly #isTmpfs: boolean;
   readonly #spareBytes: number;
+  readonly #growsToPart: number;
   readonly #recycle: boolean;
   readonly #poolBytesMax: number;
   readonly #poolFilesMax: number;
@@ -143,6 +146,7 @@ class FileTier implements LocalTier {
     this.#layout = layout;
     this.#isTmpfs = layout.isTmpfs;
     this.#spareBytes = options.spareBytes ?? 0;
+    this.#growsToPart = options.growsToPart ?? 0;
     this.#recycle = options.recycle;
     this.#poolBytesMax = options.recycle ? options.poolBytesMax : 0;
     this.#poolFilesMax = options.recycle ? (options.poolFilesMax ?? POOL_FILES_MAX) : 0;
@@ -166,7 +170,15 @@ class FileTier implements LocalTier {
     // Where there was no room for the directories there may be by now: nothing else would notice.
     if (!this.#layout.isLaidOut()) return 0;
     this.#measureHeadroom();
+    this.#grow();
     return this.#headroomBytes;
+  }
+
+  #grow(): void {
+    if (this.#growsToPart === 0 || !Number.isFinite(this.#headroomBytes)) return;
+    // The headroom leaves out what was promised, and the budget counts it: the sum is what is free and what is ours.
+    const wholeBytes = this.#headroomBytes + this.#spareBytes + this.#budget.usedBytes;
+    this.#budget.growTo(Math.max(0, Math.floor(wholeBytes * this.#growsToPart)));
   }
 
   create(blobId: number, reserveBytes: number): LocalBlob | undefined {
