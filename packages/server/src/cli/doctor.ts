@@ -67,5 +67,9 @@ async function print(findings: readonly Finding[]): Promise<void> {
     { title: 'found', cell: ({ says }) => says },
   ]);
   const count = (level: string): number => findings.filter((one) => one.level === level).length;
-  await printLine(`\n${count('ok')} ok, ${count('warn')} warnings, ${count('fail')} failures`);
+  const counted = (level: string, word: string): string =>
+    `${count(level)} ${word}${count(level) === 1 ? '' : 's'}`;
+  await printLine(
+    `\n${count('ok')} ok, ${counted('warn', 'warning')}, ${counted('fail', 'failure')}`,
+  );
 }

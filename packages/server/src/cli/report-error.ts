@@ -9,10 +9,13 @@ export function reportError(error: unknown, options: { readonly json: boolean })
     else say(`ebb: ${message} (${code})${hint(code)}`);
     return EXIT_OF_CODE[code];
   }
-  const { code, message, stack } = error as NodeJS.ErrnoException;
+  const { code, message, path, stack } = error as NodeJS.ErrnoException;
   if (typeof code === 'string' && /^E[A-Z0-9]+$/.test(code)) {
-    // A local file of the caller's; Node's message has the path and the reason.
-    say(options.json ? JSON.stringify({ error: { code, message } }) : `ebb: ${message}`);
+    // A local file of the caller's.
+    const known = LOCAL[code];
+    const text =
+      known === undefined || path === undefined ? message : `${path}: ${known} (${code})`;
+    say(options.json ? JSON.stringify({ error: { code, message: text } }) : `ebb: ${text}`);
     return code === 'ENOENT' ? EXIT.notFound : code === 'ENOSPC' ? EXIT.noRoom : EXIT.failed;
   }
   say(
@@ -22,6 +25,15 @@ export function reportError(error: unknown, options: { readonly json: boolean })
   );
   return EXIT.failed;
 }
+
+const LOCAL: Readonly<Record<string, string>> = {
+  ENOENT: 'there is no such file or directory here; check the path',
+  EACCES: 'this user may not; check the owner and the mode of the file and of its directory',
+  EISDIR: 'it is a directory; name a file',
+  ENOTDIR: 'a part of the path is a file',
+  ENOSPC: 'the file system has no room left; make room, or name a place on another one',
+  EROFS: 'the file system is read-only; name a place on another one',
+};
 
 function hint(code: string): string {
   if (code === 'node_unreachable')

@@ -16,7 +16,6 @@ import org.apache.spark.api.java.JavaSparkContext;
 import org.apache.spark.sql.SparkSession;
 import org.ebb.client.RealNode;
 import org.ebb.client.RealNodeExtension;
-import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.extension.RegisterExtension;
@@ -88,7 +87,6 @@ class DriverLivesTest {
   }
 
   @Test
-  @Tag("every-line")
   void driversWithOneApplicationIdShareNothingAndTheEndOfOneLeavesTheOther() throws Exception {
     Process first = startDriver();
     try (BufferedReader out = new BufferedReader(new java.io.InputStreamReader(first.getInputStream(), StandardCharsets.UTF_8))) {

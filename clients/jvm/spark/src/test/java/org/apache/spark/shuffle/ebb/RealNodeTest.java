@@ -91,7 +91,6 @@ class RealNodeTest {
   }
 
   @Test
-  @Tag("every-line")
   void idleExecutorsAreReleasedUnderDynamicAllocationAndTheirMapOutputsStay() throws Exception {
     try (SparkCluster cluster = new SparkCluster(temp, 2)) {
       SparkConf conf = cluster.configure(SparkJobs.ebbConf(cluster.url(), temp, node.url())).set("spark.dynamicAllocation.enabled", "true")
