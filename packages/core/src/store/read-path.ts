@@ -10,6 +10,7 @@
  *     sees it; a file on disk is shown to a client after it was compared whole (shown-files.ts). A copy that does not match
  *     is no reason to fail while another is there. What lies in memory is not compared.
  */
+import { setTimeout as pause } from 'node:timers/promises';
 import { type ExtentLocation, isStoreError, MiB, StoreError, type TierIndex } from '@ebb/protocol';
 import type {
   BlobRecord,
@@ -66,6 +67,8 @@ interface Lease {
 
 /** Between look-up and read a copy may move; more than a few times in a row means that there is none. */
 const READ_LOOKUPS_MAX = 3;
+/** After the first look-up a turn of the event loop, then so much longer each time: whoever moves the copy gets on. */
+const LOOKUP_PAUSE_MS = 5;
 const READS_REMEMBERED_MIN = 32_768;
 /** A larger object in tier 2 that is read through us is fetched as it is read. */
 const FETCHED_WHOLE_BYTES_MAX = 8 * MiB;
@@ -386,6 +389,7 @@ export class ReadPath {
       if (blob.remote !== null && (isRemoteOnly || isLast))
         return await this.#readRemote(blob, target, position);
       if (isLast || isRemoteOnly) throw failure ?? lost(blobId);
+      await pause(attempt * LOOKUP_PAUSE_MS);
     }
   }
 

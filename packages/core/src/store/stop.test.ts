@@ -1,6 +1,7 @@
 /** A tier 2 that takes a call and never answers, and a node that is to stop. */
 import {
   buffered,
+  createTestClock,
   durable,
   mirrored,
   openTestStore,
@@ -9,11 +10,13 @@ import {
   type TestStore,
 } from '@ebb/testkit';
 import { describe, expect, test } from 'vitest';
+import type { Clock } from '../clock.ts';
 
 const NEVER = new Promise<never>(() => undefined);
 
-async function open(): Promise<TestStore> {
+async function open(options: { readonly clock?: Clock } = {}): Promise<TestStore> {
   const at = await openTestStore({
+    ...options,
     faults: {
       remote: (remote) =>
         override(remote, { put: () => NEVER, head: () => NEVER, delete: () => NEVER }),
@@ -44,6 +47,14 @@ describe('a tier 2 that hangs', () => {
       const message = expect.stringContaining('the node stops') as string;
       expect(await put).toMatchObject({ code: 'not_yet_durable', message });
     }
+    await at.close();
+  }, 60_000);
+
+  test('whose drain ends before the alarm of its deadline: who waits is told all the same', async () => {
+    const at = await open({ clock: createTestClock() }); // which never strikes
+    const [pending] = await putDurably(at, ['k']);
+    await at.store.drain({ persist: false, deadlineMs: 100 });
+    expect(await pending).toMatchObject({ code: 'not_yet_durable' });
     await at.close();
   }, 60_000);
 

@@ -548,6 +548,8 @@ export class CatalogObjectStore implements ObjectStore {
     } finally {
       ended.abort();
     }
+    // The end of the time may have come to us before it came to the alarm above: who waits for tier 2 is told.
+    if ((await catalog.spoolTotals()).entries > 0) this.giveUpRemote();
     this.#waits.close();
     await catalog.durable();
   }
