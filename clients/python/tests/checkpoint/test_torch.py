@@ -6,7 +6,7 @@ import os
 import random
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import pytest
@@ -236,12 +236,67 @@ def test_what_is_known_of_a_tensor_is_what_a_look_at_it_says() -> None:
     tensors = [base, base[1:3], base.t(), base[:0], base.to(torch.bfloat16), torch.nn.Parameter(base.clone())]
     for tensor in tensors:
         assert _arrays.known_spec(tensor) == _arrays.spec_of(tensor)
-        assert _arrays.known_address_of(tensor) == _arrays.address_of(tensor)
+        assert _arrays.known_address_of(tensor, tensor.nbytes) == _arrays.address_of(tensor)
 
 
-def test_memory_that_was_freed_after_a_look_at_it_is_not_copied() -> None:
-    tensor = torch.ones(1000)
-    assert _arrays.describe(tensor) is not None
-    tensor.untyped_storage().resize_(0)
-    with pytest.raises(UnsupportedError, match="freed"):
-        _arrays.known_address_of(tensor)
+def _whole() -> torch.Tensor:
+    return torch.ones(1000)
+
+
+def _become(tensor: torch.Tensor, length: int) -> None:
+    tensor.data = torch.ones(length, dtype=tensor.dtype)
+
+
+LOOKED_AT: dict[str, Callable[[], torch.Tensor]] = {
+    "whole": _whole,
+    "middle": lambda: torch.ones(3000)[1000:2000],
+    "transposed": lambda: torch.ones(25, 40).t(),
+    "conjugate": lambda: torch.ones(1000, dtype=torch.complex64).conj(),
+    "negative": lambda: torch.ones(1000, dtype=torch.complex64).conj().imag,
+    "expanded": lambda: torch.ones(1000).expand(3, 1000),
+    "parameter": lambda: torch.nn.Parameter(_whole()),
+}
+CHANGES: dict[str, Callable[[torch.Tensor], object]] = {
+    "freed": lambda tensor: tensor.untyped_storage().resize_(0),
+    "cut short": lambda tensor: tensor.untyped_storage().resize_(16),
+    "smaller": lambda tensor: _become(tensor, 4),
+    "larger": lambda tensor: _become(tensor, 5000),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", LOOKED_AT)
+def test_memory_that_changes_while_a_save_waits_for_its_slot_is_refused_by_name(
+    checkpointer: Checkpointer, monkeypatch: pytest.MonkeyPatch, kind: str, change: str
+) -> None:
+    tensor = LOOKED_AT[kind]()
+    begin = checkpointer.api.begin
+
+    def begin_late(*args: Any) -> Any:
+        place = begin(*args)
+        CHANGES[change](tensor)
+        return place
+
+    monkeypatch.setattr(checkpointer.api, "begin", begin_late)
+    with pytest.raises(UnsupportedError, match=r"^model\.1\S*: .*(freed|it was changed|is another one)"):
+        checkpointer.save(1, {"model": [torch.ones(3), tensor]})
+    monkeypatch.undo()
+    checkpointer.save(2, {"model": torch.ones(3)})
+    assert checkpointer.wait(2).step == 2
+    assert [one.step for one in checkpointer.list()] == [2]
+
+
+def test_an_array_of_numpy_that_changes_while_a_save_waits_for_its_slot_is_refused_by_name(
+    checkpointer: Checkpointer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = np.ones(100_000)
+    begin = checkpointer.api.begin
+
+    def begin_late(*args: Any) -> Any:
+        place = begin(*args)
+        array.resize(10, refcheck=False)
+        return place
+
+    monkeypatch.setattr(checkpointer.api, "begin", begin_late)
+    with pytest.raises(UnsupportedError, match="a: it had 800000 bytes when it was looked at, and has 80"):
+        checkpointer.save(1, {"a": array})

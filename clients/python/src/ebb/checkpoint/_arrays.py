@@ -137,23 +137,50 @@ def address_of(value: Any) -> int | None:
     """
     if kind_of(value) == TORCH:
         _checked(value)
-    return known_address_of(value)
+    return _address(value)
 
 
-def known_address_of(value: Any) -> int | None:
-    """`address_of` an array that `describe` took a moment ago: only its memory can be gone since.
+def known_address_of(value: Any, nbytes: int) -> int | None:
+    """`address_of` an array that `describe` took, of which as many bytes are to be copied. Since then another thread
+    may have changed it, or freed its memory.
 
     Raises:
-        UnsupportedError: it is.
+        UnsupportedError: one has.
+    """
+    if kind_of(value) != TORCH:
+        assert_there(value, nbytes)
+        return _address(value)
+    start = _address(value)
+    if (
+        not start  # no memory, or elements that lie otherwise: what copies them would not look, either
+        or value.nbytes != nbytes
+        or value.untyped_storage().nbytes() < value.storage_offset() * value.element_size() + nbytes
+    ):
+        assert_there(value, nbytes)
+    return start
+
+
+def assert_there(value: Any, nbytes: int) -> None:
+    """
+    Raises:
+        UnsupportedError: it has not that many bytes, or not the memory for them (I1).
     """
     kind = kind_of(value)
     if kind == TORCH:
-        if value.device.type != "cpu" or not value.is_contiguous() or value.is_conj() or value.is_neg():
-            return None
-        start = int(value.data_ptr())
-        if value.untyped_storage().nbytes() == 0 or start == 0:
-            _checked(value)
-        return start
+        _checked(value)
+    elif kind == NUMPY:
+        _assert_numpy_memory(value)
+    else:
+        _jax_spec(value)
+    if value.nbytes != nbytes:
+        raise UnsupportedError(f"it had {nbytes} bytes when it was looked at, and has {value.nbytes}: it was changed")
+
+
+def _address(value: Any) -> int | None:
+    kind = kind_of(value)
+    if kind == TORCH:
+        is_plain = value.device.type == "cpu" and value.is_contiguous()
+        return int(value.data_ptr()) if is_plain and not value.is_conj() and not value.is_neg() else None
     if kind == NUMPY and value.flags.c_contiguous and value.dtype.isnative:
         return address(value)
     return None
@@ -365,6 +392,9 @@ def _assert_numpy_memory(array: np.ndarray[Any, Any]) -> None:
     owner: Any = array
     while getattr(owner, "base", None) is not None:
         owner = owner.base
+    if hasattr(owner, "assert_there"):
+        owner.assert_there()
+        return
     if isinstance(owner, np.ndarray):
         low, high = address(owner), address(owner) + owner.nbytes
     else:

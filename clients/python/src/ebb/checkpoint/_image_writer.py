@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .._staged import StagedFile
-from ..errors import RequestInvalidError
+from ..errors import RequestInvalidError, UnsupportedError
 from . import _arrays, _tree
 from ._arrays import Spec
 from ._copy import Run
@@ -139,15 +139,23 @@ class ImageWriter:
             raise
 
     def write(self, arrays: Iterable[tuple[Shard, Any]]) -> None:
-        """Copies arrays to their places, several at a time. They may change when it returns."""
+        """Copies arrays to their places, several at a time. They may change when it returns.
+
+        Raises:
+            UnsupportedError: the memory of one is not there any more.
+        """
         runs: list[Run] = []
         held: list[Any] = []
         on_devices: list[tuple[int, Any]] = []
         for shard, array in arrays:
-            if _arrays.is_cuda(array):
-                on_devices.append((shard.offset, array))
-                continue
-            address = _arrays.known_address_of(array)
+            try:
+                if _arrays.is_cuda(array):
+                    _arrays.assert_there(array, shard.length)
+                    on_devices.append((shard.offset, array))
+                    continue
+                address = _arrays.known_address_of(array, shard.length)
+            except UnsupportedError as error:
+                raise UnsupportedError(f"{shard.name}: {error.message}" if shard.name else error.message) from error
             if address is None:
                 host = _arrays.host_copy(array)
                 held.append(host)

@@ -165,7 +165,18 @@ class _Addresses:
     def __init__(self, interface: dict[str, Any]) -> None:
         self.__array_interface__ = interface
         #: Whose memory it is.
-        self.kept: list[Any] = []
+        self.kept: Sequence[_Memory] = ()
+
+    def assert_there(self) -> None:
+        """
+        Raises:
+            UnsupportedError: the memory of one of them was freed since, or lies elsewhere.
+        """
+        for one in self.kept:
+            _arrays.address_of(one.array)
+            now = _memory_of(one.name, one.array)
+            if (now.low, now.high) != (one.low, one.high):
+                raise UnsupportedError(f"the memory of {one.name} is another one than when it was looked at")
 
 
 def _elements(one: _Memory) -> np.ndarray[Any, Any]:
@@ -234,7 +245,7 @@ def _bytes_of(group: Sequence[_Memory], low: int, high: int) -> Any:
             typestr = dtype.str if dtype.kind in "biufc" and dtype.isnative else typestr
     row = {"data": (low, True), "shape": ((high - low) // int(typestr[2:]),), "typestr": typestr, "version": 3}
     addresses = _Addresses(row)
-    addresses.kept = [one.array for one in group]
+    addresses.kept = group
     return np.asarray(addresses)
 
 
