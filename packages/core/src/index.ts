@@ -26,6 +26,7 @@ export {
 export { Pauses } from './placement/pauses.ts';
 export { resolvePolicy } from './placement/policy.ts';
 export { Serial } from './serial.ts';
+export { settlesWithin } from './settles-within.ts';
 export {
   openPrefixSnapshots,
   type PrefixSnapshots,
@@ -54,6 +55,7 @@ export { formatS3Location, parseS3Location, type S3Target } from './tier/s3/s3-l
 export type { S3Layout } from './tier/s3/s3-names.ts';
 export type { S3Credentials, S3Observation, S3Remark } from './tier/s3/s3-protocol.ts';
 export { openS3Tier, type S3Tier, type S3TierOptions } from './tier/s3/s3-tier.ts';
+export { threadsInCalls } from './tier/stuck-threads.ts';
 export type {
   BlockCollector,
   LocalBlob,

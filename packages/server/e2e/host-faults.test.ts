@@ -2,16 +2,17 @@
  * A node on a host whose disks are full or fail: what it goes on with, and what it says. Real nodes, killed outright; the file
  * systems are small ones that "others" fill.
  */
-import { appendFile, rm } from 'node:fs/promises';
+import { appendFile, mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { MiB, type NodeCondition, type Status } from '@ebb/protocol';
 import { smallTmpfs } from '@ebb/testkit';
-import { expect, onTestFinished, test, vi } from 'vitest';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import {
   type NodeProcess,
   type NodeProcessOptions,
   startNodeProcess,
 } from '../../client/e2e/support/node-process.ts';
+import { type FailingDisk, openFailingDisk } from './support/campaign/failing-disk.ts';
 
 const url = (node: NodeProcess, name: string): string =>
   `${node.url}/v1/buckets/${name.replace('/', '/objects/')}`;
@@ -165,4 +166,59 @@ test('a node whose disk refuses to sync serves reads, refuses changes, and says 
   await node.start();
   await expectAll(node, 'data', [1]);
   expect((await fetch(`${node.url}/readyz`)).status).toBe(200);
+});
+
+describe('a directory as tier 2 whose file system does not answer', () => {
+  /** A node with objects in memory and on disk, and some that tier 2 alone has. */
+  async function startBeside(disk: FailingDisk): Promise<NodeProcess> {
+    const node = await start({ env: disk.env, args: ['--drain-deadline', '3s'] });
+    await createBucket(node, 'local', 'buffered');
+    expect((await call('PUT', url(node, 'local/kept'), content(1))).status).toBe(201);
+    const lake = join(node.dataDir, 'remote', 'lake');
+    await mkdir(lake, { recursive: true });
+    const headers = { 'content-type': 'application/json' };
+    await fetch(url(node, 'lake'), { method: 'PUT', headers, body: '{}' });
+    for (let i = 0; i < 8; i++) await writeFile(join(lake, `f${i}`), Buffer.alloc(9 * MiB, i));
+    const sync = `${node.url}/v1/buckets/lake/sync`;
+    expect((await fetch(sync, { method: 'POST', headers, body: '{}' })).status).toBe(200);
+    return node;
+  }
+
+  async function expectServed(node: NodeProcess, key: string): Promise<void> {
+    const signal = AbortSignal.timeout(10_000);
+    const got = await fetch(url(node, 'local/kept'), { signal });
+    expect(Buffer.from(await got.arrayBuffer())).toEqual(content(1));
+    const body = new Uint8Array(3 * MiB);
+    expect((await fetch(url(node, `local/${key}`), { method: 'PUT', body, signal })).status).toBe(
+      201,
+    );
+    expect((await fetch(`${node.url}/readyz`, { signal })).status).toBeLessThan(504);
+  }
+
+  async function stopsWithin(node: NodeProcess, ms: number): Promise<boolean> {
+    const late = new Promise<boolean>((resolve) => setTimeout(resolve, ms, false));
+    return await Promise.race([node.stop().then(() => true), late]);
+  }
+
+  test.each([['reads'], ['syncs']] as const)(
+    'holds up nothing else when its %s hang, is told as a condition, and lets the node stop in its time',
+    async (calls) => {
+      using disk = openFailingDisk();
+      if (disk === undefined) return; // said by campaign.test.ts: no compiler
+      const node = await startBeside(disk);
+      disk.fail({ calls: [calls], error: 'hang', path: '/remote/', oneIn: 1 });
+      for (let i = 0; i < 8; i++) void fetch(url(node, `lake/f${i}`)).catch(() => undefined);
+      void call('PUT', url(node, 'lake/new'), content(2)).catch(() => undefined);
+      await expect.poll(() => disk.failed()).toBeGreaterThan(0);
+      await expectServed(node, 'first');
+      if (calls === 'reads') {
+        const codes = async (): Promise<string[]> =>
+          (await conditionsOf(node)).map(({ name }) => name);
+        await expect.poll(codes, { timeout: 60_000 }).toContain('remote_unreachable');
+        await expectServed(node, 'second');
+      }
+      expect(await stopsWithin(node, 15_000)).toBe(true);
+      disk.heal();
+    },
+  );
 });

@@ -3,6 +3,7 @@
  *
  * `/healthz` answers from the first moment on, `/readyz` says 503 until the store has recovered and again while it drains.
  */
+import { threadsInCalls } from '@ebb/core';
 import { StoreError } from '@ebb/protocol';
 import { type Logger, pino } from 'pino';
 import {
@@ -86,6 +87,8 @@ export async function runNode(config: NodeConfig): Promise<number> {
   let ownsNames = false;
   process.on('exit', () => {
     if (ownsNames) removeNames(config);
+    // A thread whose file system does not answer would hold up the end of the process for as long (stuck-threads.ts).
+    if (threadsInCalls(0) > 0) process.kill(process.pid, 'SIGKILL');
   });
   listenForStop(
     {
@@ -120,6 +123,10 @@ export async function runNode(config: NodeConfig): Promise<number> {
   } finally {
     ownsNames = false;
     removePidFile(config); // the listeners took the socket away
+  }
+  if (threadsInCalls(0) > 0) {
+    log.warn('a file system does not answer: the process ends by SIGKILL; everything is closed');
+    process.exit(0);
   }
   return 0;
 }

@@ -20,7 +20,7 @@
  * bytes. `accepts` says no to those, and `put` refuses with `name_invalid`. Placement then takes a private name. Content
  * type and metadata have no place in a plain file: the catalog keeps them.
  */
-import { type BigIntStats, constants, lstatSync } from 'node:fs';
+import { type BigIntStats, constants, type Dir, type Dirent } from 'node:fs';
 import {
   type FileHandle,
   link,
@@ -34,7 +34,7 @@ import {
   unlink,
 } from 'node:fs/promises';
 import { dirname, isAbsolute, join } from 'node:path';
-import { assert, isStoreError, StoreError } from '@ebb/protocol';
+import { assert, isStoreError, MiB, StoreError } from '@ebb/protocol';
 import { formatCrc32c } from '../checksum.ts';
 import {
   DURABLE_DIRECTORIES_MAX,
@@ -46,6 +46,7 @@ import { errnoOf, isMissing, toStoreError } from './fs-error.ts';
 import { makeDirectories } from './make-directories.ts';
 import { createMover } from './mover.ts';
 import { explainPathError } from './own-paths.ts';
+import { type PatientCalls, patientCalls } from './patient-calls.ts';
 import type { PublishRequest } from './publish.ts';
 import type {
   Mover,
@@ -71,6 +72,8 @@ export interface DirectoryTierOptions {
   readonly publisher?: Mover;
   /** For tests that look at the order of calls or make one fail. */
   readonly fs?: DirectoryFs;
+  /** How long calls may take, and how many at once; those of the process otherwise. */
+  readonly calls?: PatientCalls;
 }
 
 /** The calls of a deletion that change something (those of a put: publish.ts). Paths are absolute; errors are those of node:fs. */
@@ -113,6 +116,9 @@ export async function openDirectoryTier(options: DirectoryTierOptions): Promise<
   }
 }
 
+/** A put that others are before has to wait for them, too. */
+const PUT_PATIENCE_MS = 120_000;
+const PUT_BYTES_PER_S_MIN = 4 * MiB;
 const TEMPORARY = '.ebb-tmp';
 const TEMPORARY_NAME = /^[0-9a-f]+$/;
 /** What a put fails with before it makes a directory. */
@@ -160,6 +166,7 @@ class DirectoryTier implements RemoteTier {
   /** Closed with the tier. */
   readonly #own: readonly Mover[];
   readonly #fs: DirectoryFs;
+  readonly #calls: PatientCalls;
   /** Directories whose own entry is known to be on disk, so that they are synced once and not with every put. */
   readonly #durable = new Set<string>();
   #lastTemporary = 0;
@@ -174,7 +181,8 @@ class DirectoryTier implements RemoteTier {
       ...(options.mover === undefined ? [this.#mover] : []),
       ...(options.publisher === undefined ? [this.#publisher] : []),
     ];
-    this.#fs = options.fs ?? nodeDirectoryFs;
+    this.#calls = options.calls ?? patientCalls;
+    this.#fs = patientFs(options.fs ?? nodeDirectoryFs, this.#calls);
   }
 
   async put(
@@ -206,18 +214,27 @@ class DirectoryTier implements RemoteTier {
       const path = await this.#confinedPath(name);
       // A pipe that somebody put there must keep nobody waiting: opened so, it is there at once.
       const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
-      await withFile(path, flags, async (handle) => {
-        const stats = await handle.stat({ bigint: true });
+      const assertThis = (stats: BigIntStats): void => {
         if (!stats.isFile()) throw noSuchName(name);
         if (etag !== undefined) assertUnchanged(name, stats, etag);
-        for (let done = 0; done < target.length; ) {
-          stopIfAborted(signal);
-          const length = target.length - done;
-          const { bytesRead } = await handle.read(target, done, length, position + done);
-          if (bytesRead === 0) throw endsBefore(name, position + target.length);
-          done += bytesRead;
-        }
-      });
+      };
+      const bytes = await this.#calls.call(`reading ${name} from tier 2`, () =>
+        withFile(path, flags, async (handle) => {
+          assertThis(await handle.stat({ bigint: true }));
+          // Nobody else's: who gives up may use the target again while the system still reads (Q3 of patient-calls.ts).
+          const own = Buffer.allocUnsafeSlow(target.length);
+          for (let done = 0; done < own.length; ) {
+            stopIfAborted(signal);
+            const { bytesRead } = await handle.read(own, done, own.length - done, position + done);
+            if (bytesRead === 0) throw endsBefore(name, position + own.length);
+            done += bytesRead;
+          }
+          // Others may have written in the file meanwhile.
+          assertThis(await handle.stat({ bigint: true }));
+          return own;
+        }),
+      );
+      target.set(bytes);
     } catch (error) {
       throw await this.#readError(name, error);
     }
@@ -236,7 +253,7 @@ class DirectoryTier implements RemoteTier {
 
   async head(name: string): Promise<(RemoteObject & RemoteHeaders) | undefined> {
     try {
-      const stats = await lstat(await this.#confinedPath(name), { bigint: true });
+      const stats = await this.#lstat(await this.#confinedPath(name));
       return stats.isFile() ? { ...identityOf(stats), ...NO_HEADERS } : undefined;
     } catch (error) {
       if (!isNoSuchName(error)) throw toStoreError(error, `looking for ${name} in tier 2`);
@@ -252,11 +269,13 @@ class DirectoryTier implements RemoteTier {
   async delete(name: string, { etag }: RemoteDeleteOptions = {}): Promise<void> {
     try {
       const path = await this.#confinedPath(name);
-      // unlink(2) on a directory is EISDIR: then there is no such object.
-      if (etag === undefined) await this.#fs.unlink(path);
-      else await this.#unlinkUnchanged(name, path, etag);
-      // A deleted object that comes back after a power cut would be one that nobody knows.
-      await this.#syncNearest(await this.#removeEmptyAbove(path));
+      await this.#calls.during(path, `deleting ${name} from tier 2`, async () => {
+        // unlink(2) on a directory is EISDIR: then there is no such object.
+        if (etag === undefined) await this.#fs.unlink(path);
+        else await this.#unlinkUnchanged(name, path, etag);
+        // A deleted object that comes back after a power cut would be one that nobody knows.
+        await this.#syncNearest(await this.#removeEmptyAbove(path));
+      });
     } catch (error) {
       if (!isNoSuchName(error)) throw toStoreError(error, `deleting ${name} from tier 2`);
       await this.#assertMounted();
@@ -264,8 +283,7 @@ class DirectoryTier implements RemoteTier {
   }
 
   accepts(name: string): boolean {
-    const segments = findSegments(name);
-    return segments !== undefined && this.#findConflict(segments) === undefined;
+    return findSegments(name) !== undefined;
   }
 
   async *list(
@@ -291,12 +309,13 @@ class DirectoryTier implements RemoteTier {
 
   async close(): Promise<void> {
     for (const mover of this.#own) await mover.close();
+    await this.#calls.close();
   }
 
   /** I5. @throws `io_failed` */
   async #assertMounted(): Promise<void> {
     try {
-      await lstat(this.#temporary);
+      await this.#lstat(this.#temporary);
     } catch (error) {
       if (!isMissing(error)) throw toStoreError(error, 'looking at tier 2');
       const message = `${this.#root} is not the directory that was opened as tier 2: ${this.#temporary} is not there; is it mounted?`;
@@ -306,12 +325,12 @@ class DirectoryTier implements RemoteTier {
 
   /** I4 */
   async #unlinkUnchanged(name: string, path: string, etag: string): Promise<void> {
-    assertUnchanged(name, await lstat(path, { bigint: true }), etag);
+    assertUnchanged(name, await this.#lstat(path), etag);
     // Taken away first, and looked at again: what others put there since goes back to its place.
     const taken = this.#newTemporary();
     await this.#fs.rename(path, taken);
     try {
-      assertUnchanged(name, await lstat(taken, { bigint: true }), etag);
+      assertUnchanged(name, await this.#lstat(taken), etag);
     } catch (error) {
       await this.#putBack(taken, path);
       throw error;
@@ -339,7 +358,7 @@ class DirectoryTier implements RemoteTier {
     prefix: string,
   ): AsyncIterable<RemoteObject & { readonly name: string }> {
     try {
-      for await (const entry of await opendir(join(this.#root, above))) {
+      for await (const entry of this.#entries(join(this.#root, above))) {
         const name = above + entry.name;
         if (!name.startsWith(prefix) || name === TEMPORARY) continue;
         if (entry.isDirectory()) {
@@ -348,7 +367,7 @@ class DirectoryTier implements RemoteTier {
             yield* this.#walk(`${name}/`, prefix);
         } else if (entry.isFile() && findSegments(name) !== undefined) {
           const path = join(this.#root, name);
-          const stats = await lstat(path, { bigint: true }).catch(() => undefined);
+          const stats = await this.#lstat(path).catch(missingAs(undefined));
           if (stats?.isFile() === true) yield { name, ...identityOf(stats) };
         }
       }
@@ -371,18 +390,29 @@ class DirectoryTier implements RemoteTier {
     const syncs = this.#upToDurable(directories);
     const temporary = this.#newTemporary();
     const files = { root: this.#root, directories, makes, syncs, temporary, path };
+    const doing = `putting ${name} into tier 2`;
+    const isLate = new AbortController();
+    const stop = signal === undefined ? isLate.signal : AbortSignal.any([signal, isLate.signal]);
     let made: RemoteObject | undefined;
-    try {
-      made = await this.#publisher.publish({ ...files, sources, replaces, signal });
+    const put = async (): Promise<RemoteObject> => {
+      made = await this.#publisher.publish({ ...files, sources, replaces, signal: stop });
       await this.#noteSynced(directories, syncs);
       return made;
-    } catch (error) {
+    };
+    const undo = async (error: unknown): Promise<void> => {
       const etag = made?.etag ?? unsyncedEtag(error);
       // Visible but perhaps not durable is neither all nor nothing.
       if (etag !== undefined) await this.#unlinkUnchanged(name, path, etag).catch(() => undefined);
       // Died after the rename, it left the name, which the next try replaces.
       if (isWorkerDead(error)) await this.#fs.unlink(temporary).catch(() => undefined);
       if (!BEFORE_DIRECTORIES.has(codeOf(error))) await this.#removeEmptyAbove(path);
+    };
+    try {
+      return await this.#calls.during(path, doing, put, patienceFor(sources));
+    } catch (error) {
+      // A put that has no answer ends before its next step, if it ever comes to it.
+      if (isUnanswered(error)) isLate.abort();
+      else await this.#calls.during(path, doing, async () => await undo(error));
       throw this.#putError(name, error);
     }
   }
@@ -395,7 +425,7 @@ class DirectoryTier implements RemoteTier {
     const path = await this.#confinedPath(name).catch(async (error: unknown) => {
       throw await this.#readError(name, error);
     });
-    const stats = await lstat(path, { bigint: true }).catch(async (error: unknown) => {
+    const stats = await this.#lstat(path).catch(async (error: unknown) => {
       throw await this.#readError(name, error);
     });
     if (!stats.isFile()) throw noSuchName(name);
@@ -449,7 +479,7 @@ class DirectoryTier implements RemoteTier {
       this.#durable.delete(at);
       try {
         // Behind a link it is not ours to remove (I2).
-        if ((await realpath(at)) !== at) continue;
+        if ((await this.#realpath(at)) !== at) continue;
         await this.#fs.removeDirectory(at);
       } catch (error) {
         if (isMissing(error)) continue;
@@ -486,27 +516,34 @@ class DirectoryTier implements RemoteTier {
 
   /** I2. @throws ENOENT or ENOTDIR when there is no such directory, `io_failed` when a link leads elsewhere */
   async #assertConfined(directory: string): Promise<void> {
-    const real = await realpath(directory);
+    const real = await this.#realpath(directory);
     const path = directory.endsWith('/') ? directory.slice(0, -1) : directory;
     if (real === path) return;
     const message = `${path} is or lies behind a symbolic link to ${real}; links in tier 2 are not followed`;
     throw new StoreError('io_failed', message);
   }
 
-  /** A file where a directory must be, or a directory (which holds an object) where the file must be. 2 µs a segment. */
-  #findConflict(segments: readonly string[]): string | undefined {
-    let path = this.#root;
-    for (const [index, segment] of segments.entries()) {
-      path = `${path}/${segment}`;
-      // What others put in its place since is met by the put itself.
-      if (this.#durable.has(path) && index < segments.length - 1) continue;
-      const stats = lstatSync(path, { throwIfNoEntry: false });
-      if (stats === undefined) return undefined;
-      const isLast = index === segments.length - 1;
-      if (isLast ? !stats.isFile() : !stats.isDirectory())
-        return segments.slice(0, index + 1).join('/');
+  async #lstat(path: string): Promise<BigIntStats> {
+    return await this.#calls.call(`looking at ${path}`, () => lstat(path, { bigint: true }));
+  }
+
+  async #realpath(path: string): Promise<string> {
+    return await this.#calls.call(`looking at ${path}`, () => realpath(path));
+  }
+
+  async *#entries(path: string): AsyncGenerator<Dirent> {
+    const doing = `listing ${path}`;
+    const closed = (directory: Dir): Promise<void> => directory.close();
+    const directory = await this.#calls.call(doing, () => opendir(path), { late: closed });
+    try {
+      for (;;) {
+        const entry = await this.#calls.call(doing, () => directory.read());
+        if (entry === null) return;
+        yield entry;
+      }
+    } finally {
+      await this.#calls.call(doing, () => closed(directory)).catch(() => undefined);
     }
-    return undefined;
   }
 
   #putError(name: string, error: unknown): StoreError {
@@ -532,6 +569,38 @@ class DirectoryTier implements RemoteTier {
     }
     return noSuchName(name, error);
   }
+}
+
+/** Each is made within a change of a name. */
+function patientFs(fs: DirectoryFs, calls: PatientCalls): DirectoryFs {
+  const patient =
+    <A extends readonly string[]>(doing: string, call: (...paths: A) => Promise<void>) =>
+    async (...paths: A): Promise<void> =>
+      await calls.call(`${doing} ${paths[0]}`, () => call(...paths), { within: true });
+  return {
+    rename: patient('renaming', (from: string, to: string) => fs.rename(from, to)),
+    link: patient('linking', (from: string, to: string) => fs.link(from, to)),
+    syncDirectory: patient('syncing', (path: string) => fs.syncDirectory(path)),
+    unlink: patient('removing', (path: string) => fs.unlink(path)),
+    removeDirectory: patient('removing', (path: string) => fs.removeDirectory(path)),
+  };
+}
+
+/** A put waits its turn, copies and syncs: at the least pace of a disk that is alive. */
+function patienceFor(sources: PublishRequest['sources']): number {
+  const bytes = sources.reduce((sum, { length }) => sum + length, 0);
+  return PUT_PATIENCE_MS + (bytes / PUT_BYTES_PER_S_MIN) * 1000;
+}
+
+function isUnanswered(error: unknown): boolean {
+  return isStoreError(error, 'io_failed') && error.details['patienceMs'] !== undefined;
+}
+
+function missingAs<T>(value: T): (error: unknown) => T {
+  return (error) => {
+    if (isMissing(error)) return value;
+    throw error;
+  };
 }
 
 /** Undefined when the name cannot be a path below the root (I2), or would not fit into one. */

@@ -18,8 +18,10 @@ import {
   MOVER_SYNC_EVERY_BYTES,
   MOVER_YOUNG_HEAP_MIB,
 } from '../limits.ts';
+import { settlesWithin } from '../settles-within.ts';
 import { codeOfErrno } from './fs-error.ts';
 import type { MoverReply, MoverRequest, MoverTask, MoverWorkerData, Sums } from './mover-tasks.ts';
+import { beginThreadCall } from './stuck-threads.ts';
 import type { BlockCollector, Mover } from './tier.ts';
 
 export interface MoverOptions {
@@ -76,12 +78,16 @@ interface Job {
 
 interface Thread {
   readonly worker: Worker;
+  /** Of the call that runs. */
+  endCall: (() => void) | undefined;
   /** One for each place: the job that runs, and those ahead. */
   readonly cancel: Int32Array<SharedArrayBuffer>;
   /** With the worker, which answers them in order: the first one runs. */
   jobs: Job[];
 }
 
+/** For a worker to end. */
+const CLOSE_MS = 1_000;
 const AHEAD_MAX = 3;
 /** The most bytes of a job that may wait with a busy worker, or be waited for: another worker would not do it much sooner. */
 const AHEAD_BYTES_MAX = 256 * KiB;
@@ -137,7 +143,14 @@ class MoverPool {
   async close(): Promise<void> {
     this.#isClosed = true;
     for (const job of this.#takeAll()) job.reject(closedError());
-    await Promise.all([...this.#threads].map((thread) => thread.worker.terminate()));
+    await Promise.all(
+      [...this.#threads].map(async (thread) => {
+        // A worker whose file system does not answer cannot be ended.
+        if (await settlesWithin(thread.worker.terminate(), CLOSE_MS)) return;
+        thread.worker.unref();
+        for (const job of thread.jobs.splice(0)) job.reject(closedError());
+      }),
+    );
   }
 
   #waiting(): number {
@@ -168,6 +181,7 @@ class MoverPool {
       if (thread === undefined) return;
       this.#queue.delete(job);
       thread.jobs.push(job);
+      thread.endCall ??= beginThreadCall();
       thread.worker.ref();
       thread.worker.postMessage({ jobId: job.jobId, task: job.task } satisfies MoverRequest);
     }
@@ -192,7 +206,7 @@ class MoverPool {
       syncEveryBytes: MOVER_SYNC_EVERY_BYTES,
       cancel,
     });
-    const thread: Thread = { worker, cancel: new Int32Array(cancel), jobs: [] };
+    const thread: Thread = { worker, endCall: undefined, cancel: new Int32Array(cancel), jobs: [] };
     this.#threads.add(thread);
     worker.on('message', (reply: MoverReply) => this.#onReply(thread, reply));
     worker.on('error', (error) => this.#onDeath(thread, error));
@@ -203,6 +217,8 @@ class MoverPool {
   #onReply(thread: Thread, reply: MoverReply): void {
     const job = thread.jobs.shift();
     assert(job?.jobId === reply.jobId, 'a worker answers the jobs it was given, in order');
+    thread.endCall?.();
+    thread.endCall = thread.jobs.length > 0 ? beginThreadCall() : undefined;
     if (thread.jobs.length === 0) thread.worker.unref();
     if ('sums' in reply) job.resolve(reply);
     else job.reject(failureOf(reply, job));
@@ -212,6 +228,7 @@ class MoverPool {
   /** `error` comes before `exit`; the first of both ends the thread. */
   #onDeath(thread: Thread, cause: unknown): void {
     if (!this.#threads.delete(thread)) return;
+    thread.endCall?.();
     const [job, ...ahead] = thread.jobs;
     thread.jobs = [];
     job?.reject(

@@ -186,7 +186,7 @@ export interface RemoteTier {
   presign(name: string, options: { readonly seconds: number }): Promise<string | undefined>;
   /** No error when there is none. @throws `precondition_failed` when the name has another ETag, `io_failed`, `aborted` */
   delete(name: string, options?: RemoteDeleteOptions): Promise<void>;
-  /** Whether a name can be stored as it is, beside all that is there. */
+  /** Whether a name can be stored as it is, where nothing stands in its way; that `put` says with `name_invalid`. Nobody is asked. */
   accepts(name: string): boolean;
   /** Every name that starts with `prefix`, in no order. @throws `io_failed` for a listing that does not end; `aborted` */
   list(

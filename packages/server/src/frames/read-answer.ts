@@ -9,10 +9,10 @@
  * I2  What was read ahead and cannot be sent yet is given back; it is read again when its turn comes (send-through.ts).
  */
 import type { ObjectStore } from '@ebb/core';
+import { settlesWithin } from '@ebb/core';
 import { messages, READ_BYTES_MAX, StoreError } from '@ebb/protocol';
 import type { BufferPool } from '../http/buffer-pool.ts';
 import { type Loaded, loadAhead, type Outlet, sendThrough } from '../http/send-through.ts';
-import { settlesWithin } from '../http/settles-within.ts';
 import { ANSWER_STALL_MS, READ_RANGES_MAX, READ_RANGES_PARALLEL } from '../limits.ts';
 
 export interface ReadPlan {

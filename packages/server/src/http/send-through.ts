@@ -6,9 +6,10 @@
  * I2  When there is no piece, a small buffer of the connection's own does: no reader waits for another.
  * I3  When it settles, everything that was borrowed is back.
  */
+
+import { settlesWithin } from '@ebb/core';
 import { ANSWER_STALL_MS, SMALL_BODY_BYTES } from '../limits.ts';
 import type { BufferPool } from './buffer-pool.ts';
-import { settlesWithin } from './settles-within.ts';
 import { giveSmallBuffer, takeSmallBuffer } from './small-buffers.ts';
 
 export interface Outlet {

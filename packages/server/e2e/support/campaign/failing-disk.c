@@ -3,7 +3,8 @@
  * it shares with whoever tests (FAILING_DISK_PAGE names its file; failing-disk.ts writes it).
  *
  * Fault model: a call fails whole, with the errno that was chosen, and has no effect. It writes nothing wrong and nothing by
- * half, and a sync that failed once may succeed the next time, as on Linux.
+ * half, and a sync that failed once may succeed the next time, as on Linux. Or a call hangs until the fault is over, and is
+ * made then, as on a network file system whose server is away.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -22,7 +23,7 @@ enum { READS = 1, WRITES = 2, SYNCS = 4 };
 struct faults {
   uint32_t calls;      /* which kinds fail; 0: none */
   uint32_t one_in;     /* every how-manieth of them */
-  uint32_t error;      /* errno */
+  uint32_t error;      /* errno; 0: the call hangs */
   uint32_t counted;    /* calls of the kinds on the paths, so far */
   uint32_t failed;     /* of them */
   char path[236];      /* a part of the file's path */
@@ -50,6 +51,10 @@ static int fails(int fd, uint32_t call) {
   uint32_t count = __atomic_add_fetch(&faults->counted, 1, __ATOMIC_RELAXED);
   if (faults->one_in == 0 || count % faults->one_in != 0) return 0;
   __atomic_add_fetch(&faults->failed, 1, __ATOMIC_RELAXED);
+  if (faults->error == 0) {
+    while ((faults->calls & call) != 0) usleep(10000);
+    return 0;
+  }
   errno = (int)faults->error;
   return 1;
 }

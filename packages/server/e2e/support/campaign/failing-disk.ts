@@ -14,7 +14,8 @@ import { join } from 'node:path';
 
 export interface DiskFault {
   readonly calls: readonly ('reads' | 'writes' | 'syncs')[];
-  readonly error: 'EIO' | 'ENOSPC';
+  /** `hang`: a call waits until `heal`. */
+  readonly error: 'EIO' | 'ENOSPC' | 'hang';
   /** A part of the path of the files, such as `/catalog/`. */
   readonly path: string;
   /** 1: each call fails. */
@@ -27,7 +28,7 @@ export interface FailingDisk extends Disposable {
   /** From now on, in place of what failed so far. */
   fail(fault: DiskFault): void;
   heal(): void;
-  /** How many calls have failed since `fail`. */
+  /** How many calls have failed or hung since `fail`. */
   failed(): number;
 }
 
@@ -59,7 +60,7 @@ export function openFailingDisk(): FailingDisk | undefined {
         0,
       );
       bytes.writeUInt32LE(oneIn, 4);
-      bytes.writeUInt32LE(os.errno[error], 8);
+      bytes.writeUInt32LE(error === 'hang' ? 0 : os.errno[error], 8);
       bytes.write(path, PATH_AT, 'utf8');
       set(Buffer.alloc(4)); // nothing fails while the rest changes
       set(bytes);
