@@ -62,7 +62,7 @@ from ._reader import (
     readable_view,
     writable_view,
 )
-from ._retry import DEFAULT_RETRY, NO_RETRY, RetryPolicy, with_retry
+from ._retry import DEFAULT_RETRY, NO_RETRY, RetryPolicy, with_reopen, with_retry
 from ._staged import Committed, StagedFile, normal_metadata
 from .errors import (
     AbortedError,
@@ -346,9 +346,13 @@ class Client(Closing):
         Raises:
             NotFoundError: no such object.
             RangeInvalidError: ``offset`` is beyond the end.
+            SupersededError, PreconditionFailedError: it was replaced each time while it was read.
             DataLostError, DataCorruptError: the node no longer has these bytes.
         """
         _assert_range(offset, length)
+        return with_reopen(lambda: self._get_once(bucket, key, offset, length))
+
+    def _get_once(self, bucket: str, key: str, offset: int, length: int | None) -> bytes:
         if self._local_session() is not None:
             with self.open(bucket, key) as reader:
                 if offset > reader.size_bytes:
@@ -371,6 +375,9 @@ class Client(Closing):
         """
         _assert_range(offset, None)
         view = writable_view(buffer)
+        return with_reopen(lambda: self._get_into_once(bucket, key, view, offset))
+
+    def _get_into_once(self, bucket: str, key: str, view: memoryview, offset: int) -> int:
         if self._local_session() is not None:
             with self.open(bucket, key) as reader:
                 if offset > reader.size_bytes:
@@ -397,6 +404,9 @@ class Client(Closing):
 
         The mapping stays as it is, whatever happens to the name. Raises NotFoundError.
         """
+        return with_reopen(lambda: self._open_map_once(bucket, key))
+
+    def _open_map_once(self, bucket: str, key: str) -> ObjectMap:
         if self._frames is not None:
             return map_object(self._frames, bucket, key, self._retry)
         with self.open(bucket, key) as reader:

@@ -12,10 +12,12 @@ import time
 from dataclasses import dataclass
 from typing import Callable, TypeVar
 
-from .errors import EbbError
+from .errors import EbbError, PreconditionFailedError, SupersededError
 
 T = TypeVar("T")
 RETRY_AFTER_S_MAX = 30.0
+#: How often an object is opened whose versions go while they are read.
+_OPENS_MAX = 4
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,19 @@ def with_retry(attempt: Callable[[], T], *, idempotent: bool, policy: RetryPolic
             if delay_s is None:
                 raise
         time.sleep(delay_s)
+
+
+def with_reopen(read: Callable[[], T]) -> T:
+    """Runs what opens an object and reads it, and does so again when the version went meanwhile: bytes of two versions
+    are never mixed. When that does not end, or the object is gone, the error is raised."""
+    left = _OPENS_MAX
+    while True:
+        left -= 1
+        try:
+            return read()
+        except (SupersededError, PreconditionFailedError):
+            if left == 0:
+                raise
 
 
 def backoff_s(attempts: int, policy: RetryPolicy, spread: float) -> float:

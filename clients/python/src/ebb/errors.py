@@ -144,7 +144,7 @@ class PreconditionFailedError(EbbError):
 
 
 class SupersededError(EbbError):
-    """A newer attempt holds this place; the late commit was refused."""
+    """A newer attempt or version holds this place: the late commit was refused, or what was read is no longer kept."""
 
     code = "superseded"
 

@@ -13,19 +13,20 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.spec import AbstractFileSystem
-from fsspec.utils import stringify_path
+from fsspec.utils import isfilelike, stringify_path
 
 from ._client import Client
 from ._files import ReadFile, WriteFile, split_url
 from ._infos import ListPage, ObjectInfo
 from ._locks import new_lock
+from ._retry import with_reopen
 from .errors import BucketExistsError, DirectoryNotEmptyError, NameInvalidError, NotFoundError
 
 Info = dict[str, Any]
@@ -180,8 +181,18 @@ class EbbFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         with _naming(path):
             if start is None and end is None:
                 return self.client.get(bucket, key)
-            with self.client.open(bucket, key) as reader:
-                return reader.read(*_bounds(start, end, reader.size_bytes))
+            return with_reopen(lambda: self._read_ranges(path, [(start, end)]))[0]
+
+    def get_file(
+        self, rpath: str, lpath: Any, callback: Any = DEFAULT_CALLBACK, outfile: Any = None, **kwargs: Any
+    ) -> None:
+        def get() -> None:
+            super(EbbFileSystem, self).get_file(rpath, lpath, callback=callback, outfile=outfile, **kwargs)
+
+        if outfile is not None or isfilelike(lpath):  # what was written there cannot be taken back
+            get()
+        else:
+            with_reopen(get)
 
     def cat_ranges(
         self, paths: list[str], starts: Any, ends: Any, max_gap: Any = None, on_error: str = "return", **kwargs: Any
@@ -199,16 +210,21 @@ class EbbFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         for path in dict.fromkeys(paths):
             wanted = [at for at, name in enumerate(paths) if name == path]
             try:
-                bucket, key = self._object(path)
-                with _naming(path), self.client.open(bucket, key) as reader:
-                    for at in wanted:
-                        found[at] = reader.read(*_bounds(starts[at], ends[at], reader.size_bytes))
+                with _naming(path):
+                    pieces = with_reopen(lambda: self._read_ranges(path, [(starts[at], ends[at]) for at in wanted]))  # noqa: B023
+                for at, piece in zip(wanted, pieces):
+                    found[at] = piece
             except Exception as error:
                 if on_error != "return":
                     raise
                 for at in wanted:
                     found[at] = error
         return found
+
+    def _read_ranges(self, path: str, ranges: Sequence[tuple[int | None, int | None]]) -> list[bytes]:
+        """Of one version."""
+        with self.client.open(*self._object(path)) as reader:
+            return [reader.read(*_bounds(start, end, reader.size_bytes)) for start, end in ranges]
 
     # -- writing ---------------------------------------------------------------------------------------------
 

@@ -7,15 +7,27 @@ import dataclasses
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import pytest
 from images import flip, flip_everywhere, image_path
 
 import ebb
+from ebb._reader import LeasedReader
 from ebb.checkpoint import Checkpointer, UnsupportedValueError
-from ebb.errors import BusyError, DataCorruptError, NotFoundError, RequestInvalidError, TierFullError, UnsupportedError
+from ebb.errors import (
+    BusyError,
+    DataCorruptError,
+    DataLostError,
+    EbbError,
+    NotFoundError,
+    PreconditionFailedError,
+    RequestInvalidError,
+    SupersededError,
+    TierFullError,
+    UnsupportedError,
+)
 from support import NodeProcess
 
 DTYPES = ["bool", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8", "c8", "c16", ">f4"]
@@ -248,6 +260,65 @@ def test_a_plan_that_is_out_of_date_is_made_anew(checkpointer: Checkpointer, mon
     stale.append(True)
     with checkpointer.open(1) as snapshot:
         assert_same(snapshot.state, some_state(1))
+
+
+@pytest.mark.parametrize("error", [SupersededError, NotFoundError, PreconditionFailedError])
+@pytest.mark.parametrize("where", ["in memory", "stored"])
+def test_what_goes_while_it_is_restored_is_looked_up_again(
+    checkpointer: Checkpointer, monkeypatch: pytest.MonkeyPatch, error: type[EbbError], where: str
+) -> None:
+    for step in (1, 2):
+        checkpointer.save(step, some_state(step))
+        checkpointer.wait(step, "disk")
+    step = 2
+    if where == "stored":
+        step = 1
+        await_image_gone(checkpointer, step)
+    failures = _failing_reads(monkeypatch, error)
+    with Checkpointer(checkpointer.client, checkpointer.run) as reader:  # it has no slot mapped
+        assert_same(reader.restore(step).state, some_state(step))
+        assert failures == [1]
+        failures.clear()
+        with reader.open(step) as snapshot:
+            assert_same(snapshot.state, some_state(step))
+        assert failures == [1]
+        failures[:] = [-1000]
+        with pytest.raises(DataLostError, match=r"the newest older snapshot is step 1|no older snapshot"):
+            reader.restore(step)
+
+
+@pytest.mark.parametrize("error", [SupersededError, NotFoundError, PreconditionFailedError, DataLostError])
+def test_of_an_image_that_goes_while_it_is_read_what_is_stored_is_read(
+    checkpointer: Checkpointer, monkeypatch: pytest.MonkeyPatch, error: type[EbbError]
+) -> None:
+    checkpointer.save(1, some_state())
+    checkpointer.wait(1, "disk")
+    failures = _failing_reads(monkeypatch, error)
+    with Checkpointer(checkpointer.client, checkpointer.run) as reader:
+        assert_same(reader.restore(1).state, some_state())
+        assert failures == [1]
+        failures.clear()
+        with reader.open(1) as snapshot:
+            assert_same(snapshot.state, some_state())
+        assert failures == [1]
+
+
+def _failing_reads(monkeypatch: pytest.MonkeyPatch, error: type[EbbError]) -> list[int]:
+    """The first read, or mapping, of an object fails. How many have; those of a negative number fail, too."""
+    failures: list[int] = []
+
+    def failing(call: Callable[..., Any]) -> Callable[..., Any]:
+        def made(*args: Any) -> Any:
+            if not failures or failures[0] < 0:
+                failures[:] = [failures[0] + 1 if failures else 1]
+                raise error("it went")
+            return call(*args)
+
+        return made
+
+    monkeypatch.setattr(LeasedReader, "read_into", failing(LeasedReader.read_into))
+    monkeypatch.setattr(ebb.Client, "open_map", failing(ebb.Client.open_map))
+    return failures
 
 
 def test_restores_go_on_while_others_save(checkpointer: Checkpointer) -> None:

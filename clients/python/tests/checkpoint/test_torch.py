@@ -18,8 +18,16 @@ from torch import nn
 from torch.distributed import checkpoint as torch_dcp
 
 from ebb.checkpoint import Checkpointer, _arrays
-from ebb.errors import RequestInvalidError, UnsupportedError
-from ebb.torch import dcp, load, restore_rng_state, rng_state, save
+from ebb.errors import (
+    DataLostError,
+    EbbError,
+    NotFoundError,
+    PreconditionFailedError,
+    RequestInvalidError,
+    SupersededError,
+    UnsupportedError,
+)
+from ebb.torch import _reader, dcp, load, restore_rng_state, rng_state, save
 from support import OWN_NODE, REPO, NodeProcess
 
 
@@ -229,6 +237,31 @@ def test_a_distributed_tensor_is_sent_to_dcp(checkpointer: Checkpointer) -> None
         checkpointer.save(1, {"w": Wrapper(torch.ones(3))})
     with pytest.raises(UnsupportedError, match="device meta"):
         checkpointer.save(1, {"w": torch.ones(3, device="meta")})
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("error", [SupersededError, NotFoundError, PreconditionFailedError])
+def test_dcp_looks_up_again_what_goes_while_it_is_loaded(
+    checkpointer: Checkpointer, monkeypatch: pytest.MonkeyPatch, error: type[EbbError]
+) -> None:
+    dcp.save(checkpointer, 1, {"w": torch.ones(3)})
+    checkpointer.wait(1)
+    fetch = _reader.fetch
+    left = [2]
+
+    def fetch_late(*args: Any, **options: Any) -> None:
+        if left[0] > 0:
+            left[0] -= 1
+            raise error("it went")
+        fetch(*args, **options)
+
+    monkeypatch.setattr(_reader, "fetch", fetch_late)
+    state = {"w": torch.zeros(3)}
+    dcp.load(checkpointer, state, 1)
+    assert (left, state["w"].tolist()) == ([0], [1, 1, 1])
+    left[0] = 1000
+    with pytest.raises(DataLostError, match=r"step 1 of run .*: it went; and there is no older snapshot"):
+        dcp.load(checkpointer, state, 1)
 
 
 def test_what_is_known_of_a_tensor_is_what_a_look_at_it_says() -> None:

@@ -49,7 +49,7 @@ from ._copy import Copier
 from ._directory import directory, remove_left, restore_directory, save_directory
 from ._image_writer import ImageWriter, is_rank, lay_out, part_of_rank
 from ._policy import policy_json
-from ._restore import PartSource
+from ._restore import OUTDATED, PartSource
 from ._sharing import assert_apart, share
 from ._slots import Buffers, SlotMappings
 from ._states import OpenSnapshot, Restored, restore_state
@@ -600,7 +600,7 @@ class Checkpointer:
                 raise (error if isinstance(step, str) else self.with_fallback(error, step)) from error
             try:
                 return work(plan)
-            except NotFoundError as error:
+            except OUTDATED as error:
                 if "parts" in error.details:  # no part of that name: another plan says the same
                     raise
                 if left == 1:

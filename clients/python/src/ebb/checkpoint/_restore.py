@@ -22,7 +22,7 @@ import numpy as np
 from .._client import Client
 from .._locks import new_lock
 from .._reader import ObjectReader
-from ..errors import DataCorruptError, DataLostError, NotFoundError
+from ..errors import DataCorruptError, DataLostError, NotFoundError, PreconditionFailedError, SupersededError
 from . import _arrays
 from ._api import PlannedPart
 from ._copy import Copier, Run
@@ -38,6 +38,10 @@ _READ_BYTES = 1024 * 1024
 _READERS = 8
 #: Of what is read from an object store: one request.
 _DIRECT_UNIT_BYTES = 16 * 1024 * 1024
+#: What lay where a plan says was removed, or replaced, since it was made: a new one tells where it is now.
+OUTDATED = (NotFoundError, SupersededError, PreconditionFailedError)
+#: An image that says so is gone, or no good; what is stored may be there, and right.
+_IMAGE_FAILED = (DataCorruptError, DataLostError, *OUTDATED)
 #: Of an image whose blocks have no digests yet.
 _BLOCK_BYTES = 256 * 1024
 
@@ -66,7 +70,7 @@ class PartSource:
         if self.has_image and part.image is not None:
             try:
                 self._reader(*part.image)
-            except (NotFoundError, DataLostError):
+            except _IMAGE_FAILED:
                 # It was given up since the plan was made, or memory was lost.
                 if part.runs is None:
                     raise
@@ -80,7 +84,13 @@ class PartSource:
     def map(self) -> memoryview:
         """The whole image, read-only: the node's own pages if it lies in memory, else a copy."""
         if self.has_image and self.part.image is not None:
-            return self.client.open_map(*self.part.image).view
+            try:
+                return self.client.open_map(*self.part.image).view
+            except _IMAGE_FAILED as error:
+                if self.part.runs is None:
+                    raise
+                _log.warning("%s; reading what is stored instead", error)
+                self.has_image = False
         target = np.empty(self.part.image_bytes, np.uint8)
         self.read_into(target.data, 0)
         return target.data.toreadonly()
@@ -175,6 +185,7 @@ def fetch(
     Raises:
         DataCorruptError: bytes that do not match their digest, and no other copy; with part, shards, offset in details.
         DataLostError: no copy is left.
+        NotFoundError, SupersededError, PreconditionFailedError: the plan is out of date.
     """
     pieces = list(wanted)
     source = PartSource(client, part)
@@ -183,7 +194,7 @@ def fetch(
             kept = source.kept_mapping(slots)
             _fetch_from(source, pieces, copier, kept=kept, verify=verify, progress=progress)
             return
-        except DataCorruptError as error:
+        except _IMAGE_FAILED as error:
             if not source.has_image or part.runs is None:
                 raise
             _log.warning("%s; reading what is stored instead", error)

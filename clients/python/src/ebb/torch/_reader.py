@@ -17,7 +17,7 @@ from ..checkpoint import Checkpointer, _arrays
 from ..checkpoint._api import Plan, Step
 from ..checkpoint._checkpointer import PLANS_MAX
 from ..checkpoint._image import Shard
-from ..checkpoint._restore import Wanted, fetch
+from ..checkpoint._restore import OUTDATED, Wanted, fetch
 from ..errors import DataCorruptError, DataLostError, NotFoundError, RequestInvalidError, UnsupportedError
 from ._metadata import admitted, decode_metadata
 from ._names import METADATA_PART, METADATA_SHARD, CheckpointId, Place, is_step, step_of
@@ -237,9 +237,9 @@ class EbbStorageReader(StorageReader):
             try:
                 fetch(owner.client, plan.parts[part], wanted, owner.copier, slots=owner.slots, verify=owner.verify)
                 return
-            except NotFoundError:
+            except OUTDATED as error:
                 if left == 1:
-                    raise
+                    raise DataLostError(error.message, error.details) from error
             again = owner.api.plan(plan.snapshot.step)
             if again.snapshot.session != plan.snapshot.session:
                 raise NotFoundError(
