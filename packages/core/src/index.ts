@@ -35,6 +35,7 @@ export { type BodySums, createBodySums } from './store/body-sums.ts';
 export { type ConditionChange, Conditions } from './store/conditions.ts';
 export type * from './store/object-store.ts';
 export { type OpenedStore, openObjectStore, type StoreOptions } from './store/open-store.ts';
+export { hasOwnCopies } from './store/own-copies.ts';
 export type { StoreObserver, StoreSettings } from './store/parts.ts';
 export type { RecoveryReport } from './store/recovery.ts';
 export { versionIdOf } from './store/versions.ts';

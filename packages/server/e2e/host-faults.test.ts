@@ -2,7 +2,7 @@
  * A node on a host whose disks are full or fail: what it goes on with, and what it says. Real nodes, killed outright; the file
  * systems are small ones that "others" fill.
  */
-import { appendFile, mkdir, rm, writeFile } from 'node:fs/promises';
+import { appendFile, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { MiB, type NodeCondition, type Status } from '@ebb/protocol';
 import { smallTmpfs } from '@ebb/testkit';
@@ -221,4 +221,32 @@ describe('a directory as tier 2 whose file system does not answer', () => {
       disk.heal();
     },
   );
+});
+
+test('a directory as tier 2 that is not there at the start is away, and nothing is lost when it is back', async () => {
+  const node = await start({});
+  await createBucket(node, 'local', 'buffered');
+  const headers = { 'content-type': 'application/json' };
+  await fetch(url(node, 'buf'), { method: 'PUT', headers, body: '{}' });
+  expect((await call('PUT', url(node, 'buf/old'), content(3))).status).toBe(201);
+  expect((await call('HEAD', `${url(node, 'buf/old')}?wait=remote`)).status).toBe(200);
+  const moved = await fetch(`${node.url}/v1/relocate`, {
+    ...{ method: 'POST', headers },
+    body: JSON.stringify({ bucket: 'buf', key: 'old', tier: 'remote' }),
+  });
+  expect(moved.status).toBe(200);
+  await node.stop();
+  const [remote, aside] = [join(node.dataDir, 'remote'), join(node.dataDir, 'aside')];
+  await rename(remote, aside);
+  await node.start();
+  const names = async (): Promise<string[]> => (await conditionsOf(node)).map(({ name }) => name);
+  await expect.poll(names).toContain('remote_unreachable');
+  expect((await call('GET', url(node, 'buf/old'))).status).toBeGreaterThanOrEqual(500);
+  expect((await call('PUT', url(node, 'buf/new'), content(4))).status).toBe(201);
+  await rename(aside, remote);
+  await expect.poll(names, { timeout: 60_000 }).not.toContain('remote_unreachable');
+  const got = await call('GET', url(node, 'buf/old'));
+  expect(Buffer.from(await got.arrayBuffer())).toEqual(content(3));
+  expect((await call('HEAD', `${url(node, 'buf/new')}?wait=remote`)).status).toBe(200);
+  expect(await readFile(join(remote, 'buf', 'new'))).toEqual(content(4));
 });

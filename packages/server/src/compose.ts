@@ -9,6 +9,7 @@ import {
   Conditions,
   catalogSpareBytes,
   createMover,
+  hasOwnCopies,
   type ObjectStore,
   openFileTier,
   openObjectStore,
@@ -250,6 +251,7 @@ async function openStore(
     await openRemote(config.remotes, {
       ...{ nodeId, mover, dataDir: config.dataDir },
       conditions: facts.conditions,
+      hasOwnCopies: async () => await hasOwnCopies(catalog),
     }),
   );
   const store = await openObjectStore({

@@ -7,6 +7,7 @@
  *     credentials reach; never the host to which signed requests go.
  */
 import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
@@ -194,6 +195,9 @@ export class RemoteChoice {
   }
 }
 
+/** Of no object: an answer is all that is wanted. */
+const SOME_NAME = 'ebb/is-it-there';
+
 export async function openRemote(
   config: RemotesConfig,
   node: {
@@ -201,6 +205,8 @@ export async function openRemote(
     readonly mover: Mover;
     readonly dataDir: string;
     readonly conditions: Conditions;
+    /** Whether the catalog knows of bytes in the node's own tier 2. */
+    readonly hasOwnCopies: () => Promise<boolean>;
   },
 ): Promise<RemoteTier> {
   const { own } = config;
@@ -209,21 +215,28 @@ export async function openRemote(
     createWatchedTier(tier, { conditions, clock: systemClock, subject });
   const choice = new RemoteChoice(config);
   // The default. Another one may be shared with whom the operator wants.
-  if ('directory' in own && own.directory.startsWith(`${node.dataDir}/`))
+  const isOurs = 'directory' in own && own.directory.startsWith(`${node.dataDir}/`);
+  if (isOurs && (existsSync(own.directory) || !(await node.hasOwnCopies())))
     openOwnDirectory({ path: own.directory, setting: '--remote' }, { mode: 0o2770 });
   assertTrustedPath({ path: join(node.dataDir, 'uploads'), setting: '--data' });
   const journal = (of: string): string =>
     join(node.dataDir, 'uploads', createHash('sha256').update(of).digest('hex').slice(0, 16));
   const fallback =
     'directory' in own
-      ? await openDirectoryTier({ root: own.directory, nodeId: node.nodeId, mover: node.mover })
+      ? await openDirectoryTier({
+          ...{ root: own.directory, nodeId: node.nodeId, mover: node.mover },
+          isKnown: await node.hasOwnCopies(),
+        })
       : await openCleaned({
           ...{ target: own.target, credentials: own.credentials, names: 'bucket/key', ca: own.ca },
           uploadJournal: journal(''),
           onRemark: noting(conditions, OWN_REMOTE, formatS3Location(own.target)),
         });
+  const watched = watch(fallback, OWN_REMOTE);
+  // A place that is away is told from the start on, and not when somebody first asks for what lies there.
+  if ('directory' in own) void watched.head(SOME_NAME).catch(() => undefined);
   return createRoutedTier({
-    fallback: watch(fallback, OWN_REMOTE),
+    fallback: watched,
     open: async (remote, bucket) => {
       const { target, layout, credentials, ca } = choice.find(remote);
       const names = layout === 'key' ? { names: layout, bucket } : { names: layout };

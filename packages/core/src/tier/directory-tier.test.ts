@@ -94,6 +94,32 @@ test('a directory deeper than any path of the system is passed over, and what li
   expect(names.sort()).toEqual([`k/${deep}/file`, 'k/z']);
 });
 
+test.each(['is not there', 'is empty, as a place where nothing is mounted'])(
+  'a known directory that %s is away: nothing is made there, and it is back when it is mounted',
+  async (how) => {
+    const parent = await tempDir();
+    const [root, kept] = [join(parent, 'remote'), join(parent, 'kept')];
+    await putFile(await openTier({ root }), 'k/a', await localFile(), facts);
+    await rename(root, kept);
+    if (how !== 'is not there') await mkdir(root);
+    const tier = await openTier({ root, isKnown: true });
+    const away = { code: 'io_failed', message: expect.stringContaining('mounted') as string };
+    await expect(tier.head('k/a')).rejects.toMatchObject(away);
+    await expect(tier.read('k/a', Buffer.alloc(4), 0)).rejects.toMatchObject(away);
+    await expect(putFile(tier, 'k/b', await localFile(), facts)).rejects.toMatchObject(away);
+    await expect(tier.delete('k/a')).rejects.toMatchObject(away);
+    expect(how === 'is not there' ? readdirSync(parent) : readdirSync(root)).toEqual(
+      how === 'is not there' ? ['kept'] : [],
+    );
+    if (how !== 'is not there') rmdirSync(root);
+    await rename(kept, root);
+    expect((await tier.head('k/a'))?.sizeBytes).toBe(content.length);
+    await putFile(tier, 'k/b', await localFile(), facts);
+    await tier.delete('k/a');
+    expect(everythingIn(root)).toEqual(['k/', 'k/b']);
+  },
+);
+
 test('after any failed put there is neither a temporary file nor an empty directory', async () => {
   const root = await tempDir();
   const tier = await openTier({ root });

@@ -33,7 +33,7 @@ import {
   rmdir,
   unlink,
 } from 'node:fs/promises';
-import { dirname, isAbsolute, join } from 'node:path';
+import { basename, dirname, isAbsolute, join } from 'node:path';
 import { assert, isStoreError, MiB, StoreError } from '@ebb/protocol';
 import { formatCrc32c } from '../checksum.ts';
 import {
@@ -64,6 +64,11 @@ import type {
 export interface DirectoryTierOptions {
   /** Absolute. Made if missing. */
   readonly root: string;
+  /**
+   * Something of this node's lies there already. Then nothing is made, and a root without the node's own directory for
+   * temporary files is away until it is mounted (I5).
+   */
+  readonly isKnown?: boolean;
   /** Keeps the temporary files of nodes apart: to be given where several share the root. */
   readonly nodeId?: string;
   /** Stays the caller's to close. Without one the tier has its own. */
@@ -101,6 +106,15 @@ export async function openDirectoryTier(options: DirectoryTierOptions): Promise<
   assert(isAbsolute(options.root), "a tier's root is an absolute path");
   assert(/^[A-Za-z0-9_-]+$/.test(nodeId), 'a node id is a plain file name');
   try {
+    const isAway = options.isKnown === true && !(await isThere(options.root, nodeId));
+    if (isAway) {
+      const root = await realpathOfMissing(options.root);
+      return new DirectoryTier(
+        options,
+        { root, temporary: join(root, TEMPORARY, nodeId) },
+        { isAway },
+      );
+    }
     await makeDirectories(options.root, { mode: 0o2770 });
     const root = await realpath(options.root);
     const temporary = join(root, TEMPORARY, nodeId);
@@ -129,6 +143,24 @@ const BEFORE_DIRECTORIES: ReadonlySet<unknown> = new Set([
 const CONFLICTS: ReadonlySet<unknown> = new Set(['ENOTDIR', 'EISDIR', 'ENOTEMPTY', 'EEXIST']);
 /** A plain file has none. */
 const NO_HEADERS: RemoteHeaders = { contentType: 'application/octet-stream', metadata: {} };
+
+async function isThere(root: string, nodeId: string): Promise<boolean> {
+  try {
+    return (await lstat(join(root, TEMPORARY, nodeId))).isDirectory();
+  } catch (error) {
+    if (isMissing(error)) return false;
+    throw error;
+  }
+}
+
+async function realpathOfMissing(path: string): Promise<string> {
+  try {
+    return await realpath(path);
+  } catch (error) {
+    if (!isMissing(error) || dirname(path) === path) throw error;
+    return join(await realpathOfMissing(dirname(path)), basename(path));
+  }
+}
 
 /** Others may write in the root, and could have put a link to files of theirs, or of anybody, where ours are removed (I2). */
 async function assertOwnTemporary(path: string): Promise<void> {
@@ -170,8 +202,15 @@ class DirectoryTier implements RemoteTier {
   /** Directories whose own entry is known to be on disk, so that they are synced once and not with every put. */
   readonly #durable = new Set<string>();
   #lastTemporary = 0;
+  /** The directory for temporary files was not there when the tier was opened, and so not looked at. */
+  #isAway: boolean;
 
-  constructor(options: DirectoryTierOptions, paths: { root: string; temporary: string }) {
+  constructor(
+    options: DirectoryTierOptions,
+    paths: { readonly root: string; readonly temporary: string },
+    { isAway = false }: { readonly isAway?: boolean } = {},
+  ) {
+    this.#isAway = isAway;
     this.location = `file://${paths.root}`;
     this.#root = paths.root;
     this.#temporary = paths.temporary;
@@ -268,6 +307,7 @@ class DirectoryTier implements RemoteTier {
 
   async delete(name: string, { etag }: RemoteDeleteOptions = {}): Promise<void> {
     try {
+      if (this.#isAway) await this.#assertMounted();
       const path = await this.#confinedPath(name);
       await this.#calls.during(path, `deleting ${name} from tier 2`, async () => {
         // unlink(2) on a directory is EISDIR: then there is no such object.
@@ -316,9 +356,12 @@ class DirectoryTier implements RemoteTier {
   async #assertMounted(): Promise<void> {
     try {
       await this.#lstat(this.#temporary);
+      if (!this.#isAway) return;
+      await assertOwnTemporary(this.#temporary);
+      this.#isAway = false;
     } catch (error) {
       if (!isMissing(error)) throw toStoreError(error, 'looking at tier 2');
-      const message = `${this.#root} is not the directory that was opened as tier 2: ${this.#temporary} is not there; is it mounted?`;
+      const message = `${this.#root} is not the directory that is known as tier 2: ${this.#temporary} is not there; is it mounted? If it is the right one, make that directory`;
       throw new StoreError('io_failed', message, { root: this.#root }, error);
     }
   }
@@ -395,6 +438,7 @@ class DirectoryTier implements RemoteTier {
     const stop = signal === undefined ? isLate.signal : AbortSignal.any([signal, isLate.signal]);
     let made: RemoteObject | undefined;
     const put = async (): Promise<RemoteObject> => {
+      if (this.#isAway) await this.#assertMounted();
       made = await this.#publisher.publish({ ...files, sources, replaces, signal: stop });
       await this.#noteSynced(directories, syncs);
       return made;
@@ -413,6 +457,7 @@ class DirectoryTier implements RemoteTier {
       // A put that has no answer ends before its next step, if it ever comes to it.
       if (isUnanswered(error)) isLate.abort();
       else await this.#calls.during(path, doing, async () => await undo(error));
+      if (isMissingDirectory(error)) await this.#assertMounted();
       throw this.#putError(name, error);
     }
   }
@@ -653,6 +698,10 @@ function replacedError(name: string, expected: string | null, found: string | nu
 
 function codeOf(error: unknown): unknown {
   return isStoreError(error) ? error.code : undefined;
+}
+
+function isMissingDirectory(error: unknown): boolean {
+  return isStoreError(error) && error.details['errno'] === 'ENOENT';
 }
 
 /** A worker that lives says which call failed, and takes its temporary file away. */
