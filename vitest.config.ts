@@ -1,6 +1,15 @@
 import path from 'node:path';
 import { defineConfig } from 'vitest/config';
 
+const e2e = { testTimeout: 300_000, hookTimeout: 300_000 };
+const E2E = ['packages/*/e2e/**/*.test.ts', 'tpcds-bench/e2e/**/*.test.ts'];
+/** One after the other, when the rest has ended: they measure, take all of the machine, or run Spark. */
+const ALONE = [
+  'packages/server/e2e/{campaign,checkpoint-faults,crash-rounds,descriptors,durability,faults,host-faults,pauses,tier2-faults}.test.ts',
+  'packages/server/e2e/{s3-bench,s3-hadoop,s3-mount}.test.ts',
+  'tpcds-bench/e2e/**/*.test.ts',
+];
+
 // `source` makes `@ebb/*` resolve to src/index.ts, so tests run with no build.
 export default defineConfig({
   resolve: { conditions: ['source'] },
@@ -16,7 +25,11 @@ export default defineConfig({
       },
       {
         extends: true,
-        test: { name: 'e2e', include: ['packages/*/e2e/**/*.test.ts', 'tpcds-bench/e2e/**/*.test.ts'], testTimeout: 300_000, hookTimeout: 300_000, fileParallelism: false },
+        test: { ...e2e, name: 'e2e', include: E2E, exclude: ALONE },
+      },
+      {
+        extends: true,
+        test: { ...e2e, name: 'e2e-alone', include: ALONE, fileParallelism: false, sequence: { groupOrder: 1 } },
       },
     ],
   },

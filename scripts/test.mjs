@@ -20,10 +20,10 @@ const VITEST_WORKERS = 2;
 const NOTHING = { passed: 0, failed: 0, skipped: 0, failures: [] };
 
 const SUITES = {
-  unit: (stdio) => runVitest('unit', stdio),
+  unit: (stdio) => runVitest('unit', stdio, ['unit']),
   jvm: runMaven,
   python: runPytest,
-  e2e: (stdio) => runVitest('e2e', stdio),
+  e2e: (stdio) => runVitest('e2e', stdio, ['e2e', 'e2e-alone']),
 };
 /** Side by side with the one before it, which leaves processors idle: what it prints comes when it has ended. */
 const BESIDE = new Set(['python']);
@@ -91,14 +91,14 @@ function tell(results) {
   return total.failed === 0 ? 0 : 1;
 }
 
-async function runVitest(project, stdio) {
-  const report = path.join(generatedDir('test'), `${project}.json`);
+async function runVitest(suite, stdio, projects) {
+  const report = path.join(generatedDir('test'), `${suite}.json`);
   rmSync(report, { force: true });
   const code = await runOwnNode(
     [
       path.join(ROOT, 'node_modules', 'vitest', 'vitest.mjs'),
       'run',
-      `--project=${project}`,
+      ...projects.map((project) => `--project=${project}`),
       `--max-workers=${VITEST_WORKERS}`,
       '--reporter=default',
       '--reporter=json',
