@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { EventEmitter } from 'node:events';
-import { readdirSync, readFileSync, rmdirSync } from 'node:fs';
-import { mkdir, readFile, rename, symlink, writeFile } from 'node:fs/promises';
+import { readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { link, mkdir, readFile, rename, symlink, writeFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import type { Worker } from 'node:worker_threads';
 import { StoreError } from '@ebb/protocol';
@@ -296,6 +296,57 @@ test('a copy whose source is replaced while it waits for the mover is refused', 
     code: 'precondition_failed',
   });
   expect(everythingIn(root)).toEqual(['k/', 'k/from']);
+});
+
+test('a file that others replace, write in place or cut off before it is fetched is refused, and not taken for the old one', async () => {
+  const root = await tempDir();
+  const path = join(root, 'k/a');
+  let before = async (): Promise<void> => undefined;
+  const copy: Mover['copy'] = async (job) => {
+    await before();
+    return await mover.copy(job);
+  };
+  const tier = await openTier({ root, mover: { ...mover, copy } });
+  const theirs = bytesOf(content.length, 9);
+  for (const change of [
+    async () => {
+      await writeFile(join(root, 'theirs'), theirs);
+      await rename(join(root, 'theirs'), path);
+    },
+    async () => await writeFile(path, theirs, { flag: 'r+' }),
+    async () => await writeFile(path, theirs.subarray(0, 10)),
+  ]) {
+    const { etag } = await putFile(tier, 'k/a', await localFile(), facts);
+    before = change;
+    const run = { offset: 0, length: content.length, crc32c: null, etag };
+    await expect(tier.fetch('k/a', await localFile(), run)).rejects.toMatchObject({
+      code: 'precondition_failed',
+      details: { name: 'k/a', expected: etag },
+    });
+  }
+});
+
+test('a file that others write in place while its bytes are read or fetched is refused', async () => {
+  const root = await tempDir();
+  const tier = await openTier({ root });
+  const path = join(root, 'k/a');
+  const { etag } = await putFile(tier, 'k/a', await localFile(), facts);
+  let looks = 0;
+  const signal = Object.defineProperty(new AbortController().signal, 'aborted', {
+    get: () => {
+      looks++;
+      if (looks === 2) writeFileSync(path, bytesOf(content.length, 9), { flag: 'r+' });
+      return false;
+    },
+  });
+  const reading = tier.read('k/a', Buffer.alloc(content.length), 0, { etag, signal });
+  await expect(reading).rejects.toMatchObject({ code: 'precondition_failed' });
+  expect(looks).toBe(2);
+  const { etag: now = '' } = (await tier.head('k/a')) ?? {};
+  const same = join(root, 'same'); // each byte that is fetched is written into the file itself
+  await link(path, same);
+  const run = { offset: 0, length: content.length, crc32c: null, etag: now };
+  await expect(tier.fetch('k/a', same, run)).rejects.toMatchObject({ code: 'precondition_failed' });
 });
 
 test('a worker that dies while it fills a file leaves none', async () => {

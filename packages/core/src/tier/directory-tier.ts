@@ -262,14 +262,14 @@ class DirectoryTier implements RemoteTier {
           assertThis(await handle.stat({ bigint: true }));
           // Nobody else's: who gives up may use the target again while the system still reads (Q3 of patient-calls.ts).
           const own = Buffer.allocUnsafeSlow(target.length);
-          for (let done = 0; done < own.length; ) {
+          let done = 0;
+          for (let got = 1; done < own.length && got > 0; done += got) {
             stopIfAborted(signal);
-            const { bytesRead } = await handle.read(own, done, own.length - done, position + done);
-            if (bytesRead === 0) throw endsBefore(name, position + own.length);
-            done += bytesRead;
+            got = (await handle.read(own, done, own.length - done, position + done)).bytesRead;
           }
-          // Others may have written in the file meanwhile.
+          // Others may have written in the file meanwhile, or cut it off.
           assertThis(await handle.stat({ bigint: true }));
+          if (done < own.length) throw endsBefore(name, position + own.length);
           return own;
         }),
       );
@@ -280,11 +280,11 @@ class DirectoryTier implements RemoteTier {
   }
 
   async fetch(name: string, file: string, run: RemoteRun): Promise<number> {
-    const { offset, length, crc32c, signal } = run;
+    const { offset, length, crc32c, etag, signal } = run;
     const path = await this.#currentPath(name, run);
     try {
       const copy = { from: path, to: file, fromOffset: offset, sizeBytes: length, sync: false };
-      return await this.#copyVerified(name, { ...copy, crc32c, ...(signal && { signal }) });
+      return await this.#copyVerified(name, { ...copy, etag, crc32c, ...(signal && { signal }) });
     } catch (error) {
       throw await this.#readError(name, error);
     }
@@ -605,6 +605,10 @@ class DirectoryTier implements RemoteTier {
   }
 
   async #readError(name: string, error: unknown): Promise<StoreError> {
+    if (isStoreError(error, 'precondition_failed')) {
+      const { expected, found } = error.details;
+      return replacedError(name, expected as string | null, found as string | null);
+    }
     if (isStoreError(error) || !isNoSuchName(error))
       return toStoreError(error, `reading ${name} from tier 2`);
     try {

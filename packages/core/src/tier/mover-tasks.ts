@@ -43,6 +43,8 @@ export type MoverTask =
       readonly sizeBytes: number;
       readonly fromOffset?: number;
       readonly toOffset?: number;
+      /** The file `from` has this one while it is read. */
+      readonly etag?: string | undefined;
       readonly sync: boolean;
       /** The directory of `to`: synced after the file. */
       readonly directory?: string;
@@ -146,20 +148,24 @@ export class MoverTasks {
     return publish(task, this.#publishCalls, {
       copyRun: ({ file, offset, length, etag }, fd, at) =>
         withSource(file, (from) => {
-          if (etag !== undefined) assertEtag(from, file, etag);
           const run = { file, offset, sizeBytes: length };
-          return this.#copyThrough(jobId, from, run, { fd, at, sync: true }).crc32c;
+          return whileUnchanged(
+            { fd: from, file, etag },
+            () => this.#copyThrough(jobId, from, run, { fd, at, sync: true }).crc32c,
+          );
         }),
       stopIfCancelled: () => this.#stopIfCancelled(jobId),
     });
   }
 
   #copy(jobId: number, task: TaskOf<'copy'>): Sums {
-    const { sizeBytes, fromOffset = 0, toOffset = 0, blockBytes, directory, sync } = task;
+    const { sizeBytes, fromOffset = 0, toOffset = 0, blockBytes, directory, sync, etag } = task;
     const run = { file: task.from, offset: fromOffset, sizeBytes, blockBytes };
     const sums = withSource(task.from, (from) =>
       withFile(task.to, constants.O_WRONLY, (fd) => {
-        const copied = this.#copyThrough(jobId, from, run, { fd, at: toOffset, sync });
+        const copied = whileUnchanged({ fd: from, file: task.from, etag }, () =>
+          this.#copyThrough(jobId, from, run, { fd, at: toOffset, sync }),
+        );
         if (sync) fdatasyncSync(fd);
         return copied;
       }),
@@ -378,6 +384,20 @@ function withSource<T>(file: string, work: (fd: number) => T): T {
     const { code, path } = error as Error & { code?: string; path?: string };
     if (code === 'ENOENT' && path === file) throw new MoverFailure('missing', `no file ${file}`);
     throw error;
+  }
+}
+
+/** Others may write in place, so it is compared again after the last byte, and where the file turned out to be shorter. */
+function whileUnchanged<T>(
+  { fd, file, etag }: { fd: number; file: string; etag: string | undefined },
+  work: () => T,
+): T {
+  if (etag === undefined) return work();
+  assertEtag(fd, file, etag);
+  try {
+    return work();
+  } finally {
+    assertEtag(fd, file, etag);
   }
 }
 

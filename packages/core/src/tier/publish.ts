@@ -26,7 +26,7 @@ export interface PublishRequest {
     readonly offset: number;
     readonly length: number;
     readonly crc32c: number | null;
-    /** The file must have this one when it is open. */
+    /** The file has this one while it is read. */
     readonly etag?: string | undefined;
   }[];
   /** Absolute. Not there before, and not there afterwards. */

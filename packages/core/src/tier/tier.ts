@@ -213,7 +213,9 @@ export interface Mover {
   /**
    * Copies `sizeBytes` from one file into another (which exists), and resolves with their CRC32C. `fromOffset`, `toOffset`:
    * default 0. `sync`: fdatasync after. `directory`: synced after that, so that the name of `to` is durable as well.
-   * @throws `data_lost` when the source is missing or shorter; `tier_full`, `io_failed`, `aborted`, `busy`
+   * `etag` (file-identity.ts): the source must have it from the first byte to the last.
+   * @throws `data_lost` when the source is missing or shorter, `precondition_failed` when it is another file than `etag` says;
+   * `tier_full`, `io_failed`, `aborted`, `busy`. What came by then is in the target.
    */
   copy(options: {
     from: string;
@@ -221,6 +223,7 @@ export interface Mover {
     sizeBytes: number;
     fromOffset?: number;
     toOffset?: number;
+    etag?: string | undefined;
     sync: boolean;
     directory?: string;
     blocks?: BlockCollector;
