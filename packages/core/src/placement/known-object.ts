@@ -4,11 +4,11 @@
  *
  * K1  An object is known by its ETag: the one that came with the answer to a put, or that a sync found.
  * K2  A put whose answer was lost left an ETag that nobody knows. Then the object is known by its bytes: it has the length and the
- *     CRC32C of a version that was being sent.
+ *     CRC32C of a version that was being sent. That may be the one that is being sent now, before the process was killed.
  * K3  What cannot be told is somebody else's.
  */
-import type { SpoolEntry } from '../catalog/catalog.ts';
-import { createCrc32c } from '../checksum.ts';
+import type { Catalog, ObjectRecord, SpoolEntry, StoredContent } from '../catalog/catalog.ts';
+import { combineCrc32c, createCrc32c } from '../checksum.ts';
 import { S3_RANGE_BYTES } from '../limits.ts';
 import type { RemoteObject, RemoteTier } from '../tier/tier.ts';
 
@@ -31,6 +31,22 @@ export async function lookAt(
   if (alike.length === 0) return { there, isKnown: false };
   const crc32c = await checksumOf(remote, name, there, signal);
   return { there, isKnown: alike.some((one) => one.crc32c === crc32c) }; // K2
+}
+
+/** Undefined where it is not known: of an encrypted object, and of one of which some bytes have no checksum. */
+export async function contentOf(
+  catalog: Pick<Catalog, 'findBlob'>,
+  { sizeBytes, crc32c, extents }: ObjectRecord,
+): Promise<StoredContent | undefined> {
+  let joined = 0;
+  for (const { blobId, offset, length } of extents) {
+    const blob = await catalog.findBlob(blobId);
+    if (blob === undefined || blob.sealId !== undefined) return undefined;
+    if (crc32c !== null) continue;
+    if (blob.crc32c === null || offset !== 0 || length !== blob.sizeBytes) return undefined;
+    joined = combineCrc32c(joined, blob.crc32c, length);
+  }
+  return { sizeBytes, crc32c: crc32c ?? joined };
 }
 
 async function checksumOf(

@@ -39,7 +39,7 @@ import { orAborted } from '../store/or-aborted.ts';
 import { isStillThere } from '../tier/still-there.ts';
 import type { RemoteObject, RemoteSource, RemoteTier } from '../tier/tier.ts';
 import type { BlobPlacement, HeldFile, Place } from './blob-placement.ts';
-import { type Known, lookAt } from './known-object.ts';
+import { contentOf, type Known, lookAt } from './known-object.ts';
 import { Pauses, type Subject } from './pauses.ts';
 import type { PrivateCopies } from './private-copies.ts';
 import { NO_OWN_NAME, ownName, privateNameBeside } from './remote-names.ts';
@@ -337,7 +337,11 @@ export class Mirror {
 
   /** I6 */
   async #storeOverSeen(name: string, entry: SpoolEntry, object: ObjectRecord): Promise<void> {
-    const look = (): Promise<Known> => lookAt(this.#parts.remote, name, entry, this.#stop.signal);
+    const { catalog, remote } = this.#parts;
+    // It may be there already: nobody heard of it when the answer was lost, or the process was killed.
+    const own = await contentOf(catalog, object);
+    const sent = { ...entry, tried: own === undefined ? entry.tried : [...entry.tried, own] };
+    const look = (): Promise<Known> => lookAt(remote, name, sent, this.#stop.signal);
     const found = await look();
     const isFree = found.there === undefined || found.isKnown;
     try {

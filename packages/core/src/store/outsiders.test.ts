@@ -329,6 +329,47 @@ describe('what the node does by itself', () => {
     expect((await at.get('lake', 'k')).toString()).toBe('theirs');
   });
 
+  for (const after of ['its answer was lost', 'the process was killed'])
+    test(`a version that comes back and was put before ${after} is this node's own, with its content type`, async () => {
+      const clock = createTestClock();
+      const at = await open({ versioning: 'enabled' }, { clock });
+      const headers = { contentType: 'text/special', metadata: { who: 'me' } };
+      await at.put('lake', 'k', Buffer.from('first'), headers);
+      await mirrored(at);
+      const { version } = (await at.store.head(lake('k'))).object;
+      await at.put('lake', 'k', Buffer.from('second'));
+      await mirrored(at);
+      const [newest] = (await at.store.listVersions('lake', VERSIONS)).versions;
+      at.faults.losesPuts = 1;
+      await at.store.deleteVersion({ ...lake('k'), versionId: idOf(newest) });
+      await vi.waitFor(() => expect(at.failures).toHaveLength(1));
+      expect(there(at, 'lake/k')).toBe('first');
+      const now = after === 'the process was killed' ? await at.crash({ clock }) : at;
+      await clock.advance(120_000);
+      await mirrored(now);
+      const { object } = await now.store.head(lake('k'));
+      expect(object).toMatchObject({ version, ...headers });
+      expect((await now.get('lake', 'k')).toString()).toBe('first');
+    });
+
+  test('a repaired copy whose answer was lost is known by its bytes', async () => {
+    const clock = createTestClock();
+    const at = await open({}, { clock });
+    await at.put('lake', 'k', Buffer.from('ours'), { contentType: 'text/special' });
+    await mirrored(at);
+    const { object } = await at.store.head(lake('k'));
+    await at.catalog.unsetMirrored(object); // a copy that came wrong, and is stored again
+    at.faults.losesPuts = 2;
+    await at.put('lake', 'other', Buffer.from('other'));
+    await vi.waitFor(() => expect(at.failures).toHaveLength(2));
+    await clock.advance(120_000);
+    await mirrored(at);
+    expect((await at.store.head(lake('k'))).object).toMatchObject({
+      version: object.version,
+      contentType: 'text/special',
+    });
+  });
+
   test('a copy that is broken in tier 2 is not repaired over what others put there', async () => {
     const at = await open();
     await at.put('lake', 'k', Buffer.from('ours'));
