@@ -378,6 +378,36 @@ test('what is there under the name of a temporary file is no conflict of the obj
   expect(everythingIn(root)).toEqual(['.ebb-tmp/node-1/1', 'k/', 'k/a']);
 });
 
+test('a deletion leaves what others put under the names of temporary files, and goes on', async () => {
+  const root = await tempDir();
+  const tier = await openTier({ root });
+  const [directory, file] = [join(root, '.ebb-tmp/node-1/2'), join(root, '.ebb-tmp/node-1/3')];
+  const { etag } = await putFile(tier, 'k/a', await localFile(), facts);
+  await mkdir(directory);
+  await writeFile(file, 'theirs');
+  await tier.delete('k/a', { etag });
+  expect(everythingIn(root)).toEqual(['.ebb-tmp/node-1/2/', '.ebb-tmp/node-1/3']);
+  expect(await readFile(file, 'utf8')).toBe('theirs');
+});
+
+test('a name that could not be taken away is not taken for one that is gone', async () => {
+  const root = await tempDir();
+  const fs: DirectoryFs = {
+    ...nodeDirectoryFs,
+    rename: async (from, to) => {
+      await mkdir(to); // others were faster
+      await nodeDirectoryFs.rename(from, to);
+    },
+  };
+  const tier = await openTier({ root, fs });
+  const { etag } = await putFile(tier, 'k/a', await localFile(), facts);
+  await expect(tier.delete('k/a', { etag })).rejects.toMatchObject({
+    code: 'io_failed',
+    details: { errno: 'EISDIR' },
+  });
+  expect((await tier.head('k/a'))?.etag).toBe(etag);
+});
+
 test('no name and no link leads outside the root, for any method', async () => {
   const outside = await tempDir();
   await writeFile(join(outside, 'secret'), 'secret');

@@ -134,6 +134,7 @@ export async function openDirectoryTier(options: DirectoryTierOptions): Promise<
 const PUT_PATIENCE_MS = 120_000;
 const PUT_BYTES_PER_S_MIN = 4 * MiB;
 const TEMPORARY = '.ebb-tmp';
+const TEMPORARY_TRIES = 1000;
 const TEMPORARY_NAME = /^[0-9a-f]+$/;
 /** What a put fails with before it makes a directory. */
 const BEFORE_DIRECTORIES: ReadonlySet<unknown> = new Set([
@@ -370,8 +371,13 @@ class DirectoryTier implements RemoteTier {
   async #unlinkUnchanged(name: string, path: string, etag: string): Promise<void> {
     assertUnchanged(name, await this.#lstat(path), etag);
     // Taken away first, and looked at again: what others put there since goes back to its place.
-    const taken = this.#newTemporary();
-    await this.#fs.rename(path, taken);
+    const taken = await this.#freeTemporary();
+    try {
+      await this.#fs.rename(path, taken);
+    } catch (error) {
+      // EISDIR and the like say nothing of the name: they may come of what others put under the other one.
+      throw isMissing(error) ? error : toStoreError(error, `taking ${name} out of tier 2`);
+    }
     try {
       assertUnchanged(name, await this.#lstat(taken), etag);
     } catch (error) {
@@ -394,6 +400,21 @@ class DirectoryTier implements RemoteTier {
   #newTemporary(): string {
     this.#lastTemporary++;
     return join(this.#temporary, this.#lastTemporary.toString(16));
+  }
+
+  /** rename(2) takes the place of what is there already, which is not ours. */
+  async #freeTemporary(): Promise<string> {
+    for (let tries = 0; tries < TEMPORARY_TRIES; tries++) {
+      const path = this.#newTemporary();
+      try {
+        await lstat(path);
+      } catch (error) {
+        if (isMissing(error)) return path;
+        throw toStoreError(error, `looking at ${path}`);
+      }
+    }
+    const message = `${this.#temporary} is full of files that others put there`;
+    throw new StoreError('io_failed', message);
   }
 
   async *#walk(
