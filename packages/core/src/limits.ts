@@ -42,6 +42,9 @@ export const MOVER_BUFFER_BYTES = 256 * KiB;
 /** With `sync`, dirty pages are written back this often, so that one large copy does not stall everyone's fdatasync at its end. */
 export const MOVER_SYNC_EVERY_BYTES = 64 * MiB;
 
+/** Jobs and sends above this may not take all that there is for both: the small ones behind them would wait for seconds. */
+export const SMALL_MOVE_BYTES_MAX = 8 * MiB;
+
 /** Jobs waiting for a mover; each is a few hundred bytes, and those who submit are bounded themselves. */
 export const MOVER_QUEUE_MAX = 4096;
 

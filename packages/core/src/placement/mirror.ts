@@ -33,6 +33,7 @@ import type {
 import type { Clock } from '../clock.ts';
 import { sealedSize } from '../encryption/frames.ts';
 import { storedSize } from '../encryption/vault.ts';
+import { SMALL_MOVE_BYTES_MAX } from '../limits.ts';
 import { bucketOfVersions } from '../object-ref.ts';
 import type { LifeLog } from '../store/life-log.ts';
 import { orAborted } from '../store/or-aborted.ts';
@@ -85,6 +86,8 @@ interface HeldObject {
 export class Mirror {
   readonly #parts: MirrorParts;
   readonly #queue = new PQueue({ concurrency: SENDS_AT_ONCE });
+  /** Small ones that somebody waits for: not behind large ones. */
+  readonly #waitedFor = new PQueue({ concurrency: SENDS_AT_ONCE });
   /** Names that wait in the queue. */
   readonly #queued = new Set<string>();
   /** Names that are being sent (I1). */
@@ -129,10 +132,10 @@ export class Mirror {
       const sending = this.#sending.get(nameOf(entry));
       const { signal } = this.#stop;
       try {
+        const queue = entry.sizeBytes <= SMALL_MOVE_BYTES_MAX ? this.#waitedFor : this.#queue;
         // What waits in the queue when it is cleared never runs.
         await orAborted(
-          sending ??
-            this.#queue.add(() => this.#send(entry, { isDurable: false }), { priority: 1 }),
+          sending ?? queue.add(() => this.#send(entry, { isDurable: false }), { priority: 1 }),
           signal,
         );
       } catch (error) {
@@ -173,6 +176,7 @@ export class Mirror {
   stop(): void {
     this.#stop.abort();
     this.#queue.clear();
+    this.#waitedFor.clear();
     for (const resolve of this.#idle) resolve();
   }
 

@@ -7,6 +7,7 @@ import {
   buffered,
   bytesOf,
   createTestClock,
+  durable,
   ephemeral,
   mirrored,
   openStoreInTest,
@@ -125,6 +126,33 @@ describe('tier 2 without Ebb', () => {
     await mirrored(at);
     expect((await plain(at)).size).toBe(0);
   });
+});
+
+test('a small write that waits for tier 2 is not behind large objects on their way there', async () => {
+  const { promise: until, resolve: goOn } = Promise.withResolvers<void>();
+  let held = 0;
+  const at = await openStoreInTest(
+    { buf: buffered, dur: durable },
+    {
+      faults: {
+        remote: (remote) =>
+          override(remote, {
+            put: async (name, ...rest) => {
+              if (name.startsWith('buf/')) held++;
+              if (name.startsWith('buf/')) await until;
+              return await remote.put(name, ...rest);
+            },
+          }),
+      },
+    },
+  );
+  for (let index = 0; index < 8; index++) await at.put('buf', `large${index}`, bytesOf(100, index));
+  await vi.waitFor(() => expect(held).toBe(4));
+  await at.put('dur', 'small', Buffer.from('small'));
+  expect((await at.store.head({ bucket: 'dur', key: 'small' })).durability).toBe('remote');
+  expect(held).toBe(4);
+  goOn();
+  await mirrored(at);
 });
 
 describe('an outage of tier 2', () => {

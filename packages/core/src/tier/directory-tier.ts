@@ -134,6 +134,8 @@ export async function openDirectoryTier(options: DirectoryTierOptions): Promise<
 const PUT_PATIENCE_MS = 120_000;
 const PUT_BYTES_PER_S_MIN = 4 * MiB;
 const TEMPORARY = '.ebb-tmp';
+/** Two large files, and one worker for small ones. A second starts when the first has much to do. */
+const PUBLISHERS = 3;
 const TEMPORARY_TRIES = 1000;
 const TEMPORARY_NAME = /^[0-9a-f]+$/;
 /** What a put fails with before it makes a directory. */
@@ -216,7 +218,7 @@ class DirectoryTier implements RemoteTier {
     this.#root = paths.root;
     this.#temporary = paths.temporary;
     this.#mover = options.mover ?? createMover();
-    this.#publisher = options.publisher ?? createMover();
+    this.#publisher = options.publisher ?? createMover({ workers: PUBLISHERS });
     this.#own = [
       ...(options.mover === undefined ? [this.#mover] : []),
       ...(options.publisher === undefined ? [this.#publisher] : []),
@@ -407,7 +409,7 @@ class DirectoryTier implements RemoteTier {
     for (let tries = 0; tries < TEMPORARY_TRIES; tries++) {
       const path = this.#newTemporary();
       try {
-        await lstat(path);
+        await this.#lstat(path);
       } catch (error) {
         if (isMissing(error)) return path;
         throw toStoreError(error, `looking at ${path}`);

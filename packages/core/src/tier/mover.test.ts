@@ -138,6 +138,27 @@ test('small jobs that wait with the worker are stopped one by one', async () => 
   expect([first, second, third, fourth]).toMatchObject([done, stopped, stopped, done]);
 });
 
+test('large jobs leave a worker to small ones, which go past those that wait', async () => {
+  const order: string[] = [];
+  const { mover, file } = await setUp({ workers: 3 });
+  const from = file('from', bytesOf(100, 1));
+  truncateSync(from, 512 * MiB);
+  const stop = new AbortController();
+  const larges = [1, 2, 3, 4].map((number) =>
+    mover
+      .checksum(from, 512 * MiB, { signal: stop.signal })
+      .catch(() => 0)
+      .then(() => void order.push(`large ${number}`)),
+  );
+  for (const sizeBytes of [100, 8 * MiB]) {
+    await mover.checksum(from, sizeBytes);
+    order.push('small');
+  }
+  expect(order).toEqual(['small', 'small']);
+  stop.abort();
+  await Promise.all(larges);
+});
+
 test('many jobs at once all get their own answer, with more than one worker', async () => {
   const { mover, file } = await setUp({ workers: 2 });
   const contents = Array.from({ length: 50 }, (_, index) => bytesOf(index * 1000, index));

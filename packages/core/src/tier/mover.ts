@@ -4,6 +4,7 @@
  * I1  A worker runs one job at a time; the rest waits in one bounded queue, in order. A few small jobs are with a busy worker
  *     already (`ahead`), so that it does not wait for the main thread between them; they count as waiting.
  * I2  A job's promise settles after the worker has let go of the files, also when it was aborted.
+ *     With more than one worker, one of them is kept for jobs of at most SMALL_MOVE_BYTES_MAX: those go past larger ones then.
  * I3  A worker that dies fails its own job with `io_failed`, and the next job starts a new one. What was ahead is done then.
  *
  * Workers start with the first job, and do not keep the process alive. Relied on by file-tier.ts (populate),
@@ -17,6 +18,7 @@ import {
   MOVER_QUEUE_MAX,
   MOVER_SYNC_EVERY_BYTES,
   MOVER_YOUNG_HEAP_MIB,
+  SMALL_MOVE_BYTES_MAX,
 } from '../limits.ts';
 import { settlesWithin } from '../settles-within.ts';
 import { codeOfErrno } from './fs-error.ts';
@@ -94,6 +96,7 @@ const AHEAD_BYTES_MAX = 256 * KiB;
 
 class MoverPool {
   readonly #workersMax: number;
+  readonly #largesMax: number;
   readonly #queueMax: number;
   readonly #bufferBytes: number;
   readonly #startWorker: (data: MoverWorkerData) => Worker;
@@ -104,6 +107,7 @@ class MoverPool {
 
   constructor(options: MoverOptions) {
     this.#workersMax = options.workers ?? 1;
+    this.#largesMax = Math.max(1, this.#workersMax - 1);
     this.#queueMax = options.queueMax ?? MOVER_QUEUE_MAX;
     this.#bufferBytes = options.bufferBytes ?? MOVER_BUFFER_BYTES;
     this.#startWorker = options.startWorker ?? startWorkerThread;
@@ -176,9 +180,13 @@ class MoverPool {
   }
 
   #dispatch(): void {
+    let larges = 0;
+    for (const { jobs } of this.#threads) if (jobs.some(isLarge)) larges++;
     for (const job of this.#queue) {
-      const thread = this.#findIdle() ?? this.#findAlmostIdle(job);
+      if (isLarge(job) && larges >= this.#largesMax) continue;
+      const thread = this.#findThread(job);
       if (thread === undefined) return;
+      if (isLarge(job)) larges++;
       this.#queue.delete(job);
       thread.jobs.push(job);
       thread.endCall ??= beginThreadCall();
@@ -187,16 +195,12 @@ class MoverPool {
     }
   }
 
-  #findIdle(): Thread | undefined {
+  #findThread(job: Job): Thread | undefined {
     for (const thread of this.#threads) if (thread.jobs.length === 0) return thread;
+    if (isBrief(job))
+      for (const thread of this.#threads)
+        if (thread.jobs.length <= AHEAD_MAX && thread.jobs.every(isBrief)) return thread;
     return this.#threads.size < this.#workersMax ? this.#start() : undefined;
-  }
-
-  #findAlmostIdle(job: Job): Thread | undefined {
-    if (!isSmall(job)) return undefined;
-    for (const thread of this.#threads)
-      if (thread.jobs.length <= AHEAD_MAX && thread.jobs.every(isSmall)) return thread;
-    return undefined;
   }
 
   #start(): Thread {
@@ -244,8 +248,12 @@ class MoverPool {
   }
 }
 
-function isSmall({ task: { sizeBytes } }: Job): boolean {
+function isBrief({ task: { sizeBytes } }: Job): boolean {
   return sizeBytes <= AHEAD_BYTES_MAX;
+}
+
+function isLarge({ task: { sizeBytes } }: Job): boolean {
+  return sizeBytes > SMALL_MOVE_BYTES_MAX;
 }
 
 function closedError(): StoreError {
