@@ -8,9 +8,11 @@ from __future__ import annotations
 import datetime
 import decimal
 import enum
+import gc
 import math
 import pathlib
 import random
+import weakref
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -260,6 +262,14 @@ class Record:
 Pair = namedtuple("Pair", "a b")
 
 
+class Celsius(np.float64):
+    pass
+
+
+class Label(np.str_):
+    pass
+
+
 def with_attribute(value: Any, attribute: Any) -> Any:
     value.extra = attribute
     return value
@@ -276,6 +286,12 @@ OTHERS = {
     "long double scalar": lambda: np.longdouble(1),
     "record": lambda: np.zeros(2, dtype=[("a", int)])[0],
     "date without unit": lambda: np.array(["NaT"], "M8"),
+    "dates with metadata": lambda: np.zeros(3, np.dtype("M8[s]", metadata={"a": 1})),
+    "durations with metadata": lambda: np.zeros(3, np.dtype(">m8[s]", metadata={"a": 1})),
+    "numbers with metadata": lambda: np.zeros(3, np.dtype("f8", metadata={"a": 1})),
+    "subclass of a scalar": lambda: Celsius(20.5),
+    "key of such a subclass": lambda: {Celsius(20.5): 1},
+    "subclass of numpy's text": lambda: Label("a"),
     "strides beyond": lambda: np.lib.stride_tricks.as_strided(np.ones(3), (100,), (8,)),
     "enum": lambda: Mode.A,
     "int enum": lambda: Level.A,
@@ -299,6 +315,43 @@ OTHERS = {
     "generator": lambda: np.random.default_rng(0),
     "function": lambda: len,
 }
+
+
+def test_texts_of_numpy_keep_zeros_at_their_end(checkpointer: Checkpointer) -> None:
+    texts = [np.str_("a\0"), np.str_("\0\0"), np.str_("\ud800\0"), np.bytes_(b"a\0"), np.bytes_(b"\0")]
+    found = comes_back(checkpointer, {"texts": texts, "keys": dict.fromkeys(texts, 1), "set": set(texts)})
+    for some in (found["texts"], list(found["keys"])):
+        assert [(type(one), len(one)) for one in some] == [(type(one), len(one)) for one in texts]
+        assert [list(one) for one in some] == [list(one) for one in texts]
+    assert sorted(len(one) for one in found["set"]) == [1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("kind", ["q", "Q", ">q", "l", "i"])
+def test_elements_of_an_array_stay_of_their_type(checkpointer: Checkpointer, kind: str) -> None:
+    array = np.arange(6).astype(kind)
+    state = {
+        "a": array,
+        "column": np.asfortranarray(array.reshape(2, 3).copy()),
+        "shared": [array.reshape(2, 3), array[2:]],
+    }
+    found = comes_back(checkpointer, state)
+    with checkpointer.open(1) as opened:
+        for one in (found, opened.state):
+            assert_same(one["shared"][0].copy(), array.reshape(2, 3))
+            for there in (one["a"], one["column"], *one["shared"]):
+                assert there.dtype.char == array.dtype.char
+                assert type(there.flat[0]) is type(array[0])
+
+
+def test_classes_of_programs_are_not_kept() -> None:
+    kept = []
+    for _ in range(100):
+        made = type("Made", (np.ndarray,), {})
+        assert arrays.kind_of(np.zeros(3).view(made)) == arrays.NUMPY
+        kept.append(weakref.ref(made))
+        del made
+    gc.collect()
+    assert [one() for one in kept if one() is not None] == []
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -33,6 +33,8 @@ _TORCH_DTYPES = (
 )  # fmt: skip
 #: Dates and durations travel as their counts.
 _COUNTED_KINDS = "mM"
+#: Types of C beside another with as many bits: elements of `longlong` are of another type than those of `int64`.
+_ALIASES = frozenset(char for char in "hHiIlLqQ" if np.dtype(np.dtype(char).str).char != char)
 
 
 class Spec(NamedTuple):
@@ -43,8 +45,10 @@ class Spec(NamedTuple):
     nbytes: int
 
 
-#: Of classes of arrays that were met. What is no array is asked anew: its library may come later.
+#: Of the libraries' own classes of arrays that were met. Others are asked anew: the library of what is no array may
+#: come later, and programs may make any number of classes, which would be kept.
 _kinds: dict[type, str] = {}
+_LIBRARIES = frozenset({NUMPY, TORCH, JAX, "jaxlib"})
 
 
 def kind_of(value: Any) -> str | None:
@@ -63,7 +67,8 @@ def _find_kind(value: Any) -> str | None:
         kind = JAX
     else:
         return None
-    _kinds[type(value)] = kind
+    if type(value).__module__.partition(".")[0] in _LIBRARIES:
+        _kinds[type(value)] = kind
     return kind
 
 
@@ -332,6 +337,8 @@ def dressed(array: Any, kind: str, form: Form, *, in_place: bool = False) -> Any
         dtype = np.dtype(wanted["dtype"])
         array = array.view(dtype.newbyteorder("=")) if dtype.kind in _COUNTED_KINDS else array
         array = array.astype(dtype, copy=False)
+        if dtype.char in _ALIASES:  # `astype` takes them for equal
+            array = array.view(dtype)
     if "order" in wanted and not in_place:
         array = _ordered(array, wanted["order"])
     if "frozen" in wanted:
@@ -352,20 +359,22 @@ def _numpy_spec(array: np.ndarray[Any, Any]) -> Spec:
         raise UnsupportedError(
             f"a {kind_name(array)} is more than its elements: save np.asarray(…) of it, and a mask or file name beside"
         )
-    if array.dtype.kind in _COUNTED_KINDS:
-        if np.datetime_data(array.dtype)[0] == "generic":
-            raise UnsupportedError(f"arrays of dtype {array.dtype} are not checkpointed: give them a unit")
+    dtype = array.dtype
+    if dtype.kind in _COUNTED_KINDS and not dtype.metadata:
+        if np.datetime_data(dtype)[0] == "generic":
+            raise UnsupportedError(f"arrays of dtype {dtype} are not checkpointed: give them a unit")
         name = "int64"
     else:
-        name = _numpy_dtype_name(array.dtype)
+        name = _numpy_dtype_name(dtype)
     _assert_numpy_memory(array)
     return Spec(name, array.shape, array.size * array.itemsize)
 
 
 def _numpy_form(array: np.ndarray[Any, Any]) -> Form:
     form: dict[str, Any] = {}
-    if array.dtype.kind in _COUNTED_KINDS or not array.dtype.isnative:
-        form["dtype"] = array.dtype.str
+    dtype = array.dtype
+    if dtype.kind in _COUNTED_KINDS or not dtype.isnative or dtype.char in _ALIASES:
+        form["dtype"] = dtype_text(dtype)
     if not array.flags.writeable:
         form["frozen"] = True
     if not array.flags.c_contiguous:
@@ -373,6 +382,10 @@ def _numpy_form(array: np.ndarray[Any, Any]) -> Form:
         if order is not None:
             form["order"] = order
     return tuple(form.items())
+
+
+def dtype_text(dtype: np.dtype[Any]) -> str:
+    return f"{dtype.str[0]}{dtype.char}" if dtype.char in _ALIASES else dtype.str
 
 
 def _numpy_dtype_name(dtype: Any) -> str:

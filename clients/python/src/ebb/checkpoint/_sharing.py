@@ -252,7 +252,7 @@ def _bytes_of(group: Sequence[_Memory], low: int, high: int) -> Any:
 def _dtype_name(array: Any) -> str:
     if _arrays.kind_of(array) == _arrays.TORCH:
         return str(array.dtype).removeprefix("torch.")
-    return str(array.dtype.str if array.dtype.kind in "biufcmM" else array.dtype.name)
+    return _arrays.dtype_text(array.dtype) if array.dtype.kind in "biufcmM" else str(array.dtype.name)
 
 
 def view_of(memory: np.ndarray[Any, Any], view: View, kind: str) -> Any:

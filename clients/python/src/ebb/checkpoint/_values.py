@@ -65,7 +65,7 @@ def pack(value: Any) -> Any:
     if kind is tuple:
         return ["tuple", []]
     if kind is np.str_:
-        return ["numpy.str_", pack(str(value))]
+        return ["numpy.str_", pack(str.__str__(value))]  # NumPy's own drops zeros at the end
     if kind is np.bytes_:
         return ["numpy.bytes_", _base64(bytes(value))]
     if isinstance(value, np.generic):
@@ -138,7 +138,7 @@ _UNPACK: dict[str, Callable[[list[Any], Callable[[Any], Any]], Any]] = {
 
 
 def _is_scalar(value: np.generic) -> bool:
-    if type(value) in _LONG_DOUBLES:
+    if type(value) in _LONG_DOUBLES or type(value) is not value.dtype.type:
         return False
     return value.dtype.kind in _SCALAR_KINDS or type(value).__module__ == "ml_dtypes"
 
