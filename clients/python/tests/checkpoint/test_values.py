@@ -12,6 +12,7 @@ import gc
 import math
 import pathlib
 import random
+import struct
 import weakref
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from dataclasses import dataclass
@@ -324,6 +325,14 @@ def test_texts_of_numpy_keep_zeros_at_their_end(checkpointer: Checkpointer) -> N
         assert [(type(one), len(one)) for one in some] == [(type(one), len(one)) for one in texts]
         assert [list(one) for one in some] == [list(one) for one in texts]
     assert sorted(len(one) for one in found["set"]) == [1, 2, 2, 2, 2]
+
+
+def test_a_nan_keeps_its_sign_and_bits(checkpointer: Checkpointer) -> None:
+    bits = [0xFFF8_0000_0000_0000, 0x7FF8_0000_0000_0001, 0x7FF8_0000_0000_0000]
+    values = [struct.unpack("<d", struct.pack("<Q", one))[0] for one in bits]
+    found = comes_back(checkpointer, [*values, complex(values[0], values[1])])
+    found[3:] = [found[3].real, found[3].imag]
+    assert [struct.unpack("<Q", struct.pack("<d", one))[0] for one in found] == [*bits, bits[0], bits[1]]
 
 
 @pytest.mark.parametrize("kind", ["q", "Q", ">q", "l", "i"])

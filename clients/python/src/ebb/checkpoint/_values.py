@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import math
+import struct
 import sys
 from typing import Any, Callable
 
@@ -55,7 +56,7 @@ def pack(value: Any) -> Any:
         return value if abs(value) < _JSON_INT_MAX else ["hex", format(value, "x")]
     if kind is float:
         # repr gives the same float back; JSON has no NaN and no infinity.
-        return value if math.isfinite(value) else ["float", repr(value)]
+        return value if math.isfinite(value) else ["float", repr(value), *_nan_bits(value)]
     if kind is complex:
         return ["complex", pack(value.real), pack(value.imag)]
     if kind is bytes:
@@ -122,7 +123,7 @@ def _torch_value(kind: str) -> Callable[[list[Any], Any], Any]:
 _UNPACK: dict[str, Callable[[list[Any], Callable[[Any], Any]], Any]] = {
     "int": lambda body, _: int(body[0]),
     "hex": lambda body, _: int(body[0], 16),
-    "float": lambda body, _: float(body[0]),
+    "float": lambda body, _: struct.unpack("<d", bytes.fromhex(body[1]))[0] if len(body) > 1 else float(body[0]),
     "complex": lambda body, again: complex(again(body[0]), again(body[1])),
     "text": lambda body, _: base64.b64decode(body[0]).decode("utf-8", "surrogatepass"),
     "bytes": lambda body, _: base64.b64decode(body[0]),
@@ -149,6 +150,12 @@ def _scalar_dtype(value: np.generic) -> str:
     if dtype.kind not in _SCALAR_KINDS:
         return dtype.name
     return dtype.str if np.dtype(dtype.str).type is type(value) else dtype.char
+
+
+def _nan_bits(value: float) -> list[str]:
+    """Of a NaN that is another one than Python's own: with a sign, or a number of its own."""
+    bits = struct.pack("<d", value)
+    return [bits.hex()] if math.isnan(value) and bits != struct.pack("<d", math.nan) else []
 
 
 def _is_text(value: str) -> bool:
