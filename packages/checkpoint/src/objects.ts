@@ -72,15 +72,23 @@ export class Objects {
     });
   }
 
+  /** What was replaced while it was read is opened again; what was deleted is `not_found` then. */
   async get(name: Name): Promise<Buffer> {
-    return await this.using(name, async ({ object, leaseId }) => {
-      const bytes = Buffer.alloc(object.sizeBytes);
-      for (let at = 0; at < bytes.length; at += READ_BYTES_MAX) {
-        const piece = bytes.subarray(at, at + READ_BYTES_MAX);
-        await this.#store.read(this.#owner, leaseId, piece, at);
+    for (let opens = 1; ; opens++)
+      try {
+        return await this.using(name, (opened) => this.#readWhole(opened));
+      } catch (error) {
+        if (!isStoreError(error, 'superseded') || opens === OPENS_MAX) throw error;
       }
-      return bytes;
-    });
+  }
+
+  async #readWhole({ object, leaseId }: OpenedObject): Promise<Buffer> {
+    const bytes = Buffer.alloc(object.sizeBytes);
+    for (let at = 0; at < bytes.length; at += READ_BYTES_MAX) {
+      const piece = bytes.subarray(at, at + READ_BYTES_MAX);
+      await this.#store.read(this.#owner, leaseId, piece, at);
+    }
+    return bytes;
   }
 
   async using<T>(name: Name, work: (opened: OpenedObject) => Promise<T>): Promise<T> {
@@ -191,3 +199,4 @@ export class Objects {
 }
 
 const LIST_PAGE = 1000;
+const OPENS_MAX = 3;

@@ -98,7 +98,8 @@ function isLoss(error: unknown): error is StoreError {
   return (
     isStoreError(error, 'data_lost') ||
     isStoreError(error, 'data_corrupt') ||
-    isStoreError(error, 'not_found')
+    isStoreError(error, 'not_found') ||
+    isStoreError(error, 'superseded')
   );
 }
 

@@ -277,7 +277,8 @@ export class FileTable implements Files {
     });
     try {
       if (base !== undefined && keepBytes > 0) {
-        const readBlob: ReadPath['readBlob'] = (...range) => reads.readBlob(...range);
+        const readBlob: ReadPath['readBlob'] = (blobId, target, position) =>
+          reads.readBlob(blobId, target, position, owner);
         await copyExtents(this.#parts, readBlob, base, { bytes: keepBytes, to: staged });
       }
       writes.setWritten(owner, staged.writeId, keepBytes);

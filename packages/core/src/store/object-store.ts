@@ -310,8 +310,11 @@ export interface ObjectStore {
    * `data_lost`; `superseded` for a version in tier 2 alone that was replaced or deleted meanwhile
    */
   read(owner: Owner, leaseId: number, target: Uint8Array, position: number): Promise<void>;
-  /** Reads from a blob by id, for batched ranges; the blob must be live or leased. */
-  readBlob(blobId: number, target: Uint8Array, position: number): Promise<void>;
+  /**
+   * Reads from a blob by id, for batched ranges; the blob must be live or leased. `owner`: whose lease names it.
+   * @throws `data_lost`; `superseded` when the owner's lease is on a version as `read` says
+   */
+  readBlob(blobId: number, target: Uint8Array, position: number, owner?: Owner): Promise<void>;
   /**
    * A URL for an object that lies in tier 2 alone, plain and as one object of an S3 store, good for `PRESIGNED_READ_SECONDS`;
    * undefined of any other, of none, and where the settings say so. Tier 2 is not asked: what happens to the object there, or

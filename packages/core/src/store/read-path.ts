@@ -302,7 +302,7 @@ export class ReadPath {
       for (const extent of await this.#extentsWithin(lease, position, end)) {
         const { blobId, offset, length, start } = extent;
         const from = start - position;
-        await this.readBlob(blobId, target.subarray(from, from + length), offset);
+        await this.#readBlob(blobId, target.subarray(from, from + length), offset);
       }
     } catch (error) {
       throw await this.#lostOrGone(lease.object, error);
@@ -371,8 +371,34 @@ export class ReadPath {
     return url === undefined ? undefined : { url, etag };
   }
 
+  async readBlob(
+    blobId: number,
+    target: Uint8Array,
+    position: number,
+    owner?: Owner,
+  ): Promise<void> {
+    try {
+      await this.#readBlob(blobId, target, position);
+    } catch (error) {
+      if (owner === undefined || !isStoreError(error, 'data_lost')) throw error;
+      const object = await this.#leasedWith(owner, blobId);
+      throw object === undefined ? error : await this.#lostOrGone(object, error);
+    }
+  }
+
+  /** What the owner opened that has bytes in this blob. */
+  async #leasedWith(owner: Owner, blobId: number): Promise<ObjectRecord | undefined> {
+    for (const [step, leaseId] of [...(this.#leasesOf.get(owner.ownerId) ?? [])].entries()) {
+      const turn = takesTurns(step);
+      if (turn !== undefined) await turn;
+      const object = this.#leases.get(leaseId)?.object;
+      if (object !== undefined && (await blobIdsOf(object)).has(blobId)) return object;
+    }
+    return undefined;
+  }
+
   /** A copy may move or vanish between look-up and read: then the next look-up tells where it went. */
-  async readBlob(blobId: number, target: Uint8Array, position: number): Promise<void> {
+  async #readBlob(blobId: number, target: Uint8Array, position: number): Promise<void> {
     let failure: StoreError | undefined;
     for (let attempt = 0; ; attempt++) {
       for (const place of ['memory', 'disk'] as const) {

@@ -6,7 +6,7 @@
  *     target becomes visible with its commit, under the caller's conditions.
  * W2  It is no single step with the removal of sources: a crash in between leaves both.
  */
-import { MiB, StoreError } from '@ebb/protocol';
+import { isStoreError, MiB, StoreError } from '@ebb/protocol';
 import type { Catalog, Condition, ObjectRecord } from '../catalog/catalog.ts';
 import type {
   CommitOptions,
@@ -21,6 +21,7 @@ import type {
 import { versionIdOf } from './versions.ts';
 
 const PIECE_BYTES = MiB;
+const TRIES = 4;
 
 /** More sources are opened one after the other, each as the version that it was at first. */
 const SOURCES_HELD_MAX = 64;
@@ -46,6 +47,14 @@ export class Rewriting {
     to: ObjectRef,
     condition: Condition,
   ): Promise<{ readonly view: ObjectView; readonly source: ObjectRecord }> {
+    return await untilRead(() => this.#copyOnce(from, to, condition));
+  }
+
+  async #copyOnce(
+    from: ObjectRef,
+    to: ObjectRef,
+    condition: Condition,
+  ): Promise<{ readonly view: ObjectView; readonly source: ObjectRecord }> {
     return await this.#asOwner(async (owner) => {
       const opened = await this.#store.open(owner, from, { ranges: true });
       const source = opened.object;
@@ -62,16 +71,24 @@ export class Rewriting {
     sources: readonly ComposeSource[],
     options: ComposeOptions,
   ): Promise<ObjectView> {
+    const { view, etags } = await untilRead(() => this.#composeOnce(to, sources, options));
+    for (const [at, { bucket, key, consume }] of sources.entries())
+      if (consume === true)
+        await this.#store.delete({ bucket, key }, { ifMatch: etags[at] as string });
+    return view;
+  }
+
+  async #composeOnce(
+    to: ObjectRef,
+    sources: readonly ComposeSource[],
+    options: ComposeOptions,
+  ): Promise<{ readonly view: ObjectView; readonly etags: readonly string[] }> {
     return await this.#asOwner(async (owner) => {
       const runs: Run[] = [];
       const isHeld = sources.length <= SOURCES_HELD_MAX;
       for (const source of sources) runs.push(await this.#open(owner, source, isHeld));
       const view = await this.#write(owner, to, runs, options);
-      for (const [at, { bucket, key, consume }] of sources.entries()) {
-        const { etag } = (runs[at] as Run).source;
-        if (consume === true) await this.#store.delete({ bucket, key }, { ifMatch: etag });
-      }
-      return view;
+      return { view, etags: runs.map(({ source }) => source.etag) };
     });
   }
 
@@ -141,4 +158,14 @@ export class Rewriting {
       await this.#store.dropOwner(owner);
     }
   }
+}
+
+/** A source in tier 2 alone that went while it was read: nothing was written, and what is there now is opened. */
+async function untilRead<T>(work: () => Promise<T>): Promise<T> {
+  for (let tries = 1; ; tries++)
+    try {
+      return await work();
+    } catch (error) {
+      if (!isStoreError(error, 'superseded') || tries === TRIES) throw error;
+    }
 }

@@ -245,8 +245,8 @@ export class CatalogObjectStore implements ObjectStore {
   presignRead(ref: ObjectRef): Promise<PresignedRead | undefined> {
     return this.#reads.presignRead(ref);
   }
-  readBlob(blobId: number, target: Uint8Array, position: number): Promise<void> {
-    return this.#reads.readBlob(blobId, target, position);
+  readBlob(blobId: number, target: Uint8Array, position: number, owner?: Owner): Promise<void> {
+    return this.#reads.readBlob(blobId, target, position, owner);
   }
   locate(blobId: number, length: number): ReturnType<ObjectStore['locate']> {
     return this.#reads.locate(blobId, length);

@@ -269,7 +269,8 @@ export class FrameConnection {
     }
     const startedMs = this.#metrics.start(header.op);
     this.#readingBytes += plan.totalBytes;
-    const answer = readWhole(this.#services.store, plan).finally(() => {
+    const reader = { store: this.#services.store, owner: this.#owner };
+    const answer = readWhole(reader, plan).finally(() => {
       this.#readingBytes -= plan.totalBytes;
     });
     void this.#settle({ header, startedMs, payloadBytes: payload.length }, answer);
@@ -278,7 +279,7 @@ export class FrameConnection {
   /** The answer goes out in parts; undefined is what is left to say. */
   async #stream({ requestId, op }: FrameHeader, plan: ReadPlan): Promise<undefined> {
     const parts = {
-      ...{ store: this.#services.store, pieces: this.#pieces, peer: this.#owner.name },
+      ...{ store: this.#services.store, owner: this.#owner, pieces: this.#pieces },
     };
     let turn: OutboxTurn | undefined;
     let isBegun = false;

@@ -8,8 +8,7 @@
  *     fails after that ends the connection, for the frame cannot be completed.
  * I2  What was read ahead and cannot be sent yet is given back; it is read again when its turn comes (send-through.ts).
  */
-import type { ObjectStore } from '@ebb/core';
-import { settlesWithin } from '@ebb/core';
+import { type ObjectStore, type Owner, settlesWithin } from '@ebb/core';
 import { messages, READ_BYTES_MAX, StoreError } from '@ebb/protocol';
 import type { BufferPool } from '../http/buffer-pool.ts';
 import { type Loaded, loadAhead, type Outlet, sendThrough } from '../http/send-through.ts';
@@ -40,14 +39,17 @@ export function parseRead(payload: Buffer): ReadPlan {
 }
 const RANGE_BYTES = 20;
 
+/** Whose leases name the blobs. */
+interface Reader {
+  readonly store: ObjectStore;
+  readonly owner: Owner;
+}
+
 /** Held whole: for what is small. */
-export async function readWhole(
-  store: ObjectStore,
-  { ranges, totalBytes }: ReadPlan,
-): Promise<Buffer> {
+export async function readWhole(reader: Reader, { ranges, totalBytes }: ReadPlan): Promise<Buffer> {
   const answer = Buffer.allocUnsafeSlow(READ_PREFIX_BYTES + totalBytes);
   answer.writeUInt32LE(totalBytes, 0);
-  await fill(store, ranges, answer.subarray(READ_PREFIX_BYTES), 0);
+  await fill(reader, ranges, answer.subarray(READ_PREFIX_BYTES), 0);
   return answer;
 }
 
@@ -60,23 +62,19 @@ export interface AnswerTurn {
 }
 
 export async function streamRead(
-  {
-    store,
-    pieces,
-    peer,
-  }: { readonly store: ObjectStore; readonly pieces: BufferPool; readonly peer: string },
+  { pieces, ...reader }: Reader & { readonly pieces: BufferPool },
   { ranges, totalBytes }: ReadPlan,
   takeTurn: () => AnswerTurn,
 ): Promise<void> {
   const range = { start: 0, end: totalBytes };
   const outlet: Outlet = {
-    ...{ pieces, peer },
-    fill: (target, at) => fill(store, ranges, target, at),
+    ...{ pieces, peer: reader.owner.name },
+    fill: (target, at) => fill(reader, ranges, target, at),
     write: (bytes) => turn.write(bytes),
   };
   const loaded = await loadAhead(outlet, range);
   try {
-    await assertThere(store, ranges, bytesOf(loaded));
+    await assertThere(reader, ranges, bytesOf(loaded));
   } catch (error) {
     giveBack(loaded);
     throw error;
@@ -103,7 +101,7 @@ function giveBack(loaded: Loaded[]): void {
 
 /** I1. @throws those of `readBlob` */
 async function assertThere(
-  store: ObjectStore,
+  { store, owner }: Reader,
   ranges: readonly messages.ReadRange[],
   readBytes: number,
 ): Promise<void> {
@@ -111,13 +109,14 @@ async function assertThere(
   let end = 0;
   for (const { blobId, offset, length } of ranges) {
     end += length;
-    if (end > readBytes && length > 0) await store.readBlob(blobId, last, offset + length - 1);
+    if (end > readBytes && length > 0)
+      await store.readBlob(blobId, last, offset + length - 1, owner);
   }
 }
 
 /** All settle before it does: nobody writes into the target after it is gone. */
 async function fill(
-  store: ObjectStore,
+  { store, owner }: Reader,
   ranges: readonly messages.ReadRange[],
   target: Buffer,
   from: number,
@@ -145,7 +144,7 @@ async function fill(
       part = parts[next++]
     ) {
       try {
-        await store.readBlob(part.blobId, part.target, part.offset);
+        await store.readBlob(part.blobId, part.target, part.offset, owner);
       } catch (error) {
         failure ??= { error };
       }

@@ -6,7 +6,7 @@ import { checkReadConditions, rangeApplies } from './conditions.ts';
 import type { DataContext } from './data-context.ts';
 import { objectHeaders, tierName, viewHeaders } from './object-headers.ts';
 import { parseRange } from './range.ts';
-import { sendRange } from './send-range.ts';
+import { sendRange, untilSent } from './send-range.ts';
 import { assertSameVersion } from './wait-request.ts';
 
 /** With what was waited for before, if anything was. */
@@ -36,13 +36,15 @@ export async function getObject(
   context: ReadContext,
 ): Promise<void> {
   const { store, owner, waited } = context;
-  const opened = await store.open(owner, ref, { ranges: true });
-  try {
-    assertSameVersion(waited, opened.object);
-    await answer(request, response, opened, context);
-  } finally {
-    store.release(owner, [opened.leaseId]);
-  }
+  await untilSent(response, async () => {
+    const opened = await store.open(owner, ref, { ranges: true });
+    try {
+      assertSameVersion(waited, opened.object);
+      await answer(request, response, opened, context);
+    } finally {
+      store.release(owner, [opened.leaseId]);
+    }
+  });
 }
 
 async function answer(

@@ -5,7 +5,7 @@
  */
 import type { OutgoingHttpHeaders, ServerResponse } from 'node:http';
 import type { OpenedObject } from '@ebb/core';
-import { StoreError } from '@ebb/protocol';
+import { isStoreError, StoreError } from '@ebb/protocol';
 import { BODY_WINDOW_MS, SMALL_BODY_BYTES } from '../../limits.ts';
 import { cutAfter } from '../cut-after.ts';
 import { sendThrough } from '../send-through.ts';
@@ -19,6 +19,29 @@ interface Sent {
   readonly start: number;
   /** Exclusive. */
   readonly end: number;
+}
+
+const OPENS_MAX = 5;
+
+/**
+ * Opens and answers. A version that went to a newer one, or was deleted, before the head of the answer was out is opened
+ * again: the answer is what is there now. @throws `busy` when each version goes before it was read
+ */
+export async function untilSent(
+  response: ServerResponse,
+  openAndAnswer: () => Promise<void>,
+): Promise<void> {
+  for (let opens = 1; ; opens++) {
+    try {
+      await openAndAnswer();
+      return;
+    } catch (error) {
+      if (!isStoreError(error, 'superseded') || response.headersSent) throw error;
+      if (opens < OPENS_MAX) continue;
+      const message = `the object was replaced ${opens} times while its first bytes were read`;
+      throw new StoreError('busy', message, { opens }, error);
+    }
+  }
 }
 
 /** Head and body of the answer. The lease stays the caller's. */

@@ -133,6 +133,8 @@ export async function digestObject(
       pieces.give(piece);
     }
     return (await digest.digest()).toString('base64');
+  } catch (error) {
+    throw isStoreError(error, 'superseded') ? new S3Error('PreconditionFailed') : error;
   } finally {
     store.release(owner, [opened.leaseId]);
   }

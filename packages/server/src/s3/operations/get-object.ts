@@ -3,7 +3,7 @@ import type { OutgoingHttpHeaders } from 'node:http';
 import type { ObjectRecord, OpenedObject } from '@ebb/core';
 import { checkReadConditions, rangeApplies } from '../../http/data/conditions.ts';
 import { parseRange } from '../../http/data/range.ts';
-import { sendRange } from '../../http/data/send-range.ts';
+import { sendRange, untilSent } from '../../http/data/send-range.ts';
 import type { FileRedirect } from '../../http/file-redirects.ts';
 import { encodeHeader } from '../../http/header-text.ts';
 import { checksumOf, objectHeaders, parsePartSums, parseParts } from '../attributes.ts';
@@ -25,6 +25,10 @@ const OVERRIDES: Readonly<Record<string, string>> = {
 };
 
 export async function getObject(call: S3Call): Promise<void> {
+  await untilSent(call.response, () => openAndAnswer(call));
+}
+
+async function openAndAnswer(call: S3Call): Promise<void> {
   const { store, owner } = call.context;
   // Only a proxy's own read of a file goes past us.
   const files = call.context.redirects?.isFor(call.request.headers) === true;
