@@ -1,7 +1,6 @@
 /** The one place where error codes become HTTP. A new code does not compile until it is mapped here. */
 import type { ServerResponse } from 'node:http';
 import { HEADERS, isStoreError, StoreError, type StoreErrorCode } from '@ebb/protocol';
-import { endWhenHeard } from './refused-body.ts';
 
 interface HttpMapping {
   readonly status: number;
@@ -110,5 +109,5 @@ export function sendError(response: ServerResponse, error: StoreError): void {
   for (const name of response.getHeaderNames()) response.removeHeader(name);
   const body = Buffer.from(answer.body);
   response.writeHead(answer.status, { ...answer.headers, 'content-length': body.length });
-  endWhenHeard(response, body);
+  response.end(body);
 }

@@ -25,6 +25,7 @@ import type { TlsIdentity } from '../tls/identity.ts';
 import type { Connections } from './connections.ts';
 import { inTurn } from './in-turn.ts';
 import { ALLOW, refusalOf, refuse, refuseRaw, wellFormed } from './message-rules.ts';
+import { endWhenHeard, heard, heardWhenAsked } from './refused-body.ts';
 
 export interface ListenersOptions {
   readonly listen: { readonly host: string; readonly port: number } | null;
@@ -139,16 +140,17 @@ async function open(
   server.maxHeadersCount = 0; // their bytes are bounded; beyond a count Node would leave some out, unsaid
   const { connections } = options;
   // With TLS when the handshake has ended; before, see keepHandshakes.
-  server.on(tls === null ? 'connection' : 'secureConnection', (socket: Socket) =>
-    connections.add(socket),
-  );
+  server.on(tls === null ? 'connection' : 'secureConnection', (socket: Socket) => {
+    endWhenHeard(socket);
+    connections.add(socket);
+  });
   const counted = (listener: RequestListener): RequestListener =>
     inTurn(wellFormed(whenPlaced(connections, listener)));
-  server.on('request', counted(options.onRequest));
-  server.on('checkContinue', counted(options.onExpectContinue));
+  server.on('request', heard(counted(options.onRequest)));
+  server.on('checkContinue', heardWhenAsked(counted(options.onExpectContinue)));
   // S3 takes requests with expectations that nobody knows; elsewhere the platform answers 417.
   if (options.ignoresExpectations === true)
-    server.on('checkExpectation', counted(options.onRequest));
+    server.on('checkExpectation', heard(counted(options.onRequest)));
   server.on('connect', (_request, socket) => refuseRaw(socket as Socket, 405, ALLOW));
   server.on('upgrade', (request, socket, head) => {
     const refusal = refusalOf(request);

@@ -10,7 +10,6 @@ import {
 } from 'node:http';
 import type { Socket } from 'node:net';
 import { HEADERS, type StoreErrorCode } from '@ebb/protocol';
-import { endWhenHeard } from './refused-body.ts';
 
 interface Refusal {
   readonly status: 400 | 405 | 501 | 503;
@@ -71,7 +70,7 @@ export function refuse(response: ServerResponse, { status, reason, allow }: Refu
     ...(status === 503 ? { 'retry-after': '1' } : {}),
     connection: 'close',
   });
-  endWhenHeard(response, body, { isLast: true });
+  response.end(body);
 }
 
 const CODES = {

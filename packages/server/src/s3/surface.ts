@@ -14,7 +14,6 @@ import type { BufferPool } from '../http/buffer-pool.ts';
 import { FileRedirects } from '../http/file-redirects.ts';
 import { foreignness } from '../http/foreign-request.ts';
 import type { PeerMemory } from '../http/peer-memory.ts';
-import { endWhenHeard } from '../http/refused-body.ts';
 import { watchRequest } from '../http/watch-request.ts';
 import type { Metrics } from '../metrics.ts';
 import { takeHoistedHeaders } from './auth/hoisted-headers.ts';
@@ -180,7 +179,7 @@ class Surface {
     };
     if (request.method === 'HEAD' || error.status === 304) {
       response.writeHead(error.status, head);
-      endWhenHeard(response, Buffer.alloc(0));
+      response.end();
       return;
     }
     const body = Buffer.from(
@@ -198,7 +197,7 @@ class Surface {
       'content-type': 'application/xml',
       'content-length': body.length,
     });
-    endWhenHeard(response, body);
+    response.end(body);
   }
 }
 
