@@ -744,20 +744,22 @@ function pooledName(slot: FileSlot): string {
   return slot.inode.toString(16);
 }
 
-/** @param keep Takes the descriptor. */
+/** @param keep Takes the descriptor, also when it throws: by then the number may be another file's. */
 function createBlobFile(path: string, keep: (fd: number, inode: number) => void): FileSlot {
   const flags = constants.O_CREAT | constants.O_EXCL | constants.O_RDWR;
   const fd = withDescriptor(() => openSync(path, flags, SHARED_FILE));
+  let inode: number;
   try {
     const { ino, mode } = fstatSync(fd);
     // The umask may have taken the group's right to write.
     if ((mode & 0o777) !== SHARED_FILE) fchmodSync(fd, SHARED_FILE);
-    keep(fd, ino);
-    return { inode: ino, presentBytes: 0 };
+    inode = ino;
   } catch (error) {
     closeSync(fd);
     throw error;
   }
+  keep(fd, inode);
+  return { inode, presentBytes: 0 };
 }
 
 function roundUpToBlocks(bytes: number): number {
