@@ -460,6 +460,27 @@ describe('requests', () => {
     );
   });
 
+  it('of one attempt id that is committed at several maps at once, one commit holds and the others leave nothing', async () => {
+    const node = await openNode(() => new Promise((resolve) => setImmediate(resolve)));
+    const owner = node.store.createOwner('executor');
+    await node.service.register(REF, { maps: 4, partitions: PARTITIONS });
+    const writes = await Promise.all(
+      [0, 1, 2, 3].map((mapIndex) => stage(node, owner, { mapIndex, attemptId: 7, epoch: 0 })),
+    );
+    const answers = await Promise.allSettled(writes.map((id) => commit(node, owner, id)));
+    const told = answers.map((one) =>
+      one.status === 'fulfilled' ? one.value.won : (one.reason as { code: string }).code,
+    );
+    expect(told.toSorted()).toEqual([
+      ...['request_invalid', 'request_invalid', 'request_invalid'],
+      true,
+    ]);
+    expect((await table(node, owner)).rows).toHaveLength(1);
+    await restart(node);
+    expect((await table(node, owner)).rows).toHaveLength(1);
+    expect((await node.service.list())[0]).toMatchObject({ committedMaps: 1 });
+  });
+
   it('an answer to a resolve always fits a frame: more attempts are refused', async () => {
     const node = await openNode();
     await node.service.register(REF, { maps: 2, partitions: PARTITIONS });

@@ -121,6 +121,8 @@ interface Shuffle extends ShuffleShape {
   /** Version of the empty table. */
   readonly baseVersion: number;
   readonly commits: Serial<number>;
+  /** The attempts whose commits are under way, and the map of each. */
+  readonly committing: Map<number, number>;
   /** Owners that were given the table. Those whose connection ended stay in until the shuffle goes. */
   readonly holders: Set<Owner>;
   removed: boolean;
@@ -319,7 +321,10 @@ class CatalogShuffleService implements ShuffleService {
       if (shuffle.removed) throw notFound(shuffle.ref);
       checkIndexBytes(shuffle, request);
       holder = await this.#holderAgainst(shuffle, mapIndex, epoch);
-      if (holder === undefined) this.#refuseUsedAttempt(shuffle, mapIndex, attemptId);
+      if (holder === undefined) {
+        this.#refuseUsedAttempt(shuffle, mapIndex, attemptId);
+        this.#refuseCommittingAttempt(shuffle, mapIndex, attemptId);
+      }
     } catch (error) {
       await this.#store.abort(owner, request.writeId);
       throw error;
@@ -328,6 +333,21 @@ class CatalogShuffleService implements ShuffleService {
       await this.#store.abort(owner, request.writeId);
       return { won: false, winner: holder };
     }
+    shuffle.committing.set(attemptId, mapIndex);
+    try {
+      return await this.#commitFree(owner, request, staged);
+    } finally {
+      shuffle.committing.delete(attemptId);
+    }
+  }
+
+  /** The place is free for it, and its attempt id is its own. */
+  async #commitFree(
+    owner: Owner,
+    request: messages.MapCommitRequest,
+    staged: StagedMap,
+  ): Promise<messages.MapCommitResponse> {
+    const { shuffle, mapIndex, attemptId, epoch } = staged;
     const committed = await this.#store.commit(owner, request.writeId, {
       sizeBytes: request.sizeBytes,
       crc32c: request.crc32c,
@@ -392,11 +412,13 @@ class CatalogShuffleService implements ShuffleService {
     const committedMap = shuffle.table.get(row).mapIndex;
     if (committedMap === mapIndex)
       throw new StoreError('already_committed', `attempt ${attemptId} was committed`, details);
-    throw new StoreError(
-      'request_invalid',
-      `attempt ${attemptId} is map ${committedMap}'s: attempt ids are unique in a shuffle`,
-      details,
-    );
+    throw ofAnotherMap(shuffle, committedMap, { mapIndex, attemptId });
+  }
+
+  /** `commits` is one at a time per map, and an attempt id is one map's. */
+  #refuseCommittingAttempt(shuffle: Shuffle, mapIndex: number, attemptId: number): void {
+    const other = shuffle.committing.get(attemptId);
+    if (other !== undefined) throw ofAnotherMap(shuffle, other, { mapIndex, attemptId });
   }
 
   async #answer(shuffle: Shuffle, sinceVersion: number): Promise<messages.ShuffleTableResponse> {
@@ -573,6 +595,7 @@ class CatalogShuffleService implements ShuffleService {
       table: new MapOutputTable(shape.maps),
       baseVersion: this.#highWater,
       commits: new Serial(),
+      committing: new Map(),
       holders: new Set(),
       removed: false,
     };
@@ -700,6 +723,15 @@ function groupName(ref: ShuffleRef): string {
 
 function refDetails(ref: ShuffleRef): { jobId: string; shuffleId: number } {
   return { jobId: ref.jobId, shuffleId: ref.shuffleId };
+}
+
+function ofAnotherMap(
+  { ref }: Shuffle,
+  other: number,
+  attempt: { readonly mapIndex: number; readonly attemptId: number },
+): StoreError {
+  const message = `attempt ${attempt.attemptId} is map ${other}'s: attempt ids are unique in a shuffle`;
+  return new StoreError('request_invalid', message, { ...refDetails(ref), ...attempt });
 }
 
 function notFound(ref: ShuffleRef): StoreError {
