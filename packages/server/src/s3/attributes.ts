@@ -13,6 +13,7 @@ import type { ObjectRecord } from '@ebb/core';
 import { decodeHeader, encodeHeader } from '../http/header-text.ts';
 import { type Checksum, checksumHeader, crc32Bytes, parseAlgorithm } from './checksums.ts';
 import { decodeMetadata, encodeMetadata, isLatin1 } from './metadata-text.ts';
+import { isXmlText } from './read-xml.ts';
 import { S3Error } from './s3-error.ts';
 
 /** Of an object whose client says nothing of it. */
@@ -198,9 +199,9 @@ export function checkTags(tags: readonly Tag[]): void {
   if (new Set(tags.map(([key]) => key)).size !== tags.length)
     throw new S3Error('InvalidTag', 'Cannot provide multiple Tags with the same key');
   for (const [key, value] of tags) {
-    if (key === '' || key.length > 128)
+    if (key === '' || key.length > 128 || !isXmlText(key))
       throw new S3Error('InvalidTag', 'The TagKey you have provided is invalid', { TagKey: key });
-    if (value.length > 256)
+    if (value.length > 256 || !isXmlText(value))
       throw new S3Error('InvalidTag', 'The TagValue you have provided is invalid', { TagKey: key });
   }
 }

@@ -34,7 +34,7 @@ export function parseCorsRules(root: XmlReader): readonly CorsRule[] {
 }
 
 function parseRule(rule: XmlReader): CorsRule {
-  const texts = (name: string): string[] => rule.all(name).map((element) => element.text());
+  const texts = (name: string): string[] => rule.all(name).map((element) => element.plainText());
   const [origins, methods, headers] = [
     texts('AllowedOrigin'),
     texts('AllowedMethod'),
@@ -60,7 +60,7 @@ function parseRule(rule: XmlReader): CorsRule {
   const exposeHeaders = texts('ExposeHeader');
   for (const name of [...headers, ...exposeHeaders])
     if (!/^[\w!#$%&'*+.^`|~-]+$/.test(name)) throw new S3Error('MalformedXML');
-  const id = rule.textOf('ID');
+  const id = rule.find('ID')?.plainText();
   if (id !== undefined && id.length > ID_CHARS_MAX) throw new S3Error('MalformedXML');
   const maxAge = rule.textOf('MaxAgeSeconds');
   if (maxAge !== undefined && !/^\d{1,9}$/.test(maxAge)) throw new S3Error('MalformedXML');

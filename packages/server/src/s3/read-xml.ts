@@ -23,6 +23,8 @@ const ATTRIBUTES_MAX = 16;
 const TEXT_CHARS_MAX = 32 * 1024;
 const TURN_CHARS = 128 * 1024;
 const TURN_REFERENCES = 20_000;
+// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is looked for
+const NO_XML = /[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]/;
 
 /** What a request says, element by element: missing ones, repeated ones and text are told apart when they are asked for. */
 export class XmlReader {
@@ -66,6 +68,13 @@ export class XmlReader {
     return this.find(name)?.text();
   }
 
+  /** For what is no name: S3 has there what XML 1.0 has. @throws {S3Error} `MalformedXML` for other characters */
+  plainText(): string {
+    const text = this.text();
+    if (!isXmlText(text)) throw malformed();
+    return text;
+  }
+
   /** `true` or `false` as XML Schema writes them; false where there is none. @throws {S3Error} `MalformedXML` */
   booleanOf(name: string): boolean {
     const text = this.textOf(name)?.trim() ?? 'false';
@@ -94,6 +103,11 @@ export async function parseXml(
   const found = scanner.root;
   if (found?.name !== root) throw malformed();
   return found;
+}
+
+/** Whether XML 1.0 has a way to write it. */
+export function isXmlText(text: string): boolean {
+  return !NO_XML.test(text);
 }
 
 function malformed(): S3Error {

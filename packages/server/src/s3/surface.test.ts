@@ -144,3 +144,37 @@ test('objects whose bytes are lost are counted as lost, not as an internal error
 test('a POST to a bucket that is neither a form nor a deletion is not implemented', async () => {
   expect((await send('POST', '/open', { body: 'x' })).code).toBe('NotImplemented');
 });
+
+test('a list of deletions with an empty key is malformed, and deletes nothing', async () => {
+  await send('PUT', '/open/stays');
+  const body = '<Delete><Object><Key>stays</Key></Object><Object><Key></Key></Object></Delete>';
+  const answer = await send('POST', '/open?delete', { body });
+  expect(answer).toMatchObject({ status: 400, code: 'MalformedXML' });
+  expect((await send('HEAD', '/open/stays')).status).toBe(200);
+});
+
+test.each([
+  [
+    'a tag',
+    '/open/stays?tagging',
+    '<Tagging><TagSet><Tag><Key>a&#x1;</Key><Value>b</Value></Tag></TagSet></Tagging>',
+  ],
+  [
+    'the value of a tag',
+    '/open/stays?tagging',
+    '<Tagging><TagSet><Tag><Key>a</Key><Value>&#xB;</Value></Tag></TagSet></Tagging>',
+  ],
+  [
+    'an origin of CORS',
+    '/open?cors',
+    '<CORSConfiguration><CORSRule><AllowedMethod>GET</AllowedMethod><AllowedOrigin>a&#x1;</AllowedOrigin></CORSRule></CORSConfiguration>',
+  ],
+])('%s with a character that XML has not is malformed', async (_, path, body) => {
+  await send('PUT', '/open/stays');
+  expect(await send('PUT', path, { body })).toMatchObject({ status: 400, code: 'MalformedXML' });
+});
+
+test('a tag in a header with a character that XML has not is no tag', async () => {
+  const headers = { 'x-amz-tagging': 'a=%01' };
+  expect(await send('PUT', '/open/tagged', { headers })).toMatchObject({ code: 'InvalidTag' });
+});

@@ -83,8 +83,10 @@ interface Result {
 /** @throws {S3Error} `MalformedXML` */
 function readListed(object: XmlReader): Listed {
   object.assertOnly(OBJECT_ELEMENTS);
+  const key = object.child('Key').text();
+  if (key === '') throw new S3Error('MalformedXML');
   return {
-    key: object.child('Key').text(),
+    key,
     versionId: object.textOf('VersionId'),
     etag: object.textOf('ETag')?.replaceAll('"', '').trim(),
     refused: ['LastModifiedTime', 'Size'].find((name) => object.find(name) !== undefined),

@@ -31,7 +31,7 @@ export async function parseTagging(xml: Uint8Array | string): Promise<readonly T
   return root
     .child('TagSet')
     .all('Tag')
-    .map((tag) => [tag.child('Key').text(), tag.child('Value').text()]);
+    .map((tag) => [tag.child('Key').plainText(), tag.child('Value').plainText()]);
 }
 
 export async function deleteObjectTagging(call: S3Call): Promise<void> {
