@@ -34,11 +34,15 @@ export class Conditions {
     this.#clock = clock;
   }
 
-  /** `reason`: a sentence with the numbers of this case; `error`: what showed it. */
+  /** `reason`: a sentence with the numbers of this case; `error`: what showed it; `whatToDo`: where this case asks for another thing. */
   enter(
     name: ConditionName,
     subject: string,
-    { reason, error }: { readonly reason: string; readonly error?: unknown },
+    {
+      reason,
+      error,
+      whatToDo = CONDITIONS[name].whatToDo,
+    }: { readonly reason: string; readonly error?: unknown; readonly whatToDo?: string },
   ): void {
     const key = keyOf(name, subject);
     const held = this.#held.get(key);
@@ -49,10 +53,10 @@ export class Conditions {
           ? error.code
           : 'internal';
     if (held !== undefined) {
-      held.condition = { ...held.condition, reason, lastError };
+      held.condition = { ...held.condition, reason, whatToDo, lastError };
       return;
     }
-    const { effect, whatToDo } = CONDITIONS[name];
+    const { effect } = CONDITIONS[name];
     const sinceMs = this.#clock.now();
     const condition = { name, subject, effect, sinceMs, reason, whatToDo, lastError };
     this.#held.set(key, { condition, beganAtMs: this.#clock.monotonic() });

@@ -91,7 +91,8 @@ test('a place that is full stays told while it answers to reads', async () => {
   at.failing.put = new StoreError('tier_full', 'no room there');
   for (let i = 0; i < 3; i++) await put(at);
   await head(at);
-  expect(at.conditions.list()).toMatchObject([{ lastError: 'tier_full' }]);
+  const full = { lastError: 'tier_full', whatToDo: expect.stringMatching(/^Make room/) as string };
+  expect(at.conditions.list()).toMatchObject([full]);
   at.failing.put = undefined;
   await put(at);
   expect(at.conditions.list()).toEqual([]);

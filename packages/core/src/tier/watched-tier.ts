@@ -13,6 +13,8 @@ import type { RemoteTier } from './tier.ts';
 
 const REFUSALS_MIN = 3;
 const LOOK_MS = 15_000;
+const MAKE_ROOM =
+  'Make room in that place, or raise its quota: delete objects, or what others put there. It ends by itself.';
 
 type Kind = 'put' | 'delete' | 'read';
 
@@ -115,7 +117,8 @@ class Watch {
     this.#name = name;
     const { conditions, subject } = this.#options;
     const reason = `${this.#inner.location}: ${error.message}`;
-    conditions.enter('remote_unreachable', subject, { reason, error });
+    const advice = error.code === 'tier_full' ? { whatToDo: MAKE_ROOM } : {};
+    conditions.enter('remote_unreachable', subject, { reason, error, ...advice });
     if (why === 'silent') void this.#lookLater();
   }
 
