@@ -145,6 +145,15 @@ def test_properties_travel_with_the_object(client: ebb.Client, bucket: str) -> N
         client.put(bucket, "k", b"x", metadata={"a b": "c"})
 
 
+def test_what_is_lost_is_told_as_lost(client: ebb.Client, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.put(bucket, "k", b"x")
+    assert client.head(bucket, "k").lost is False
+    told = client._http.json("GET", f"/v1/buckets/{bucket}/objects")
+    told["objects"][0]["lost"] = True
+    monkeypatch.setattr(client._http, "json", lambda *_args, **_options: told)
+    assert client.head(bucket, "k").lost is True
+
+
 def test_conditions_guard_writes_and_deletes(client: ebb.Client, bucket: str) -> None:
     first = client.put(bucket, "k", b"one", if_none_match=True)
     with pytest.raises(errors.AlreadyExistsError) as caught:

@@ -68,8 +68,12 @@ export const objectInfoSchema = z.object({
   createdAtMs: z.number(),
   jobId: z.string().nullable(),
   pinned: z.boolean(),
-  durability: ackSchema.describe('what holds now'),
+  durability: ackSchema.describe('what holds now; means nothing of an object that is lost'),
   tiers: z.array(tierNameSchema).describe('where copies of all its bytes lie now, nearest first'),
+  lost: z
+    .literal(true)
+    .optional()
+    .describe('bytes of it are in no tier any more: reading it is `data_lost`'),
 });
 export type ObjectInfo = z.infer<typeof objectInfoSchema>;
 

@@ -1,7 +1,8 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { isStoreError, messages, OPS, TIER_BY_POLICY } from '@ebb/protocol';
+import { pino } from 'pino';
 import { expect, test } from 'vitest';
 import { openTestNode } from './testing/test-node.ts';
 
@@ -60,6 +61,48 @@ test('a memory directory that holds something else is refused', async () => {
   writeFileSync(join(directory, 'memory', 'thesis.tex'), 'mine');
   expect((await errorOf(openTestNode({ directory }))).code).toBe('config_invalid');
   rmSync(directory, { recursive: true });
+});
+
+test('an object whose bytes are lost is told as lost everywhere, and the log warns of it', async () => {
+  const first = await openTestNode();
+  const { directory } = first;
+  await first.json('PUT', '/v1/buckets/ephemeral', { preset: 'ephemeral' });
+  await first.http('PUT', '/v1/buckets/ephemeral/objects/gone', { body: 'bytes' });
+  await first.stop();
+  rmSync(join(directory, 'memory'), { recursive: true });
+  const lines: string[] = [];
+  const log = pino({ level: 'warn' }, { write: (line) => void lines.push(line) });
+  await using second = await openTestNode({ directory }, { log });
+  await second.http('PUT', '/v1/buckets/ephemeral/objects/here', { body: 'bytes' });
+  expect(lines.map((line) => JSON.parse(line) as unknown)).toEqual([
+    expect.objectContaining({ level: 40, lostBlobs: 1, msg: expect.stringContaining('are lost') }),
+  ]);
+  const { value: why } = await second.json('GET', '/v1/why?bucket=ephemeral&key=gone');
+  expect(why).toMatchObject({
+    summary: expect.stringContaining('lost: its bytes are in no tier'),
+    object: { lost: true, tiers: [] },
+  });
+  const { value: page } = await second.json('GET', '/v1/buckets/ephemeral/objects');
+  const { objects } = page as { objects: { key: string; lost?: true }[] };
+  expect(objects.map(({ key, lost }) => [key, lost])).toEqual([
+    ['gone', true],
+    ['here', undefined],
+  ]);
+  expect((await second.http('HEAD', '/v1/buckets/ephemeral/objects/gone')).code).toBe('data_lost');
+});
+
+test('the pid of a node that was killed does not outlive the next start', async () => {
+  const directory = mkdtempSync('/dev/shm/ebb-test-');
+  const file = join(directory, 'data', 'ebb.pid');
+  mkdirSync(join(directory, 'data'));
+  writeFileSync(file, '1\n');
+  await using first = await openTestNode({ directory });
+  // Its own is written by what runs the process.
+  expect(existsSync(file)).toBe(false);
+  writeFileSync(file, `${process.pid}\n`);
+  expect((await errorOf(openTestNode({ directory }))).code).toBe('data_directory_in_use');
+  expect(existsSync(file)).toBe(true);
+  await first.stop();
 });
 
 test('a drain says so, waits for writers, refuses new ones, and ends', async () => {

@@ -15,7 +15,7 @@ import {
 } from './compose.ts';
 import type { NodeConfig } from './config.ts';
 import { type LogSink, openStderrSink } from './log-sink.ts';
-import { removeNames, removePidFile, writePidFile } from './pid-file.ts';
+import { removeNames, removePidFile, removeStalePidFile, writePidFile } from './pid-file.ts';
 import type { NodeState } from './services.ts';
 import { listenForStop } from './stop-signals.ts';
 import { startTlsReload, type TlsReload } from './tls/reload.ts';
@@ -50,6 +50,11 @@ export async function startNode(
   const node = new Node(config, log);
   await node.start();
   const { recovery } = node.services;
+  if (recovery.lostBlobs > 0)
+    log.warn(
+      { lostBlobs: recovery.lostBlobs },
+      'bytes that were in no tier but one that is gone are lost: their objects answer `data_lost`; write them again, or remove them with `ebb gc`',
+    );
   log.info(
     {
       ...{
@@ -196,6 +201,7 @@ class Node implements RunningNode {
   async start(): Promise<void> {
     const frame = await openNodeFrame(this.#config, { log: this.#log, state: () => this.state });
     this.#frame = frame;
+    removeStalePidFile(this.#config); // the data directory is ours now
     if (this.#config.tls !== null)
       this.#tlsReload = startTlsReload({
         files: this.#config.tls,

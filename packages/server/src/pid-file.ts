@@ -12,6 +12,15 @@ export function writePidFile(config: Pick<NodeConfig, 'dataDir'>): void {
   writeOwnFile(pidFile(config), `${process.pid}\n`, { mode: 0o644 });
 }
 
+/** Of a node that was killed: its number may be a stranger's by now. Only with the lock of the data directory. */
+export function removeStalePidFile(config: Pick<NodeConfig, 'dataDir'>): void {
+  try {
+    rmSync(pidFile(config), { force: true });
+  } catch {
+    // The node can do without: who writes its own pid there says what is wrong with the place.
+  }
+}
+
 export function removePidFile(config: Pick<NodeConfig, 'dataDir'>): void {
   const file = pidFile(config);
   // By now another node may have the directory.

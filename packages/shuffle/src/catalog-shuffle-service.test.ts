@@ -385,7 +385,12 @@ describe('the table', () => {
       const from = options.startAfter === '' ? 0 : Number(options.startAfter.slice(6, 13)) + 1;
       const page = objects.slice(from, from + options.limit);
       return {
-        objects: page.map((object) => ({ object, durability: 'memory', tiers: [1] })),
+        objects: page.map((object) => ({
+          object,
+          durability: 'memory',
+          isLost: false,
+          tiers: [1],
+        })),
         prefixes: [],
         next: from + page.length < objects.length ? (page.at(-1)?.key ?? null) : null,
       };

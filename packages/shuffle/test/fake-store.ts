@@ -206,7 +206,12 @@ export class FakeStore implements ShuffleStore {
       objects: page.map((key) => {
         const object = this.objects.get(`${bucket}/${key}`) as ObjectRecord;
         const tier = this.tiers.get(object.extents[0]?.blobId ?? 0);
-        return { object, durability: 'memory', tiers: tier === undefined ? [] : [tier] };
+        return {
+          object,
+          durability: 'memory',
+          isLost: false,
+          tiers: tier === undefined ? [] : [tier],
+        };
       }),
       prefixes: [],
       next: keys.length > page.length ? (page.at(-1) as string) : null,

@@ -35,6 +35,8 @@ class ObjectProperties(ObjectInfo):
     pinned: bool
     #: Where copies of all its bytes lie now, nearest first: ``memory``, ``disk``, ``remote``.
     tiers: tuple[str, ...]
+    #: Bytes of it are in no tier any more: reading it raises DataLostError, and ``durability`` means nothing.
+    lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ def properties(row: Mapping[str, Any]) -> ObjectProperties:
         job_id=row["jobId"],
         pinned=row["pinned"],
         tiers=tuple(row["tiers"]),
+        lost=row.get("lost", False),
     )
 
 

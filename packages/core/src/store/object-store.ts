@@ -132,6 +132,8 @@ export interface ObjectView {
   readonly durability: Ack;
   /** Tiers that hold all its bytes. */
   readonly tiers: readonly TierIndex[];
+  /** Some of its bytes are in no tier: `durability` means nothing then. */
+  readonly isLost: boolean;
 }
 
 export interface TierStatus {

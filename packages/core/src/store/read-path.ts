@@ -171,6 +171,7 @@ export class ReadPath {
       object,
       durability: durabilityOfObject(object, blobs, bucket?.policy),
       tiers,
+      isLost: tiers.length === 0 && blobs.some(isLostBlob),
     };
   }
 
@@ -774,6 +775,11 @@ export class ReadPath {
     if (owned?.size === 0) this.#leasesOf.delete(lease.owner.ownerId);
     this.#endHolds(lease.held, options);
   }
+}
+
+/** One that nothing refers to any more is being removed: its object was replaced or deleted meanwhile. */
+function isLostBlob({ refs, memoryBytes, diskBytes, remote }: BlobRecord): boolean {
+  return refs > 0 && memoryBytes === null && diskBytes === null && remote === null;
 }
 
 /** What may be wrong with one copy, while another is good. */

@@ -9,6 +9,7 @@ import { formatAge } from './output.ts';
 import { createProgram } from './program.ts';
 import { createProgress, formatProgress } from './progress.ts';
 import { pluginLine, sparkSettings } from './spark-conf.ts';
+import { placeFacts } from './stat.ts';
 import { formatTable, printable } from './table.ts';
 import { forEachParallel, localPath, targetKey } from './transfer.ts';
 import { formatEvent, parseWatched } from './watch.ts';
@@ -132,6 +133,15 @@ test('work on many items is bounded, finishes what it began, and throws the firs
 test('every error code has an exit code that is not 0', () => {
   for (const code of Object.keys(ERRORS) as (keyof typeof ERRORS)[])
     expect(EXIT_OF_CODE[code]).toBeGreaterThan(0);
+});
+
+test('what is lost is not told as spread over tiers', () => {
+  const spread = { tiers: [], durability: 'memory' as const };
+  expect(placeFacts(spread).tiers).toBe('spread over several');
+  expect(placeFacts({ ...spread, lost: true })).toEqual({
+    tiers: 'none',
+    durable: 'no: its bytes are lost (data_lost)',
+  });
 });
 
 test('ages read as people say them', () => {

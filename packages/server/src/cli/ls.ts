@@ -78,7 +78,10 @@ async function printPages(pages: AsyncIterable<Page>): Promise<void> {
         title: 'tiers',
         cell: ({ object }) => (object === undefined ? '' : object.tiers.join('+')),
       },
-      { title: 'durable', cell: ({ object }) => object?.durability ?? '' },
+      {
+        title: 'durable',
+        cell: ({ object }) => (object?.lost === true ? 'lost' : (object?.durability ?? '')),
+      },
       {
         title: 'created',
         cell: ({ object }) => (object === undefined ? '' : formatTime(object.createdAtMs)),

@@ -39,12 +39,26 @@ export async function printObject(info: ObjectInfo): Promise<void> {
     crc32c: info.crc32c ?? 'none: joined from parts',
     type: info.contentType,
     created: formatTime(info.createdAtMs),
-    tiers: info.tiers.length === 0 ? 'spread over several' : info.tiers.join(', '),
-    durable: { memory: 'until the host restarts', disk: 'on disk', remote: 'in the remote tier' }[
-      info.durability
-    ],
+    ...placeFacts(info),
     pinned: info.pinned ? 'yes' : undefined,
     job: info.jobId ?? undefined,
     ...Object.fromEntries(metadata),
   });
+}
+
+export function placeFacts({
+  tiers,
+  durability,
+  lost,
+}: Pick<ObjectInfo, 'tiers' | 'durability' | 'lost'>): { tiers: string; durable: string } {
+  if (lost === true) return { tiers: 'none', durable: 'no: its bytes are lost (data_lost)' };
+  const until = {
+    memory: 'until the host restarts',
+    disk: 'on disk',
+    remote: 'in the remote tier',
+  };
+  return {
+    tiers: tiers.length === 0 ? 'spread over several' : tiers.join(', '),
+    durable: until[durability],
+  };
 }

@@ -11,7 +11,7 @@ import {
 import type { BucketInfo, JobInfo, ObjectInfo, Status } from '@ebb/protocol';
 import { tierName } from './data/object-headers.ts';
 
-export function objectInfo({ object, durability, tiers }: ObjectView): ObjectInfo {
+export function objectInfo({ object, durability, tiers, isLost }: ObjectView): ObjectInfo {
   const {
     bucket,
     key,
@@ -40,6 +40,7 @@ export function objectInfo({ object, durability, tiers }: ObjectView): ObjectInf
     metadata: { ...metadata },
     crc32c: object.crc32c === null ? null : formatCrc32c(object.crc32c),
     tiers: tiers.map(tierName),
+    ...(isLost ? { lost: true as const } : {}),
   };
 }
 

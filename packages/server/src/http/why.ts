@@ -41,8 +41,10 @@ export async function explain(
   };
 }
 
-function summarize({ object, durability, tiers }: ObjectView): string {
+function summarize({ object, durability, tiers, isLost }: ObjectView): string {
   const size = formatBytes(object.sizeBytes);
+  if (isLost)
+    return `${size}, lost: its bytes are in no tier any more. Write it again from its source; \`ebb gc\` removes what is left of it.`;
   const places = tiers.map(tierName);
   const where = places.length === 0 ? 'spread over tiers' : `in ${places.join(' and ')}`;
   const survives = {
