@@ -249,7 +249,7 @@ async function openStore(
   );
   const remote = keep(
     await openRemote(config.remotes, {
-      ...{ nodeId, mover, dataDir: config.dataDir },
+      ...{ nodeId, dataDir: config.dataDir },
       conditions: facts.conditions,
       hasOwnCopies: async () => await hasOwnCopies(catalog),
     }),

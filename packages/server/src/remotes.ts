@@ -16,7 +16,6 @@ import {
   createRoutedTier,
   createWatchedTier,
   formatS3Location,
-  type Mover,
   openDirectoryTier,
   openOwnDirectory,
   openS3Tier,
@@ -202,7 +201,6 @@ export async function openRemote(
   config: RemotesConfig,
   node: {
     readonly nodeId: string;
-    readonly mover: Mover;
     readonly dataDir: string;
     readonly conditions: Conditions;
     /** Whether the catalog knows of bytes in the node's own tier 2. */
@@ -224,7 +222,7 @@ export async function openRemote(
   const fallback =
     'directory' in own
       ? await openDirectoryTier({
-          ...{ root: own.directory, nodeId: node.nodeId, mover: node.mover },
+          ...{ root: own.directory, nodeId: node.nodeId },
           isKnown: await node.hasOwnCopies(),
         })
       : await openCleaned({

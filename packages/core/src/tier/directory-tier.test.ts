@@ -23,14 +23,13 @@ const mover = createMover();
 afterAll(async () => await mover.close());
 
 remoteTierConformance('directory-tier', {
-  open: async () =>
-    await openDirectoryTier({ root: await tempDir(), nodeId: 'node-1', mover, publisher: mover }),
+  open: async () => await openDirectoryTier({ root: await tempDir(), nodeId: 'node-1', mover }),
 });
 
 async function openTier(
   options: Partial<DirectoryTierOptions> & { root: string },
 ): Promise<RemoteTier> {
-  const given = { nodeId: 'node-1', mover, publisher: mover, ...options };
+  const given = { nodeId: 'node-1', mover, ...options };
   const tier = await openDirectoryTier(given);
   onTestFinished(async () => await tier.close());
   return tier;
@@ -191,7 +190,7 @@ for (const call of [
         return nodePublishCalls[call](...args);
       },
     };
-    const tier = await openTier({ root, publisher: publishingBy(calls) });
+    const tier = await openTier({ root, mover: publishingBy(calls) });
     const putting = putFile(tier, 'k/a/b', await localFile(), facts);
     await expect(putting).rejects.toMatchObject({ code: 'io_failed', details: { errno: 'EIO' } });
     expect(everythingIn(root)).toEqual([]);
@@ -205,7 +204,7 @@ test('what stands in the way of a put makes it name_invalid, so that the fallbac
   const root = await tempDir();
   let before: (() => Promise<void>) | undefined;
   const slowMover = publishingAfter(async () => await before?.());
-  const tier = await openTier({ root, publisher: slowMover });
+  const tier = await openTier({ root, mover: slowMover });
   const file = await localFile();
   before = async () => {
     await mkdir(join(root, 'k'));
@@ -232,7 +231,7 @@ test('a directory that a delete takes away under a put is made again', async () 
       nodePublishCalls.rename(from, to);
     },
   };
-  const tier = await openTier({ root, publisher: publishingBy(calls) });
+  const tier = await openTier({ root, mover: publishingBy(calls) });
   await putFile(tier, 'k/a/b', await localFile(), facts);
   expect(raced).toBe(3);
   expect(everythingIn(root)).toEqual(['k/', 'k/a/', 'k/a/b']);
@@ -248,7 +247,7 @@ test('directories that another node took away are made again, and synced up to t
       nodePublishCalls.syncDirectory(path);
     },
   };
-  const tier = await openTier({ root, publisher: publishingBy(calls) });
+  const tier = await openTier({ root, mover: publishingBy(calls) });
   await putFile(tier, 'k/a/b', await localFile(), facts);
   const other = await openTier({ root, nodeId: 'node-2' });
   await other.delete('k/a/b');
@@ -262,7 +261,7 @@ test('a name whose directories could not be synced in the end is taken back', as
   const root = await tempDir();
   let isFailing = false;
   let before = async (): Promise<void> => undefined;
-  const publisher = publishingAfter(() => before());
+  const slow = publishingAfter(() => before());
   const fs: DirectoryFs = {
     ...nodeDirectoryFs,
     syncDirectory: async (path) => {
@@ -270,7 +269,7 @@ test('a name whose directories could not be synced in the end is taken back', as
       await nodeDirectoryFs.syncDirectory(path);
     },
   };
-  const tier = await openTier({ root, fs, publisher });
+  const tier = await openTier({ root, fs, mover: slow });
   await putFile(tier, 'k/a/b', await localFile(), facts);
   before = async () => {
     await tier.delete('k/a/b'); // takes the directories along, which the put relied on
@@ -284,8 +283,8 @@ test('a name whose directories could not be synced in the end is taken back', as
 test('a copy whose source is replaced while it waits for the mover is refused', async () => {
   const root = await tempDir();
   let before = async (): Promise<void> => undefined;
-  const publisher = publishingAfter(() => before());
-  const tier = await openTier({ root, publisher });
+  const slow = publishingAfter(() => before());
+  const tier = await openTier({ root, mover: slow });
   const { etag } = await putFile(tier, 'k/from', await localFile(), facts);
   before = async () => {
     await writeFile(join(root, 'theirs'), bytesOf(content.length, 9));
@@ -360,7 +359,7 @@ test('a worker that dies while it fills a file leaves none', async () => {
     },
     unlink: () => undefined, // a dead one removes nothing
   };
-  const tier = await openTier({ root, publisher: publishingBy(calls) });
+  const tier = await openTier({ root, mover: publishingBy(calls) });
   const putting = putFile(tier, 'k/a/b', await localFile(), facts);
   await expect(putting).rejects.toMatchObject({ code: 'io_failed' });
   expect(everythingIn(root)).toEqual([]);
@@ -544,9 +543,8 @@ async function tracedTier(): Promise<{ tier: RemoteTier; trace: string[] }> {
   const tier = await openTier({
     root,
     fs,
-    publisher: publishingBy(calls),
     mover: {
-      ...mover,
+      ...publishingBy(calls),
       copy: async (options) => {
         trace.push(
           `copy ${short(options.from)} -> ${short(options.to)}${options.sync ? ', fdatasync' : ''}`,

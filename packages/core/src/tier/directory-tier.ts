@@ -71,10 +71,8 @@ export interface DirectoryTierOptions {
   readonly isKnown?: boolean;
   /** Keeps the temporary files of nodes apart: to be given where several share the root. */
   readonly nodeId?: string;
-  /** Stays the caller's to close. Without one the tier has its own. */
+  /** Makes puts and fetches, and stays the caller's to close. Without one the tier has its own: copies of others do not wait for it. */
   readonly mover?: Mover;
-  /** As `mover`. Makes the files of puts, which wait for the disk: copies of others should not wait with them. */
-  readonly publisher?: Mover;
   /** For tests that look at the order of calls or make one fail. */
   readonly fs?: DirectoryFs;
   /** How long calls may take, and how many at once; those of the process otherwise. */
@@ -135,7 +133,7 @@ const PUT_PATIENCE_MS = 120_000;
 const PUT_BYTES_PER_S_MIN = 4 * MiB;
 const TEMPORARY = '.ebb-tmp';
 /** Two large files, and one worker for small ones. A second starts when the first has much to do. */
-const PUBLISHERS = 3;
+const WORKERS = 3;
 const TEMPORARY_TRIES = 1000;
 const TEMPORARY_NAME = /^[0-9a-f]+$/;
 /** What a put fails with before it makes a directory. */
@@ -197,9 +195,7 @@ class DirectoryTier implements RemoteTier {
   readonly #root: string;
   readonly #temporary: string;
   readonly #mover: Mover;
-  readonly #publisher: Mover;
-  /** Closed with the tier. */
-  readonly #own: readonly Mover[];
+  readonly #ownsMover: boolean;
   readonly #fs: DirectoryFs;
   readonly #calls: PatientCalls;
   /** Directories whose own entry is known to be on disk, so that they are synced once and not with every put. */
@@ -217,12 +213,8 @@ class DirectoryTier implements RemoteTier {
     this.location = `file://${paths.root}`;
     this.#root = paths.root;
     this.#temporary = paths.temporary;
-    this.#mover = options.mover ?? createMover();
-    this.#publisher = options.publisher ?? createMover({ workers: PUBLISHERS });
-    this.#own = [
-      ...(options.mover === undefined ? [this.#mover] : []),
-      ...(options.publisher === undefined ? [this.#publisher] : []),
-    ];
+    this.#mover = options.mover ?? createMover({ workers: WORKERS });
+    this.#ownsMover = options.mover === undefined;
     this.#calls = options.calls ?? patientCalls;
     this.#fs = patientFs(options.fs ?? nodeDirectoryFs, this.#calls);
   }
@@ -285,10 +277,17 @@ class DirectoryTier implements RemoteTier {
   async fetch(name: string, file: string, run: RemoteRun): Promise<number> {
     const { offset, length, crc32c, etag, signal } = run;
     const path = await this.#currentPath(name, run);
+    const isLate = new AbortController();
+    const copy = {
+      ...{ from: path, to: file, fromOffset: offset, sizeBytes: length, sync: false, etag },
+      signal: anyOf(signal, isLate.signal),
+    };
     try {
-      const copy = { from: path, to: file, fromOffset: offset, sizeBytes: length, sync: false };
-      return await this.#copyVerified(name, { ...copy, etag, crc32c, ...(signal && { signal }) });
+      const doing = `fetching ${name} from tier 2`;
+      const work = async (): Promise<number> => await this.#copyVerified(name, { ...copy, crc32c });
+      return await this.#calls.during(file, doing, work, patienceFor([{ length }]));
     } catch (error) {
+      if (isUnanswered(error)) isLate.abort(); // nothing more is written into the file
       throw await this.#readError(name, error);
     }
   }
@@ -351,7 +350,7 @@ class DirectoryTier implements RemoteTier {
   }
 
   async close(): Promise<void> {
-    for (const mover of this.#own) await mover.close();
+    if (this.#ownsMover) await this.#mover.close();
     await this.#calls.close();
   }
 
@@ -458,11 +457,11 @@ class DirectoryTier implements RemoteTier {
     const files = { root: this.#root, directories, makes, syncs, temporary, path };
     const doing = `putting ${name} into tier 2`;
     const isLate = new AbortController();
-    const stop = signal === undefined ? isLate.signal : AbortSignal.any([signal, isLate.signal]);
+    const stop = anyOf(signal, isLate.signal);
     let made: RemoteObject | undefined;
     const put = async (): Promise<RemoteObject> => {
       if (this.#isAway) await this.#assertMounted();
-      made = await this.#publisher.publish({ ...files, sources, replaces, signal: stop });
+      made = await this.#mover.publish({ ...files, sources, replaces, signal: stop });
       await this.#noteSynced(directories, syncs);
       return made;
     };
@@ -659,9 +658,13 @@ function patientFs(fs: DirectoryFs, calls: PatientCalls): DirectoryFs {
 }
 
 /** A put waits its turn, copies and syncs: at the least pace of a disk that is alive. */
-function patienceFor(sources: PublishRequest['sources']): number {
+function patienceFor(sources: readonly { readonly length: number }[]): number {
   const bytes = sources.reduce((sum, { length }) => sum + length, 0);
   return PUT_PATIENCE_MS + (bytes / PUT_BYTES_PER_S_MIN) * 1000;
+}
+
+function anyOf(signal: AbortSignal | undefined, other: AbortSignal): AbortSignal {
+  return signal === undefined ? other : AbortSignal.any([signal, other]);
 }
 
 function isUnanswered(error: unknown): boolean {

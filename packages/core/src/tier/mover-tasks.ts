@@ -285,6 +285,7 @@ export class MoverTasks {
         throw new MoverFailure('short', `${file} ends at ${offset + at} of ${offset + sizeBytes}`);
       const chunk = this.#buffer.subarray(0, got);
       blocks.add(chunk);
+      this.#stopIfCancelled(jobId); // whoever gave up during a long read may use the target again
       use(chunk, at);
       at += got;
     }
