@@ -198,6 +198,23 @@ describe('what is told', () => {
     }
   });
 
+  test.each([
+    ['verify', 'nob'],
+    ['verify', 'data/nope'],
+    ['warm', 'nob'],
+    ['warm', 'data/nope'],
+    ['sync', 'nob'],
+    ['pin', 'nob/x'],
+    ['pin', 'data/nope'],
+    ['relocate', '-r', 'nob', 'disk'],
+    ['relocate', '-r', 'data/nope', 'disk'],
+    ['checkpoint', 'import', 'nope'],
+  ])('%s of what is not there says so: exit code 3', async (...command) => {
+    const ran = await ebb(...command);
+    expect(ran).toMatchObject({ code: 3, out: '' });
+    expect(ran.err).toMatch(/\((?:bucket_)?not_found\)/);
+  });
+
   test('pin, relocate, unpin', async () => {
     expect((await json('pin', 'data/told')).objects).toEqual([
       expect.objectContaining({ pinned: true }),

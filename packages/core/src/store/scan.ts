@@ -46,6 +46,19 @@ export async function* blobsUnder(
   yield* blobsOfRows(catalog, versionsBucketOf(bucket), escapeKey(prefix));
 }
 
+/** An object, or an old version of one. */
+export async function isAnythingUnder(
+  catalog: Catalog,
+  bucket: string,
+  prefix: string,
+): Promise<boolean> {
+  const first = { delimiter: '', startAfter: '', limit: 1 };
+  const { objects } = await catalog.listObjects(bucket, { ...first, prefix });
+  if (objects.length > 0) return true;
+  const kept = { ...first, prefix: escapeKey(prefix) };
+  return (await catalog.listObjects(versionsBucketOf(bucket), kept)).objects.length > 0;
+}
+
 /** In the order of their keys. */
 export async function* objectsUnder(
   catalog: Catalog,

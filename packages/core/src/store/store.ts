@@ -64,7 +64,7 @@ import { ReadPath } from './read-path.ts';
 import { retireFreed } from './recovery.ts';
 import type { Retirement } from './retirement.ts';
 import { Rewriting } from './rewriting.ts';
-import { allBlobs, blobsUnder, forEachBlob, objectsUnder } from './scan.ts';
+import { allBlobs, blobsUnder, forEachBlob, isAnythingUnder, objectsUnder } from './scan.ts';
 import { verifyAll } from './verify.ts';
 import { listVersions, stamped } from './versions.ts';
 import { type Waited, type WaitOptions, Waits } from './wait.ts';
@@ -501,11 +501,18 @@ export class CatalogObjectStore implements ObjectStore {
     prefix?: string;
     signal?: AbortSignal;
   }): Promise<{ blobs: number; bytes: number; broken: readonly BrokenBlob[] }> {
-    const { catalog } = this.#parts;
-    const blobs =
-      options.bucket === undefined
-        ? allBlobs(catalog)
-        : blobsUnder(catalog, options.bucket, options.prefix ?? '');
+    const { catalog, buckets } = this.#parts;
+    const { bucket, prefix = '' } = options;
+    if (bucket !== undefined) {
+      await buckets.get(bucket);
+      // A name with a slip in it is not found, rather than sound.
+      if (prefix !== '' && !(await isAnythingUnder(catalog, bucket, prefix)))
+        throw new StoreError('not_found', `no object ${bucket}/${prefix}, and none below it`, {
+          bucket,
+          key: prefix,
+        });
+    }
+    const blobs = bucket === undefined ? allBlobs(catalog) : blobsUnder(catalog, bucket, prefix);
     return await verifyAll(this.#parts, blobs, options.signal);
   }
 

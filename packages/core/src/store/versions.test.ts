@@ -211,6 +211,16 @@ test('verifying a bucket reads its old versions too, of the prefix that was aske
   for (const key of ['a b', 'a b', 'a!', 'c']) await at.put('kept', key, bytes(100));
   expect(await at.store.verify({ bucket: 'kept' })).toMatchObject({ blobs: 4 });
   expect(await at.store.verify({ bucket: 'kept', prefix: 'a ' })).toMatchObject({ blobs: 2 });
+  await at.store.delete({ bucket: 'kept', key: 'c' });
+  expect(await at.store.verify({ bucket: 'kept', prefix: 'c' })).toMatchObject({ blobs: 1 });
+});
+
+test('verifying what is not there is refused: nothing was read, so nothing is sound', async () => {
+  const at = await open();
+  await at.put('kept', 'empty', bytes(0));
+  expect(await at.store.verify({ bucket: 'kept', prefix: 'em' })).toMatchObject({ blobs: 0 });
+  expect(await codeOf(at.store.verify({ bucket: 'kept', prefix: 'nope' }))).toBe('not_found');
+  expect(await codeOf(at.store.verify({ bucket: 'nob' }))).toBe('bucket_not_found');
 });
 
 test('of many who write and delete one key at once, each leaves its version or marker, in one order', async () => {

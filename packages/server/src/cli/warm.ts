@@ -1,6 +1,6 @@
 import { Command, Option } from '@commander-js/extra-typings';
 import { parseObjectName } from '@ebb/client';
-import { formatBytes } from '@ebb/protocol';
+import { formatBytes, StoreError } from '@ebb/protocol';
 import PQueue from 'p-queue';
 import type { AnyCommand } from './command.ts';
 import { examples, jsonOption, nodeOption } from './options.ts';
@@ -48,6 +48,11 @@ export function create(): AnyCommand {
         await queue.onIdle();
         progress.end();
         if (failures[0] !== undefined) throw failures[0];
+        if (warmed.objects + warmed.unchanged === 0 && prefix !== '')
+          throw new StoreError('not_found', `no object ${bucket}/${prefix}, and none below it`, {
+            bucket,
+            key: prefix,
+          });
         if (options.json === true) await printJson(warmed);
         else
           await printLine(

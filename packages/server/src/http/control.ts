@@ -308,9 +308,13 @@ export function createControlApp(services: Services, fileOwner: Owner): OpenAPIH
         affected.objects++;
         affected.sizeBytes += object.sizeBytes;
       }
-      if (page.next === null) return c.json(affected, 200);
+      if (page.next === null) break;
       startAfter = page.next;
     }
+    // A name with a slip in it is not found, rather than moved.
+    if (affected.objects === 0 && key !== '')
+      throw new StoreError('not_found', `no object below ${bucket}/${key}`, { bucket, key });
+    return c.json(affected, 200);
   });
   app.openapi(routes.why, async (c) => c.json(await explain(services, c.req.valid('query')), 200));
 

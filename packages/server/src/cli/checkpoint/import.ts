@@ -1,5 +1,6 @@
 /** `ebb checkpoint import`. */
 import { Command } from '@commander-js/extra-typings';
+import { StoreError } from '@ebb/protocol';
 import type { AnyCommand } from '../command.ts';
 import { EXIT } from '../exit-codes.ts';
 import { examples, jsonOption, nodeOption } from '../options.ts';
@@ -27,6 +28,11 @@ manifest was not taken in: it is not whole, or names what is not there; all othe
       await withClient(options, async ({ client, signal }) => {
         const { bucket } = options;
         const imported = await client.runs.import(run, { bucket, signal });
+        if (run !== undefined && imported.runs.length + imported.refused.length === 0)
+          throw new StoreError('not_found', `no snapshots of run ${run} in ${bucket}`, {
+            bucket,
+            run,
+          });
         if (imported.refused.length > 0) process.exitCode = EXIT.damaged;
         if (options.json === true) {
           await printJson(imported);
