@@ -296,3 +296,11 @@ def wait_until(holds: Callable[[], bool], timeout_s: float = 10) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it did not happen in time"
         threading.Event().wait(0.01)
+
+
+def test_a_client_at_the_s3_address_is_told_the_control_address(node: NodeProcess) -> None:
+    with ebb.Client(node.s3_url) as client:
+        with pytest.raises(errors.RequestInvalidError, match=r"S3 address of a node.*9700"):
+            client.status()
+        with pytest.raises(errors.RequestInvalidError, match="S3 address of a node"):
+            client.put("bucket", "key", b"x")

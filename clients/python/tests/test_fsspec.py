@@ -401,3 +401,12 @@ def test_many_files_texts_and_copies_of_the_file_system(fs: EbbFileSystem, bucke
     mapper = fs.get_mapper(f"/{bucket}/map")
     mapper["a/b"] = b"x"
     assert dict(mapper) == {"a/b": b"x"}
+
+
+def test_an_option_that_nobody_knows_is_refused_by_name(node: NodeProcess) -> None:
+    with pytest.raises(TypeError, match="unknown storage option nod; ebb knows node, job"):
+        fsspec.filesystem("ebb", nod=node.url)
+    standard = {"use_listings_cache": False, "skip_instance_cache": True, "asynchronous": False}
+    fs = fsspec.filesystem("ebb", node=node.url, **standard)
+    with fs.client:
+        assert isinstance(fs.ls("/"), list)

@@ -122,6 +122,11 @@ export function errorFromHttp(answer: ErrorAnswer): StoreError {
     return new StoreError(code, message, { ...hint, ...(details as ErrorDetails) });
   }
   const named = headerText(answer.headers[HEADERS.errorCode]);
+  if (named === '' && headerText(answer.headers['x-amz-request-id']) !== '')
+    return new StoreError(
+      'request_invalid',
+      `${answer.request}: this looks like the S3 address of a node; name its control address (--node, EBB_NODE), which has port 9700 by default`,
+    );
   const code = isStoreErrorCode(named) ? named : (CODE_OF_STATUS[answer.status] ?? 'internal');
   return new StoreError(code, `${answer.request}: ${answer.status}, ${ERRORS[code].means}`, hint);
 }

@@ -57,7 +57,7 @@ test('a node of your own: the README block runs as it is written', async () => {
 
 test('from a program: the README block prints what it stored', async () => {
   await using node = await startNodeProcess();
-  const dir = mkdtempSync(join(REPO, 'packages/client/.readme-'));
+  const dir = mkdtempSync(join(REPO, '.readme-'));
   try {
     const file = join(dir, 'example.ts');
     writeFileSync(file, markedBlock('ts').replaceAll('http://127.0.0.1:9700', node.url));

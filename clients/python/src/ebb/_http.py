@@ -29,6 +29,7 @@ from .errors import (
     LengthMismatchError,
     PreconditionFailedError,
     RangeInvalidError,
+    RequestInvalidError,
     TooLargeError,
     VersionUnsupportedError,
     error_of,
@@ -435,6 +436,11 @@ def _error_of_answer(response: http.client.HTTPResponse, body: bytes, request: s
     except (ValueError, KeyError, TypeError):
         pass  # HEAD, or somebody else's answer
     code = response.getheader("x-ebb-error-code") or ""
+    if not code and response.getheader("x-amz-request-id"):
+        return RequestInvalidError(
+            f"{request}: this looks like the S3 address of a node; name its control address (node=, EBB_NODE), "
+            "which has port 9700 by default"
+        )
     if code not in ERRORS:
         code = _CODE_OF_STATUS.get(response.status, "internal")
     return error_of(code, f"{request}: {response.status}, {ERRORS[code].__doc__}", details)

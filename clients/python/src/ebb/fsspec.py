@@ -31,6 +31,16 @@ from .errors import BucketExistsError, DirectoryNotEmptyError, NameInvalidError,
 
 Info = dict[str, Any]
 
+#: What fsspec itself passes to a file system of any kind, or takes of its options.
+_FSSPEC_OPTIONS = frozenset(
+    (
+        *("add_aliases", "add_docs", "asynchronous", "auto_mkdir", "batch_size", "block_size", "fo", "loop"),
+        *("default_block_size", "default_cache_options", "default_cache_type"),
+        *("listings_expiry_time", "max_paths", "skip_instance_cache", "use_listings_cache"),
+        *("protocol", "target_options", "target_protocol"),
+    )
+)
+
 
 class EbbFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
     """Args: node, job, path, ca_file, cert_file, key_file: as `ebb.Client` takes them."""
@@ -48,6 +58,11 @@ class EbbFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         key_file: str | None = None,
         **storage_options: Any,
     ) -> None:
+        unknown = sorted(set(storage_options) - _FSSPEC_OPTIONS)
+        if unknown:
+            raise TypeError(
+                f"unknown storage option {', '.join(unknown)}; ebb knows node, job, path, ca_file, cert_file, key_file"
+            )
         super().__init__(**storage_options)
         self._arguments: dict[str, Any] = {
             "node": node,

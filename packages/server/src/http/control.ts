@@ -202,7 +202,7 @@ export function createControlApp(services: Services, fileOwner: Owner): OpenAPIH
     answerError(
       new StoreError(
         'request_invalid',
-        `no route ${context.req.method} ${context.req.path}; see ${PATHS.openapi}`,
+        `no route ${context.req.method} ${context.req.path}: this is the control address of a node, see ${PATHS.openapi}; S3 has an address of its own (--s3-listen)`,
       ),
       context,
       services,

@@ -211,7 +211,11 @@ describe('names', () => {
     );
     expect((await node.http('GET', at('k', 'nowhere'))).code).toBe('bucket_not_found');
     expect((await node.http('GET', at('no-such-key'))).status).toBe(404);
-    expect((await node.http('GET', '/v1/nothing')).status).toBe(404);
+    const unknown = await node.http('GET', '/nothing');
+    expect([unknown.status, unknown.body.toString()]).toEqual([
+      404,
+      expect.stringContaining('S3 has an address of its own'),
+    ]);
     expect((await node.http('PATCH', at('k'))).status).toBe(405);
     expect((await node.http('GET', '/v1/buckets/ephemeral/objects?limit=0')).code).toBe(
       'request_invalid',
@@ -223,6 +227,21 @@ describe('names', () => {
       'name_invalid',
     );
   });
+});
+
+test('an S3 client at the control address is told in its own words where S3 is', async () => {
+  const authorization = 'AWS4-HMAC-SHA256 Credential=a/20261201/us-east-1/s3/aws4_request';
+  for (const [method, path, headers] of [
+    ['GET', '/', { authorization }],
+    ['PUT', '/bucket/key', { authorization }],
+    ['GET', '/bucket/key?X-Amz-Signature=0', {}],
+  ] as const) {
+    const answer = await node.http(method, path, { headers });
+    expect([answer.status, answer.headers['content-type']]).toEqual([400, 'application/xml']);
+    expect(answer.body.toString()).toMatch(/<Code>InvalidRequest<.*control address.*9701/);
+  }
+  const head = await node.http('HEAD', '/bucket', { headers: { authorization } });
+  expect([head.status, head.body.length]).toEqual([400, 0]);
 });
 
 describe('prefixes', () => {
