@@ -33,6 +33,11 @@ const STEPS_OF_SUITE = { unit: ['npm'], python: ['npm', 'python-client'] };
 process.exitCode = await main(process.argv.slice(2));
 
 async function main(wanted) {
+  if (wanted.some((one) => ['-h', '--help', 'help'].includes(one))) {
+    say(`npm test                     all suites
+npm test -- unit e2e         some of them: ${Object.keys(SUITES).join(', ')}`);
+    return 0;
+  }
   const names = wanted.length > 0 ? wanted : Object.keys(SUITES);
   const unknown = names.filter((name) => SUITES[name] === undefined);
   try {

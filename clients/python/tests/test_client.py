@@ -7,6 +7,7 @@ import os
 import pickle
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,6 +153,16 @@ def test_what_is_lost_is_told_as_lost(client: ebb.Client, bucket: str, monkeypat
     told["objects"][0]["lost"] = True
     monkeypatch.setattr(client._http, "json", lambda *_args, **_options: told)
     assert client.head(bucket, "k").lost is True
+
+
+def test_an_unknown_ack_and_a_key_of_bytes_are_refused(client: ebb.Client, bucket: str) -> None:
+    wrong: Any = "tape"
+    with pytest.raises(ValueError, match="ack 'tape' is none of memory, disk, remote"):
+        client.put(bucket, "k", b"x", ack=wrong)
+    for key in (b"k", 7, None):
+        named: Any = key
+        with pytest.raises(TypeError, match=f"a key is text, not {type(key).__name__}"):
+            client.put(bucket, named, b"x")
 
 
 def test_conditions_guard_writes_and_deletes(client: ebb.Client, bucket: str) -> None:

@@ -27,6 +27,11 @@ export interface BodySource {
 }
 
 export async function openBody(body: PutBody): Promise<BodySource> {
+  if (typeof (body as unknown) === 'string')
+    throw new StoreError(
+      'request_invalid',
+      'a body is bytes: Buffer.from(text), or { file: path } for a file',
+    );
   if (body instanceof Uint8Array) {
     return {
       sizeBytes: body.byteLength,

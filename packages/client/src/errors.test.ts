@@ -1,5 +1,7 @@
 import { expect, test } from 'vitest';
+import { openBody } from './body.ts';
 import { errorFromHttp } from './errors.ts';
+import { type GetContext, getObject } from './get.ts';
 
 test('an answer of an S3 address names the control address', () => {
   const answer = { status: 403, body: '<Error/>', request: 'GET /v1/status' };
@@ -11,4 +13,13 @@ test('an answer of an S3 address names the control address', () => {
   }
   // Something in between that answers for the node.
   expect(errorFromHttp({ ...answer, headers: {} }).message).not.toContain('S3');
+});
+
+test('text as a body and offsets that are none are refused before the node is asked', async () => {
+  await expect(openBody('text' as never)).rejects.toThrow('a body is bytes: Buffer.from(text)');
+  const nobody = {} as GetContext;
+  for (const range of [{ offset: -1 }, { offset: 0, length: -1 }, { offset: 0.5 }, { last: -1 }])
+    await expect(getObject(nobody, { bucket: 'b', key: 'k' }, { range })).rejects.toMatchObject({
+      code: 'range_invalid',
+    });
 });

@@ -1,4 +1,5 @@
 /** Reads an object, or a part of it, as a stream of chunks or as one buffer. */
+import { StoreError } from '@ebb/protocol';
 import type { FrameConnection } from './frame-connection.ts';
 import { type ByteRange, type HttpBody, type HttpClient, resolveRange } from './http-client.ts';
 import { BODY_CHUNK_BYTES } from './limits.ts';
@@ -33,6 +34,7 @@ export async function getObject(
   ref: ObjectRef,
   options: GetOptions,
 ): Promise<GetResult> {
+  assertRange(options.range);
   if (context.connection === undefined) {
     return fromHttp(await context.http.get(ref, options.range, options.signal));
   }
@@ -45,6 +47,14 @@ export async function getObject(
   } catch (error) {
     await handle.close();
     throw error;
+  }
+}
+
+/** The same on both paths, before anything is asked. @throws {StoreError} `range_invalid` */
+function assertRange(range: ByteRange | undefined): void {
+  for (const [name, value] of Object.entries(range ?? {}) as [string, number | undefined][]) {
+    if (value === undefined || (Number.isSafeInteger(value) && value >= 0)) continue;
+    throw new StoreError('range_invalid', `${name} is ${value}: a whole number from 0 on is meant`);
   }
 }
 

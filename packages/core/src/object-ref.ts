@@ -99,7 +99,7 @@ const RESERVED_BUCKET_SUFFIXES = ['-s3alias', '--ol-s3', '.mrap', '--x-s3', '--t
 
 function bucketNameProblem(name: string): string | undefined {
   if (name.length < 3 || name.length > 63) {
-    return `has ${name.length} characters; use 3 to 63`;
+    return `has ${name.length} character${name.length === 1 ? '' : 's'}; use 3 to 63`;
   }
   if (!BUCKET_CHARACTERS.test(name)) {
     return 'may have lowercase letters, digits, dots and hyphens only; replace the others';

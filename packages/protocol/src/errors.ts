@@ -145,7 +145,8 @@ export const ERRORS = {
   quota_exceeded: {
     retry: 'never',
     means: 'The byte budget of the job or bucket is used up.',
-    remedy: 'Delete what is no longer needed, or raise the budget.',
+    remedy:
+      'Delete what is no longer needed. A quota (`ebb buckets create --quota`) and the budget of a job are given when it is made, and are not raised later: take a bucket or a job with a larger one.',
   },
   tier_full: {
     retry: 'safe',

@@ -52,7 +52,7 @@ from ._messages import (
     StageRequest,
     WriteOnly,
 )
-from ._puts import PutData, PutOptions, find_extent, pieces_of
+from ._puts import PutData, PutOptions, assert_names, find_extent, pieces_of
 from ._reader import (
     HttpReader,
     LeasedReader,
@@ -318,6 +318,7 @@ class Client(Closing):
             AlreadyExistsError, PreconditionFailedError: the condition did not hold; nothing was changed.
             TierFullError, QuotaExceededError: no room.
         """
+        assert_names(bucket, key)
         options = PutOptions(
             content_type,
             normal_metadata(metadata),

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Union
 from ._http import Header, header_text, quoted_etag
 from ._limits import FILE_PIECE_BYTES
 from ._messages import Ack
+from .errors import RequestInvalidError
 
 #: What `Client.put` takes: a contiguous buffer (bytes, array, memoryview …), a binary file, or the path of one.
 PutData = Union[bytes, bytearray, memoryview, BinaryIO, "os.PathLike[str]", Any]
@@ -23,6 +24,9 @@ class PutOptions:
     if_none_match: bool
     ack: Ack | None
     job: str
+
+    def __post_init__(self) -> None:
+        assert_ack(self.ack)
 
     @property
     def is_conditional(self) -> bool:
@@ -42,6 +46,17 @@ class PutOptions:
         if self.job:
             headers["x-ebb-job"] = header_text(self.job)
         return headers
+
+
+def assert_ack(ack: Any) -> None:
+    if ack not in (None, "memory", "disk", "remote"):
+        raise RequestInvalidError(f"ack {ack!r:.100} is none of memory, disk, remote")
+
+
+def assert_names(bucket: Any, key: Any) -> None:
+    for what, name in (("bucket", bucket), ("key", key)):
+        if not isinstance(name, str):
+            raise TypeError(f"a {what} is text, not {type(name).__name__}")
 
 
 def find_extent(file: Any) -> tuple[int | None, int | None]:

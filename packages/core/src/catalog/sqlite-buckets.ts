@@ -141,7 +141,7 @@ export class BucketTable {
     if (counter.count > 0) {
       throw new StoreError(
         'bucket_not_empty',
-        `bucket ${name} still has ${counter.count} objects`,
+        `bucket ${name} still has ${counter.count} object${counter.count === 1 ? '' : 's'}`,
         {
           bucket: name,
           objects: counter.count,

@@ -1,5 +1,6 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { StoreError } from '@ebb/protocol';
 import { tempDir } from '@ebb/testkit';
 import { afterEach, expect, test, vi } from 'vitest';
 import { EXIT } from './exit-codes.ts';
@@ -19,6 +20,15 @@ async function said(work: Promise<unknown>, json = false): Promise<{ code: numbe
   );
   return { code: reportError(error, { json }), text };
 }
+
+test('the hint fits the failure', async () => {
+  const fail = async (...args: ConstructorParameters<typeof StoreError>): Promise<string> =>
+    (await said(Promise.reject(new StoreError(...args)))).text;
+  expect(await fail('bucket_not_found', 'no bucket "x"')).toContain('`ebb buckets` lists');
+  expect(await fail('node_unreachable', 'nobody')).toContain('Is it running?');
+  const denied = 'not allowed to use the socket of the node: be a member of its group';
+  expect(await fail('node_unreachable', denied)).toBe(`ebb: ${denied} (node_unreachable)\n`);
+});
 
 test('a local file that cannot be used is named, with why and what to do', async () => {
   const dir = await tempDir();

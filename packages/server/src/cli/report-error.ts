@@ -1,12 +1,12 @@
 /** Says on standard error what went wrong, and gives the exit code. */
-import { isStoreError } from '@ebb/protocol';
+import { isStoreError, type StoreError } from '@ebb/protocol';
 import { EXIT, EXIT_OF_CODE } from './exit-codes.ts';
 
 export function reportError(error: unknown, options: { readonly json: boolean }): number {
   if (isStoreError(error)) {
     const { code, message, retry, details } = error;
     if (options.json) say(JSON.stringify({ error: { code, message, retry, details } }));
-    else say(`ebb: ${message} (${code})${hint(code)}`);
+    else say(`ebb: ${message} (${code})${hint(error)}`);
     return EXIT_OF_CODE[code];
   }
   const { code, message, path, stack } = error as NodeJS.ErrnoException;
@@ -35,10 +35,13 @@ const LOCAL: Readonly<Record<string, string>> = {
   EROFS: 'the file system is read-only; name a place on another one',
 };
 
-function hint(code: string): string {
+function hint({ code, message }: StoreError): string {
+  // It runs; the message says what is missing.
+  if (code === 'node_unreachable' && message.includes('not allowed to use the socket')) return '';
   if (code === 'node_unreachable')
     return '\n     Is it running? Start one with `ebb node`, or name it with --node or EBB_NODE.';
-  if (code === 'bucket_not_found') return '\n     Create it with `ebb buckets create NAME`.';
+  if (code === 'bucket_not_found')
+    return '\n     `ebb buckets` lists those there are; `ebb buckets create NAME` makes one.';
   return '';
 }
 
