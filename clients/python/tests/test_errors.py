@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from ebb import errors
+from ebb._retry import with_retry
 from support import REPO
 
 ENTRY = re.compile(r"^  (\w+): \{\s*retry: '(\w+)',\s*means:\s*(?:'((?:[^'\\]|\\.)*)'|\"([^\"]*)\")", re.MULTILINE)
@@ -21,6 +24,18 @@ def test_codes_retries_and_meanings_are_those_of_the_protocol() -> None:
         code: (kind.retry, re.sub(r"\s+", " ", kind.__doc__ or "").strip()) for code, kind in errors.ERRORS.items()
     }
     assert found == wanted
+
+
+def test_what_no_wait_makes_room_for_is_not_tried_again() -> None:
+    tries = []
+
+    def attempt() -> None:
+        tries.append(1)
+        raise errors.TierFullError("too large", {"neverFits": True})
+
+    with pytest.raises(errors.TierFullError):
+        with_retry(attempt, idempotent=True)
+    assert len(tries) == 1
 
 
 def test_a_code_of_a_newer_node_is_an_internal_error_that_names_it() -> None:

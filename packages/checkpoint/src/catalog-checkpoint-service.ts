@@ -493,7 +493,7 @@ class CatalogCheckpointService implements CheckpointService {
     throw new StoreError(
       'tier_full',
       `an image of ${imageBytes} bytes can never fit the memory tier of ${capacityBytes} bytes at ${memory?.location}: raise --memory-limit`,
-      { imageBytes, capacityBytes },
+      { imageBytes, capacityBytes, neverFits: true },
     );
   }
 

@@ -30,6 +30,8 @@ describe('decideRetry', () => {
   test('what was certainly not applied is repeated', () => {
     expect(again(fail('busy'))).toBe(true);
     expect(again(fail('tier_full'))).toBe(true);
+    // What no wait will make room for is no such refusal.
+    expect(again(fail('tier_full', { details: { neverFits: true } }))).toBe(false);
     expect(again(fail('node_unreachable', { details: { notSent: true } }))).toBe(true);
   });
 

@@ -241,6 +241,7 @@ export type ErrorDetails = Readonly<
 /** An operating error: expected, coded, with its subject and numbers in `details`; the original is `cause`. */
 export class StoreError extends Error {
   readonly code: StoreErrorCode;
+  /** That of the code; `never` where `details.neverFits` says that no wait will make room. */
   readonly retry: Retry;
   readonly details: ErrorDetails;
 
@@ -248,7 +249,7 @@ export class StoreError extends Error {
     super(message ?? ERRORS[code].means, cause === undefined ? undefined : { cause });
     this.name = 'StoreError';
     this.code = code;
-    this.retry = ERRORS[code].retry;
+    this.retry = details['neverFits'] === true ? 'never' : ERRORS[code].retry;
     this.details = details;
   }
 }

@@ -633,11 +633,9 @@ describe('room', () => {
       diskBytes: 1 * MiB,
       settings: { roomWaitMs: 60_000 },
     });
-    expect(
-      await codeOf(
-        at.store.stage(at.owner, { bucket: 'buf', key: 'k' }, { reserveBytes: 2 * MiB }),
-      ),
-    ).toBe('tier_full');
+    await expect(
+      at.store.stage(at.owner, { bucket: 'buf', key: 'k' }, { reserveBytes: 2 * MiB }),
+    ).rejects.toMatchObject({ code: 'tier_full', retry: 'never' });
   });
 
   test('a disk full of mirrored objects takes new ones: the old copies are evicted', async () => {

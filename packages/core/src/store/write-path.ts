@@ -432,7 +432,7 @@ export class WritePath {
       throw new StoreError(
         'tier_full',
         `${ref.bucket}/${ref.key} needs ${needBytes} bytes, which can never fit: the largest tier for this write has ${capacityBytes}`,
-        { needBytes, capacityBytes },
+        { needBytes, capacityBytes, neverFits: true },
       );
     }
     const usedBefore = this.#usedBytes(tiers);

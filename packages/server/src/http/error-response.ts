@@ -82,7 +82,7 @@ export function errorAnswer(error: StoreError): ErrorAnswer {
       'content-type': 'application/json',
       [HEADERS.errorCode]: code,
       ...(isMethod ? { allow } : {}),
-      ...(mapping.retryAfterSeconds === undefined || seconds === undefined
+      ...(mapping.retryAfterSeconds === undefined || seconds === undefined || retry === 'never'
         ? {}
         : { 'retry-after': String(Math.max(1, seconds)) }),
       ...(code === 'range_invalid' && typeof sizeBytes === 'number'
