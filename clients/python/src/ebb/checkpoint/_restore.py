@@ -336,7 +336,10 @@ def _verify_by_node(source: PartSource) -> None:
         names += [(part.bucket, key) for key in dict.fromkeys(run[2] for run in part.runs or ())]
     for bucket, key in names:
         query = {"bucket": bucket, "prefix": key}
-        found: Any = source.client.request_json("POST", "/v1/verify", None, query, idempotent=True)
+        try:
+            found: Any = source.client.request_json("POST", "/v1/verify", None, query, idempotent=True)
+        except NotFoundError:
+            continue  # it went since the plan was made: there is nothing to compare
         if found["broken"]:
             details = {"part": part.name, "bucket": bucket, "key": key, "broken": found["broken"]}
             raise DataCorruptError(f"part {part.name}: {bucket}/{key} does not match its checksum", details)
