@@ -405,7 +405,8 @@ test('a node that has the remote tier of another imports its runs, and names wha
     const there = async (...args: string[]): Promise<Ran> =>
       await runEbb(['checkpoint', ...args], { EBB_NODE: other.url });
     expect(await there('import', 'nobody')).toMatchObject({
-      ...{ code: 0, stdout: 'no snapshots to import in checkpoints\n' },
+      code: 3,
+      stderr: expect.stringContaining('no snapshots of run nobody in checkpoints') as string,
     });
     expect(await there('import', run)).toMatchObject({
       ...{ code: 0, stdout: `run ${run}: 2 snapshots imported; the latest is step 2\n` },
