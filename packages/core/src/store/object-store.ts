@@ -428,7 +428,7 @@ export interface ObjectStore {
   /** What tier 2 does not have yet. */
   spool(): Promise<SpoolStatus>;
   why(ref: ObjectRef): Promise<{ view: ObjectView | undefined; events: readonly WhyEvent[] }>;
-  /** @throws `bucket_not_found`; `not_found` when there is nothing below a prefix */
+  /** @throws `bucket_not_found`; `not_found` when nothing begins with a prefix that does not end in a slash */
   verify(options: {
     bucket?: string;
     prefix?: string;

@@ -46,6 +46,11 @@ export async function* blobsUnder(
   yield* blobsOfRows(catalog, versionsBucketOf(bucket), escapeKey(prefix));
 }
 
+/** It means an object, or some that begin so; '' and what ends in a slash may hold nothing. */
+export function isName(prefix: string): boolean {
+  return prefix !== '' && !prefix.endsWith('/');
+}
+
 /** An object, or an old version of one. */
 export async function isAnythingUnder(
   catalog: Catalog,

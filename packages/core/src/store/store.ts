@@ -64,7 +64,14 @@ import { ReadPath } from './read-path.ts';
 import { retireFreed } from './recovery.ts';
 import type { Retirement } from './retirement.ts';
 import { Rewriting } from './rewriting.ts';
-import { allBlobs, blobsUnder, forEachBlob, isAnythingUnder, objectsUnder } from './scan.ts';
+import {
+  allBlobs,
+  blobsUnder,
+  forEachBlob,
+  isAnythingUnder,
+  isName,
+  objectsUnder,
+} from './scan.ts';
 import { verifyAll } from './verify.ts';
 import { listVersions, stamped } from './versions.ts';
 import { type Waited, type WaitOptions, Waits } from './wait.ts';
@@ -505,8 +512,8 @@ export class CatalogObjectStore implements ObjectStore {
     const { bucket, prefix = '' } = options;
     if (bucket !== undefined) {
       await buckets.get(bucket);
-      // A name with a slip in it is not found, rather than sound.
-      if (prefix !== '' && !(await isAnythingUnder(catalog, bucket, prefix)))
+      // A name with a slip in it is not found, rather than sound; a directory may be empty.
+      if (isName(prefix) && !(await isAnythingUnder(catalog, bucket, prefix)))
         throw new StoreError('not_found', `no object ${bucket}/${prefix}, and none below it`, {
           bucket,
           key: prefix,

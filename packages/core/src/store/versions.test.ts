@@ -221,6 +221,7 @@ test('verifying what is not there is refused: nothing was read, so nothing is so
   expect(await at.store.verify({ bucket: 'kept', prefix: 'em' })).toMatchObject({ blobs: 0 });
   expect(await codeOf(at.store.verify({ bucket: 'kept', prefix: 'nope' }))).toBe('not_found');
   expect(await codeOf(at.store.verify({ bucket: 'nob' }))).toBe('bucket_not_found');
+  expect(await at.store.verify({ bucket: 'kept', prefix: 'nope/' })).toMatchObject({ blobs: 0 });
 });
 
 test('of many who write and delete one key at once, each leaves its version or marker, in one order', async () => {

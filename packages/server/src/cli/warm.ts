@@ -48,7 +48,7 @@ export function create(): AnyCommand {
         await queue.onIdle();
         progress.end();
         if (failures[0] !== undefined) throw failures[0];
-        if (warmed.objects + warmed.unchanged === 0 && prefix !== '')
+        if (warmed.objects + warmed.unchanged === 0 && prefix !== '' && !prefix.endsWith('/'))
           throw new StoreError('not_found', `no object ${bucket}/${prefix}, and none below it`, {
             bucket,
             key: prefix,
