@@ -312,7 +312,7 @@ export function createControlApp(services: Services, fileOwner: Owner): OpenAPIH
       startAfter = page.next;
     }
     // A name with a slip in it is not found, rather than moved.
-    if (affected.objects === 0 && key !== '' && !key.endsWith('/'))
+    if (affected.objects === 0 && key !== '')
       throw new StoreError('not_found', `no object below ${bucket}/${key}`, { bucket, key });
     return c.json(affected, 200);
   });
