@@ -1,6 +1,5 @@
 /** What the service does with objects of the store: small ones whole, images by their files. */
-
-import type { ObjectStore, OpenedObject, Owner } from '@ebb/core';
+import { type ObjectStore, type OpenedObject, type Owner, openingAgain } from '@ebb/core';
 import type { Ack } from '@ebb/protocol';
 import { isStoreError, READ_BYTES_MAX } from '@ebb/protocol';
 import { crc32c } from '@node-rs/crc32';
@@ -74,12 +73,7 @@ export class Objects {
 
   /** What was replaced while it was read is opened again; what was deleted is `not_found` then. */
   async get(name: Name): Promise<Buffer> {
-    for (let opens = 1; ; opens++)
-      try {
-        return await this.using(name, (opened) => this.#readWhole(opened));
-      } catch (error) {
-        if (!isStoreError(error, 'superseded') || opens === OPENS_MAX) throw error;
-      }
+    return await openingAgain(() => this.using(name, (opened) => this.#readWhole(opened)));
   }
 
   async #readWhole({ object, leaseId }: OpenedObject): Promise<Buffer> {
@@ -199,4 +193,3 @@ export class Objects {
 }
 
 const LIST_PAGE = 1000;
-const OPENS_MAX = 3;

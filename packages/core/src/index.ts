@@ -34,6 +34,7 @@ export {
 export { type BodySums, createBodySums } from './store/body-sums.ts';
 export { type ConditionChange, Conditions } from './store/conditions.ts';
 export type * from './store/object-store.ts';
+export { openingAgain } from './store/open-again.ts';
 export { type OpenedStore, openObjectStore, type StoreOptions } from './store/open-store.ts';
 export { hasOwnCopies } from './store/own-copies.ts';
 export type { StoreObserver, StoreSettings } from './store/parts.ts';

@@ -46,6 +46,7 @@ import {
 import { createMetrics, type Metrics } from './metrics.ts';
 import { openRemote, RemoteChoice } from './remotes.ts';
 import { createS3Surface, type S3Surface } from './s3/surface.ts';
+import { answerAtWrongAddress } from './s3/wrong-address.ts';
 import type { NodeFacts, NodeState, Services } from './services.ts';
 import { loadTlsIdentity } from './tls/reload.ts';
 
@@ -108,7 +109,10 @@ export async function openNodeFrame(
       conditions,
     };
     const admit = createAdmission(config);
-    const handler = createRequestHandler({ state, conditions, metrics, log, admit, pieces, held });
+    const handler = createRequestHandler({
+      ...{ state, conditions, metrics, log, admit, pieces, held },
+      answerStranger: answerAtWrongAddress,
+    });
     const s3 =
       config.s3 === null
         ? null

@@ -82,7 +82,7 @@ export interface ConfigHost {
 }
 
 /** A Unix socket's path may have 107 bytes and a NUL. */
-/** Of what is free on the file system and its own, for the disk tier without `--disk-limit`. */
+/** The disk tier without `--disk-limit` takes this part of what is free and its own. */
 export const DISK_PART = 0.8;
 const SOCKET_PATH_BYTES_MAX = 107;
 /** Names in the environment that are ours and not the node's. */

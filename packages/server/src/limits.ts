@@ -31,7 +31,7 @@ export const PIPELINED_REQUESTS_MAX = 64;
 /** First room for a body that does not tell its length; the store doubles it. */
 export const UNKNOWN_LENGTH_RESERVE_BYTES = 1 * MiB;
 /**
- * Of a refused upload, at most this much is still read so that its sender sees the answer; then the connection is cut. Parts
+ * At most this much of a refused upload is still read, so that its sender sees the answer; then the connection is cut. Parts
  * of an upload fit in: they have 8 MiB with boto3, 16 and 32 MiB elsewhere.
  */
 export const REFUSED_BODY_BYTES_MAX = 64 * MiB;

@@ -93,7 +93,7 @@ export async function runNode(config: NodeConfig): Promise<number> {
   process.on('exit', () => {
     if (ownsNames) removeNames(config);
     // A thread whose file system does not answer would hold up the end of the process for as long (stuck-threads.ts).
-    if (threadsInCalls(0) > 0) process.kill(process.pid, 'SIGKILL');
+    if (threadsInCalls() > 0) process.kill(process.pid, 'SIGKILL');
   });
   listenForStop(
     {
@@ -129,7 +129,7 @@ export async function runNode(config: NodeConfig): Promise<number> {
     ownsNames = false;
     removePidFile(config); // the listeners took the socket away
   }
-  if (threadsInCalls(0) > 0) {
+  if (threadsInCalls() > 0) {
     log.warn('a file system does not answer: the process ends by SIGKILL; everything is closed');
     process.exit(0);
   }

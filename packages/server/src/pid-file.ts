@@ -12,7 +12,7 @@ export function writePidFile(config: Pick<NodeConfig, 'dataDir'>): void {
   writeOwnFile(pidFile(config), `${process.pid}\n`, { mode: 0o644 });
 }
 
-/** Of a node that was killed: its number may be a stranger's by now. Only with the lock of the data directory. */
+/** Removes what a killed node left: its number may be a stranger's by now. The caller has the lock of the data directory. */
 export function removeStalePidFile(config: Pick<NodeConfig, 'dataDir'>): void {
   try {
     rmSync(pidFile(config), { force: true });

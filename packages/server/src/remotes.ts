@@ -194,7 +194,7 @@ export class RemoteChoice {
   }
 }
 
-/** Of no object: an answer is all that is wanted. */
+/** No object has it: an answer is all that is wanted. */
 const SOME_NAME = 'ebb/is-it-there';
 
 export async function openRemote(
@@ -213,18 +213,16 @@ export async function openRemote(
     createWatchedTier(tier, { conditions, clock: systemClock, subject });
   const choice = new RemoteChoice(config);
   // The default. Another one may be shared with whom the operator wants.
+  const isKnown = 'directory' in own && (await node.hasOwnCopies());
   const isOurs = 'directory' in own && own.directory.startsWith(`${node.dataDir}/`);
-  if (isOurs && (existsSync(own.directory) || !(await node.hasOwnCopies())))
+  if (isOurs && (existsSync(own.directory) || !isKnown))
     openOwnDirectory({ path: own.directory, setting: '--remote' }, { mode: 0o2770 });
   assertTrustedPath({ path: join(node.dataDir, 'uploads'), setting: '--data' });
   const journal = (of: string): string =>
     join(node.dataDir, 'uploads', createHash('sha256').update(of).digest('hex').slice(0, 16));
   const fallback =
     'directory' in own
-      ? await openDirectoryTier({
-          ...{ root: own.directory, nodeId: node.nodeId },
-          isKnown: await node.hasOwnCopies(),
-        })
+      ? await openDirectoryTier({ root: own.directory, nodeId: node.nodeId, isKnown })
       : await openCleaned({
           ...{ target: own.target, credentials: own.credentials, names: 'bucket/key', ca: own.ca },
           uploadJournal: journal(''),

@@ -10,7 +10,6 @@
  * Nothing here checks whether a change may be: that is done before, in sqlite-object-changes.ts and sqlite-bulk-changes.ts.
  */
 import { assert } from '@ebb/protocol';
-import { combineCrc32c } from '../checksum.ts';
 import { isMirrored } from './bucket-policy.ts';
 import type { BlobRecord, Cause, Extent, ObjectRecord, StoredContent } from './catalog.ts';
 import { decodeObjectBody, encodeObjectBody, isFoundBody, withFound } from './catalog-records.ts';
@@ -21,6 +20,7 @@ import type { Counters } from './sqlite-counters.ts';
 import type { EventLog } from './sqlite-events.ts';
 import type { Before, SpoolTable } from './sqlite-spool.ts';
 import type { SqliteTransactions } from './sqlite-transactions.ts';
+import { JoinedContent } from './stored-content.ts';
 import { rangeEnd } from './utf8-order.ts';
 
 /** An object as its row has it. */
@@ -267,13 +267,10 @@ export class ObjectTable {
     if (record.policy.encrypted === true) return undefined;
     const { crc32c, extents } = decodeObjectBody(body);
     if (crc32c !== null) return { sizeBytes, crc32c };
-    let joined = 0;
-    for (const { blobId, offset, length } of extents) {
-      const blob = this.#blobs.find(blobId);
-      if (blob?.crc32c == null || offset !== 0 || length !== blob.sizeBytes) return undefined;
-      joined = combineCrc32c(joined, blob.crc32c, length);
-    }
-    return { sizeBytes, crc32c: joined };
+    const joined = new JoinedContent();
+    for (const extent of extents)
+      if (!joined.add(extent, this.#blobs.find(extent.blobId))) return undefined;
+    return joined.of({ sizeBytes });
   }
 
   #count(bucket: Bucket, { jobId, sizeBytes }: StoredObject, sign: 1 | -1): void {

@@ -8,8 +8,10 @@
  * K3  What cannot be told is somebody else's.
  */
 import type { Catalog, ObjectRecord, SpoolEntry, StoredContent } from '../catalog/catalog.ts';
-import { combineCrc32c, createCrc32c } from '../checksum.ts';
+import { JoinedContent } from '../catalog/stored-content.ts';
+import { createCrc32c } from '../checksum.ts';
 import { S3_RANGE_BYTES } from '../limits.ts';
+import { takesTurns } from '../store/turns.ts';
 import type { RemoteObject, RemoteTier } from '../tier/tier.ts';
 
 /** What is there now; undefined: nothing is. */
@@ -38,15 +40,18 @@ export async function contentOf(
   catalog: Pick<Catalog, 'findBlob'>,
   { sizeBytes, crc32c, extents }: ObjectRecord,
 ): Promise<StoredContent | undefined> {
-  let joined = 0;
-  for (const { blobId, offset, length } of extents) {
-    const blob = await catalog.findBlob(blobId);
+  const joined = new JoinedContent();
+  let step = 0;
+  for (const extent of extents) {
+    const turn = takesTurns(step++);
+    if (turn !== undefined) await turn;
+    const blob = await catalog.findBlob(extent.blobId);
+    // Blobs of one object are all encrypted, or none is.
     if (blob === undefined || blob.sealId !== undefined) return undefined;
-    if (crc32c !== null) continue;
-    if (blob.crc32c === null || offset !== 0 || length !== blob.sizeBytes) return undefined;
-    joined = combineCrc32c(joined, blob.crc32c, length);
+    if (crc32c !== null) break;
+    if (!joined.add(extent, blob)) return undefined;
   }
-  return { sizeBytes, crc32c: crc32c ?? joined };
+  return crc32c === null ? joined.of({ sizeBytes }) : { sizeBytes, crc32c };
 }
 
 async function checksumOf(

@@ -2,7 +2,7 @@ import type { Catalog } from '../catalog/catalog.ts';
 import { targetOf } from '../placement/remote-names.ts';
 
 const PAGE = 512;
-/** Where nearly all lies in places of buckets, a start looks no further. */
+/** A start looks no further, where nearly all lies in places that buckets name. */
 const PAGES_MAX = 100;
 
 /** Whether the catalog knows of bytes in the node's own tier 2: whoever opens that must find it there. */

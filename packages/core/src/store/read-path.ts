@@ -67,7 +67,7 @@ interface Lease {
 
 /** Between look-up and read a copy may move; more than a few times in a row means that there is none. */
 const READ_LOOKUPS_MAX = 3;
-/** After the first look-up a turn of the event loop, then so much longer each time: whoever moves the copy gets on. */
+/** Each pause is so much longer than the one before: whoever moves the copy gets on. */
 const LOOKUP_PAUSE_MS = 5;
 const READS_REMEMBERED_MIN = 32_768;
 /** A larger object in tier 2 that is read through us is fetched as it is read. */

@@ -6,7 +6,7 @@
  *     target becomes visible with its commit, under the caller's conditions.
  * W2  It is no single step with the removal of sources: a crash in between leaves both.
  */
-import { isStoreError, MiB, StoreError } from '@ebb/protocol';
+import { MiB, StoreError } from '@ebb/protocol';
 import type { Catalog, Condition, ObjectRecord } from '../catalog/catalog.ts';
 import type {
   CommitOptions,
@@ -18,10 +18,10 @@ import type {
   OpenedObject,
   Owner,
 } from './object-store.ts';
+import { openingAgain } from './open-again.ts';
 import { versionIdOf } from './versions.ts';
 
 const PIECE_BYTES = MiB;
-const TRIES = 4;
 
 /** More sources are opened one after the other, each as the version that it was at first. */
 const SOURCES_HELD_MAX = 64;
@@ -47,7 +47,7 @@ export class Rewriting {
     to: ObjectRef,
     condition: Condition,
   ): Promise<{ readonly view: ObjectView; readonly source: ObjectRecord }> {
-    return await untilRead(() => this.#copyOnce(from, to, condition));
+    return await openingAgain(() => this.#copyOnce(from, to, condition));
   }
 
   async #copyOnce(
@@ -71,7 +71,7 @@ export class Rewriting {
     sources: readonly ComposeSource[],
     options: ComposeOptions,
   ): Promise<ObjectView> {
-    const { view, etags } = await untilRead(() => this.#composeOnce(to, sources, options));
+    const { view, etags } = await openingAgain(() => this.#composeOnce(to, sources, options));
     for (const [at, { bucket, key, consume }] of sources.entries())
       if (consume === true)
         await this.#store.delete({ bucket, key }, { ifMatch: etags[at] as string });
@@ -158,14 +158,4 @@ export class Rewriting {
       await this.#store.dropOwner(owner);
     }
   }
-}
-
-/** A source in tier 2 alone that went while it was read: nothing was written, and what is there now is opened. */
-async function untilRead<T>(work: () => Promise<T>): Promise<T> {
-  for (let tries = 1; ; tries++)
-    try {
-      return await work();
-    } catch (error) {
-      if (!isStoreError(error, 'superseded') || tries === TRIES) throw error;
-    }
 }

@@ -8,12 +8,8 @@ import { StoreError } from '@ebb/protocol';
 import { bytesOf, putFile, remoteTierConformance, smallTmpfs, tempDir } from '@ebb/testkit';
 import { afterAll, expect, onTestFinished, test, vi } from 'vitest';
 import { crc32c } from '../checksum.ts';
-import {
-  type DirectoryFs,
-  type DirectoryTierOptions,
-  nodeDirectoryFs,
-  openDirectoryTier,
-} from './directory-tier.ts';
+import { type DirectoryFs, nodeDirectoryFs } from './directory-fs.ts';
+import { type DirectoryTierOptions, openDirectoryTier } from './directory-tier.ts';
 import { createMover } from './mover.ts';
 import { type MoverRequest, MoverTasks } from './mover-tasks.ts';
 import { nodePublishCalls, type PublishCalls } from './publish.ts';

@@ -21,26 +21,24 @@
  * type and metadata have no place in a plain file: the catalog keeps them.
  */
 import { type BigIntStats, constants, type Dir, type Dirent } from 'node:fs';
-import {
-  type FileHandle,
-  link,
-  lstat,
-  open,
-  opendir,
-  readdir,
-  realpath,
-  rename,
-  rmdir,
-  unlink,
-} from 'node:fs/promises';
+import { lstat, opendir, readdir, realpath, unlink } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join } from 'node:path';
 import { assert, isStoreError, MiB, StoreError } from '@ebb/protocol';
-import { formatCrc32c } from '../checksum.ts';
+import { DURABLE_DIRECTORIES_MAX, REMOTE_NAME_BYTES_MAX } from '../limits.ts';
+import { type DirectoryFs, nodeDirectoryFs, patientFs, withFile } from './directory-fs.ts';
 import {
-  DURABLE_DIRECTORIES_MAX,
-  REMOTE_NAME_BYTES_MAX,
-  REMOTE_SEGMENT_BYTES_MAX,
-} from '../limits.ts';
+  assertUnchanged,
+  conflictError,
+  endsBefore,
+  findSegments,
+  isNoSuchName,
+  mismatch,
+  nameError,
+  noSuchName,
+  parseName,
+  replacedError,
+  TEMPORARY,
+} from './directory-names.ts';
 import { identityOf } from './file-identity.ts';
 import { errnoOf, isMissing, toStoreError } from './fs-error.ts';
 import { makeDirectories } from './make-directories.ts';
@@ -79,25 +77,6 @@ export interface DirectoryTierOptions {
   readonly calls?: PatientCalls;
 }
 
-/** The calls of a deletion that change something (those of a put: publish.ts). Paths are absolute; errors are those of node:fs. */
-export interface DirectoryFs {
-  rename(from: string, to: string): Promise<void>;
-  link(from: string, to: string): Promise<void>;
-  syncDirectory(path: string): Promise<void>;
-  unlink(path: string): Promise<void>;
-  removeDirectory(path: string): Promise<void>;
-}
-
-export const nodeDirectoryFs: DirectoryFs = {
-  rename,
-  link,
-  syncDirectory: async (path) => {
-    await withFile(path, constants.O_RDONLY | constants.O_DIRECTORY, (handle) => handle.sync());
-  },
-  unlink,
-  removeDirectory: rmdir,
-};
-
 /** @throws `io_failed` */
 export async function openDirectoryTier(options: DirectoryTierOptions): Promise<RemoteTier> {
   const { nodeId = 'node' } = options;
@@ -131,7 +110,6 @@ export async function openDirectoryTier(options: DirectoryTierOptions): Promise<
 /** A put that others are before has to wait for them, too. */
 const PUT_PATIENCE_MS = 120_000;
 const PUT_BYTES_PER_S_MIN = 4 * MiB;
-const TEMPORARY = '.ebb-tmp';
 /** Two large files, and one worker for small ones. A second starts when the first has much to do. */
 const WORKERS = 3;
 const TEMPORARY_TRIES = 1000;
@@ -642,21 +620,6 @@ class DirectoryTier implements RemoteTier {
   }
 }
 
-/** Each is made within a change of a name. */
-function patientFs(fs: DirectoryFs, calls: PatientCalls): DirectoryFs {
-  const patient =
-    <A extends readonly string[]>(doing: string, call: (...paths: A) => Promise<void>) =>
-    async (...paths: A): Promise<void> =>
-      await calls.call(`${doing} ${paths[0]}`, () => call(...paths), { within: true });
-  return {
-    rename: patient('renaming', (from: string, to: string) => fs.rename(from, to)),
-    link: patient('linking', (from: string, to: string) => fs.link(from, to)),
-    syncDirectory: patient('syncing', (path: string) => fs.syncDirectory(path)),
-    unlink: patient('removing', (path: string) => fs.unlink(path)),
-    removeDirectory: patient('removing', (path: string) => fs.removeDirectory(path)),
-  };
-}
-
 /** A put waits its turn, copies and syncs: at the least pace of a disk that is alive. */
 function patienceFor(sources: readonly { readonly length: number }[]): number {
   const bytes = sources.reduce((sum, { length }) => sum + length, 0);
@@ -678,54 +641,6 @@ function missingAs<T>(value: T): (error: unknown) => T {
   };
 }
 
-/** Undefined when the name cannot be a path below the root (I2), or would not fit into one. */
-function findSegments(name: string): readonly string[] | undefined {
-  const segments = name.split('/');
-  const isPlain =
-    segments.length >= 2 &&
-    segments[0] !== TEMPORARY &&
-    // A lone surrogate would be stored as U+FFFD, and two names become one.
-    name.isWellFormed() &&
-    !name.includes('\0') &&
-    Buffer.byteLength(name) <= REMOTE_NAME_BYTES_MAX &&
-    segments.every(isSegment);
-  return isPlain ? segments : undefined;
-}
-
-function isSegment(segment: string): boolean {
-  if (segment === '' || segment === '.' || segment === '..') return false;
-  return Buffer.byteLength(segment) <= REMOTE_SEGMENT_BYTES_MAX;
-}
-
-/** @throws `name_invalid` */
-function parseName(name: string): readonly string[] {
-  const segments = findSegments(name);
-  if (segments === undefined) throw nameError(name, 'a segment is empty, . or .., or too long');
-  return segments;
-}
-
-function nameError(name: string, why: string, cause?: unknown): StoreError {
-  const message = `${JSON.stringify(name)} cannot be a file of tier 2: ${why}`;
-  return new StoreError('name_invalid', message, { name }, cause);
-}
-
-function conflictError(name: string, conflict: string, cause?: unknown): StoreError {
-  return nameError(name, `${conflict} is a file or directory already`, cause);
-}
-
-/** @throws `precondition_failed` */
-function assertUnchanged(name: string, stats: BigIntStats, etag: string): void {
-  const found = identityOf(stats).etag;
-  if (found !== etag) throw replacedError(name, etag, found);
-}
-
-function replacedError(name: string, expected: string | null, found: string | null): StoreError {
-  const has = found === null ? 'does not exist' : `has the ETag ${found}`;
-  const wanted = expected === null ? 'nothing was expected' : `expected ${expected}`;
-  const message = `${name} ${has} in tier 2, ${wanted}: somebody replaced it there`;
-  return new StoreError('precondition_failed', message, { name, expected, found });
-}
-
 function codeOf(error: unknown): unknown {
   return isStoreError(error) ? error.code : undefined;
 }
@@ -745,41 +660,8 @@ function unsyncedEtag(error: unknown): string | undefined {
   return typeof etag === 'string' ? etag : undefined;
 }
 
-function mismatch(name: string, { expected, found }: Record<'expected' | 'found', number>) {
-  const sums = { name, expected: formatCrc32c(expected), found: formatCrc32c(found) };
-  const message = `${name} has CRC32C ${sums.found}, expected ${sums.expected}`;
-  return new StoreError('data_corrupt', message, sums);
-}
-
-function endsBefore(name: string, end: number): StoreError {
-  return new StoreError('range_invalid', `${name} ends before ${end}`, { name, end });
-}
-
-function noSuchName(name: string, cause?: unknown): StoreError {
-  return new StoreError('data_lost', `no object ${name} in tier 2`, { name }, cause);
-}
-
-/** A link is no object either: O_NOFOLLOW gives ELOOP. */
-function isNoSuchName(error: unknown): boolean {
-  if (isStoreError(error, 'data_lost')) return true;
-  return ['ENOENT', 'ENOTDIR', 'EISDIR', 'ELOOP'].includes(errnoOf(error));
-}
-
 function stopIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted === true) {
     throw new StoreError('aborted', 'the caller gave up', {}, signal.reason);
-  }
-}
-
-async function withFile<T>(
-  path: string,
-  flags: number,
-  work: (handle: FileHandle) => Promise<T>,
-): Promise<T> {
-  const handle = await open(path, flags);
-  try {
-    return await work(handle);
-  } finally {
-    await handle.close();
   }
 }

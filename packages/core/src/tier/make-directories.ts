@@ -27,7 +27,7 @@ export async function makeDirectories(path: string, options: MakeOptions = {}): 
     );
 }
 
-/** From above. */
+/** The highest one first. */
 function missingOf(path: string): readonly string[] {
   const missing: string[] = [];
   for (let at = path; !existsSync(at); at = dirname(at)) {

@@ -80,7 +80,7 @@ interface Job {
 
 interface Thread {
   readonly worker: Worker;
-  /** Of the call that runs. */
+  /** Says that the call that runs has ended. */
   endCall: (() => void) | undefined;
   /** One for each place: the job that runs, and those ahead. */
   readonly cancel: Int32Array<SharedArrayBuffer>;
@@ -88,7 +88,7 @@ interface Thread {
   jobs: Job[];
 }
 
-/** For a worker to end. */
+/** A worker gets so long to end. */
 const CLOSE_MS = 1_000;
 const AHEAD_MAX = 3;
 /** The most bytes of a job that may wait with a busy worker, or be waited for: another worker would not do it much sooner. */

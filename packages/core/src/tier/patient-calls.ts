@@ -12,7 +12,7 @@ import { StoreError } from '@ebb/protocol';
 import { settlesWithin } from '../settles-within.ts';
 import { beginThreadCall } from './stuck-threads.ts';
 
-/** Of the four threads of the process. */
+/** The process has four such threads. */
 const AT_ONCE = 2;
 const PATIENCE_MS = 30_000;
 const CLOSE_MS = 500;

@@ -13,8 +13,11 @@ export function beginThreadCall(): () => void {
   };
 }
 
-/** How many are in calls that began longer ago than this. */
-export function threadsInCalls(longerThanMs: number): number {
+/** A call of a file system that answers is over by then, or nearly: a piece of a copy, or a sync. */
+const STUCK_MS = 200;
+
+/** How many are in calls that began so long ago; a process that ends would wait for them. */
+export function threadsInCalls(longerThanMs = STUCK_MS): number {
   const beforeMs = performance.now() - longerThanMs;
   let count = 0;
   for (const { atMs } of begun) if (atMs < beforeMs) count++;

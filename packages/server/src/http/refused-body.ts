@@ -18,7 +18,7 @@ const ending = new WeakSet<Socket>();
 const awaitingContinue = new WeakSet<IncomingMessage>();
 const bounded = new WeakSet<IncomingMessage>();
 
-/** For a new connection: I1. */
+/** I1, of a new connection. */
 export function endWhenHeard(socket: Socket): void {
   const destroySoon = socket.destroySoon.bind(socket);
   socket.destroySoon = () => {
@@ -35,7 +35,7 @@ export function endWhenHeard(socket: Socket): void {
   };
 }
 
-/** For all requests of connections that `endWhenHeard` knows. */
+/** I3, and what I1 has to know, of all requests of connections that `endWhenHeard` was given. */
 export function heard(listener: RequestListener): RequestListener {
   return (request, response) => {
     const { socket } = request;

@@ -7,7 +7,6 @@ import type { Conditions } from '@ebb/core';
 import { PATHS, StoreError } from '@ebb/protocol';
 import type { Logger } from 'pino';
 import type { Metrics } from '../metrics.ts';
-import { buildPlainXml } from '../s3/xml.ts';
 import type { NodeState, Services } from '../services.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import { createControlApp } from './control.ts';
@@ -39,6 +38,8 @@ export function createRequestHandler(node: {
   readonly log: Logger;
   /** Refuses a request before anything else looks at it. */
   readonly admit: (request: IncomingMessage) => void;
+  /** Answers a request that was meant for another address, and says whether it did. */
+  readonly answerStranger: (request: IncomingMessage, response: ServerResponse) => boolean;
   readonly pieces: BufferPool;
   readonly held: PeerMemory;
 }): RequestHandler {
@@ -49,10 +50,7 @@ export function createRequestHandler(node: {
     expectsContinue: boolean,
   ): Promise<void> => {
     node.admit(request);
-    if (isS3Request(request)) {
-      answerS3(request, response);
-      return;
-    }
+    if (node.answerStranger(request, response)) return;
     if (await answerProbe(request, response, node)) return;
     if (surfaces === undefined) throw new StoreError('starting');
     await surfaces.answer(request, response, expectsContinue);
@@ -183,27 +181,6 @@ async function answerProbe(
   });
   response.end(text);
   return true;
-}
-
-/** Signed as S3 requests are, in the header or in a link: nobody else asks so. */
-function isS3Request({ headers, url = '' }: IncomingMessage): boolean {
-  return (
-    headers.authorization?.startsWith('AWS4-HMAC-SHA256') === true ||
-    url.includes('X-Amz-Signature=')
-  );
-}
-
-/** In the words that its client shows to people. */
-function answerS3(request: IncomingMessage, response: ServerResponse): void {
-  const body = Buffer.from(
-    buildPlainXml('Error', {
-      Code: 'InvalidRequest',
-      Message:
-        'This is the control address of an Ebb node. Its S3 address is another one: --s3-listen, port 9701 by default; the ready line in the log of the node tells it.',
-    }),
-  );
-  response.writeHead(400, { 'content-type': 'application/xml', 'content-length': body.length });
-  response.end(request.method === 'HEAD' ? undefined : body);
 }
 
 function isEvents(url: string): boolean {

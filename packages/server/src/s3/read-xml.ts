@@ -68,7 +68,7 @@ export class XmlReader {
     return this.find(name)?.text();
   }
 
-  /** For what is no name: S3 has there what XML 1.0 has. @throws {S3Error} `MalformedXML` for other characters */
+  /** A text that is no name: S3 has there what XML 1.0 has. @throws {S3Error} `MalformedXML` for other characters */
   plainText(): string {
     const text = this.text();
     if (!isXmlText(text)) throw malformed();
