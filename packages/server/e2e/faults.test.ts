@@ -224,9 +224,9 @@ test('a full disk: writers are told 429 or 507 with the time to wait, nothing ac
     expect(Number(refusal.retryAfter)).toBeGreaterThan(0);
   }
   for (const [key, hash] of kept) expect(hashOf(await get(node, 'data', key))).toBe(hash);
-  const [first, second] = [...kept.keys()];
-  for (const key of [first, second]) {
-    const answer = await fetch(objectUrl(node, 'data', key as string), { method: 'DELETE' });
+  // Copies in tier 2, on the same file system, may have used the catalog's reserve, which is refilled first.
+  for (const key of [...kept.keys()].slice(0, 5)) {
+    const answer = await fetch(objectUrl(node, 'data', key), { method: 'DELETE' });
     expect(answer.status).toBe(204);
     kept.delete(key as string);
   }
