@@ -85,8 +85,8 @@ def describe(value: Any) -> Described | None:
         _checked(value)
     else:
         spec_of(value)
-    form_of = {NUMPY: _numpy_form, TORCH: _torch_form, JAX: _jax_form}[kind]
-    return Described(kind, form_of(value), identity(value))
+    form_of, identity_of = _FORMS[kind]
+    return Described(kind, form_of(value), identity_of(value))
 
 
 def spec_of(value: Any) -> Spec:
@@ -118,16 +118,24 @@ def dtype_label(value: Any) -> str:
 def identity(value: Any) -> Hashable:
     """The same for arrays that are the same elements of the same memory: tied weights have a tensor each in a state."""
     kind = kind_of(value)
-    if kind == TORCH and value.numel() > 0:
-        strides = None if value.is_contiguous() else _strides(value.shape, value.stride())
-        return (
-            *(TORCH, value.device, value.data_ptr(), value.dtype, value.shape, strides),
-            *(value.is_conj(), value.is_neg()),
-        )
-    if kind == NUMPY and value.size > 0:
-        strides = None if value.flags.c_contiguous else _strides(value.shape, value.strides)
-        return (NUMPY, address(value), value.dtype.str, value.shape, strides, value.flags.writeable)
-    return id(value)
+    return id(value) if kind is None else _FORMS[kind][1](value)
+
+
+def _torch_identity(tensor: Any) -> Hashable:
+    if tensor.numel() == 0:
+        return id(tensor)
+    strides = None if tensor.is_contiguous() else _strides(tensor.shape, tensor.stride())
+    return (
+        *(TORCH, tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, strides),
+        *(tensor.is_conj(), tensor.is_neg()),
+    )
+
+
+def _numpy_identity(array: np.ndarray[Any, Any]) -> Hashable:
+    if array.size == 0:
+        return id(array)
+    strides = None if array.flags.c_contiguous else _strides(array.shape, array.strides)
+    return (NUMPY, address(array), array.dtype.str, array.shape, strides, array.flags.writeable)
 
 
 def is_cuda(value: Any) -> bool:
@@ -155,7 +163,7 @@ def known_address_of(value: Any, nbytes: int) -> int | None:
     if kind_of(value) != TORCH:
         assert_there(value, nbytes)
         return _address(value)
-    start = _address(value)
+    start = _torch_address(value)
     if (
         not start  # no memory, or elements that lie otherwise: what copies them would not look, either
         or value.nbytes != nbytes
@@ -184,11 +192,15 @@ def assert_there(value: Any, nbytes: int) -> None:
 def _address(value: Any) -> int | None:
     kind = kind_of(value)
     if kind == TORCH:
-        is_plain = value.device.type == "cpu" and value.is_contiguous()
-        return int(value.data_ptr()) if is_plain and not value.is_conj() and not value.is_neg() else None
+        return _torch_address(value)
     if kind == NUMPY and value.flags.c_contiguous and value.dtype.isnative:
         return address(value)
     return None
+
+
+def _torch_address(tensor: Any) -> int | None:
+    is_plain = tensor.is_cpu and tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
+    return int(tensor.data_ptr()) if is_plain else None
 
 
 def address(array: np.ndarray[Any, Any]) -> int:
@@ -528,8 +540,7 @@ def _assert_memory(tensor: Any) -> str:
     is_plain = type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter
     if not is_plain and hasattr(tensor, "__tensor_flatten__"):
         raise UnsupportedError(f"a {type(tensor).__qualname__} consists of other tensors: save {_parts_of(tensor)}")
-    device = tensor.device.type
-    if device == "meta":
+    if tensor.is_meta:
         raise UnsupportedError("tensors on the device meta have no values that could be checkpointed")
     reach = tensor.numel()
     if reach == 0:
@@ -537,14 +548,13 @@ def _assert_memory(tensor: Any) -> str:
     try:
         storage = tensor.untyped_storage()
         start, has_bytes = tensor.data_ptr(), storage.nbytes()
-        if not is_plain:  # a fake one says that it lies elsewhere
-            device = storage.device.type
+        is_fake = not is_plain and storage.device.type == "meta"  # which says that it lies elsewhere
     except (RuntimeError, NotImplementedError) as error:
         raise UnsupportedError(f"a {type(tensor).__qualname__} has no memory of its own here: {error}") from error
     if not tensor.is_contiguous():
         reach = sum(stride * (n - 1) for stride, n in zip(tensor.stride(), tensor.shape)) + 1
     takes_bytes = (tensor.storage_offset() + reach) * tensor.element_size()
-    if device == "meta" or start == 0 or has_bytes < takes_bytes:
+    if is_fake or start == 0 or has_bytes < takes_bytes:
         there = f"a storage of {has_bytes}" if has_bytes < takes_bytes else "memory that is not there"
         raise UnsupportedError(
             f"a {type(tensor).__qualname__} whose elements take {takes_bytes} bytes of {there}: it was freed (as FSDP "
@@ -660,3 +670,11 @@ def _no_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         yield
+
+
+#: Of each kind of array: its form, and its identity.
+_FORMS: dict[str, tuple[Callable[[Any], Form], Callable[[Any], Hashable]]] = {
+    NUMPY: (_numpy_form, _numpy_identity),
+    TORCH: (_torch_form, _torch_identity),
+    JAX: (_jax_form, id),
+}

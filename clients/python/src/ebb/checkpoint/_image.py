@@ -6,8 +6,7 @@ import json
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import DataCorruptError
 
@@ -29,8 +28,7 @@ ITEM_BYTES = {
 }
 
 
-@dataclass(frozen=True)
-class Shard:
+class Shard(NamedTuple):
     """A named run of bytes of an image.
 
     Attributes:

@@ -55,7 +55,8 @@ def share(arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, View]]:
     """
     shards = dict(arrays)
     views: dict[str, View] = {}
-    for group in _groups([_memory_of(name, array) for name, array in arrays.items() if _has_memory(array)]):
+    memories = [_memory_of(name, array) for name, array in arrays.items() if _has_memory(array)]
+    for group in _groups(memories):
         low, high = min(one.low for one in group), max(one.high for one in group)
         _assert_can_share(group, high - low)
         low -= _step_back(group, low)
@@ -106,7 +107,7 @@ def _memory_of(name: str, array: Any) -> _Memory:
     shape = array.shape
     if _arrays.kind_of(array) == _arrays.TORCH:
         start, item_bytes, is_dense = array.data_ptr(), array.element_size(), array.is_contiguous()
-        device = "cpu" if array.device.type == "cpu" else str(array.device)
+        device = "cpu" if array.is_cpu else str(array.device)
     else:
         start, item_bytes, is_dense = _arrays.address(array), array.itemsize, array.flags.c_contiguous
         device = "cpu"
