@@ -5,8 +5,7 @@ const e2e = { testTimeout: 300_000, hookTimeout: 300_000 };
 const E2E = ['packages/*/e2e/**/*.test.ts', 'tpcds-bench/e2e/**/*.test.ts'];
 /** One after the other, when the rest has ended: they measure, take all of the machine, or run Spark. */
 const ALONE = [
-  'packages/server/e2e/{campaign,checkpoint-faults,crash-rounds,descriptors,durability,faults,host-faults,pauses,tier2-faults}.test.ts',
-  'packages/server/e2e/{s3-bench,s3-hadoop,s3-mount}.test.ts',
+  'packages/server/e2e/{campaign,descriptors,s3-bench}.test.ts',
   'tpcds-bench/e2e/**/*.test.ts',
 ];
 
