@@ -101,6 +101,22 @@ test('a copy that cannot be published is not left behind, in no tier (I2)', asyn
   expect((await at.store.relocate({ bucket: 'mem', key: 'k' }, 1)).tiers).toEqual([1]);
 });
 
+test("a file whose filling failed is nobody else's afterwards: what filled it may still write", async () => {
+  const at = await open({
+    remote: (remote) =>
+      override(remote, {
+        fetch: () => Promise.reject(new StoreError('io_failed', 'tier 2 does not answer')),
+      }),
+  });
+  await at.put('mem', 'k', Buffer.alloc(100_000, 7));
+  await at.store.relocate({ bucket: 'mem', key: 'k' }, 2);
+  const before = at.tiers.memory.usage().pooledBytes;
+  const back = at.store.relocate({ bucket: 'mem', key: 'k' }, 0);
+  await expect(back).rejects.toMatchObject({ code: 'io_failed' });
+  expect(before).toBeGreaterThan(0); // the file of its first copy, which the second one took
+  expect(at.tiers.memory.usage().pooledBytes).toBe(0);
+});
+
 test('a tier that fails while it seals gives its room back', async () => {
   let fails = true;
   const at = await open({

@@ -196,7 +196,8 @@ export class BlobPlacement {
       if (result === 'gone') tier.remove(blobId, { recycle: true });
       return result;
     } catch (error) {
-      tier.remove(blobId, { recycle: true });
+      // Never recycled: a fetch that was given up may still write into the file.
+      tier.remove(blobId, { recycle: false });
       return await this.#goneOr(blob, error);
     } finally {
       this.#filling.delete(blobId);

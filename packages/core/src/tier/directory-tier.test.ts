@@ -134,7 +134,10 @@ const KILLED = 'killed';
 /** A mover that publishes on this thread, by these calls. */
 function publishingBy(calls: PublishCalls): Mover {
   const tasks = new MoverTasks(
-    { bufferBytes: 1024, syncEveryBytes: 4096, cancel: new SharedArrayBuffer(4) },
+    {
+      ...{ bufferBytes: 1024, syncEveryBytes: 4096 },
+      ...{ cancel: new SharedArrayBuffer(16), lastStep: new SharedArrayBuffer(8) },
+    },
     calls,
   );
   const here = createMover({ startWorker: () => new WorkerHere(tasks) as unknown as Worker });

@@ -23,7 +23,7 @@
 import { type BigIntStats, constants, type Dir, type Dirent } from 'node:fs';
 import { lstat, opendir, readdir, realpath, unlink } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join } from 'node:path';
-import { assert, isStoreError, MiB, StoreError } from '@ebb/protocol';
+import { assert, isStoreError, StoreError } from '@ebb/protocol';
 import { DURABLE_DIRECTORIES_MAX, REMOTE_NAME_BYTES_MAX } from '../limits.ts';
 import { type DirectoryFs, nodeDirectoryFs, patientFs, withFile } from './directory-fs.ts';
 import {
@@ -48,6 +48,7 @@ import { type PatientCalls, patientCalls } from './patient-calls.ts';
 import type { PublishRequest } from './publish.ts';
 import type {
   Mover,
+  Progress,
   RemoteDeleteOptions,
   RemoteHeaders,
   RemoteListOptions,
@@ -107,9 +108,8 @@ export async function openDirectoryTier(options: DirectoryTierOptions): Promise<
   }
 }
 
-/** A put that others are before has to wait for them, too. */
+/** A put ends when it, and those before it, came no further for so long: one sync may have much to write. */
 const PUT_PATIENCE_MS = 120_000;
-const PUT_BYTES_PER_S_MIN = 4 * MiB;
 /** Two large files, and one worker for small ones. A second starts when the first has much to do. */
 const WORKERS = 3;
 const TEMPORARY_TRIES = 1000;
@@ -262,8 +262,10 @@ class DirectoryTier implements RemoteTier {
     };
     try {
       const doing = `fetching ${name} from tier 2`;
-      const work = async (): Promise<number> => await this.#copyVerified(name, { ...copy, crc32c });
-      return await this.#calls.during(file, doing, work, patienceFor([{ length }]));
+      const { onAccepted, progress } = watched();
+      const work = async (): Promise<number> =>
+        await this.#copyVerified(name, { ...copy, crc32c, onAccepted });
+      return await this.#calls.during(file, doing, work, { progress });
     } catch (error) {
       if (isUnanswered(error)) isLate.abort(); // nothing more is written into the file
       throw await this.#readError(name, error);
@@ -436,10 +438,11 @@ class DirectoryTier implements RemoteTier {
     const doing = `putting ${name} into tier 2`;
     const isLate = new AbortController();
     const stop = anyOf(signal, isLate.signal);
+    const { onAccepted, progress } = watched();
     let made: RemoteObject | undefined;
     const put = async (): Promise<RemoteObject> => {
       if (this.#isAway) await this.#assertMounted();
-      made = await this.#mover.publish({ ...files, sources, replaces, signal: stop });
+      made = await this.#mover.publish({ ...files, sources, replaces, signal: stop, onAccepted });
       await this.#noteSynced(directories, syncs);
       return made;
     };
@@ -452,7 +455,7 @@ class DirectoryTier implements RemoteTier {
       if (!BEFORE_DIRECTORIES.has(codeOf(error))) await this.#removeEmptyAbove(path);
     };
     try {
-      return await this.#calls.during(path, doing, put, patienceFor(sources));
+      return await this.#calls.during(path, doing, put, { patienceMs: PUT_PATIENCE_MS, progress });
     } catch (error) {
       // A put that has no answer ends before its next step, if it ever comes to it.
       if (isUnanswered(error)) isLate.abort();
@@ -620,10 +623,15 @@ class DirectoryTier implements RemoteTier {
   }
 }
 
-/** A put waits its turn, copies and syncs: at the least pace of a disk that is alive. */
-function patienceFor(sources: readonly { readonly length: number }[]): number {
-  const bytes = sources.reduce((sum, { length }) => sum + length, 0);
-  return PUT_PATIENCE_MS + (bytes / PUT_BYTES_PER_S_MIN) * 1000;
+/** The progress of a job of the mover, from before it has taken it on. */
+function watched(): { onAccepted: (progress: Progress) => void; progress: Progress } {
+  let current: Progress = () => 0;
+  return {
+    onAccepted: (progress) => {
+      current = progress;
+    },
+    progress: () => current(),
+  };
 }
 
 function anyOf(signal: AbortSignal | undefined, other: AbortSignal): AbortSignal {

@@ -31,8 +31,10 @@ import { nodePublishCalls, type PublishCalls, type PublishRequest, publish } fro
 export interface MoverWorkerData {
   readonly bufferBytes: number;
   readonly syncEveryBytes: number;
-  /** Numbers of jobs to stop, each at its remainder by the number of places. */
+  /** At each place, the number of the job that was told to stop there. */
   readonly cancel: SharedArrayBuffer;
+  /** One `bigint`: when the worker last took a step, by `process.hrtime`. */
+  readonly lastStep: SharedArrayBuffer;
 }
 
 export type MoverTask =
@@ -84,6 +86,8 @@ export interface SealableTarget {
 
 export interface MoverRequest {
   readonly jobId: number;
+  /** Where in `cancel` it is told to stop. No other job that is with the worker has it. */
+  readonly place: number;
   readonly task: MoverTask;
 }
 
@@ -111,21 +115,26 @@ export class MoverTasks {
   readonly #bufferBytes: number;
   readonly #syncEveryBytes: number;
   readonly #cancelled: Int32Array;
+  readonly #lastStep: BigInt64Array;
+  /** Of the job that runs. */
+  #place = 0;
   readonly #buffer: Buffer;
   readonly #publishCalls: PublishCalls;
 
   constructor(
-    { bufferBytes, syncEveryBytes, cancel }: MoverWorkerData,
+    { bufferBytes, syncEveryBytes, cancel, lastStep }: MoverWorkerData,
     publishCalls: PublishCalls = nodePublishCalls,
   ) {
     this.#bufferBytes = bufferBytes;
     this.#syncEveryBytes = syncEveryBytes;
     this.#cancelled = new Int32Array(cancel);
+    this.#lastStep = new BigInt64Array(lastStep);
     this.#buffer = Buffer.allocUnsafeSlow(bufferBytes);
     this.#publishCalls = publishCalls;
   }
 
-  answer({ jobId, task }: MoverRequest): MoverReply {
+  answer({ jobId, place, task }: MoverRequest): MoverReply {
+    this.#place = place;
     try {
       if (task.kind !== 'publish') return { jobId, sums: this.#run(jobId, task) };
       return { jobId, sums: NO_SUMS, made: this.#publish(jobId, task) };
@@ -293,8 +302,10 @@ export class MoverTasks {
     return blocks.end();
   }
 
+  /** Between two steps, each a call of the file system or a few. */
   #stopIfCancelled(jobId: number): void {
-    if (Atomics.load(this.#cancelled, jobId % this.#cancelled.length) === jobId)
+    Atomics.store(this.#lastStep, 0, process.hrtime.bigint());
+    if (Atomics.load(this.#cancelled, this.#place) === jobId)
       throw new MoverFailure('aborted', 'stopped half-way');
   }
 }

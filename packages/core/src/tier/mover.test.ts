@@ -138,6 +138,56 @@ test('small jobs that wait with the worker are stopped one by one', async () => 
   expect([first, second, third, fourth]).toMatchObject([done, stopped, stopped, done]);
 });
 
+/** Holds its answers back until the gate is 1, and then answers in order: stopped where it was told so. */
+const GATED_WORKER = `
+  const { parentPort, workerData } = require('node:worker_threads');
+  const cancelled = new Int32Array(workerData.cancel);
+  parentPort.on('message', ({ jobId, place }) => {
+    Atomics.wait(new Int32Array(workerData.gate), 0, 0);
+    const isStopped = Atomics.load(cancelled, place) === jobId;
+    const failed = { failed: 'aborted', message: '', errno: '', details: {} };
+    parentPort.postMessage({ jobId, ...(isStopped ? failed : { sums: { crc32c: 0, blocks: [] } }) });
+  });`;
+
+test('each job that is told to stop stops, also one that hangs while others with its worker are stopped after it', async () => {
+  const gate = new SharedArrayBuffer(4);
+  const { mover } = await setUp({
+    workers: 3,
+    startWorker: (data) => new Worker(GATED_WORKER, { eval: true, workerData: { ...data, gate } }),
+  });
+  // The small ones are with one worker, the others with two more: so their numbers have gaps.
+  const stops = [64, 1024, 64, 1024, 64, 64].map((size) => ({ size, stop: new AbortController() }));
+  const jobs = stops.map(({ size, stop: { signal } }) =>
+    mover.checksum('file', size * KiB, { signal }),
+  );
+  const settled = Promise.allSettled(jobs);
+  for (const { stop } of stops) stop.abort();
+  Atomics.store(new Int32Array(gate), 0, 1);
+  Atomics.notify(new Int32Array(gate), 0);
+  for (const result of await settled)
+    expect(result).toMatchObject({ status: 'rejected', reason: { code: 'aborted' } });
+});
+
+test('a job tells its progress: that of what it waits for, then its own', async () => {
+  const { mover, file } = await setUp();
+  const from = file('from', bytesOf(100, 1));
+  truncateSync(from, 256 * MiB);
+  const to = file('to', Buffer.alloc(0));
+  const seen: Set<number>[] = [new Set(), new Set()];
+  const jobs = seen.map((values, n) =>
+    mover.copy({
+      ...{ from, to: n === 0 ? to : file('other', Buffer.alloc(0)), sizeBytes: 256 * MiB },
+      sync: false,
+      onAccepted: (progress) => {
+        const looking = setInterval(() => values.add(progress()), 2);
+        onTestFinished(() => clearInterval(looking));
+      },
+    }),
+  );
+  await Promise.all(jobs);
+  for (const values of seen) expect(values.size).toBeGreaterThan(3);
+});
+
 test('large jobs leave a worker to small ones, which go past those that wait', async () => {
   const order: string[] = [];
   const { mover, file } = await setUp({ workers: 3 });

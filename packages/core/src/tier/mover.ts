@@ -3,9 +3,11 @@
  *
  * I1  A worker runs one job at a time; the rest waits in one bounded queue, in order. A few small jobs are with a busy worker
  *     already (`ahead`), so that it does not wait for the main thread between them; they count as waiting.
- * I2  A job's promise settles after the worker has let go of the files, also when it was aborted.
- *     With more than one worker, one of them is kept for jobs of at most SMALL_MOVE_BYTES_MAX: those go past larger ones then.
+ * I2  A job's promise settles after the worker has let go of the files, also when it was aborted. An exception is the end of a
+ *     mover whose worker is in a call that does not return.
  * I3  A worker that dies fails its own job with `io_failed`, and the next job starts a new one. What was ahead is done then.
+ * I4  A job that was told to stop stops before its next change: jobs that are with a worker never share a place in `cancel`.
+ * I5  With more than one worker, one of them is kept for jobs of at most SMALL_MOVE_BYTES_MAX: those go past larger ones then.
  *
  * Workers start with the first job, and do not keep the process alive. Relied on by file-tier.ts (populate),
  * directory-tier.ts (put, fetch), placement/ (spill) and store/ (verify).
@@ -24,7 +26,7 @@ import { settlesWithin } from '../settles-within.ts';
 import { codeOfErrno } from './fs-error.ts';
 import type { MoverReply, MoverRequest, MoverTask, MoverWorkerData, Sums } from './mover-tasks.ts';
 import { beginThreadCall } from './stuck-threads.ts';
-import type { BlockCollector, Mover } from './tier.ts';
+import type { BlockCollector, Mover, Progress } from './tier.ts';
 
 export interface MoverOptions {
   readonly workers?: number;
@@ -37,18 +39,21 @@ export interface MoverOptions {
 export function createMover(options: MoverOptions = {}): Mover {
   const pool = new MoverPool(options);
   return {
-    copy: async ({ signal, blocks, ...task }) =>
-      collect((await pool.run({ kind: 'copy', ...task, ...wanted(blocks) }, signal)).sums, blocks),
+    copy: async ({ signal, blocks, onAccepted, ...task }) => {
+      const copy = { kind: 'copy', ...task, ...wanted(blocks) } as const;
+      return collect((await pool.run(copy, signal, onAccepted)).sums, blocks);
+    },
     convert: async ({ signal, ...task }) =>
       collect((await pool.run({ kind: 'convert', ...task }, signal)).sums),
     checksum: async (file, sizeBytes, { signal, blocks, offset = 0 } = {}) => {
       const task = { kind: 'checksum', file, sizeBytes, offset, ...wanted(blocks) } as const;
       return collect((await pool.run(task, signal)).sums, blocks);
     },
-    publish: async ({ signal, ...request }) => {
+    publish: async ({ signal, onAccepted, ...request }) => {
       let sizeBytes = 0;
       for (const { length } of request.sources) sizeBytes += length;
-      const { made } = await pool.run({ kind: 'publish', ...request, sizeBytes }, signal);
+      const task = { kind: 'publish', ...request, sizeBytes } as const;
+      const { made } = await pool.run(task, signal, onAccepted);
       assert(made !== undefined, 'a file that was published has an identity');
       return made;
     },
@@ -76,14 +81,19 @@ interface Job {
   readonly signal: AbortSignal | undefined;
   readonly resolve: (done: Done) => void;
   readonly reject: (error: unknown) => void;
+  /** Once it is with a worker. */
+  with?: { readonly thread: Thread; readonly place: number };
 }
 
 interface Thread {
   readonly worker: Worker;
   /** Says that the call that runs has ended. */
   endCall: (() => void) | undefined;
-  /** One for each place: the job that runs, and those ahead. */
+  /** The places of the job that runs and of those ahead (I4): they are taken in turn, and freed in that order. */
   readonly cancel: Int32Array<SharedArrayBuffer>;
+  nextPlace: number;
+  /** When it last took a step: nanoseconds of `process.hrtime`. */
+  readonly lastStep: BigInt64Array<SharedArrayBuffer>;
   /** With the worker, which answers them in order: the first one runs. */
   jobs: Job[];
 }
@@ -114,7 +124,11 @@ class MoverPool {
     assert(this.#workersMax > 0, 'a mover has at least one worker');
   }
 
-  run(task: MoverTask, signal: AbortSignal | undefined): Promise<Done> {
+  run(
+    task: MoverTask,
+    signal: AbortSignal | undefined,
+    onAccepted?: (progress: Progress) => void,
+  ): Promise<Done> {
     if (this.#isClosed) throw new StoreError('draining', 'the mover is closed');
     if (signal?.aborted === true) throw abortedBy(signal);
     const waiting = this.#waiting();
@@ -141,7 +155,20 @@ class MoverPool {
       signal?.addEventListener('abort', onAbort, { once: true });
       this.#queue.add(job);
       this.#dispatch();
+      onAccepted?.(() => this.#progressOf(job));
     });
+  }
+
+  /** A job that waits in the queue comes nearer with each step of those that it waits for: a large one for large ones. */
+  #progressOf(job: Job): number {
+    const before = isLarge(job) ? isBusyWithLarge : (): boolean => true;
+    const threads = job.with === undefined ? [...this.#threads].filter(before) : [job.with.thread];
+    let latest = 0n;
+    for (const { lastStep } of threads) {
+      const at = Atomics.load(lastStep, 0);
+      if (at > latest) latest = at;
+    }
+    return Number(latest);
   }
 
   async close(): Promise<void> {
@@ -152,7 +179,13 @@ class MoverPool {
         // A worker whose file system does not answer cannot be ended.
         if (await settlesWithin(thread.worker.terminate(), CLOSE_MS)) return;
         thread.worker.unref();
-        for (const job of thread.jobs.splice(0)) job.reject(closedError());
+        const [running, ...ahead] = thread.jobs.splice(0);
+        running?.reject(
+          new StoreError('io_failed', 'the mover was closed while this copy was under way', {
+            task: running.task.kind,
+          }),
+        );
+        for (const job of ahead) job.reject(closedError());
       }),
     );
   }
@@ -175,23 +208,27 @@ class MoverPool {
       job.reject(abortedBy(job.signal));
       return;
     }
-    for (const { jobs, cancel } of this.#threads)
-      if (jobs.includes(job)) Atomics.store(cancel, job.jobId % cancel.length, job.jobId);
+    if (job.with !== undefined) Atomics.store(job.with.thread.cancel, job.with.place, job.jobId);
   }
 
   #dispatch(): void {
     let larges = 0;
-    for (const { jobs } of this.#threads) if (jobs.some(isLarge)) larges++;
+    for (const thread of this.#threads) if (isBusyWithLarge(thread)) larges++;
     for (const job of this.#queue) {
       if (isLarge(job) && larges >= this.#largesMax) continue;
       const thread = this.#findThread(job);
       if (thread === undefined) return;
       if (isLarge(job)) larges++;
       this.#queue.delete(job);
+      if (thread.jobs.length === 0) Atomics.store(thread.lastStep, 0, process.hrtime.bigint());
       thread.jobs.push(job);
-      thread.endCall ??= beginThreadCall();
+      thread.endCall ??= beginThreadCall(() => Atomics.load(thread.lastStep, 0));
       thread.worker.ref();
-      thread.worker.postMessage({ jobId: job.jobId, task: job.task } satisfies MoverRequest);
+      const place = thread.nextPlace;
+      thread.nextPlace = (place + 1) % thread.cancel.length;
+      job.with = { thread, place };
+      const { jobId, task } = job;
+      thread.worker.postMessage({ jobId, place, task } satisfies MoverRequest);
     }
   }
 
@@ -205,12 +242,21 @@ class MoverPool {
 
   #start(): Thread {
     const cancel = new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT * (AHEAD_MAX + 1));
+    const lastStep = new SharedArrayBuffer(BigInt64Array.BYTES_PER_ELEMENT);
     const worker = this.#startWorker({
       bufferBytes: this.#bufferBytes,
       syncEveryBytes: MOVER_SYNC_EVERY_BYTES,
       cancel,
+      lastStep,
     });
-    const thread: Thread = { worker, endCall: undefined, cancel: new Int32Array(cancel), jobs: [] };
+    const thread: Thread = {
+      worker,
+      endCall: undefined,
+      cancel: new Int32Array(cancel),
+      nextPlace: 0,
+      lastStep: new BigInt64Array(lastStep),
+      jobs: [],
+    };
     this.#threads.add(thread);
     worker.on('message', (reply: MoverReply) => this.#onReply(thread, reply));
     worker.on('error', (error) => this.#onDeath(thread, error));
@@ -222,7 +268,8 @@ class MoverPool {
     const job = thread.jobs.shift();
     assert(job?.jobId === reply.jobId, 'a worker answers the jobs it was given, in order');
     thread.endCall?.();
-    thread.endCall = thread.jobs.length > 0 ? beginThreadCall() : undefined;
+    thread.endCall =
+      thread.jobs.length > 0 ? beginThreadCall(() => Atomics.load(thread.lastStep, 0)) : undefined;
     if (thread.jobs.length === 0) thread.worker.unref();
     if ('sums' in reply) job.resolve(reply);
     else job.reject(failureOf(reply, job));
@@ -243,7 +290,10 @@ class MoverPool {
       return;
     }
     const later = this.#takeAll();
-    for (const waiting of [...ahead, ...later]) this.#queue.add(waiting);
+    for (const waiting of [...ahead, ...later]) {
+      delete waiting.with;
+      this.#queue.add(waiting);
+    }
     this.#dispatch();
   }
 }
@@ -254,6 +304,10 @@ function isBrief({ task: { sizeBytes } }: Job): boolean {
 
 function isLarge({ task: { sizeBytes } }: Job): boolean {
   return sizeBytes > SMALL_MOVE_BYTES_MAX;
+}
+
+function isBusyWithLarge({ jobs }: Thread): boolean {
+  return jobs.some(isLarge);
 }
 
 function closedError(): StoreError {

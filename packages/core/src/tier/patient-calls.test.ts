@@ -1,8 +1,8 @@
 /** Calls that do not end until the test lets them. */
 import { codeOf } from '@ebb/testkit';
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test } from 'vitest';
 import { PatientCalls } from './patient-calls.ts';
-import { threadsInCalls } from './stuck-threads.ts';
+import { beginThreadCall, threadsInCalls } from './stuck-threads.ts';
 
 const PATIENCE_MS = 40;
 
@@ -62,6 +62,33 @@ test('a change that is late keeps others from its name, and from no other, until
   expect(order).toEqual(['other']);
   first.end('first');
   expect(await third).toBe('third');
+});
+
+test('a change ends when it came no further for its patience, however long it takes', async () => {
+  const calls = new PatientCalls({ patienceMs: PATIENCE_MS });
+  let steps = 0;
+  const slow = hanging<string>();
+  const stepping = setInterval(() => {
+    if (++steps === 30) slow.end('done');
+  }, PATIENCE_MS / 4);
+  onTestFinished(() => clearInterval(stepping));
+  expect(await calls.during('a', 'slow', slow.work, { progress: () => steps })).toBe('done');
+  const stuck = hanging<string>();
+  const progress = (): number => 1;
+  expect(await codeOf(calls.during('a', 'stuck', stuck.work, { progress }))).toBe('io_failed');
+  stuck.end('late');
+});
+
+test('a thread that comes on is in no call that could hold up the end', () => {
+  const atNs = process.hrtime.bigint();
+  const [comesOn, hangs] = [
+    beginThreadCall(() => process.hrtime.bigint()),
+    beginThreadCall(() => atNs - 1_000_000_000n),
+  ];
+  expect(threadsInCalls(500)).toBe(1);
+  hangs();
+  expect(threadsInCalls(500)).toBe(0);
+  comesOn();
 });
 
 test('closing waits for no call that hangs', async () => {

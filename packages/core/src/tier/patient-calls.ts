@@ -11,6 +11,7 @@
 import { StoreError } from '@ebb/protocol';
 import { settlesWithin } from '../settles-within.ts';
 import { beginThreadCall } from './stuck-threads.ts';
+import type { Progress } from './tier.ts';
 
 /** The process has four such threads. */
 const AT_ONCE = 2;
@@ -25,6 +26,11 @@ export interface PatientOptions {
 interface CallOptions<T> {
   readonly late?: (result: T) => unknown;
   readonly within?: boolean;
+}
+
+interface DuringOptions {
+  readonly patienceMs?: number;
+  readonly progress?: Progress;
 }
 
 export class PatientCalls {
@@ -67,20 +73,25 @@ export class PatientCalls {
   }
 
   /**
-   * A change of a name: waits for one of the same name that is late (Q3), and ends within `patienceMs` after that.
+   * A change of a name: waits for one of the same name that is late (Q3), and ends within `patienceMs` after that. With
+   * `progress`, it ends when there was none for so long.
    * @throws what the change throws; `io_failed`
    */
   async during<T>(
     name: string,
     doing: string,
     work: () => Promise<T>,
-    patienceMs = this.#patienceMs,
+    { patienceMs = this.#patienceMs, progress }: DuringOptions = {},
   ): Promise<T> {
     const before = this.#late.get(name);
     if (before !== undefined && !(await settlesWithin(before, this.#patienceMs)))
       throw noAnswer(doing, this.#patienceMs);
     const running = work();
-    if (await settlesWithin(running, patienceMs)) return await running;
+    for (let before = progress?.(), now = before; ; before = now) {
+      if (await settlesWithin(running, patienceMs)) return await running;
+      now = progress?.();
+      if (now === before) break;
+    }
     this.#late.set(name, running);
     const over = (): void => {
       if (this.#late.get(name) === running) this.#late.delete(name);

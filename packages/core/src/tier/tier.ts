@@ -209,6 +209,9 @@ export interface BlockCollector {
 }
 
 /** Copies and checks bytes off the main thread. */
+/** A number that changes while work goes on: its own, or while it waits its turn the work before it. */
+export type Progress = () => number;
+
 export interface Mover {
   /**
    * Copies `sizeBytes` from one file into another (which exists), and resolves with their CRC32C. `fromOffset`, `toOffset`:
@@ -228,6 +231,7 @@ export interface Mover {
     directory?: string;
     blocks?: BlockCollector;
     signal?: AbortSignal;
+    onAccepted?: (progress: Progress) => void;
   }): Promise<number>;
   /**
    * As `copy`, where one side or both are encrypted, or without `to` to check what is there. Resolves with the CRC32C of
@@ -251,7 +255,12 @@ export interface Mover {
    * `data_lost` when a source is missing or shorter, `precondition_failed` when something else than `replaces` is there,
    * `tier_full`, `busy`, `aborted`, `io_failed`. With `details.unsynced` the file is there and may not be durable; else nothing is left.
    */
-  publish(request: PublishRequest & { signal?: AbortSignal | undefined }): Promise<RemoteObject>;
+  publish(
+    request: PublishRequest & {
+      signal?: AbortSignal | undefined;
+      onAccepted?: (progress: Progress) => void;
+    },
+  ): Promise<RemoteObject>;
   /** Writes zeros, so that the file's pages are present. */
   populate(file: string, sizeBytes: number, signal?: AbortSignal): Promise<void>;
   close(): Promise<void>;
