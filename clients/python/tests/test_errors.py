@@ -33,9 +33,11 @@ def test_what_no_wait_makes_room_for_is_not_tried_again() -> None:
         tries.append(1)
         raise errors.TierFullError("too large", {"neverFits": True})
 
-    with pytest.raises(errors.TierFullError):
+    with pytest.raises(errors.TierFullError) as caught:
         with_retry(attempt, idempotent=True)
     assert len(tries) == 1
+    assert caught.value.retry == "never"
+    assert errors.TierFullError("no room now").retry == "safe"
 
 
 def test_a_code_of_a_newer_node_is_an_internal_error_that_names_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
@@ -19,10 +20,13 @@ from test_client import MIB, noise
 FIRST, SECOND = noise(9 * MIB), noise(MIB, 2)
 
 
+def small_node(tier2: object) -> NodeProcess:
+    return NodeProcess(f"--remote=file://{tier2}", memory_limit="32MiB", disk_limit="16MiB")
+
+
 @pytest.fixture(scope="module")
 def node_with_tier2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
-    remote = f"--remote=file://{tmp_path_factory.mktemp('tier2')}"
-    with NodeProcess(remote, memory_limit="32MiB", disk_limit="16MiB") as node:
+    with small_node(tmp_path_factory.mktemp("tier2")) as node:
         yield node
 
 
@@ -32,19 +36,26 @@ def client(node_with_tier2: NodeProcess) -> Iterator[ebb.Client]:
         with contextlib.suppress(errors.BucketExistsError):
             opened.create_bucket("bucket", "buffered")
             opened.create_bucket("full", "ephemeral")
-        opened.delete_prefix("full", "")
-        put_into_tier2(opened, FIRST)
-        opened.put("full", "k", bytes(24 * MIB))
-        staged = opened.stage("bucket", "kept", 12 * MIB, tier=1)
-        assert opened.head("bucket", "k").tiers == ("remote",)
-        yield opened
-        staged.abort()
+        with first_in_tier2(opened, "bucket"):
+            yield opened
 
 
-def put_into_tier2(client: ebb.Client, data: bytes) -> None:
-    client.put("bucket", "k", data)
-    client.wait("bucket", "k", "remote")
-    client.request_json("POST", "/v1/relocate", {"bucket": "bucket", "key": "k", "tier": "remote"})
+@contextlib.contextmanager
+def first_in_tier2(client: ebb.Client, bucket: str) -> Iterator[None]:
+    """`FIRST` as an object of `bucket`, and little room beside it."""
+    client.delete_prefix("full", "")
+    put_into_tier2(client, FIRST, bucket)
+    client.put("full", "k", bytes(24 * MIB))
+    staged = client.stage(bucket, "kept", 12 * MIB, tier=1)
+    assert client.head(bucket, "k").tiers == ("remote",)
+    yield
+    staged.abort()
+
+
+def put_into_tier2(client: ebb.Client, data: bytes, bucket: str = "bucket") -> None:
+    client.put(bucket, "k", data)
+    client.wait(bucket, "k", "remote")
+    client.request_json("POST", "/v1/relocate", {"bucket": bucket, "key": "k", "tier": "remote"})
 
 
 def replace(client: ebb.Client) -> None:
@@ -70,6 +81,20 @@ def test_a_reader_of_a_version_that_went_is_told_so(client: ebb.Client, change: 
         go(client, change)
         with pytest.raises(errors.SupersededError, match="open it again"):
             reader.read(5 * MIB, 10)
+
+
+def test_lost_bytes_of_an_old_version_that_is_kept_are_told_as_lost() -> None:
+    with tempfile.TemporaryDirectory() as tier2, small_node(tier2) as node, ebb.Client(node.socket_url) as client:
+        client.create_bucket("full", "ephemeral")
+        client.create_bucket("versions", "buffered")
+        client.request_json("POST", "/v1/buckets/versions", {"versioning": "enabled"})
+        with first_in_tier2(client, "versions"), client.open("versions", "k") as reader:
+            put_into_tier2(client, SECOND, "versions")
+            for path in Path(tier2).rglob("*"):
+                if path.is_file() and path.stat().st_size == len(FIRST):
+                    path.unlink()
+            with pytest.raises(errors.DataLostError):
+                reader.read(5 * MIB, 10)
 
 
 def get_into(client: ebb.Client, _: Path) -> bytes:

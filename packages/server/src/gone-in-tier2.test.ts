@@ -5,7 +5,7 @@
 import { once } from 'node:events';
 import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import type { ObjectStore } from '@ebb/core';
+import { type ObjectStore, versionIdOf } from '@ebb/core';
 import { MiB } from '@ebb/protocol';
 import { buffered, bytesOf, mirrored, openStoreInTest, type TestStore } from '@ebb/testkit';
 import { pino } from 'pino';
@@ -87,7 +87,8 @@ async function get(listener: RequestListener, range?: string) {
   const { port } = server.address() as AddressInfo;
   const headers = { connection: 'close', ...(range === undefined ? {} : { range }) };
   const answer = await fetch(`http://localhost:${port}/${REF.bucket}/${REF.key}`, { headers });
-  return { status: answer.status, body: Buffer.from(await answer.arrayBuffer()) };
+  const { status, headers: told } = answer;
+  return { status, headers: told, body: Buffer.from(await answer.arrayBuffer()) };
 }
 
 const surfaces = [
@@ -125,6 +126,21 @@ test.each(surfaces)(
     expect(answer.body.toString()).not.toContain('ConditionalRequestConflict');
   },
 );
+
+test('S3: a GET whose version is deleted before its first byte tells nothing of that version', async () => {
+  const at = await openBelow();
+  await at.store.setVersioning(REF.bucket, 'enabled');
+  await putBelow(at, second);
+  await at.store.deleteVersion({ ...REF, versionId: 'null' });
+  const { object } = await at.store.head(REF);
+  const removeVersion = async (): Promise<void> => {
+    await at.store.deleteVersion({ ...REF, versionId: versionIdOf(object) });
+    await mirrored(at);
+  };
+  const gone = await get(s3(interrupted(at, removeVersion, 1), at));
+  expect([gone.status, gone.headers.get('x-amz-version-id')]).toEqual([404, null]);
+  expect(gone.headers.get('x-amz-request-id')).not.toBeNull();
+});
 
 test('a frame that reads a version in tier 2 alone that went meanwhile is told superseded, whole or in pieces', async () => {
   const at = await openBelow();

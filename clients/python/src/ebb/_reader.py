@@ -13,7 +13,6 @@ I4  The lease under a mapping is given back when the mapping is gone, which is a
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import weakref
@@ -30,7 +29,6 @@ from ._limits import EAGER_FILES_MAX, PIECE_BYTES, PIECES_INFLIGHT
 from ._local_files import LocalFiles
 from ._locks import new_lock
 from ._messages import (
-    HEAD,
     OPEN,
     READ,
     RELEASE,
@@ -45,13 +43,9 @@ from ._retry import RetryPolicy, with_retry
 from ._transport import unreachable
 from .errors import (
     DataCorruptError,
-    DataLostError,
-    EbbError,
     IoFailedError,
     LeaseNotFoundError,
-    NotFoundError,
     RangeInvalidError,
-    SupersededError,
 )
 
 #: os.preadv and os.pread take no more at once.
@@ -194,28 +188,6 @@ def open_lease(session: Session, bucket: str, key: str) -> Lease:
         raise
 
 
-@contextlib.contextmanager
-def _telling_gone(session: Session, info: OpenInfo) -> Iterator[None]:
-    """No lease holds bytes in tier 2: of a version that was replaced or deleted meanwhile nothing was lost.
-
-    Raises:
-        SupersededError
-    """
-    try:
-        yield
-    except DataLostError as error:
-        try:
-            is_there = session.call(HEAD, Place(info.bucket, info.key)).version == info.version
-        except NotFoundError:
-            is_there = False
-        except EbbError:
-            raise error from None
-        if is_there:
-            raise
-        message = f"{info.bucket}/{info.key} was replaced or deleted while it was read; open it again"
-        raise SupersededError(message, {"bucket": info.bucket, "key": info.key}) from error
-
-
 class ObjectReader(Closing):
     """An open version of an object. It stays readable while this is open, whatever happens to the name. Thread-safe."""
 
@@ -311,8 +283,7 @@ class LeasedReader(ObjectReader):
 
     def _read_once(self, target: memoryview, offset: int) -> None:
         with self._living_lease() as lease:
-            with _telling_gone(lease.session, self.info):
-                lease.read_into(target, offset)
+            lease.read_into(target, offset)
             if not lease.session.still_holds():
                 raise unreachable("the node went away during this read")  # (I2)
 
@@ -403,8 +374,7 @@ def map_object(connection: Connection, bucket: str, key: str, retry: RetryPolicy
             mapped = _map_lease(lease, info)
             if mapped is None:
                 copy = _fresh_memory(info.size_bytes)
-                with _telling_gone(lease.session, info):
-                    lease.read_into(copy, 0)
+                lease.read_into(copy, 0)
                 mapped = ObjectMap(info, copy.toreadonly(), is_mapped=False)
             if not lease.session.still_holds():
                 raise unreachable("the node went away while the object was opened")

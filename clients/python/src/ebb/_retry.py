@@ -38,7 +38,7 @@ def find_delay(
     error: EbbError, *, attempts: int, elapsed_s: float, idempotent: bool, policy: RetryPolicy, spread: float
 ) -> float | None:
     """Seconds to the next attempt; None: no more. ``spread`` in [0, 1) parts callers that failed at once."""
-    if error.code == "aborted" or error.details.get("neverFits") is True:
+    if error.code == "aborted":
         return None
     not_applied = error.retry == "safe" or error.details.get("notSent") is True
     if not not_applied and not (error.retry == "ambiguous" and idempotent):

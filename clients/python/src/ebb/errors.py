@@ -1,7 +1,8 @@
 """What can go wrong, by the codes of the protocol: branch on the class or on ``code``, never on a message.
 
 ``retry`` says what may be done after a failure: ``never`` (the same call fails again), ``safe`` (certainly
-not applied: try again later), ``ambiguous`` (may have been applied: look first, or repeat under a condition).
+not applied: try again later), ``ambiguous`` (may have been applied: look first, or repeat under a condition). An error
+has the ``retry`` of its class, but ``never`` where its details say that no wait makes room (``neverFits``).
 Where Python has an exception for the same thing (``FileNotFoundError``, ``ConnectionError`` …), the class is one of
 those too. A test compares this table with ``packages/protocol/src/errors.ts``.
 """
@@ -17,7 +18,7 @@ class EbbError(Exception):
     """An expected failure, with its subject and numbers in ``details``; the original is ``__cause__``."""
 
     code: ClassVar[str] = "internal"
-    retry: ClassVar[str] = "never"
+    retry: str = "never"
 
     message: str
     details: Mapping[str, Any]
@@ -25,6 +26,8 @@ class EbbError(Exception):
     def __init__(self, message: str | None = None, details: Mapping[str, Any] | None = None) -> None:
         self.message = message or (type(self).__doc__ or self.code)
         self.details = dict(details or {})
+        if self.details.get("neverFits") is True:
+            self.retry = "never"
         super().__init__(self.message)
 
     def __str__(self) -> str:

@@ -263,6 +263,11 @@ class Record:
 Pair = namedtuple("Pair", "a b")
 
 
+class Buffer(bytearray):
+    def assert_there(self) -> None:
+        raise AssertionError("it is the caller's, and nobody else may call it")
+
+
 class Celsius(np.float64):
     pass
 
@@ -294,6 +299,9 @@ OTHERS = {
     "key of such a subclass": lambda: {Celsius(20.5): 1},
     "subclass of numpy's text": lambda: Label("a"),
     "strides beyond": lambda: np.lib.stride_tricks.as_strided(np.ones(3), (100,), (8,)),
+    "strides beyond what a caller's own buffer has": lambda: np.lib.stride_tricks.as_strided(
+        np.frombuffer(Buffer(24)), (100,), (8,)
+    ),
     "enum": lambda: Mode.A,
     "int enum": lambda: Level.A,
     "str subclass": lambda: Text("a"),

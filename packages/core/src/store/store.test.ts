@@ -636,6 +636,33 @@ describe('room', () => {
     await expect(
       at.store.stage(at.owner, { bucket: 'buf', key: 'k' }, { reserveBytes: 2 * MiB }),
     ).rejects.toMatchObject({ code: 'tier_full', retry: 'never' });
+    const disk = { reserveBytes: 1000, tier: 1 } as const;
+    const { writeId } = await at.store.stage(at.owner, { bucket: 'buf', key: 'k' }, disk);
+    expect(() => at.store.extend(at.owner, writeId, 2 * MiB)).toThrow(
+      expect.objectContaining({ code: 'tier_full', retry: 'never' }),
+    );
+    // A write in memory may go on to disk.
+    const inMemory = await at.store.stage(
+      at.owner,
+      { bucket: 'mem', key: 'k' },
+      { reserveBytes: 9 },
+    );
+    expect(inMemory.tier).toBe(0);
+    expect(() => at.store.extend(at.owner, inMemory.writeId, 2 * MiB)).toThrow(
+      expect.objectContaining({ code: 'tier_full', retry: 'safe' }),
+    );
+  });
+
+  test('an object that is larger than a tier is not moved there, and nothing makes room for it', async () => {
+    const at = await open({ memoryBytes: 256 * KiB, diskBytes: 4 * MiB });
+    await at.put('mem', 'small', bytes(100_000, 1));
+    await at.put('buf', 'large', bytes(400_000, 2));
+    await expect(at.store.relocate({ bucket: 'buf', key: 'large' }, 0)).rejects.toMatchObject({
+      code: 'tier_full',
+      retry: 'never',
+    });
+    expect((await at.store.head({ bucket: 'mem', key: 'small' })).tiers).toEqual([0]);
+    expect(await at.get('buf', 'large')).toEqual(bytes(400_000, 2));
   });
 
   test('a disk full of mirrored objects takes new ones: the old copies are evicted', async () => {

@@ -30,6 +30,7 @@ import { blobIdsOf } from './extent-index.ts';
 import { GrowthRate } from './growth-rate.ts';
 import { JobLife } from './job-life.ts';
 import type { LeaseTable } from './lease-table.ts';
+import { neverFits } from './never-fits.ts';
 import type {
   BrokenBlob,
   BucketTotals,
@@ -421,7 +422,12 @@ export class CatalogObjectStore implements ObjectStore {
       let result = await move();
       if (result === 'full' && tier !== 2) {
         const blob = await this.#parts.catalog.findBlob(extent.blobId);
-        const needBytes = blob !== undefined && tier === 1 ? storedSize(blob) : extent.length;
+        // A blob moves as a whole, also where the object has a part of it.
+        const wholeBytes = blob?.sizeBytes ?? extent.length;
+        const needBytes = blob !== undefined && tier === 1 ? storedSize(blob) : wholeBytes;
+        const { capacityBytes } = this.#parts[tier === 0 ? 'memory' : 'disk'].usage();
+        if (needBytes > capacityBytes)
+          throw neverFits(ref, { needBytes, capacityBytes, where: place });
         await this.#parts.spiller.makeRoom(tier, needBytes);
         result = await move();
       }

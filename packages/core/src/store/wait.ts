@@ -15,6 +15,7 @@ import { isMirrored } from '../catalog/bucket-policy.ts';
 import type { BlobRecord, ObjectRecord } from '../catalog/catalog.ts';
 import { storedSize } from '../encryption/vault.ts';
 import { parseAnyBucketName } from '../object-ref.ts';
+import { neverFits } from './never-fits.ts';
 import type { ObjectRef } from './object-store.ts';
 import { orAborted } from './or-aborted.ts';
 import type { StoreParts } from './parts.ts';
@@ -98,10 +99,13 @@ export class Waits {
   async #copyToDisk(object: ObjectRecord, blob: BlobRecord): Promise<void> {
     const { blobId } = blob;
     const sizeBytes = storedSize(blob);
-    const { placement, spiller, diskLeases } = this.#parts;
+    const { placement, spiller, disk, diskLeases } = this.#parts;
     const move = (): ReturnType<typeof placement.move> =>
       placement.move(blobId, 'disk', { drop: [], why: 'somebody waits for it to be durable' });
     if ((await move()) !== 'full') return;
+    const { capacityBytes } = disk.usage();
+    if (sizeBytes > capacityBytes)
+      throw neverFits(object, { needBytes: sizeBytes, capacityBytes, where: 'disk' });
     await spiller.makeRoom(1, sizeBytes);
     if ((await move()) !== 'full') return;
     const name = `${object.bucket}/${object.key}`;

@@ -25,6 +25,7 @@ import { durabilityOf, meets, stagingTiers } from '../placement/policy.ts';
 import type { BlockCollector, LocalBlob, LocalTier } from '../tier/tier.ts';
 import { collectorFor } from './block-sums.ts';
 import { LastRoom } from './last-room.ts';
+import { neverFits } from './never-fits.ts';
 import type {
   CommitOptions,
   Committed,
@@ -136,6 +137,10 @@ export class WritePath {
     assertObjectBytes(reserveBytes, write.ref);
     if (reserveBytes <= write.reservedBytes) return write.reservedBytes;
     if (!this.#tier(write.tier).extend(write.blobId, reserveBytes)) {
+      const { capacityBytes } = this.#tier(write.tier).usage();
+      // A write on tier 0 may still go to tier 1, where there may be room.
+      if (write.tier === 1 && reserveBytes > capacityBytes)
+        throw neverFits(write.ref, { needBytes: reserveBytes, capacityBytes, where: 'tier 1' });
       void this.#parts.spiller.makeRoom(write.tier, reserveBytes - write.reservedBytes);
       throw this.#full('tier_full', [write.tier], write.ref, reserveBytes);
     }
@@ -428,13 +433,8 @@ export class WritePath {
     const { spiller, clock, settings, placement } = this.#parts;
     const { tiers, ref, needBytes, signal } = want;
     const capacityBytes = Math.max(...tiers.map((tier) => this.#tier(tier).usage().capacityBytes));
-    if (needBytes > capacityBytes) {
-      throw new StoreError(
-        'tier_full',
-        `${ref.bucket}/${ref.key} needs ${needBytes} bytes, which can never fit: the largest tier for this write has ${capacityBytes}`,
-        { needBytes, capacityBytes, neverFits: true },
-      );
-    }
+    if (needBytes > capacityBytes)
+      throw neverFits(ref, { needBytes, capacityBytes, where: 'the largest tier for this write' });
     const usedBefore = this.#usedBytes(tiers);
     const deadlineMs = clock.monotonic() + settings.roomWaitMs;
     for (let pauseMs = ROOM_PAUSE_MS; ; pauseMs = Math.min(pauseMs * 2, ROOM_PAUSE_MS_MAX)) {

@@ -278,9 +278,7 @@ export class FrameConnection {
 
   /** The answer goes out in parts; undefined is what is left to say. */
   async #stream({ requestId, op }: FrameHeader, plan: ReadPlan): Promise<undefined> {
-    const parts = {
-      ...{ store: this.#services.store, owner: this.#owner, pieces: this.#pieces },
-    };
+    const parts = { store: this.#services.store, owner: this.#owner, pieces: this.#pieces };
     let turn: OutboxTurn | undefined;
     let isBegun = false;
     try {

@@ -270,7 +270,9 @@ export function toS3Error(thrown: unknown): S3Error {
   if (thrown instanceof S3Error) return thrown;
   if (!(thrown instanceof StoreError))
     return new S3Error('InternalError', undefined, {}, { cause: thrown });
-  const code = BY_STORE_CODE[thrown.code];
+  // SDKs send again what got a 507. They give up on a 400, as is right where no wait makes room.
+  const isTooLarge = thrown.code === 'tier_full' && thrown.retry === 'never';
+  const code = isTooLarge ? 'EntityTooLarge' : BY_STORE_CODE[thrown.code];
   const { retryAfterMs, what } = thrown.details;
   if (thrown.code === 'name_invalid')
     return new S3Error(

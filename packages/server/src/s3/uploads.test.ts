@@ -1,8 +1,10 @@
 /** Multipart uploads that end while parts are on their way, against a real node whose requests are sent piece by piece. */
 import { type ClientRequest, request as open } from 'node:http';
+import { StoreError } from '@ebb/protocol';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type RawAnswer, sendRaw } from '../testing/sign-s3.ts';
 import { openTestNode, type TestNode } from '../testing/test-node.ts';
+import { toS3Error } from './s3-error.ts';
 
 const MiB = 1024 * 1024;
 let node: TestNode;
@@ -283,5 +285,28 @@ describe('an upload that declares a checksum', () => {
       body: `<CompleteMultipartUpload>${listed}</CompleteMultipartUpload>`,
     });
     expect(done.code).toBe('InvalidPart');
+  });
+});
+
+describe('what can never fit, of which SDKs send again what is answered 507', () => {
+  const body = Buffer.alloc(2 * MiB, 1);
+  const tooLarge = { status: 400, code: 'EntityTooLarge' };
+  let small: TestNode;
+  beforeAll(async () => {
+    small = await openTestNode({ memoryLimit: 1 * MiB, diskLimit: 1 * MiB });
+    await send('PUT', '/ups', { headers: { 'x-ebb-preset': 'ephemeral' } }, small);
+  });
+  afterAll(async () => await small[Symbol.asyncDispose]());
+
+  test('is too large, as an object and as a part', async () => {
+    expect(await send('PUT', '/ups/k', { body }, small)).toMatchObject(tooLarge);
+    const begun = await send('POST', '/ups/k?uploads', {}, small);
+    const id = /<UploadId>([^<]+)/.exec(begun.body)?.[1] as string;
+    expect(await send('PUT', partOf('k', id, 1), { body }, small)).toMatchObject(tooLarge);
+  });
+
+  test('is not what a full node refuses, which may have room later', () => {
+    const full = { status: 507, code: 'StorageFull' };
+    expect(toS3Error(new StoreError('tier_full'))).toMatchObject(full);
   });
 });

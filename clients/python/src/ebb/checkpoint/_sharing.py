@@ -160,7 +160,7 @@ def _overlaps_itself(one: _Memory) -> bool:
     )
 
 
-class _Addresses:
+class _Addresses(_arrays.LookedUpMemory):
     """Where elements lie, for NumPy's arithmetic: nothing is read there."""
 
     def __init__(self, interface: dict[str, Any]) -> None:

@@ -25,23 +25,33 @@ const OPENS_MAX = 5;
 
 /**
  * Opens and answers. A version that went to a newer one, or was deleted, before the head of the answer was out is opened
- * again: the answer is what is there now. @throws `busy` when each version goes before it was read
+ * again: the answer is what is there now, and has none of the headers that were set for the other version.
+ * @throws `busy` when each version goes before it was read
  */
 export async function untilSent(
   response: ServerResponse,
   openAndAnswer: () => Promise<void>,
 ): Promise<void> {
+  const before = response.getHeaders();
   for (let opens = 1; ; opens++) {
     try {
       await openAndAnswer();
       return;
     } catch (error) {
       if (!isStoreError(error, 'superseded') || response.headersSent) throw error;
+      resetHeaders(response, before);
       if (opens < OPENS_MAX) continue;
       const message = `the object was replaced ${opens} times while its first bytes were read`;
       throw new StoreError('busy', message, { opens }, error);
     }
   }
+}
+
+function resetHeaders(response: ServerResponse, headers: OutgoingHttpHeaders): void {
+  for (const name of response.getHeaderNames())
+    if (headers[name] === undefined) response.removeHeader(name);
+  for (const [name, value] of Object.entries(headers))
+    if (value !== undefined) response.setHeader(name, value);
 }
 
 /** Head and body of the answer. The lease stays the caller's. */

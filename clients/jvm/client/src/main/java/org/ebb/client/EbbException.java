@@ -15,8 +15,10 @@ public final class EbbException extends IOException {
       "io_failed", Retry.AMBIGUOUS, "node_unreachable", Retry.AMBIGUOUS, "aborted", Retry.AMBIGUOUS,
       "internal", Retry.AMBIGUOUS);
   private static final Pattern RETRY_AFTER = Pattern.compile("\"retryAfterMs\"\\s*:\\s*(\\d{1,9})");
+  private static final Pattern NEVER_FITS = Pattern.compile("\"neverFits\"\\s*:\\s*true\\b");
 
   public final String code;
+  /** The one of the code; NEVER where the details say that no wait makes room (`neverFits`). */
   public final Retry retry;
   /** JSON as the node sent it; "{}" when there is none. */
   public final String details;
@@ -24,7 +26,7 @@ public final class EbbException extends IOException {
   public EbbException(String code, String message, String details, Throwable cause) {
     super(code + ": " + message, cause);
     this.code = code;
-    this.retry = SPECIAL.getOrDefault(code, Retry.NEVER);
+    this.retry = NEVER_FITS.matcher(details).find() ? Retry.NEVER : SPECIAL.getOrDefault(code, Retry.NEVER);
     this.details = details;
   }
 

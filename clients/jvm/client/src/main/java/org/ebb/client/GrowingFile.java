@@ -7,7 +7,7 @@ import java.nio.ByteBuffer;
  * A staged write whose writer does not know its size: it is staged when room is first asked for, and extended from then on.
  *
  * <p>Where a tier is full, less is asked for; then tier 0 is left for tier 1, and the bytes so far go along; then the writer
- * waits. One thread at a time.
+ * waits, unless the node says that no wait makes room. One thread at a time.
  */
 public final class GrowingFile {
   /** Most that is reserved ahead of the bytes that are there. */
@@ -37,7 +37,7 @@ public final class GrowingFile {
    * Makes room for `need` bytes in all, `wanted` where there is as much.
    *
    * @param written bytes that are in the file
-   * @throws EbbException when no tier has had room for the bounded time.
+   * @throws EbbException when no tier has had room for the bounded time, or no tier can ever hold as much.
    */
   public void reserve(long need, long wanted, long written) throws IOException {
     if (file == null) {
@@ -67,7 +67,7 @@ public final class GrowingFile {
         file.write(data, offset + data.position() - from);
         return;
       } catch (EbbException e) {
-        if (!isFull(e)) throw e;
+        if (!mayFitLater(e)) throw e;
         patience.wait(e);
       }
     }
@@ -95,7 +95,7 @@ public final class GrowingFile {
       } catch (EbbException e) {
         if (e.is("tier_full") && bytes > need) bytes = need; // ask for less before moving
         else if (e.is("tier_full") && file.tier() == 0) return false;
-        else if (isFull(e)) patience.wait(e);
+        else if (mayFitLater(e)) patience.wait(e);
         else throw e;
       }
     }
@@ -109,13 +109,13 @@ public final class GrowingFile {
         return owner.stage(bytes, tier);
       } catch (EbbException e) {
         if (e.is("tier_full") && bytes > need) bytes = need;
-        else if (isFull(e)) patience.wait(e);
+        else if (mayFitLater(e)) patience.wait(e);
         else throw e;
       }
     }
   }
 
-  private static boolean isFull(EbbException e) {
-    return e.is("tier_full") || e.is("busy");
+  private static boolean mayFitLater(EbbException e) {
+    return (e.is("tier_full") || e.is("busy")) && e.retry != EbbException.Retry.NEVER;
   }
 }

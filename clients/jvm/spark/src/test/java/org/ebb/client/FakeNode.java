@@ -50,6 +50,7 @@ public final class FakeNode implements AutoCloseable {
   public volatile int refuseStages;
   public volatile int refuseExtends;
   public volatile String refusal = "tier_full";
+  public volatile String refusalDetails = "{\"retryAfterMs\":20}";
   public volatile long extraReserve;
   public volatile boolean loseNextCommitAnswer;
   public volatile boolean verifySuspects = true;
@@ -305,7 +306,7 @@ public final class FakeNode implements AutoCloseable {
           shuffle(request.jobId(), request.shuffleId());
           if (refuseStages > 0) {
             refuseStages--;
-            throw new EbbException(refusal, "refused", "{\"retryAfterMs\":20}", null);
+            throw new EbbException(refusal, "refused", refusalDetails, null);
           }
           reserved.add(request.reserveBytes());
           long blob = nextId.incrementAndGet();
@@ -320,7 +321,7 @@ public final class FakeNode implements AutoCloseable {
           var request = Messages.ExtendRequest.decode(in);
           if (refuseExtends > 0) {
             refuseExtends--;
-            throw new EbbException(refusal, "refused", "{\"retryAfterMs\":20}", null);
+            throw new EbbException(refusal, "refused", refusalDetails, null);
           }
           return new PayloadWriter().u64(request.reserveBytes());
         }
