@@ -3,7 +3,7 @@
  * The data routes (http/data) are described here too, and answered before hono sees them.
  */
 
-import { type Owner, resolvePolicy } from '@ebb/core';
+import { type ObjectRef, type Owner, resolvePolicy } from '@ebb/core';
 import {
   affectedSchema,
   bucketChangeSchema,
@@ -11,6 +11,7 @@ import {
   bucketPolicySchema,
   copyRequestSchema,
   gcResponseSchema,
+  isStoreError,
   jobInfoSchema,
   jobOpenedSchema,
   jobPutSchema,
@@ -304,7 +305,7 @@ export function createControlApp(services: Services, fileOwner: Owner): OpenAPIH
     for (let startAfter = ''; ; ) {
       const page = await store.list(bucket, { prefix: key, delimiter: '', startAfter, limit: 256 });
       for (const { object } of page.objects) {
-        await store.relocate(object, target);
+        if (!(await relocateListed(store, object, target))) continue;
         affected.objects++;
         affected.sizeBytes += object.sizeBytes;
       }
@@ -383,6 +384,21 @@ export function createControlApp(services: Services, fileOwner: Owner): OpenAPIH
     return c.json(document as object);
   });
   return app;
+}
+
+/** False where it went since it was listed, which is no error for who moves all below a prefix. */
+async function relocateListed(
+  store: Services['store'],
+  object: ObjectRef,
+  target: 0 | 1 | 2,
+): Promise<boolean> {
+  try {
+    await store.relocate(object, target);
+    return true;
+  } catch (error) {
+    if (isStoreError(error, 'not_found')) return false;
+    throw error;
+  }
 }
 
 function answerError(

@@ -1,6 +1,6 @@
 /** CopyObject: another name for the same bytes, with the source's properties or new ones. No bytes move. */
 import { type ObjectRecord, type ObjectRef, parseBucketName } from '@ebb/core';
-import { HEADERS, isStoreError } from '@ebb/protocol';
+import { HEADERS, isStoreError, StoreError } from '@ebb/protocol';
 import { parseWriteCondition } from '../../http/data/conditions.ts';
 import {
   checksumOf,
@@ -18,9 +18,50 @@ import type { XmlElement } from '../xml.ts';
 import { assertTargetThere, parseAck } from './put-object.ts';
 import { tellVersion, toldVersion } from './versions.ts';
 
+/** A source that is replaced so often while it is copied is written by others without a pause. */
+const TRIES_MAX = 8;
+
 export async function copyObject(call: S3Call): Promise<void> {
+  const { object } = await copyingFrom(call, async (source) => await copyFrom(call, source));
+  await tellVersion(call, object);
+  sendXml(call, 'CopyObjectResult', copyResult(object));
+}
+
+/**
+ * Work on one version of the source, which has no effect where another one took its place meanwhile. Then the work begins again
+ * with what is there, unless the caller asked for just this version.
+ * @throws {S3Error} `PreconditionFailed` when that was replaced, `SlowDown` when each version was
+ */
+export async function copyingFrom<T>(
+  call: S3Call,
+  work: (source: ObjectRecord) => Promise<T>,
+): Promise<T> {
+  for (let tries = 1; ; tries++) {
+    const source = await findCopySource(call);
+    try {
+      return await work(source);
+    } catch (error) {
+      if (!wasReplaced(error, source)) throw error;
+      if (namesVersion(call)) throw new S3Error('PreconditionFailed');
+      if (tries === TRIES_MAX) throw new S3Error('SlowDown');
+    }
+  }
+}
+
+function wasReplaced(error: unknown, { version }: ObjectRecord): boolean {
+  if (isStoreError(error, 'superseded')) return true;
+  return isStoreError(error, 'precondition_failed') && error.details['version'] === version;
+}
+
+/** By its id, or by a condition on the source. */
+function namesVersion(call: S3Call): boolean {
+  const headers = Object.keys(call.request.headers);
+  const isConditional = headers.some((name) => name.startsWith('x-amz-copy-source-if-'));
+  return isConditional || parseCopySource(call).versionId !== undefined;
+}
+
+async function copyFrom(call: S3Call, source: ObjectRecord): Promise<{ object: ObjectRecord }> {
   const { request, context } = call;
-  const source = await findCopySource(call);
   const replaces = directive(call, 'x-amz-metadata-directive') === 'REPLACE';
   const replacesTags = directive(call, 'x-amz-tagging-directive') === 'REPLACE';
   // An old version over the object is how it is restored.
@@ -39,7 +80,7 @@ export async function copyObject(call: S3Call): Promise<void> {
   await assertTargetThere(call, condition);
   const sent = headerOf(call, 'content-type') || DEFAULT_CONTENT_TYPE;
   const contentType = replaces ? sent : source.contentType;
-  const { object } = await context.store.compose(
+  return await context.store.compose(
     { bucket: call.bucket, key: call.key },
     [{ bucket: source.bucket, key: source.key, version: source.version }],
     {
@@ -53,8 +94,6 @@ export async function copyObject(call: S3Call): Promise<void> {
       ...condition,
     },
   );
-  await tellVersion(call, object);
-  sendXml(call, 'CopyObjectResult', copyResult(object));
 }
 
 export function copyResult(
@@ -109,17 +148,18 @@ async function askedChecksum(call: S3Call, source: ObjectRecord): Promise<Record
   return { checksum: formatChecksum({ algorithm, type: 'FULL_OBJECT', value }) };
 }
 
-/** @throws {S3Error} `PreconditionFailed` when the source was replaced meanwhile */
+/** @throws `superseded` when the source was replaced meanwhile */
 export async function digestObject(
   call: S3Call,
-  { version }: ObjectRecord,
+  { bucket, key, version }: ObjectRecord,
   algorithm: Algorithm,
   range?: { readonly offset: number; readonly length: number },
 ): Promise<string> {
   const { store, owner, pieces } = call.context;
   const opened = await store.open(owner, parseCopySource(call), { ranges: true });
   try {
-    if (opened.object.version !== version) throw new S3Error('PreconditionFailed');
+    if (opened.object.version !== version)
+      throw new StoreError('superseded', `${bucket}/${key} was replaced`, { bucket, key });
     const digest = createDigest(algorithm);
     const piece = await pieces.take();
     try {
@@ -133,8 +173,6 @@ export async function digestObject(
       pieces.give(piece);
     }
     return (await digest.digest()).toString('base64');
-  } catch (error) {
-    throw isStoreError(error, 'superseded') ? new S3Error('PreconditionFailed') : error;
   } finally {
     store.release(owner, [opened.leaseId]);
   }
@@ -154,7 +192,7 @@ function directive(call: S3Call, name: string): 'COPY' | 'REPLACE' {
 }
 
 /** The object that `x-amz-copy-source` names, if the conditions on it hold and the caller may read it. */
-export async function findCopySource(call: S3Call): Promise<ObjectRecord> {
+async function findCopySource(call: S3Call): Promise<ObjectRecord> {
   const ref = parseCopySource(call);
   const { bucket, key } = ref;
   const { accessKey } = call.auth;
@@ -162,6 +200,7 @@ export async function findCopySource(call: S3Call): Promise<ObjectRecord> {
     throw new S3Error('AccessDenied');
   const object = await findSource(call, ref);
   const versionId = await toldVersion(call, object);
+  call.response.removeHeader('x-amz-copy-source-version-id'); // of an earlier try
   if (versionId !== undefined) call.response.setHeader('x-amz-copy-source-version-id', versionId);
   assertSourceConditions(call, object);
   return object;

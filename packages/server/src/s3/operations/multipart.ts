@@ -28,7 +28,7 @@ import {
   uploadKey,
 } from '../uploads.ts';
 import type { XmlElement } from '../xml.ts';
-import { checksumElement, copyResult, digestObject, findCopySource } from './copy-object.ts';
+import { checksumElement, copyingFrom, copyResult, digestObject } from './copy-object.ts';
 import { ownerElement } from './owner.ts';
 import { storeBody } from './put-object.ts';
 
@@ -154,22 +154,23 @@ async function assertStillThere(call: S3Call, error: unknown): Promise<void> {
 export async function uploadPartCopy(call: S3Call): Promise<void> {
   const upload = await findUpload(call);
   const number = partNumber(call);
-  const source = await findCopySource(call);
-  const range = copyRange(call, source.sizeBytes);
-  const { offset, length } = range;
-  const { bucket, key, version } = source;
   try {
-    const { object } = await call.context.store.compose(
-      { bucket: upload.bucket, key: partKey(upload, number) },
-      [{ bucket, key, version, offset, length }],
-      {
-        requires: upload.record,
-        attributes: {
-          ...rangeETag(source, range),
-          ...(await copiedChecksum(call, upload, source, range)),
+    const { object } = await copyingFrom(call, async (source) => {
+      const range = copyRange(call, source.sizeBytes);
+      const { offset, length } = range;
+      const { bucket, key, version } = source;
+      return await call.context.store.compose(
+        { bucket: upload.bucket, key: partKey(upload, number) },
+        [{ bucket, key, version, offset, length }],
+        {
+          requires: upload.record,
+          attributes: {
+            ...rangeETag(source, range),
+            ...(await copiedChecksum(call, upload, source, range)),
+          },
         },
-      },
-    );
+      );
+    });
     sendXml(call, 'CopyPartResult', copyResult({ ...object, etag: partETag(object) }));
   } catch (error) {
     await assertStillThere(call, error);
