@@ -3,7 +3,7 @@
  * that it is not there: below /proc.
  */
 import { existsSync, mkdirSync } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
+import { access, mkdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
 interface MakeOptions {
@@ -17,14 +17,24 @@ export function makeDirectoriesSync(path: string, options: MakeOptions = {}): bo
   return missing.length > 0;
 }
 
-/** @throws the errno of node:fs */
+/** On no account on this thread, which a file system that does not answer would stop. @throws the errno of node:fs */
 export async function makeDirectories(path: string, options: MakeOptions = {}): Promise<void> {
-  for (const directory of missingOf(path))
-    await mkdir(directory, options).catch((error: unknown) =>
-      orThere(directory, () => {
-        throw error;
-      }),
-    );
+  const missing: string[] = [];
+  for (let at = path; !(await exists(at)); at = dirname(at)) {
+    missing.unshift(at);
+    if (dirname(at) === at) break;
+  }
+  for (const directory of missing)
+    await mkdir(directory, options).catch(async (error: unknown) => {
+      if (!isThereAlready(error) || !(await exists(directory))) throw error;
+    });
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await access(path).then(
+    () => true,
+    () => false,
+  );
 }
 
 /** The highest one first. */
@@ -42,7 +52,10 @@ function orThere(directory: string, make: () => void): void {
   try {
     make();
   } catch (error) {
-    if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error;
-    if (!existsSync(directory)) throw error;
+    if (!isThereAlready(error) || !existsSync(directory)) throw error;
   }
+}
+
+function isThereAlready(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === 'EEXIST';
 }

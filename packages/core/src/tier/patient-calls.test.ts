@@ -28,6 +28,16 @@ test('a call without an answer fails in time, keeps its thread, and gives it bac
   expect(threadsInCalls(0)).toBe(0);
 });
 
+test('a call that throws at once gives its thread back', async () => {
+  const calls = new PatientCalls({ atOnce: 1, patienceMs: PATIENCE_MS });
+  const throwing = calls.call('one', () => {
+    throw new Error('at once');
+  });
+  await expect(throwing).rejects.toThrow('at once');
+  expect(threadsInCalls(0)).toBe(0);
+  expect(await calls.call('two', () => Promise.resolve(2))).toBe(2);
+});
+
 test('many calls that are quick all have their turn, and an error is the caller’s', async () => {
   const calls = new PatientCalls({ atOnce: 2, patienceMs: 5_000 });
   let running = 0;

@@ -13,7 +13,7 @@ import { settlesWithin } from '../settles-within.ts';
 import { beginThreadCall } from './stuck-threads.ts';
 import type { Progress } from './tier.ts';
 
-/** The process has four such threads. */
+/** The process has four such threads, unless UV_THREADPOOL_SIZE says otherwise: with two of them, Q1 leaves none. */
 const AT_ONCE = 2;
 const PATIENCE_MS = 30_000;
 const CLOSE_MS = 500;
@@ -58,7 +58,8 @@ export class PatientCalls {
   ): Promise<T> {
     await this.#takeThread(doing);
     const end = beginThreadCall();
-    const running = work();
+    // Also what throws at once ends, and gives its thread back.
+    const running = (async () => await work())();
     this.#running.add(running);
     const over = (): void => {
       end();
