@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { EventEmitter } from 'node:events';
-import { readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
-import { link, mkdir, readFile, rename, symlink, writeFile } from 'node:fs/promises';
+import { existsSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { link, mkdir, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import type { Worker } from 'node:worker_threads';
 import { StoreError } from '@ebb/protocol';
@@ -12,6 +12,7 @@ import { type DirectoryFs, nodeDirectoryFs } from './directory-fs.ts';
 import { type DirectoryTierOptions, openDirectoryTier } from './directory-tier.ts';
 import { createMover } from './mover.ts';
 import { type MoverRequest, MoverTasks } from './mover-tasks.ts';
+import { PatientCalls } from './patient-calls.ts';
 import { nodePublishCalls, type PublishCalls } from './publish.ts';
 import type { Mover, RemoteTier } from './tier.ts';
 
@@ -114,6 +115,45 @@ test.each(['is not there', 'is empty, as a place where nothing is mounted'])(
     expect(everythingIn(root)).toEqual(['k/', 'k/b']);
   },
 );
+
+/** Calls of which none is answered until `answer`. */
+function silentCalls(): { calls: PatientCalls; answer: () => void } {
+  const calls = new PatientCalls({ atOnce: 1, patienceMs: 50 });
+  const { promise, resolve } = Promise.withResolvers<void>();
+  void calls.call('hanging', () => promise, { within: true });
+  return { calls, answer: resolve };
+}
+
+test('a directory that does not answer at the start is opened all the same, and made and used when it does', async () => {
+  const root = join(await tempDir(), 'remote');
+  const { calls, answer } = silentCalls();
+  const tier = await openTier({ root, calls, openMs: 10 });
+  const silent = { code: 'io_failed', message: expect.stringContaining('answer') as string };
+  await expect(tier.head('k/a')).rejects.toMatchObject(silent);
+  await expect(tier.delete('k/a')).rejects.toMatchObject(silent);
+  await expect(putFile(tier, 'k/a', await localFile(), facts)).rejects.toMatchObject(silent);
+  expect(existsSync(root)).toBe(false);
+  answer();
+  await putFile(tier, 'k/a', await localFile(), facts);
+  expect(everythingIn(root)).toEqual(['k/', 'k/a']);
+});
+
+test('what an earlier life left in a directory that is mounted late fails no put, and goes', async () => {
+  const parent = await tempDir();
+  const [root, kept] = [join(parent, 'remote'), join(parent, 'kept')];
+  await openTier({ root });
+  await writeFile(join(root, '.ebb-tmp/node-1/1'), 'half');
+  await writeFile(join(root, '.ebb-tmp/node-1/2'), 'half');
+  await rename(root, kept);
+  const tier = await openTier({ root, isKnown: true });
+  await expect(tier.head('k/a')).rejects.toMatchObject({ code: 'io_failed' });
+  await rename(kept, root);
+  const file = await localFile();
+  await Promise.all(
+    ['k/a', 'k/b', 'k/c'].map(async (name) => await putFile(tier, name, file, facts)),
+  );
+  expect(everythingIn(root)).toEqual(['k/', 'k/a', 'k/b', 'k/c']);
+});
 
 test('after any failed put there is neither a temporary file nor an empty directory', async () => {
   const root = await tempDir();
@@ -277,6 +317,43 @@ test('a name whose directories could not be synced in the end is taken back', as
   const putting = putFile(tier, 'k/a/c', await localFile(), facts);
   await expect(putting).rejects.toMatchObject({ code: 'io_failed' });
   expect(everythingIn(root)).toEqual([]);
+});
+
+test('a name of which a sync had no answer in the end is taken back', async () => {
+  const root = await tempDir();
+  let isFailing = false;
+  let before = async (): Promise<void> => undefined;
+  const slow = publishingAfter(() => before());
+  const noAnswer = new StoreError('io_failed', 'no answer', { patienceMs: 30_000 });
+  const fs: DirectoryFs = {
+    ...nodeDirectoryFs,
+    syncDirectory: async (path) => {
+      if (isFailing) throw noAnswer;
+      await nodeDirectoryFs.syncDirectory(path);
+    },
+  };
+  const tier = await openTier({ root, fs, mover: slow });
+  await putFile(tier, 'k/a/b', await localFile(), facts);
+  before = async () => {
+    await tier.delete('k/a/b'); // takes the directories along, which the put relied on
+    isFailing = true;
+  };
+  const putting = putFile(tier, 'k/a/c', await localFile(), facts);
+  await expect(putting).rejects.toMatchObject({ code: 'io_failed' });
+  expect(everythingIn(root)).toEqual([]);
+});
+
+test('an error of a put says once what it was about', async () => {
+  const root = await tempDir();
+  const calls = new PatientCalls({ patienceMs: 20 });
+  const tier = await openTier({ root, calls });
+  const { promise, resolve } = Promise.withResolvers<void>();
+  await calls.during(join(root, 'k/a'), 'changing k/a', () => promise).catch(() => undefined);
+  const error: unknown = await putFile(tier, 'k/a', await localFile(), facts).catch(
+    (caught: unknown) => caught,
+  );
+  expect((error as Error).message.match(/putting k\/a into tier 2/g)).toHaveLength(1);
+  resolve();
 });
 
 test('a copy whose source is replaced while it waits for the mover is refused', async () => {
@@ -620,4 +697,63 @@ test('what others put in the place of an object that is deleted goes back, also 
   await expect(tier.delete('b/k', { etag })).rejects.toMatchObject({ code: 'precondition_failed' });
   expect(await readFile(join(root, 'b/k'), 'utf8')).toBe('theirs');
   expect(everythingIn(root)).toEqual(['b/', 'b/k']);
+});
+
+test.each([
+  ['', nodeDirectoryFs.link],
+  [
+    ', without hard links',
+    async () => await Promise.reject(Object.assign(new Error('no links'), { code: 'ENOTSUP' })),
+  ],
+] as const)(
+  'what others put in the place of an object goes back when they took its directory away%s',
+  async (_how, link) => {
+    const root = await tempDir();
+    const fs: DirectoryFs = {
+      ...nodeDirectoryFs,
+      link,
+      rename: async (from, to) => {
+        const isTaking = from === join(root, 'b/c/k');
+        if (isTaking) {
+          await nodeDirectoryFs.unlink(from);
+          await writeFile(from, 'theirs');
+        }
+        await nodeDirectoryFs.rename(from, to);
+        if (isTaking) await rm(join(root, 'b'), { recursive: true });
+      },
+    };
+    const tier = await openTier({ root, fs });
+    const { etag } = await putFile(tier, 'b/c/k', await localFile(), facts);
+    await expect(tier.delete('b/c/k', { etag })).rejects.toMatchObject({
+      code: 'precondition_failed',
+    });
+    expect(everythingIn(root)).toEqual(['b/', 'b/c/', 'b/c/k']);
+    expect(await readFile(join(root, 'b/c/k'), 'utf8')).toBe('theirs');
+  },
+);
+
+test('what cannot go back now is put over nothing, and the deletion says where it lies', async () => {
+  const root = await tempDir();
+  const path = join(root, 'b/k');
+  const fs: DirectoryFs = {
+    ...nodeDirectoryFs,
+    link: async () => {
+      await writeFile(path, 'newest');
+      throw new StoreError('io_failed', 'no thread is left');
+    },
+    rename: async (from, to) => {
+      if (from === path) {
+        await nodeDirectoryFs.unlink(from);
+        await writeFile(from, 'theirs');
+      }
+      await nodeDirectoryFs.rename(from, to);
+    },
+  };
+  const tier = await openTier({ root, fs });
+  const { etag } = await putFile(tier, 'b/k', await localFile(), facts);
+  await expect(tier.delete('b/k', { etag })).rejects.toMatchObject({
+    code: 'io_failed',
+    message: expect.stringContaining(join(root, '.ebb-tmp/node-1/')) as string,
+  });
+  expect(await readFile(path, 'utf8')).toBe('newest');
 });

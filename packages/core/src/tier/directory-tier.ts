@@ -15,16 +15,19 @@
  *     file; between the look of a put and its rename(2) others may still be overwritten.
  * I5  That a name is not there is believed only while the directory of temporary files is: a file system that is not mounted
  *     looks like an empty one.
+ * I6  A root that does not answer when the tier is opened, or is not mounted, is *away*. It is opened by the first call that
+ *     finds it, one opening at a time: an opening removes temporary files, and must never find those of a put.
  *
  * What an object store allows and a directory does not: an object `a` beside `a/b`, `a/` and `a//b`, segments above 255
  * bytes. `accepts` says no to those, and `put` refuses with `name_invalid`. Placement then takes a private name. Content
  * type and metadata have no place in a plain file: the catalog keeps them.
  */
 import { type BigIntStats, constants, type Dir, type Dirent } from 'node:fs';
-import { lstat, opendir, readdir, realpath, unlink } from 'node:fs/promises';
-import { basename, dirname, isAbsolute, join } from 'node:path';
+import { lstat, mkdir, opendir, readdir, realpath, unlink } from 'node:fs/promises';
+import { dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
 import { assert, isStoreError, StoreError } from '@ebb/protocol';
 import { DURABLE_DIRECTORIES_MAX, REMOTE_NAME_BYTES_MAX } from '../limits.ts';
+import { settlesWithin } from '../settles-within.ts';
 import { type DirectoryFs, nodeDirectoryFs, patientFs, withFile } from './directory-fs.ts';
 import {
   assertUnchanged,
@@ -43,7 +46,7 @@ import { identityOf } from './file-identity.ts';
 import { errnoOf, isMissing, toStoreError } from './fs-error.ts';
 import { makeDirectories } from './make-directories.ts';
 import { createMover } from './mover.ts';
-import { explainPathError } from './own-paths.ts';
+import { explainPathError, openOwnDirectory } from './own-paths.ts';
 import { type PatientCalls, patientCalls } from './patient-calls.ts';
 import type { PublishRequest } from './publish.ts';
 import type {
@@ -68,6 +71,8 @@ export interface DirectoryTierOptions {
    * temporary files is away until it is mounted (I5).
    */
   readonly isKnown?: boolean;
+  /** It lies among the node's own directories, and is made and checked like them (own-paths.ts). */
+  readonly isOwn?: boolean;
   /** Keeps the temporary files of nodes apart: to be given where several share the root. */
   readonly nodeId?: string;
   /** Makes puts and fetches, and stays the caller's to close. Without one the tier has its own: copies of others do not wait for it. */
@@ -76,38 +81,27 @@ export interface DirectoryTierOptions {
   readonly fs?: DirectoryFs;
   /** How long calls may take, and how many at once; those of the process otherwise. */
   readonly calls?: PatientCalls;
+  /** How long the opening waits for a root that does not answer. */
+  readonly openMs?: number;
 }
 
-/** @throws `io_failed` */
+/** A root that is away is a tier all the same (I6). @throws `io_failed`, `config_invalid` */
 export async function openDirectoryTier(options: DirectoryTierOptions): Promise<RemoteTier> {
-  const { nodeId = 'node' } = options;
   assert(isAbsolute(options.root), "a tier's root is an absolute path");
-  assert(/^[A-Za-z0-9_-]+$/.test(nodeId), 'a node id is a plain file name');
+  assert(/^[A-Za-z0-9_-]+$/.test(options.nodeId ?? NODE_ID), 'a node id is a plain file name');
+  const tier = new DirectoryTier(options);
   try {
-    const isAway = options.isKnown === true && !(await isThere(options.root, nodeId));
-    if (isAway) {
-      const root = await realpathOfMissing(options.root);
-      return new DirectoryTier(
-        options,
-        { root, temporary: join(root, TEMPORARY, nodeId) },
-        { isAway },
-      );
-    }
-    await makeDirectories(options.root, { mode: 0o2770 });
-    const root = await realpath(options.root);
-    const temporary = join(root, TEMPORARY, nodeId);
-    await makeDirectories(temporary, { mode: 0o2770 });
-    await assertOwnTemporary(temporary);
-    // They are this node's alone, and it just started: nobody writes them any more. What cannot be removed does no harm.
-    for (const name of await readdir(temporary))
-      if (TEMPORARY_NAME.test(name)) await unlink(join(temporary, name)).catch(() => undefined);
-    return new DirectoryTier(options, { root, temporary });
+    await tier.open();
+    return tier;
   } catch (error) {
-    const explained = explainPathError(error, { path: options.root, setting: '--remote file://' });
-    throw toStoreError(explained, `cannot open tier 2 at ${options.root}`);
+    await tier.close();
+    throw error;
   }
 }
 
+const NODE_ID = 'node';
+/** A start does not wait longer for a file server. What answers later is opened later (I6). */
+const OPEN_MS = 5_000;
 /** A put ends when it, and those before it, came no further for so long: one sync may have much to write. */
 const PUT_PATIENCE_MS = 120_000;
 /** Two large files, and one worker for small ones. A second starts when the first has much to do. */
@@ -120,25 +114,41 @@ const BEFORE_DIRECTORIES: ReadonlySet<unknown> = new Set([
 ]);
 /** What stands in the way of a put. */
 const CONFLICTS: ReadonlySet<unknown> = new Set(['ENOTDIR', 'EISDIR', 'ENOTEMPTY', 'EEXIST']);
+/** What link(2) fails with where the file system has no hard links, or not for this file. */
+const NO_LINKS: ReadonlySet<string> = new Set(['EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'EMLINK']);
+/** Others may take away a directory between its making and the use. */
+const PUT_BACK_TRIES = 5;
 /** A plain file has none. */
 const NO_HEADERS: RemoteHeaders = { contentType: 'application/octet-stream', metadata: {} };
 
-async function isThere(root: string, nodeId: string): Promise<boolean> {
-  try {
-    return (await lstat(join(root, TEMPORARY, nodeId))).isDirectory();
-  } catch (error) {
-    if (isMissing(error)) return false;
-    throw error;
-  }
+interface Paths {
+  readonly root: string;
+  readonly temporary: string;
 }
 
-async function realpathOfMissing(path: string): Promise<string> {
-  try {
-    return await realpath(path);
-  } catch (error) {
-    if (!isMissing(error) || dirname(path) === path) throw error;
-    return join(await realpathOfMissing(dirname(path)), basename(path));
+/**
+ * Looks at the root, and makes what is missing unless something is known to be there. Undefined: what is known is not there.
+ * @throws the errno of node:fs, `config_invalid`
+ */
+async function openRoot(options: DirectoryTierOptions): Promise<Paths | undefined> {
+  const { isKnown = false, isOwn = false, nodeId = NODE_ID } = options;
+  const isThere = await lstat(options.root).then(() => true, missingAs(false));
+  if (isKnown && !isThere) return undefined;
+  // It answered a moment ago: these calls run on this thread.
+  if (isOwn) openOwnDirectory({ path: options.root, setting: '--remote' }, { mode: 0o2770 });
+  if (isKnown) {
+    const known = await lstat(join(options.root, TEMPORARY, nodeId)).catch(missingAs(undefined));
+    if (known?.isDirectory() !== true) return undefined;
   }
+  await makeDirectories(options.root, { mode: 0o2770 });
+  const root = await realpath(options.root);
+  const temporary = join(root, TEMPORARY, nodeId);
+  await makeDirectories(temporary, { mode: 0o2770 });
+  await assertOwnTemporary(temporary);
+  // They are this node's alone, and nobody writes them any more (I6). What cannot be removed does no harm.
+  for (const name of await readdir(temporary))
+    if (TEMPORARY_NAME.test(name)) await unlink(join(temporary, name)).catch(() => undefined);
+  return { root, temporary };
 }
 
 /** Others may write in the root, and could have put a link to files of theirs, or of anybody, where ours are removed (I2). */
@@ -169,9 +179,9 @@ async function uidOfNewFile(directory: string): Promise<number | undefined> {
 }
 
 class DirectoryTier implements RemoteTier {
-  readonly location: string;
-  readonly #root: string;
-  readonly #temporary: string;
+  readonly #options: DirectoryTierOptions;
+  #root: string;
+  #temporary: string;
   readonly #mover: Mover;
   readonly #ownsMover: boolean;
   readonly #fs: DirectoryFs;
@@ -179,22 +189,54 @@ class DirectoryTier implements RemoteTier {
   /** Directories whose own entry is known to be on disk, so that they are synced once and not with every put. */
   readonly #durable = new Set<string>();
   #lastTemporary = 0;
-  /** The directory for temporary files was not there when the tier was opened, and so not looked at. */
-  #isAway: boolean;
+  /** The root has not been opened (I6). */
+  #isAway = true;
+  #opening: Promise<boolean> | undefined;
 
-  constructor(
-    options: DirectoryTierOptions,
-    paths: { readonly root: string; readonly temporary: string },
-    { isAway = false }: { readonly isAway?: boolean } = {},
-  ) {
-    this.#isAway = isAway;
-    this.location = `file://${paths.root}`;
-    this.#root = paths.root;
-    this.#temporary = paths.temporary;
+  constructor(options: DirectoryTierOptions) {
+    this.#options = options;
+    this.#root = resolve(options.root); // until it is opened
+    this.#temporary = join(this.#root, TEMPORARY, options.nodeId ?? NODE_ID);
     this.#mover = options.mover ?? createMover({ workers: WORKERS });
     this.#ownsMover = options.mover === undefined;
     this.#calls = options.calls ?? patientCalls;
     this.#fs = patientFs(options.fs ?? nodeDirectoryFs, this.#calls);
+  }
+
+  get location(): string {
+    return `file://${this.#root}`;
+  }
+
+  /** I6. @throws `io_failed`, `config_invalid` */
+  async open(): Promise<void> {
+    const opening = this.#open();
+    if (await settlesWithin(opening, this.#options.openMs ?? OPEN_MS)) await opening;
+  }
+
+  /** False: it is not mounted. @throws `io_failed`, `config_invalid` */
+  #open(): Promise<boolean> {
+    if (!this.#isAway) return Promise.resolve(true);
+    this.#opening ??= this.#openOnce().finally(() => {
+      this.#opening = undefined;
+    });
+    return this.#opening;
+  }
+
+  async #openOnce(): Promise<boolean> {
+    const path = this.#options.root;
+    const doing = `opening tier 2 at ${path}`;
+    try {
+      const open = async (): Promise<Paths | undefined> => await openRoot(this.#options);
+      const paths = await this.#calls.call(doing, open, { within: true });
+      if (paths === undefined) return false;
+      this.#root = paths.root;
+      this.#temporary = paths.temporary;
+      this.#isAway = false;
+      return true;
+    } catch (error) {
+      const explained = explainPathError(error, { path, setting: '--remote file://' });
+      throw toStoreError(explained, `cannot open tier 2 at ${path}`);
+    }
   }
 
   async put(
@@ -289,7 +331,6 @@ class DirectoryTier implements RemoteTier {
 
   async delete(name: string, { etag }: RemoteDeleteOptions = {}): Promise<void> {
     try {
-      if (this.#isAway) await this.#assertMounted();
       const path = await this.#confinedPath(name);
       await this.#calls.during(path, `deleting ${name} from tier 2`, async () => {
         // unlink(2) on a directory is EISDIR: then there is no such object.
@@ -315,6 +356,7 @@ class DirectoryTier implements RemoteTier {
     // Everything below the last `/` of the prefix, filtered: a prefix need not end at a segment.
     const above = prefix.slice(0, prefix.lastIndexOf('/') + 1);
     if (above !== '' && findSegments(`${above}x`) === undefined) return;
+    await this.#openIfAway();
     try {
       await this.#assertConfined(join(this.#root, above));
     } catch (error) {
@@ -336,16 +378,27 @@ class DirectoryTier implements RemoteTier {
 
   /** I5. @throws `io_failed` */
   async #assertMounted(): Promise<void> {
+    if (this.#isAway) return await this.#openIfAway();
     try {
       await this.#lstat(this.#temporary);
-      if (!this.#isAway) return;
-      await assertOwnTemporary(this.#temporary);
-      this.#isAway = false;
     } catch (error) {
       if (!isMissing(error)) throw toStoreError(error, 'looking at tier 2');
-      const message = `${this.#root} is not the directory that is known as tier 2: ${this.#temporary} is not there; is it mounted? If it is the right one, make that directory`;
-      throw new StoreError('io_failed', message, { root: this.#root }, error);
+      throw this.#unmountedError(error);
     }
+  }
+
+  /** I6. @throws `io_failed`, `config_invalid` */
+  async #openIfAway(): Promise<void> {
+    if (!this.#isAway) return;
+    const { root } = this.#options;
+    const open = async (): Promise<boolean> => await this.#open();
+    if (await this.#calls.during(root, `opening tier 2 at ${root}`, open)) return;
+    throw this.#unmountedError();
+  }
+
+  #unmountedError(cause?: unknown): StoreError {
+    const message = `${this.#root} is not the directory that is known as tier 2: ${this.#temporary} is not there; is it mounted? If it is the right one, make that directory`;
+    return new StoreError('io_failed', message, { root: this.#root }, cause);
   }
 
   /** I4 */
@@ -368,14 +421,51 @@ class DirectoryTier implements RemoteTier {
     await this.#fs.unlink(taken);
   }
 
-  /** Over nothing that others put there since, where the file system can tell; one without hard links cannot. */
+  /**
+   * Over nothing that others put there since, where the file system can tell; one without hard links cannot.
+   * @throws {StoreError} whatever fails, so that nobody takes a missing directory for a missing name
+   */
   async #putBack(taken: string, path: string): Promise<void> {
+    for (let tries = 1; ; tries++) {
+      try {
+        const isMoved = await this.#linkOrRename(taken, path);
+        await this.#fs.syncDirectory(dirname(path));
+        if (!isMoved) await this.#fs.unlink(taken);
+        return;
+      } catch (error) {
+        if (!isMissing(error) || tries === PUT_BACK_TRIES) {
+          const doing = `putting back what others put at ${path}: it lies at ${taken} until the next start`;
+          throw new StoreError('io_failed', `${doing}; ${String(error)}`, { path, taken }, error);
+        }
+      }
+      await this.#makeAbove(path);
+    }
+  }
+
+  /** Says whether the file is no longer at its old place. */
+  async #linkOrRename(taken: string, path: string): Promise<boolean> {
     try {
       await this.#fs.link(taken, path);
     } catch (error) {
-      if (errnoOf(error) !== 'EEXIST') return await this.#fs.rename(taken, path);
+      if (errnoOf(error) === 'EEXIST') return false;
+      if (!NO_LINKS.has(errnoOf(error))) throw error;
+      await this.#fs.rename(taken, path);
+      return true;
     }
-    await this.#fs.unlink(taken);
+    return false;
+  }
+
+  /** The directories above a name, not behind a link (I2). What takes their place is told by what comes next. */
+  async #makeAbove(path: string): Promise<void> {
+    const directories = this.#directoriesOf(relative(this.#root, path).split(sep));
+    for (const directory of directories) {
+      this.#durable.delete(directory);
+      const make = async (): Promise<void> => await mkdir(directory, 0o2770);
+      await this.#calls.call(`making ${directory}`, make, { within: true }).catch(() => undefined);
+      if ((await this.#realpath(directory).catch(missingAs(undefined))) !== directory) return;
+    }
+    for (const directory of [...directories.toReversed(), this.#root])
+      await this.#fs.syncDirectory(directory).catch(missingAs(undefined));
   }
 
   #newTemporary(): string {
@@ -429,6 +519,9 @@ class DirectoryTier implements RemoteTier {
     { signal, replaces }: Pick<RemotePutOptions, 'signal' | 'replaces'> = {},
   ): Promise<RemoteObject> {
     const segments = parseName(name);
+    await this.#openIfAway().catch((error: unknown) => {
+      throw this.#putError(name, error);
+    });
     const path = this.#path(segments);
     const directories = this.#directoriesOf(segments);
     const makes = directories.filter((directory) => !this.#durable.has(directory));
@@ -440,11 +533,15 @@ class DirectoryTier implements RemoteTier {
     const stop = anyOf(signal, isLate.signal);
     const { onAccepted, progress } = watched();
     let made: RemoteObject | undefined;
+    let hasEnded = false;
     const put = async (): Promise<RemoteObject> => {
-      if (this.#isAway) await this.#assertMounted();
-      made = await this.#mover.publish({ ...files, sources, replaces, signal: stop, onAccepted });
-      await this.#noteSynced(directories, syncs);
-      return made;
+      try {
+        made = await this.#mover.publish({ ...files, sources, replaces, signal: stop, onAccepted });
+        await this.#noteSynced(directories, syncs);
+        return made;
+      } finally {
+        hasEnded = true;
+      }
     };
     const undo = async (error: unknown): Promise<void> => {
       const etag = made?.etag ?? unsyncedEtag(error);
@@ -457,8 +554,9 @@ class DirectoryTier implements RemoteTier {
     try {
       return await this.#calls.during(path, doing, put, { patienceMs: PUT_PATIENCE_MS, progress });
     } catch (error) {
-      // A put that has no answer ends before its next step, if it ever comes to it.
-      if (isUnanswered(error)) isLate.abort();
+      // A put that has no answer ends before its next step, if it ever comes to it. One that ended has an answer, also when one of
+      // its calls had none.
+      if (isUnanswered(error) && !hasEnded) isLate.abort();
       else await this.#calls.during(path, doing, async () => await undo(error));
       if (isMissingDirectory(error)) await this.#assertMounted();
       throw this.#putError(name, error);
@@ -557,6 +655,7 @@ class DirectoryTier implements RemoteTier {
   async #confinedPath(name: string): Promise<string> {
     const segments = findSegments(name);
     if (segments === undefined) throw noSuchName(name);
+    await this.#openIfAway();
     const path = this.#path(segments);
     await this.#assertConfined(dirname(path));
     return path;
@@ -604,7 +703,8 @@ class DirectoryTier implements RemoteTier {
       return replacedError(name, expected as string | null, found as string | null);
     if (code === 'data_corrupt' && expected !== undefined)
       return mismatch(name, { expected: Number(expected), found: Number(found) });
-    return new StoreError(code, `${doing}: ${message}`, { name, ...details }, error);
+    const told = message.startsWith(doing) ? message : `${doing}: ${message}`;
+    return new StoreError(code, told, { name, ...details }, error);
   }
 
   async #readError(name: string, error: unknown): Promise<StoreError> {
