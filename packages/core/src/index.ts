@@ -36,7 +36,7 @@ export { type ConditionChange, Conditions } from './store/conditions.ts';
 export type * from './store/object-store.ts';
 export { openingAgain } from './store/open-again.ts';
 export { type OpenedStore, openObjectStore, type StoreOptions } from './store/open-store.ts';
-export { hasOwnCopies } from './store/own-copies.ts';
+export { isOwnPlaceKnown, noteOwnCopies } from './store/own-copies.ts';
 export type { StoreObserver, StoreSettings } from './store/parts.ts';
 export type { RecoveryReport } from './store/recovery.ts';
 export { versionIdOf } from './store/versions.ts';

@@ -9,7 +9,6 @@ import {
   Conditions,
   catalogSpareBytes,
   createMover,
-  hasOwnCopies,
   type ObjectStore,
   openFileTier,
   openObjectStore,
@@ -255,7 +254,7 @@ async function openStore(
     await openRemote(config.remotes, {
       ...{ nodeId, dataDir: config.dataDir },
       conditions: facts.conditions,
-      hasOwnCopies: async () => await hasOwnCopies(catalog),
+      catalog,
     }),
   );
   const store = await openObjectStore({

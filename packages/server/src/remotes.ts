@@ -7,17 +7,18 @@
  *     credentials reach; never the host to which signed requests go.
  */
 import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
   assertTrustedPath,
+  type Catalog,
   type Conditions,
   createRoutedTier,
   createWatchedTier,
   formatS3Location,
+  isOwnPlaceKnown,
+  noteOwnCopies,
   openDirectoryTier,
-  openOwnDirectory,
   openS3Tier,
   parseS3Location,
   type RemoteTier,
@@ -203,8 +204,7 @@ export async function openRemote(
     readonly nodeId: string;
     readonly dataDir: string;
     readonly conditions: Conditions;
-    /** Whether the catalog knows of bytes in the node's own tier 2. */
-    readonly hasOwnCopies: () => Promise<boolean>;
+    readonly catalog: Catalog;
   },
 ): Promise<RemoteTier> {
   const { own } = config;
@@ -212,17 +212,12 @@ export async function openRemote(
   const watch = (tier: RemoteTier, subject: string): RemoteTier =>
     createWatchedTier(tier, { conditions, clock: systemClock, subject });
   const choice = new RemoteChoice(config);
-  // The default. Another one may be shared with whom the operator wants.
-  const isKnown = 'directory' in own && (await node.hasOwnCopies());
-  const isOurs = 'directory' in own && own.directory.startsWith(`${node.dataDir}/`);
-  if (isOurs && (existsSync(own.directory) || !isKnown))
-    openOwnDirectory({ path: own.directory, setting: '--remote' }, { mode: 0o2770 });
   assertTrustedPath({ path: join(node.dataDir, 'uploads'), setting: '--data' });
   const journal = (of: string): string =>
     join(node.dataDir, 'uploads', createHash('sha256').update(of).digest('hex').slice(0, 16));
   const fallback =
     'directory' in own
-      ? await openDirectoryTier({ root: own.directory, nodeId: node.nodeId, isKnown })
+      ? await openOwnPlace(own.directory, node)
       : await openCleaned({
           ...{ target: own.target, credentials: own.credentials, names: 'bucket/key', ca: own.ca },
           uploadJournal: journal(''),
@@ -242,6 +237,21 @@ export async function openRemote(
       return watch(opened, remote);
     },
   });
+}
+
+async function openOwnPlace(
+  root: string,
+  {
+    nodeId,
+    dataDir,
+    catalog,
+  }: Pick<Parameters<typeof openRemote>[1], 'nodeId' | 'dataDir' | 'catalog'>,
+): Promise<RemoteTier> {
+  const isKnown = await isOwnPlaceKnown(catalog, root);
+  // The default. Another one may be shared with whom the operator wants.
+  const isOwn = root.startsWith(`${dataDir}/`);
+  const tier = await openDirectoryTier({ root, nodeId, isKnown, isOwn });
+  return noteOwnCopies(tier, catalog, root);
 }
 
 /**

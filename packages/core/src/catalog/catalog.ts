@@ -411,6 +411,8 @@ export interface Catalog {
   findBlockSums(blobId: number, firstBlock: number): Promise<Uint32Array | undefined>;
   /** Live blobs with bytes in this object of tier 2. */
   listBlobsStoredAs(remoteName: string): Promise<readonly BlobRecord[]>;
+  /** Whether bytes of a blob, or what the spool last saw of a name, lie in the node's own tier 2. At once, however many blobs there are. */
+  hasOwnCopies(): Promise<boolean>;
 
   /** In order, from after `seq`. */
   listSpool(options: {

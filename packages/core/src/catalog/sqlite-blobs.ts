@@ -106,6 +106,11 @@ export class BlobTable {
     return rows.map((row) => toBlob(row).record);
   }
 
+  /** In the node's own tier 2. The index of names has them before and behind those of places with a name. */
+  hasOwnCopies(): boolean {
+    return this.#sql.hasOwnCopies.get() !== undefined;
+  }
+
   /** No effect on a blob with refs, and false: one without them has no link rows either. */
   drop(blobId: number): boolean {
     const record = this.find(blobId);
@@ -357,6 +362,10 @@ function prepareStatements(tx: SqliteTransactions) {
     setChecksum: tx.prepare('update blobs set crc32c = ? where blob_id = ? and crc32c is null'),
     listStoredAs: tx.prepare(
       `select ${COLUMNS} from blobs where remote_name = ? and refs > 0 order by blob_id`,
+    ),
+    // Names in other places begin with `|` (remote-names.ts); `}` is what comes next.
+    hasOwnCopies: tx.prepare(
+      `select 1 from blobs where remote_name < '|' union all select 1 from blobs where remote_name >= '}' limit 1`,
     ),
     many: {
       findLive: tx.prepare(`select blob_id, size, refs, seal_id from blobs where ${THOSE}`),

@@ -228,6 +228,7 @@ function createCatalog(parts: {
         if (blobs.find(blobId) !== undefined) blockSums.put(blobId, firstBlock, sums);
       }),
     findBlockSums: (blobId, firstBlock) => tx.read(() => blockSums.find(blobId, firstBlock)),
+    hasOwnCopies: () => tx.read(() => blobs.hasOwnCopies() || spool.hasOwnSeen()),
     listBlobsStoredAs: (remoteName) => tx.read(() => blobs.listStoredAs(remoteName)),
     dropBlob: (blobId) =>
       tx.change(() => {

@@ -132,6 +132,11 @@ export class SpoolTable {
     };
   }
 
+  /** Whether the node's own tier 2 had something under a name that waits. */
+  hasOwnSeen(): boolean {
+    return this.#counters.spool.count > 0 && this.#sql.hasOwnSeen.get() !== undefined;
+  }
+
   #find(bucket: string, key: string, target: string): SpoolRow | undefined {
     return this.#sql.find.get(bucket, key, target) as unknown as SpoolRow | undefined;
   }
@@ -185,6 +190,7 @@ function prepareStatements(tx: SqliteTransactions) {
     findByName: tx.prepare(`select ${COLUMNS} from spool where bucket = ? and key = ? limit 1`),
     putsOf: tx.prepare(`select ${COLUMNS} from spool where bucket = ? and version is not null`),
     list: tx.prepare(`select ${COLUMNS} from spool where seq > ? order by seq limit ?`),
+    hasOwnSeen: tx.prepare("select 1 from spool where target = '' and seen is not null limit 1"),
     oldest: tx.prepare('select since from spool order by seq limit 1'),
   };
 }
