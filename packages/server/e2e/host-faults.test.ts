@@ -5,7 +5,7 @@
 import { appendFile, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { MiB, type NodeCondition, type Status } from '@ebb/protocol';
-import { smallTmpfs } from '@ebb/testkit';
+import { smallTmpfs, tempDir } from '@ebb/testkit';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import {
   type NodeProcess,
@@ -221,6 +221,68 @@ describe('a directory as tier 2 whose file system does not answer', () => {
       disk.heal();
     },
   );
+});
+
+describe('a directory as tier 2 that does not answer at the start', () => {
+  /** Stopped, with an object in its own tier 2 and on disk. */
+  async function stoppedBeside(disk: FailingDisk, directory: string): Promise<NodeProcess> {
+    const remote = directory === '' ? [] : ['--remote', `file://${directory}`];
+    const node = await start({ env: disk.env, args: ['--drain-deadline', '3s', ...remote] });
+    const headers = { 'content-type': 'application/json' };
+    await fetch(url(node, 'buf'), { method: 'PUT', headers, body: '{}' });
+    expect((await call('PUT', url(node, 'buf/old'), content(1))).status).toBe(201);
+    expect((await call('HEAD', `${url(node, 'buf/old')}?wait=remote`)).status).toBe(200);
+    expect(await node.stop()).toBe(0);
+    return node;
+  }
+  const hang = { calls: ['looks'], error: 'hang', oneIn: 1 } as const;
+
+  test.each(['among its own directories', 'elsewhere'])(
+    '%s: the node is ready, serves what is here, says what is away, and stops in its time',
+    async (where) => {
+      using disk = openFailingDisk();
+      if (disk === undefined) return; // said by campaign.test.ts: no compiler
+      const elsewhere = where === 'elsewhere' ? join(await tempDir(), 'far') : '';
+      const node = await stoppedBeside(disk, elsewhere);
+      const path = elsewhere === '' ? join(node.dataDir, 'remote') : elsewhere;
+      disk.fail({ ...hang, path });
+      await node.start();
+      expect(disk.failed()).toBeGreaterThan(0);
+      const signal = AbortSignal.timeout(10_000);
+      const got = await fetch(url(node, 'buf/old'), { signal });
+      expect(Buffer.from(await got.arrayBuffer())).toEqual(content(1));
+      expect((await call('PUT', url(node, 'buf/new'), content(2))).status).toBe(201);
+      const names = async (): Promise<string[]> =>
+        (await conditionsOf(node)).map(({ name }) => name);
+      await expect.poll(names, { timeout: 60_000 }).toContain('remote_unreachable');
+      disk.heal();
+      await expect.poll(names, { timeout: 60_000 }).not.toContain('remote_unreachable');
+      expect((await call('HEAD', `${url(node, 'buf/new')}?wait=remote`)).status).toBe(200);
+      await node.stop();
+      disk.fail({ ...hang, path });
+      await node.start();
+      const late = new Promise<string>((resolve) => setTimeout(resolve, 15_000, 'late'));
+      expect(await Promise.race([node.stop(), late])).not.toBe('late');
+      disk.heal();
+    },
+  );
+
+  test('a signal that comes meanwhile ends the node', async () => {
+    using disk = openFailingDisk();
+    if (disk === undefined) return;
+    const node = await stoppedBeside(disk, '');
+    disk.fail({ ...hang, path: join(node.dataDir, 'remote') });
+    const starting = node.start().then(
+      () => 'ready',
+      () => 'ended',
+    );
+    await expect.poll(() => disk.failed(), { timeout: 30_000 }).toBeGreaterThan(0);
+    await node.stop();
+    expect(await starting).toBe('ended');
+    disk.heal();
+    await node.start();
+    expect((await call('GET', url(node, 'buf/old'))).status).toBe(200);
+  });
 });
 
 test('a directory as tier 2 that is not there at the start is away, and nothing is lost when it is back', async () => {

@@ -3,7 +3,7 @@
  *
  * `/healthz` answers from the first moment on, `/readyz` says 503 until the store has recovered and again while it drains.
  */
-import { threadsInCalls } from '@ebb/core';
+import { settlesWithin, threadsInCalls } from '@ebb/core';
 import { StoreError } from '@ebb/protocol';
 import { type Logger, pino } from 'pino';
 import {
@@ -45,9 +45,14 @@ export async function startNode(
   config: NodeConfig,
   { log = createLog(config) }: NodeOptions = {},
 ): Promise<RunningNode> {
+  const node = new Node(config, log);
+  await bringUp(node, config, log);
+  return node;
+}
+
+async function bringUp(node: Node, config: NodeConfig, log: Logger): Promise<void> {
   for (const warning of config.warnings) log.warn(warning);
   const startedMs = performance.now();
-  const node = new Node(config, log);
   await node.start();
   const { recovery } = node.services;
   if (recovery.lostBlobs > 0)
@@ -75,10 +80,17 @@ export async function startNode(
     },
     'ready',
   );
-  return node;
 }
 
-/** For `ebb node`: runs until a signal, and resolves with the exit code. One that comes again later ends the process at once. @throws what the start does */
+/** A start that is nearly over ends before the node stops, in the orderly way. */
+const START_ENDS_MS = 2000;
+
+/**
+ * For `ebb node`: runs until a signal, and resolves with the exit code. One that comes again later ends the process at once. One
+ * that comes while the node starts ends the start, however long that would take: nothing was acknowledged yet, and what the
+ * start had begun is what any start finds after a kill.
+ * @throws what the start does
+ */
 export async function runNode(config: NodeConfig): Promise<number> {
   const log = createLog(config);
   // A fault we did not foresee: state in memory may be wrong, what was committed is not. So: tell, and go; the next start recovers.
@@ -106,17 +118,24 @@ export async function runNode(config: NodeConfig): Promise<number> {
     // Without a certificate there is nothing to read anew: a terminal that goes away stops the node, as it ends every program.
     { also: config.tls === null ? ['SIGHUP'] : [] },
   );
-  const starting = startNode(config, { log });
+  const node = new Node(config, log);
+  const starting = bringUp(node, config, log);
   if (config.tls !== null)
     process.on(
       'SIGHUP',
       () =>
         void starting.then(
-          (node) => node.reload('SIGHUP'),
+          () => node.reload('SIGHUP'),
           () => undefined,
         ),
     );
-  const node = await starting;
+  void signal.promise.then(async (name) => {
+    if (await settlesWithin(starting, START_ENDS_MS)) return;
+    log.warn(`asked to stop (${name}) during the start, which is not over: ending`);
+    await settlesWithin(node.close(), START_ENDS_MS); // the addresses
+    process.exit(0);
+  });
+  await starting;
   ownsNames = true;
   try {
     writePidFile(config);

@@ -1,5 +1,5 @@
 /*
- * A preload library that makes reads, writes and syncs of chosen files fail. What fails, and how often, stands in a page that
+ * A preload library that makes reads, writes, syncs and looks (stat, access) of chosen files fail. What fails, and how often, stands in a page that
  * it shares with whoever tests (FAILING_DISK_PAGE names its file; failing-disk.ts writes it).
  *
  * Fault model: a call fails whole, with the errno that was chosen, and has no effect. It writes nothing wrong and nothing by
@@ -10,15 +10,18 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { READS = 1, WRITES = 2, SYNCS = 4 };
+enum { READS = 1, WRITES = 2, SYNCS = 4, LOOKS = 8 };
 
 struct faults {
   uint32_t calls;      /* which kinds fail; 0: none */
@@ -40,13 +43,8 @@ __attribute__((constructor)) static void map_faults(void) {
   close(fd);
 }
 
-static int fails(int fd, uint32_t call) {
-  if (faults == NULL || (faults->calls & call) == 0) return 0;
-  char link[64], path[4096];
-  snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-  ssize_t length = readlink(link, path, sizeof path - 1);
-  if (length <= 0) return 0;
-  path[length] = '\0';
+static int fails_at(const char *path, uint32_t call) {
+  if (faults == NULL || (faults->calls & call) == 0 || path == NULL) return 0;
   if (strstr(path, (const char *)faults->path) == NULL) return 0;
   uint32_t count = __atomic_add_fetch(&faults->counted, 1, __ATOMIC_RELAXED);
   if (faults->one_in == 0 || count % faults->one_in != 0) return 0;
@@ -57,6 +55,16 @@ static int fails(int fd, uint32_t call) {
   }
   errno = (int)faults->error;
   return 1;
+}
+
+static int fails(int fd, uint32_t call) {
+  if (faults == NULL || (faults->calls & call) == 0) return 0;
+  char link[64], path[4096];
+  snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+  ssize_t length = readlink(link, path, sizeof path - 1);
+  if (length <= 0) return 0;
+  path[length] = '\0';
+  return fails_at(path, call);
 }
 
 #define REAL(name) \
@@ -82,3 +90,27 @@ FAILING(READS, ssize_t, preadv, (int fd, const struct iovec *to, int count, off_
 FAILING(READS, ssize_t, preadv64, (int fd, const struct iovec *to, int count, off64_t at), (fd, to, count, at))
 FAILING(SYNCS, int, fsync, (int fd), (fd))
 FAILING(SYNCS, int, fdatasync, (int fd), (fd))
+
+int statx(int at, const char *restrict path, int flags, unsigned mask, struct statx *restrict to) {
+  REAL(statx);
+  if (fails_at(path, LOOKS)) return -1;
+  return real(at, path, flags, mask, to);
+}
+
+int access(const char *path, int mode) {
+  REAL(access);
+  if (fails_at(path, LOOKS)) return -1;
+  return real(path, mode);
+}
+
+/* libuv makes some of its calls so, statx among them. */
+long syscall(long number, ...) {
+  REAL(syscall);
+  va_list given;
+  va_start(given, number);
+  long values[6];
+  for (int i = 0; i < 6; i++) values[i] = va_arg(given, long);
+  va_end(given);
+  if (number == SYS_statx && fails_at((const char *)values[1], LOOKS)) return -1;
+  return real(number, values[0], values[1], values[2], values[3], values[4], values[5]);
+}

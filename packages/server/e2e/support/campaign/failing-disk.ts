@@ -13,7 +13,7 @@ import { constants as os, tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 export interface DiskFault {
-  readonly calls: readonly ('reads' | 'writes' | 'syncs')[];
+  readonly calls: readonly ('reads' | 'writes' | 'syncs' | 'looks')[];
   /** `hang`: a call waits until `heal`. */
   readonly error: 'EIO' | 'ENOSPC' | 'hang';
   /** A part of the path of the files, such as `/catalog/`. */
@@ -32,7 +32,7 @@ export interface FailingDisk extends Disposable {
   failed(): number;
 }
 
-const CALLS = { reads: 1, writes: 2, syncs: 4 } as const;
+const CALLS = { reads: 1, writes: 2, syncs: 4, looks: 8 } as const;
 const PATH_AT = 20;
 const PAGE_BYTES = 256;
 const FAILED_AT = 16;
