@@ -53,6 +53,14 @@ export const CONDITIONS = {
     whatToDo:
       'Free room on the file system that the message names, or lower the limit of the tier. It ends by itself.',
   },
+  tier_at_limit: {
+    subject: 'tier',
+    effect: 'refuses_new_data',
+    means:
+      'The disk tier is at its own limit with what cannot leave it: tier 2 is away, or the objects are kept here alone.',
+    whatToDo:
+      'Let tier 2 answer again, delete objects, or start the node with a larger `--disk-limit`. It ends by itself.',
+  },
   tier_failed: {
     subject: 'tier',
     effect: 'refuses_new_data',

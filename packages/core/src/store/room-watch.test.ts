@@ -8,7 +8,9 @@ function openWatch(): {
   tier: { usedBytes: number; leftBytes: number };
   watch: RoomWatch;
   refuse: (needBytes: number) => void;
+  refuseAtLimit: (needBytes: number) => void;
   isHeld: () => boolean;
+  isAtLimit: () => boolean;
 } {
   const tier = { usedBytes: 0, leftBytes: 100 * MiB };
   const watched = {
@@ -23,6 +25,8 @@ function openWatch(): {
   return {
     ...{ tier, watch },
     refuse: (needBytes) => void watch.noteRefused(watched, needBytes),
+    refuseAtLimit: (needBytes) => watch.noteAtLimit(watched, needBytes),
+    isAtLimit: () => conditions.has('tier_at_limit', 'disk'),
     isHeld: () => conditions.has('tier_without_room', 'disk'),
   };
 }
@@ -43,6 +47,20 @@ test('a tier that is full by its own limit is in no such condition', () => {
   tier.leftBytes = 2 * MiB;
   watch.look();
   expect(isHeld()).toBe(false);
+});
+
+test('a disk tier from which nothing can go is one, from a write without room until there is twice that', () => {
+  const { tier, watch, refuseAtLimit, isAtLimit } = openWatch();
+  tier.usedBytes = 60 * MiB;
+  refuseAtLimit(5 * MiB); // by the file system, not by the limit
+  expect(isAtLimit()).toBe(false);
+  const seen = [99, 97, 94, 89].map((used, n) => {
+    tier.usedBytes = used * MiB;
+    if (n === 0) refuseAtLimit(5 * MiB);
+    watch.look();
+    return isAtLimit();
+  });
+  expect(seen).toEqual([true, true, true, false]);
 });
 
 test('a write that found no room begins it, but one that asks for very much does not', () => {

@@ -2,7 +2,8 @@
  * Sees when the file system under a tier has less room than the tier may still take: others filled it. The node then serves
  * what it has and takes what fits elsewhere, under the condition `tier_without_room`, until there is room again.
  *
- * I1  A tier that is full by its own limit is not meant: that is what it is for.
+ * I1  A tier that is full by its own limit is not meant: that is what it is for. Where nothing can leave the disk tier, and a
+ *     write found no room there, that is the condition `tier_at_limit`.
  * I2  What a single write asks for makes no condition beyond `WANTED_BYTES_MAX`: a caller cannot put a node into one by asking
  *     for much.
  * I3  It ends at twice the room at which it began, so that it does not come and go with every write.
@@ -28,6 +29,8 @@ export class RoomWatch {
   readonly #conditions: Conditions;
   /** What writes looked for in vain, by the name of the tier. */
   readonly #wantedBytes = new Map<string, number>();
+  /** What writes looked for in vain in the disk tier, which is at its limit. */
+  #wantedAtLimitBytes = 0;
 
   constructor(tiers: readonly WatchedTier[], conditions: Conditions) {
     this.#tiers = tiers;
@@ -35,7 +38,22 @@ export class RoomWatch {
   }
 
   look(): void {
-    for (const tier of this.#tiers) this.#look(tier);
+    for (const tier of this.#tiers) {
+      const { freeBytes } = this.#look(tier);
+      // As I3: twice the room that was looked for.
+      if (tier.name === 'disk' && freeBytes >= this.#wantedAtLimitBytes * 2)
+        this.#conditions.leave('tier_at_limit', tier.name);
+    }
+  }
+
+  /** A write ends without room in the disk tier, from which nothing can go. */
+  noteAtLimit(tier: WatchedTier, needBytes: number): void {
+    const { freeBytes } = roomOf(tier);
+    if (freeBytes >= Math.min(needBytes, WANTED_BYTES_MAX)) return;
+    this.#wantedAtLimitBytes = Math.min(needBytes, WANTED_BYTES_MAX);
+    const { capacityBytes } = tier.usage();
+    const reason = `Tier ${tier.name} has ${formatBytes(freeBytes)} left of its limit of ${formatBytes(capacityBytes)}, and nothing in it can leave.`;
+    this.#conditions.enter('tier_at_limit', tier.name, { reason });
   }
 
   /** A write found no room. */

@@ -635,6 +635,7 @@ export class WritePath {
   ): StoreError {
     const rooms = tiers.map((tier) => this.#parts.rooms.noteRefused(this.#tier(tier), needBytes));
     const tier = tiers[tiers.length - 1] as 0 | 1;
+    if (code === 'tier_full' && tier === 1) this.#parts.rooms.noteAtLimit(this.#tier(1), needBytes);
     const { freeBytes, availableBytes } = rooms[rooms.length - 1] as Room;
     const { capacityBytes } = this.#tier(tier).usage();
     const what =

@@ -38,7 +38,7 @@ import { TIER_NAMES, tierName } from './data/object-headers.ts';
 import { errorAnswer, toStoreError } from './error-response.ts';
 import { describeEventsRoute } from './events.ts';
 import { addFileRoutes } from './files/file-routes.ts';
-import { describeDataRoutes, errorResponses, json, jsonBody } from './openapi.ts';
+import { describeDataRoutes, errorResponses, json, writtenBody } from './openapi.ts';
 import { addPrefixSnapshotRoutes } from './prefix-snapshots.ts';
 import { addRunRoutes } from './runs/run-routes.ts';
 import { bucketInfo, jobInfo, objectInfo, tierInfo } from './views.ts';
@@ -65,14 +65,14 @@ const routes = {
     method: 'put',
     path: PATHS.bucket,
     summary: 'Creates a bucket; again with the same policy changes nothing',
-    request: { params: bucketParam, body: jsonBody(bucketPolicySchema, { required: false }) },
+    request: { params: bucketParam, body: writtenBody(bucketPolicySchema, { required: false }) },
     responses: { 200: json(bucketInfoSchema), 201: json(bucketInfoSchema), ...errorResponses },
   }),
   changeBucket: createRoute({
     method: 'post',
     path: PATHS.bucket,
     summary: 'Changes whether a bucket keeps old versions',
-    request: { params: bucketParam, body: jsonBody(bucketChangeSchema) },
+    request: { params: bucketParam, body: writtenBody(bucketChangeSchema) },
     responses: { 200: json(bucketInfoSchema), ...errorResponses },
   }),
   getBucket: createRoute({
@@ -94,35 +94,35 @@ const routes = {
     path: PATHS.sync,
     summary:
       'Takes in what others put into the bucket in the remote tier, and the checkpoints among it; no bytes of objects are read',
-    request: { params: bucketParam, body: jsonBody(syncRequestSchema, { required: false }) },
+    request: { params: bucketParam, body: writtenBody(syncRequestSchema, { required: false }) },
     responses: { 200: json(syncResponseSchema), ...errorResponses },
   }),
   copy: createRoute({
     method: 'post',
     path: PATHS.copy,
     summary: 'Another name for the same bytes; none are copied',
-    request: { body: jsonBody(copyRequestSchema) },
+    request: { body: writtenBody(copyRequestSchema) },
     responses: { 200: json(objectInfoSchema), ...errorResponses },
   }),
   rename: createRoute({
     method: 'post',
     path: PATHS.rename,
     summary: 'Renames an object, or with `prefix` all whose key starts so, in one step',
-    request: { body: jsonBody(renameRequestSchema) },
+    request: { body: writtenBody(renameRequestSchema) },
     responses: { 200: json(affectedSchema), ...errorResponses },
   }),
   pin: createRoute({
     method: 'post',
     path: PATHS.pin,
     summary: 'Keeps an object in the memory tier, or lets it go',
-    request: { body: jsonBody(pinRequestSchema) },
+    request: { body: writtenBody(pinRequestSchema) },
     responses: { 200: json(objectInfoSchema), ...errorResponses },
   }),
   relocate: createRoute({
     method: 'post',
     path: PATHS.relocate,
     summary: 'Moves objects to a tier now',
-    request: { body: jsonBody(relocateRequestSchema) },
+    request: { body: writtenBody(relocateRequestSchema) },
     responses: { 200: json(affectedSchema), ...errorResponses },
   }),
   why: createRoute({
@@ -143,7 +143,7 @@ const routes = {
     path: PATHS.job,
     summary:
       'Begins a job; with the token it was begun with, comes back to it, and may change it. A job that is open under another token is refused',
-    request: { params: jobParam, body: jsonBody(jobPutSchema, { required: false }) },
+    request: { params: jobParam, body: writtenBody(jobPutSchema, { required: false }) },
     responses: { 200: json(jobOpenedSchema), ...errorResponses },
   }),
   getJob: createRoute({

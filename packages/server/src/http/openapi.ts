@@ -22,6 +22,14 @@ export function jsonBody<T extends z.ZodType>(
   return { required: options.required, content: { 'application/json': { schema } } };
 }
 
+/** A body that people write: a name that it does not have is refused, for a slip in one would be taken for its absence. */
+export function writtenBody<T extends z.ZodObject>(
+  schema: T,
+  options: { readonly required: boolean } = { required: true },
+) {
+  return jsonBody(schema.strict() as T, options);
+}
+
 /** Every route may answer with any code of the table; the body tells which. */
 export const errorResponses = {
   default: json(errorBodySchema, 'an error: branch on its code and retry class'),

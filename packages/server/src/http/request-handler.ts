@@ -15,7 +15,7 @@ import type { DataContext } from './data/data-context.ts';
 import { getObject, headObject } from './data/get-object.ts';
 import { putObject } from './data/put-object.ts';
 import { findDataTarget } from './data/target.ts';
-import { waitAsAsked } from './data/wait-request.ts';
+import { assertNames, waitAsAsked } from './data/wait-request.ts';
 import { sendError, toStoreError, wrongMethod } from './error-response.ts';
 import { EventStreams } from './events.ts';
 import { answerByFetch } from './fetch-bridge.ts';
@@ -141,8 +141,10 @@ class Surfaces {
         return await answer(request, response, ref, { ...this.#data, waited });
       }
       case 'PUT':
+        assertNames(new URLSearchParams(ref.query), []);
         return await putObject(request, response, ref, { ...this.#data, expectsContinue });
       case 'DELETE':
+        assertNames(new URLSearchParams(ref.query), []);
         return await deleteObject(request, response, ref, this.#data);
       default:
         throw wrongMethod(request.method, 'GET, HEAD, PUT, DELETE');

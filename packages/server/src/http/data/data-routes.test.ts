@@ -229,6 +229,30 @@ describe('names', () => {
   });
 });
 
+test.each([
+  ['PUT', `${at('named')}?ack=remote`, 'here: the path takes none'],
+  ['DELETE', `${at('named')}?versionId=1`, 'here: the path takes none'],
+  ['GET', `${at('named')}?foo=bar`, 'only wait, timeoutMs, version'],
+  ['GET', `${at('named')}?version=9`, 'version go with wait'],
+])('%s %s: a parameter that would not be heeded is refused', async (method, path, message) => {
+  const answer = await node.http(method, path, method === 'PUT' ? { body: bytes(1) } : {});
+  expect(answer.status).toBe(400);
+  expect(answer.body.toString()).toContain(message);
+  expect((await node.http('HEAD', at('named'))).status).toBe(404);
+});
+
+test.each([
+  ['PUT', '/v1/buckets/slip', { quota: 1 }, 'quota'],
+  ['PUT', '/v1/buckets/slip', { Preset: 'ephemeral' }, 'Preset'],
+  ['POST', '/v1/buckets/ephemeral', { TTL: 5 }, 'TTL'],
+  ['PUT', '/v1/runs/slip', { keep_last: 3 }, 'keep_last'],
+])('%s %s: a name that the body does not have is refused', async (method, path, body, name) => {
+  const answer = await node.json(method, path, body);
+  expect(answer).toMatchObject({ status: 400 });
+  expect(JSON.stringify(answer.value)).toContain(name);
+  expect((await node.json('GET', '/v1/buckets/slip')).status).toBe(404);
+});
+
 test('an S3 client at the control address is told in its own words where S3 is', async () => {
   const authorization = 'AWS4-HMAC-SHA256 Credential=a/20261201/us-east-1/s3/aws4_request';
   for (const [method, path, headers] of [

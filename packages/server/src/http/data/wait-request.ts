@@ -53,7 +53,10 @@ export function assertSameVersion(
 
 /** @throws {StoreError} `request_invalid` */
 function parseWait(query: URLSearchParams): Asked | undefined {
+  assertNames(query, ['wait', 'timeoutMs', 'version']);
   const ack = query.get('wait');
+  if (ack === null && query.size > 0)
+    throw new StoreError('request_invalid', 'timeoutMs and version go with wait=…');
   if (ack === null) return undefined;
   if (!ACKS.includes(ack as Ack))
     throw new StoreError('request_invalid', `wait must be one of ${ACKS.join(', ')}`);
@@ -64,6 +67,15 @@ function parseWait(query: URLSearchParams): Asked | undefined {
       `timeoutMs is at most ${WAIT_MS_MAX}: ask again after \`timed_out\``,
     );
   return { ack: ack as Ack, timeoutMs, version: parseWhole(query, 'version') };
+}
+
+/** What a request says in a parameter that does not exist would not be done. @throws {StoreError} `request_invalid` */
+export function assertNames(query: URLSearchParams, names: readonly string[]): void {
+  for (const name of query.keys()) {
+    if (names.includes(name)) continue;
+    const known = names.length === 0 ? 'the path takes none' : `only ${names.join(', ')}`;
+    throw new StoreError('request_invalid', `no parameter "${name}" here: ${known}`);
+  }
 }
 
 function parseWhole(query: URLSearchParams, name: string): number | undefined {

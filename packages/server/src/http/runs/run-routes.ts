@@ -24,7 +24,7 @@ import {
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
 import { WAIT_MS_DEFAULT, WAIT_MS_MAX } from '../../limits.ts';
 import type { Services } from '../../services.ts';
-import { errorResponses, json, jsonBody } from '../openapi.ts';
+import { errorResponses, json, jsonBody, writtenBody } from '../openapi.ts';
 
 const runParam = z.object({ run: z.string() });
 const snapshotParam = z.object({
@@ -70,7 +70,7 @@ const routes = {
     path: PATHS.runsImport,
     summary:
       'Takes in snapshots that the remote tier has and this node has no record of; no data is read',
-    request: { query: ofBucket, body: jsonBody(importRunsSchema, { required: false }) },
+    request: { query: ofBucket, body: writtenBody(importRunsSchema, { required: false }) },
     responses: { 200: json(runsImportedSchema), ...errorResponses },
   }),
   getRun: createRoute({
@@ -87,7 +87,7 @@ const routes = {
     request: {
       params: runParam,
       query: ofBucket,
-      body: jsonBody(runPolicyChangeSchema, { required: false }),
+      body: writtenBody(runPolicyChangeSchema, { required: false }),
     },
     responses: { 200: json(runInfoSchema), ...errorResponses },
   }),
