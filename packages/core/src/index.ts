@@ -33,6 +33,7 @@ export {
 } from './snapshots/prefix-snapshots.ts';
 export { type BodySums, createBodySums } from './store/body-sums.ts';
 export { type ConditionChange, Conditions } from './store/conditions.ts';
+export { openKnownDisk } from './store/known-disk.ts';
 export type * from './store/object-store.ts';
 export { openingAgain } from './store/open-again.ts';
 export { type OpenedStore, openObjectStore, type StoreOptions } from './store/open-store.ts';

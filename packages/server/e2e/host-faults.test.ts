@@ -2,7 +2,16 @@
  * A node on a host whose disks are full or fail: what it goes on with, and what it says. Real nodes, killed outright; the file
  * systems are small ones that "others" fill.
  */
-import { appendFile, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import {
+  appendFile,
+  mkdir,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  rmdir,
+  writeFile,
+} from 'node:fs/promises';
 import { join } from 'node:path';
 import { MiB, type NodeCondition, type Status } from '@ebb/protocol';
 import { smallTmpfs, tempDir } from '@ebb/testkit';
@@ -311,4 +320,30 @@ test('a directory as tier 2 that is not there at the start is away, and nothing 
   expect(Buffer.from(await got.arrayBuffer())).toEqual(content(3));
   expect((await call('HEAD', `${url(node, 'buf/new')}?wait=remote`)).status).toBe(200);
   expect(await readFile(join(remote, 'buf', 'new'))).toEqual(content(4));
+});
+
+test('a disk that is not there at the start is refused with code 2, and all that it has is there when it is back', async () => {
+  const node = await start({});
+  await createBucket(node, 'data', 'buffered');
+  const keys = [1, 2, 3, 4];
+  for (const key of keys) {
+    expect((await call('PUT', url(node, `data/k${key}`), content(key))).status).toBe(201);
+    expect((await call('HEAD', `${url(node, `data/k${key}`)}?wait=disk`)).status).toBe(200);
+  }
+  expect(await node.stop()).toBe(0);
+  // What a host loses when it boots without a mount: memory, and sight of the disk.
+  for (const part of ['ebb-tier.json', 'b', 'p', 't'])
+    await rm(join(node.memoryDir, part), { recursive: true, force: true });
+  const [disk, away] = [join(node.dataDir, 'disk'), join(node.dataDir, 'away')];
+  await rename(disk, away);
+  for (const place of [undefined, disk]) {
+    if (place !== undefined) await mkdir(place); // where it is to be mounted
+    await expect(node.start()).rejects.toThrow('the node ended with 2');
+  }
+  expect(await readdir(disk)).toEqual([]);
+  expect(node.log()).toContain('nothing is mounted there. Mount that disk or move it back');
+  await rmdir(disk);
+  await rename(away, disk);
+  await node.start();
+  await expectAll(node, 'data', keys);
 });

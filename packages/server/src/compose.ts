@@ -11,6 +11,7 @@ import {
   createMover,
   type ObjectStore,
   openFileTier,
+  openKnownDisk,
   openObjectStore,
   openOwnDirectory,
   openPrefixSnapshots,
@@ -239,8 +240,8 @@ async function openStore(
   );
   const root = join(config.dataDir, 'disk');
   const disk = keep(
-    await openFileTier({
-      ...{ name: 'disk', root, setting: '--data', nodeId, mover },
+    await openKnownDisk(catalog, {
+      ...{ root, setting: '--data', mover },
       // The catalog lies on the same file system: a tier that took the last of it would take the deletions along.
       spareBytes: catalogSpareBytes(config.dataDir),
       capacityBytes: config.diskLimitBytes,

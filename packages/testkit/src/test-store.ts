@@ -14,6 +14,7 @@ import {
   type Owner,
   openDirectoryTier,
   openFileTier,
+  openKnownDisk,
   openObjectStore,
   openSqliteCatalog,
   type RecoveryReport,
@@ -117,8 +118,12 @@ async function openOn(
     ...(options.clock === undefined ? {} : { clock: options.clock }),
     ...(options.eventsMax === undefined ? {} : { eventsMax: options.eventsMax }),
   });
+  // A start that fails can be followed by another.
+  await using opened = new AsyncDisposableStack();
+  opened.defer(async () => await catalog.close());
   const nodeId = await catalog.nodeId();
   const mover = createMover();
+  opened.defer(async () => await mover.close());
   const memory = await openFileTier({
     name: 'memory',
     root: join(memoryDir, 'memory'),
@@ -128,10 +133,8 @@ async function openOn(
     poolBytesMax: (options.memoryBytes ?? 64 * MiB) / 4,
     mover,
   });
-  const disk = await openFileTier({
-    name: 'disk',
+  const disk = await openKnownDisk(catalog, {
     root: join(root, 'disk'),
-    nodeId,
     capacityBytes: options.diskBytes ?? 256 * MiB,
     recycle: false,
     poolBytesMax: 0,
@@ -150,6 +153,7 @@ async function openOn(
     ...(options.encryptionKeys === undefined ? {} : { encryptionKeys: options.encryptionKeys }),
     observer: { ...options.observer, failed: (error) => failures.push(error) },
   });
+  opened.move();
   const owner = store.createOwner('test');
   let crashed = false;
   return {

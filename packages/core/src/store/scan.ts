@@ -22,8 +22,8 @@ export async function forEachBlob(
 
 /** In the order of their ids. */
 export async function* allBlobs(
-  catalog: Catalog,
-  where?: 'unmirrored' | 'freed',
+  catalog: Pick<Catalog, 'listBlobs'>,
+  where?: 'disk' | 'unmirrored' | 'freed',
 ): AsyncGenerator<BlobRecord> {
   for (let afterBlobId = 0; ; ) {
     const page = await catalog.listBlobs({

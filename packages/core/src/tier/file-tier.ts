@@ -24,6 +24,8 @@
  *     create or unlink on ext4 about 20, and more while others wait for its journal. Bytes beyond 64 KiB, and all bytes on disk, go through the thread pool or the mover.
  * I6  Only names of the tier's own pattern are removed, and no link is followed: one that has such a name is removed as a link, or
  *     is no blob. The directories are this user's alone to write in (tier-root.ts).
+ * I7  That a file is not there is believed only while the marker of the tier is: a disk that is not mounted, or a directory
+ *     that was moved away, is `io_failed`. No copy is given up for it, and no file is removed.
  */
 import {
   closeSync,
@@ -62,7 +64,7 @@ import { SealedFiles } from './sealed-files.ts';
 import { setFileAside } from './set-aside.ts';
 import { SlotPool } from './slot-pool.ts';
 import type { LocalBlob, LocalTier, LocalTierUsage, Mover } from './tier.ts';
-import { FAN_OUT, openTierRoot, type TierRoot } from './tier-root.ts';
+import { FAN_OUT, type KnownRoot, openTierRoot, type TierRoot } from './tier-root.ts';
 import { Trash } from './trash.ts';
 
 export interface FileTierOptions {
@@ -82,6 +84,8 @@ export interface FileTierOptions {
   readonly poolBytesMax: number;
   /** For `populate`; stays the caller's to close. */
   readonly mover: Mover;
+  /** What the catalog knows of the directory, for a tier that keeps its files over a reboot. */
+  readonly known?: KnownRoot;
   readonly poolFilesMax?: number;
   readonly handlesMax?: number;
   readonly clock?: Clock;
@@ -251,6 +255,7 @@ class FileTier implements LocalTier {
     const known = this.find(blobId);
     if (known !== undefined) return known;
     const stats = this.#findStats(this.absolutePath(blobId));
+    if (stats === undefined) this.#layout.assertThere(); // I7
     if (stats === undefined || !stats.isFile() || stats.size < sizeBytes) return undefined;
     const presentBytes = this.#presentBytes(stats);
     const allocatedBytes = Math.max(roundUpToBlocks(sizeBytes), presentBytes);
@@ -346,6 +351,7 @@ class FileTier implements LocalTier {
     let files = 0;
     let bytes = 0;
     try {
+      this.#layout.assertThere(); // I7
       for (const directory of FAN_OUT) {
         const absolute = join(this.root, directory);
         for (const name of await namesIn(absolute, OWN_NAME)) {
@@ -654,6 +660,7 @@ class FileTier implements LocalTier {
       return this.#handles.acquire(inode, this.absolutePath(blobId));
     } catch (error) {
       if (!isMissing(error)) throw toStoreError(error, `opening blob ${blobId}`);
+      this.#layout.assertThere(); // I7
       throw this.#lost(blobId, error);
     }
   }

@@ -1,7 +1,12 @@
 /**
  * The directory of a local tier: whose it is, and what is laid out in it. Taken by nobody else and found again by the same
  * tier of the same node; anything unexpected is refused and left as it is.
+ *
+ * A disk whose mount is missing looks like an empty directory. So a marker has an id, the catalog notes the id of its disk
+ * (store/known-disk.ts), and a start with another disk than that is refused while the catalog has copies there: else they
+ * would be told as lost, and their files would be removed as orphans when the disk is back.
  */
+import { randomUUID } from 'node:crypto';
 import {
   chmodSync,
   closeSync,
@@ -13,6 +18,8 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  realpathSync,
+  rmSync,
   type StatsFs,
   statfsSync,
   statSync,
@@ -36,11 +43,22 @@ export interface TierRootOptions {
   readonly recycle: boolean;
   /** The name that a person knows for the directory: the flag of the setting. */
   readonly setting: string;
+  /** What the catalog knows of the directory. Without it an empty one is taken as it is: a reboot empties a tmpfs. */
+  readonly known?: KnownRoot | undefined;
+}
+
+export interface KnownRoot {
+  /** As its marker says; undefined: none was noted. */
+  readonly id: string | undefined;
+  /** Whether the catalog has copies there that objects need. */
+  readonly holdsCopies: boolean;
 }
 
 const MARKER = 'ebb-tier.json';
-/** Persisted, keep stable. */
+/** Persisted, keep stable. A marker of an earlier version has no `id`, and gets one. */
 const MARKER_FORMAT = 1;
+/** Whoever runs the node makes this file: the disk that the catalog knows is gone for good, and this one takes its place. */
+const REPLACED = 'ebb-disk-lost';
 const TMPFS_MAGIC = 0x01021994;
 /**
  * The clients' way in: the group may look, and new files inherit it. It may not write: clients write into files that are there,
@@ -65,6 +83,8 @@ export interface TierRoot {
    * @throws as `openTierRoot`
    */
   isLaidOut(): boolean;
+  /** That a file is not there says something only while this holds. @throws `io_failed` when the directory is away, or another */
+  assertThere(): void;
 }
 
 /**
@@ -91,21 +111,47 @@ export function openTierRoot(options: TierRootOptions): TierRoot {
   }
   if (!isTmpfs && laidOut)
     for (const path of [join(root, 'b'), root, dirname(root)]) syncDirectoryNow(path);
+  let claimedId = laidOut ? findTierId(root) : undefined;
   return {
     isTmpfs,
     isLaidOut: () => {
-      laidOut ||= layOut(options);
+      if (laidOut) return true;
+      laidOut = layOut(options);
+      if (laidOut) claimedId = findTierId(root);
       return laidOut;
+    },
+    assertThere: () => {
+      if (!laidOut) return;
+      const marker = readMarker(join(root, MARKER));
+      if (marker !== undefined && marker.id === claimedId) return;
+      const message = `tier ${name} is away: ${root} ${describeOther(root, marker)}${describeMount(root)}`;
+      throw new StoreError('io_failed', message, { root });
     },
   };
 }
 
+/** The id in the marker; undefined where there is none. */
+export function findTierId(root: string): string | undefined {
+  const id = readMarker(join(root, MARKER))?.id;
+  return typeof id === 'string' ? id : undefined;
+}
+
+/** The catalog knows the disk by now. */
+export function forgetReplaced(root: string): void {
+  rmSync(join(root, REPLACED), { force: true });
+}
+
 /** False when the file system has no room for it. */
-function layOut({ name, root, nodeId, setting }: TierRootOptions): boolean {
+function layOut({ name, root, nodeId, setting, known }: TierRootOptions): boolean {
+  assertTrustedPath({ path: root, setting });
+  const isKnown = known?.holdsCopies === true && !isThere(join(root, REPLACED));
+  // Before anything is made: what would be made could lie where the disk is to be mounted.
+  if (isKnown && readMarker(join(root, MARKER)) === undefined)
+    throw otherDisk({ root, setting }, undefined);
   try {
     const { isNew } = openOwnDirectory({ path: root, setting }, { mode: 0o755, closes: false });
     if (isNew) chmodSync(root, SHARED_DIRECTORY);
-    claimRoot({ name, root, nodeId, setting });
+    claimRoot({ name, root, nodeId, setting }, isKnown ? known.id : undefined);
     closeTo(root, NAMES_OF_OTHERS);
     makeDirectory(join(root, 'p'), PRIVATE_DIRECTORY, setting);
     makeDirectory(join(root, 't'), PRIVATE_DIRECTORY, setting);
@@ -130,8 +176,14 @@ function statfsOfNearest(path: string): StatsFs {
   }
 }
 
-/** @throws `data_directory_in_use`, `version_unsupported`, `config_invalid` */
-function claimRoot(whose: Pick<TierRootOptions, 'name' | 'root' | 'nodeId' | 'setting'>): void {
+/**
+ * @param knownId The marker has this id and no other.
+ * @throws `data_directory_in_use`, `version_unsupported`, `config_invalid`
+ */
+function claimRoot(
+  whose: Pick<TierRootOptions, 'name' | 'root' | 'nodeId' | 'setting'>,
+  knownId: string | undefined,
+): void {
   const { name, root, nodeId, setting } = whose;
   const file = join(root, MARKER);
   const marker = readMarker(file);
@@ -141,9 +193,7 @@ function claimRoot(whose: Pick<TierRootOptions, 'name' | 'root' | 'nodeId' | 'se
       const message = `${root} is not empty and not a tier of Ebb: it has ${foreign[0]?.name}`;
       throw new StoreError('config_invalid', message, { root });
     }
-    // Under its name only when it is whole.
-    const text = `${JSON.stringify({ format: MARKER_FORMAT, nodeId, tier: name })}\n`;
-    writeOwnFile(file, text, { mode: 0o640, sync: true });
+    writeMarker(file, { nodeId, tier: name });
     return;
   }
   if (marker.format !== MARKER_FORMAT) {
@@ -158,14 +208,75 @@ function claimRoot(whose: Pick<TierRootOptions, 'name' | 'root' | 'nodeId' | 'se
     const message = `${root} is tier ${String(marker.tier)} of this node and cannot be tier ${name} too`;
     throw new StoreError('config_invalid', message, { root });
   }
+  if (knownId !== undefined && marker.id !== knownId) throw otherDisk({ root, setting }, marker);
+  if (typeof marker.id !== 'string') addId(file, { nodeId, tier: name });
 }
 
-/** What a crash between mkdir and the marker, or a fresh mount, may have left, is not foreign. */
+/** What a crash between mkdir and the marker, a fresh mount or its operator may have left, is not foreign. */
 function isForeign(entry: Dirent): boolean {
-  return !['lost+found', `${MARKER}.new`].includes(entry.name);
+  return !['lost+found', `${MARKER}.new`, REPLACED].includes(entry.name);
 }
 
-function readMarker(file: string): { format: unknown; nodeId: unknown; tier: unknown } | undefined {
+interface Marker {
+  readonly format: unknown;
+  readonly nodeId: unknown;
+  readonly tier: unknown;
+  readonly id: unknown;
+}
+
+/** Under its name only when it is whole. */
+function writeMarker(file: string, whose: { nodeId: string; tier: string }): void {
+  const marker: Marker = { format: MARKER_FORMAT, ...whose, id: randomUUID() };
+  writeOwnFile(file, `${JSON.stringify(marker)}\n`, { mode: 0o640, sync: true });
+}
+
+/** A full file system keeps the marker that it has. */
+function addId(file: string, whose: { nodeId: string; tier: string }): void {
+  try {
+    writeMarker(file, whose);
+  } catch (error) {
+    if (!isNoRoom(error)) throw error;
+  }
+}
+
+function otherDisk(
+  { root, setting }: Pick<TierRootOptions, 'root' | 'setting'>,
+  marker: Marker | undefined,
+): StoreError {
+  const found = `${describeOther(root, marker)}${describeMount(root)}`;
+  const message = `${setting}: the catalog has copies of objects on a disk that is not there: ${root} ${found}. Mount that disk or move it back, and start again. If it is gone for good, make an empty file ${join(root, REPLACED)}: the next start then goes on with what is there, and what is not there is lost`;
+  return new StoreError('config_invalid', message, { root });
+}
+
+function describeOther(root: string, marker: Marker | undefined): string {
+  if (marker !== undefined) return `is another disk, by its ${MARKER}`;
+  return isThere(root) ? `has no ${MARKER}` : 'does not exist';
+}
+
+/** '' on a host that does not tell. */
+function describeMount(root: string): string {
+  try {
+    const places = readFileSync('/proc/self/mountinfo', 'utf8').split('\n');
+    const path = isThere(root) ? realpathSync(root) : root;
+    const isMounted = places.some((line) => unescapeMount(line.split(' ')[4] ?? '') === path);
+    return isMounted ? ', and a file system is mounted there' : ', and nothing is mounted there';
+  } catch {
+    return '';
+  }
+}
+
+/** The kernel writes blanks, line ends and backslashes of a path as three octal digits. */
+function unescapeMount(path: string): string {
+  return path.replace(/\\([0-7]{3})/g, (_, digits: string) =>
+    String.fromCharCode(Number.parseInt(digits, 8)),
+  );
+}
+
+function isThere(path: string): boolean {
+  return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
+}
+
+function readMarker(file: string): Marker | undefined {
   let text: string;
   try {
     text = readFileSync(file, 'utf8');
@@ -176,7 +287,7 @@ function readMarker(file: string): { format: unknown; nodeId: unknown; tier: unk
   try {
     const marker: unknown = JSON.parse(text);
     if (typeof marker === 'object' && marker !== null) {
-      return { format: undefined, nodeId: undefined, tier: undefined, ...marker };
+      return { format: undefined, nodeId: undefined, tier: undefined, id: undefined, ...marker };
     }
   } catch {
     // Told below.

@@ -11,6 +11,7 @@ export function create(): AnyCommand {
 Every setting is also a name in the file (memoryLimit) and in the environment (EBB_MEMORY_LIMIT).
 The node is ready when GET /readyz answers 200. SIGTERM and SIGINT drain it; one that comes again, two seconds or more after the first, ends it at once. One
 that comes during the start ends it within seconds. SIGHUP reads the certificate anew, and without one drains as well. Exit code 2 means that trying again does not help.
+Where objects are on a disk that is not mounted below --data, the start is refused so: mount it, or make the file that the message names when that disk is gone for good.
 ${examples(
   'ebb node',
   'ebb node --data /var/lib/ebb --memory-limit 4GiB --disk-limit 200GiB',
