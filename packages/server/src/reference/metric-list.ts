@@ -2,6 +2,8 @@
 import type { CheckpointService } from '@ebb/checkpoint';
 import { Conditions, type ObjectStore } from '@ebb/core';
 import type { ShuffleService } from '@ebb/shuffle';
+import type { BufferPool } from '../http/buffer-pool.ts';
+import type { PeerMemory } from '../http/peer-memory.ts';
 import { createMetrics } from '../metrics.ts';
 
 export interface MetricDescription {
@@ -14,6 +16,11 @@ export interface MetricDescription {
 export function listMetrics(): readonly MetricDescription[] {
   const metrics = createMetrics(new Conditions());
   const unread = {} as unknown;
+  metrics.attachBodies({
+    pieces: unread as BufferPool,
+    held: unread as PeerMemory,
+    frames: { heldBytes: 0 },
+  });
   metrics.attach({
     store: unread as ObjectStore,
     shuffles: unread as ShuffleService,
