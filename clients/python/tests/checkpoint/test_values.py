@@ -22,7 +22,7 @@ from typing import Any, Callable
 import numpy as np
 import pytest
 
-from ebb.checkpoint import Checkpointer, UnsupportedValueError
+from ebb.checkpoint import Checkpointer, UnsupportedValueError, _tree, _tree_text
 from ebb.checkpoint import _arrays as arrays
 from ebb.errors import UnsupportedError
 
@@ -91,8 +91,9 @@ def places(value: Any, path: str = "") -> dict[str, Any]:
     """All containers and arrays, by where they are."""
     found = {path: value} if is_array(value) or isinstance(value, (dict, list, set, deque, bytearray)) else {}
     if isinstance(value, dict):
-        for key, one in value.items():
-            found |= places(one, f"{path}.{key!r}")
+        for n, (key, one) in enumerate(value.items()):
+            # A set among keys has another text each time.
+            found |= places(one, f"{path}.{repr(key) if type(key) is str else n}")
     elif isinstance(value, (list, tuple, deque)):
         for n, one in enumerate(value):
             found |= places(one, f"{path}.{n}")
@@ -230,6 +231,49 @@ def test_a_random_state_comes_back_equal_in_value_type_and_identity(checkpointer
     assert_same_identities(found, state)
     with checkpointer.open(1) as opened:
         assert_same_identities(opened.state, state)
+
+
+class Constants:
+    """Values that can be keys and elements of sets, nested in each other, and each in several places."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.made: list[Any] = [frozenset({"relu", "gelu"})]
+
+    def constant(self, depth: int = 0) -> Any:
+        if self.chance.random() < 0.3:
+            return self.chance.choice(self.made)
+        if depth > 2 or self.chance.random() < 0.3:
+            return self.chance.choice(KEYS)
+        kind = self.chance.choice([tuple, frozenset])
+        one = kind(self.constant(depth + 1) for _ in range(self.chance.randrange(4)))
+        self.made.append(one)
+        return one
+
+    def value(self, depth: int = 0) -> Any:
+        count = self.chance.randrange(4)
+        kind = self.chance.choice([list, tuple, dict, OrderedDict, defaultdict] if depth < 3 else [set])
+        if self.chance.random() < 0.3:
+            return self.constant()
+        if kind is set or self.chance.random() < 0.3:
+            return {self.constant() for _ in range(count)}
+        if issubclass(kind, dict):
+            pairs = [(self.constant(), self.value(depth + 1)) for _ in range(count)]
+            return defaultdict(list, pairs) if kind is defaultdict else kind(pairs)
+        return kind(self.value(depth + 1) for _ in range(count))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_constants_in_any_places_of_sets_keys_and_values_are_read_again(seed: int) -> None:
+    make = Constants(seed)
+    for _ in range(50):
+        state = [make.value() for _ in range(3)]
+        flat = _tree.flatten(state, lambda _: None)
+        text = _tree_text.encode(flat.root, {})
+        found = _tree_text.decode(text).root
+        assert_same(found, state)
+        assert_same_identities(found, state)
+        assert _tree_text.encode(found, {}) == text
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------
@@ -413,6 +457,25 @@ def test_one_container_under_two_names_is_one_container(checkpointer: Checkpoint
     assert state["x"] is state["y"]
 
 
+def test_a_set_that_is_at_several_places_and_within_other_sets_comes_back(checkpointer: Checkpointer) -> None:
+    kinds = frozenset({"relu", "gelu"})
+    state = {
+        "seen": {(kinds, 1), (kinds, 2)},
+        "train": kinds,
+        "eval": kinds,
+        "by kind": {(kinds,): 1, kinds: kinds},
+        "pairs": [(kinds, 1)] * 2,
+    }
+    if torch is not None:
+        state["tensor"] = with_attribute(torch.ones(2), (kinds, kinds, frozenset({(kinds, 1), (kinds, 2)})))
+    found = comes_back(checkpointer, state)
+    assert_same(found, state)
+    assert found["train"] is found["eval"] is found["by kind"][kinds]
+    assert found["pairs"][0] is found["pairs"][1]
+    if torch is not None:
+        assert found["tensor"].extra == state["tensor"].extra
+
+
 def test_what_lies_on_each_other_shares_memory_again(checkpointer: Checkpointer) -> None:
     whole = np.arange(24.0).reshape(4, 6)
     state = {"rows": whole[1:3], "whole": whole, "column": whole[:, 2], "bits": whole.view("i8"), "turned": whole.T}
@@ -426,6 +489,58 @@ def test_what_lies_on_each_other_shares_memory_again(checkpointer: Checkpointer)
     apart = {name: np.zeros(one.shape, one.dtype) for name, one in state.items()}
     checkpointer.restore(1, into=apart)
     assert all(np.array_equal(apart[name], state[name]) for name in state)
+
+
+def records() -> np.ndarray[Any, Any]:
+    """Packed ones, of 5 bytes."""
+    made = np.zeros(6, [("x", "<f4"), ("flag", "u1")])
+    made["x"], made["flag"] = range(6), range(6)
+    return made
+
+
+def strided(shape: tuple[int, ...], strides: tuple[int, ...], dtype: str = "<f4", offset: int = 0) -> Any:
+    return np.ndarray(shape, dtype, bytearray(range(1, 65)), offset, strides)
+
+
+def test_views_whose_strides_are_no_multiples_of_their_elements_come_back(checkpointer: Checkpointer) -> None:
+    column, odd = records()["x"], strided((3,), (6,), offset=1)
+    turned = records()["x"].reshape(2, 3).T
+    for state in (
+        {"x": column, "rows": column.reshape(2, 3)},
+        {"x": column, "part": column[1:4], "back": column[::-1]},
+        {"odd": odd, "again": odd[1:], "longs": odd.view("<i4")},
+        {"turned": turned, "x": turned[0]},
+        {"flags": records()["flag"], "one": column[2:3]},
+    ):
+        found = comes_back(checkpointer, state)
+        with checkpointer.open(1) as opened:
+            for there in (found, opened.state):
+                assert_same_identities(there, state)
+                for name, array in state.items():
+                    assert there[name].dtype == array.dtype
+                    assert there[name].tobytes() == array.tobytes(), name
+
+
+def test_elements_that_lie_on_each_other_by_some_bytes_do_so_again(checkpointer: Checkpointer) -> None:
+    twice = strided((2, 2), (9, 6))
+    found = comes_back(checkpointer, {"twice": twice})["twice"]
+    assert (found.strides, found.tobytes()) == (twice.strides, twice.tobytes())
+    checkpointer.save(2, {"twice": np.zeros((2, 2), np.float32)})
+    checkpointer.wait()
+    before = twice.tobytes()
+    made = checkpointer.restore(2, into={"twice": twice}).state["twice"]  # it could not be written element by element
+    assert made is not twice
+    assert not made.any()
+    assert twice.tobytes() == before
+
+
+def test_order_and_overlaps_of_elements_are_told_by_bytes() -> None:
+    turned = records()["x"].reshape(2, 3).T
+    assert arrays.order_of(turned.shape, turned.strides, 4) is None
+    assert arrays.order_of((3, 2), (4, 12), 4) == (1, 0)
+    assert arrays.overlaps_itself((2, 2), (9, 6), 4)
+    assert not arrays.overlaps_itself((2, 2), (10, 6), 4)
+    assert not arrays.overlaps_itself((2, 2), (10, -6), 4)
 
 
 def test_arrays_over_the_same_memory_keep_flags_of_their_own(checkpointer: Checkpointer) -> None:
@@ -546,6 +661,30 @@ def test_tensors_over_the_same_memory_require_gradients_each_for_itself(checkpoi
             assert_same(found, state)
             assert found["leaf"].stride() == found["data"].stride() == leaf.stride()
             assert found["leaf"].data_ptr() == found["data"].data_ptr()
+
+
+@needs_torch
+def test_gradients_hooks_and_the_graph_are_no_part_of_a_checkpoint(checkpointer: Checkpointer) -> None:
+    calls: list[Any] = []
+    weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    weight.register_hook(calls.append)
+    weight.register_post_accumulate_grad_hook(calls.append)
+    made = weight * 3
+    made.sum().backward()
+    assert len(calls) == 2
+    state = {"weight": weight, "made": made, "gradient": weight.grad}
+    found = comes_back(checkpointer, state)
+    assert_same(found, state)
+    for name in ("weight", "made"):
+        assert (found[name].grad_fn, found[name].grad, found[name].is_leaf) == (None, None, True)
+    (found["weight"] * found["made"]).sum().backward()
+    assert torch.equal(found["weight"].grad, torch.tensor([3.0, 6.0]))
+    assert len(calls) == 2
+    target = torch.nn.Parameter(torch.zeros(2))
+    target.grad = torch.ones(2)
+    checkpointer.restore(1, into={"weight": target}, strict=False)
+    assert torch.equal(target, weight)
+    assert torch.equal(target.grad, torch.ones(2))
 
 
 def freed() -> Any:

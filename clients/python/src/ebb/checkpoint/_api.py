@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import base64
 import logging
+import math
 import operator
 import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Union
 from urllib.parse import quote
 
 from .._client import Client
 from .._retry import RetryPolicy
-from ..errors import BusyError, NameInvalidError, NotFoundError, RequestInvalidError, TimedOutError
+from ..errors import BusyError, DataCorruptError, NameInvalidError, NotFoundError, RequestInvalidError, TimedOutError
 from ._direct import DirectObject, direct_objects
 from ._gmac import DIGEST_BYTES
-from ._image import Shard
+from ._image import ITEM_BYTES, Shard
 
 _log = logging.getLogger("ebb.checkpoint")
 #: Milliseconds that the node holds one answer back.
@@ -107,6 +109,33 @@ class PlannedPart:
     def digest(self, block: int) -> bytes:
         assert self.digests is not None, "its digests are known"
         return self.digests[block * DIGEST_BYTES : (block + 1) * DIGEST_BYTES]
+
+    def assert_whole(self) -> None:
+        """Whoever reads by the plan relies on it: bytes beyond the image are nowhere, and an array has room for no more
+        bytes than its shape says.
+
+        Raises:
+            DataCorruptError: the runs are not the image, in order and without gaps, or a shard does not lie in it or
+                has not the size that it says.
+        """
+        if self._fault is not None:
+            raise DataCorruptError(f"the plan of part {self.name} is broken: {self._fault}", {"part": self.name})
+
+    @cached_property
+    def _fault(self) -> str | None:
+        end = 0
+        for start, length, key, at in self.runs or ():
+            if start != end or length <= 0 or at < 0:
+                return f"a run of {length} bytes from {at} of {key} stands at {start} of the image, not at {end}"
+            end += length
+        if self.runs is not None and end != self.image_bytes:
+            return f"its runs end at {end}, and the image at {self.image_bytes}"
+        for shard in self.shards:
+            if shard.offset < 0 or shard.length < 0 or shard.offset + shard.length > self.image_bytes:
+                return f"shard {shard.name} reaches beyond the {self.image_bytes} bytes of the image"
+            if shard.dtype in ITEM_BYTES and shard.length != math.prod(shard.shape or ()) * ITEM_BYTES[shard.dtype]:
+                return f"shard {shard.name} has {shard.length} bytes, {shard.dtype} {list(shard.shape or ())} others"
+        return None
 
 
 @dataclass(frozen=True)

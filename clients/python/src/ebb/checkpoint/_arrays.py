@@ -263,13 +263,17 @@ def _strides(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
     return tuple(stride if n != 1 else 0 for n, stride in zip(shape, strides))
 
 
-def order_of(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ...] | None:
-    """Dimensions from the outermost in memory to the innermost, where elements lie close, and not row by row."""
+def order_of(shape: Sequence[int], strides: Sequence[int], item: int) -> tuple[int, ...] | None:
+    """Dimensions from the outermost in memory to the innermost, where elements lie close, and not row by row.
+
+    Args:
+        strides: in the unit of `item`, the size of an element: NumPy's are bytes, and need be no multiples of it.
+    """
     kept = [n for n in range(len(shape)) if shape[n] != 1]
     order = sorted(kept, key=lambda n: -strides[n])
     if order == kept:
         return None
-    behind = 1
+    behind = item
     for n in reversed(order):
         if strides[n] != behind:
             return None
@@ -278,19 +282,20 @@ def order_of(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ...] | 
 
 
 def _overlaps_itself(array: Any) -> bool:
-    strides = array.stride() if kind_of(array) == TORCH else [one // array.itemsize for one in array.strides]
-    return overlaps_itself(tuple(array.shape), strides)
+    if kind_of(array) == TORCH:
+        return overlaps_itself(tuple(array.shape), array.stride(), 1)
+    return overlaps_itself(array.shape, array.strides, array.itemsize)
 
 
-def overlaps_itself(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether elements may lie on each other. Strides in units of an element."""
+def overlaps_itself(shape: Sequence[int], strides: Sequence[int], item: int) -> bool:
+    """Whether elements may lie on each other. `strides` and `item`: as in `order_of`."""
     if 0 in shape:
         return False
-    behind = 0
+    end = item
     for stride, n in sorted((abs(stride), n) for stride, n in zip(strides, shape) if n > 1):
-        if stride <= behind:
+        if stride < end:
             return True
-        behind += stride * (n - 1)
+        end += stride * (n - 1)
     return False
 
 
@@ -390,7 +395,7 @@ def _numpy_form(array: np.ndarray[Any, Any]) -> Form:
     if not array.flags.writeable:
         form["frozen"] = True
     if not array.flags.c_contiguous:
-        order = order_of(array.shape, [stride // array.itemsize for stride in array.strides])
+        order = order_of(array.shape, array.strides, array.itemsize)
         if order is not None:
             form["order"] = order
     return tuple(form.items())
@@ -604,7 +609,7 @@ def _torch_form(tensor: Any) -> Form:
     if tensor.requires_grad:
         form["grad"] = True
     if not tensor.is_contiguous():
-        order = order_of(tuple(tensor.shape), tensor.stride())
+        order = order_of(tuple(tensor.shape), tensor.stride(), 1)
         if order is not None:
             form["order"] = order
     return tuple(form.items())

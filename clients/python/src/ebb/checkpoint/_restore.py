@@ -3,7 +3,9 @@
 I1  Nothing is taken for good that does not match: a block is compared before its bytes are copied (of what is mapped)
     or as they were read. An image that turns out broken is passed over for what is stored; when that is broken too,
     the error names part, shards and place.
-I2  A unit of work is a few neighbouring blocks. Digest and copy of one follow each other, so that the second finds it
+I2  Every pass of a loop reads something, or raises: a plan that does not say where a byte is, or an object that ends
+    before what is planned to be in it, is corrupt data.
+I3  A unit of work is a few neighbouring blocks. Digest and copy of one follow each other, so that the second finds it
     in the processor's cache: together they cost little more than the copy.
 """
 
@@ -57,9 +59,14 @@ class Wanted(NamedTuple):
 
 
 class PartSource:
-    """A part that is being read: its image, where that is in memory, or data objects."""
+    """A part that is being read: its image, where that is in memory, or data objects.
+
+    Raises:
+        DataCorruptError: the plan is broken (I2).
+    """
 
     def __init__(self, client: Client, part: PlannedPart, *, use_image: bool = True) -> None:
+        part.assert_whole()
         self.part = part
         self.client = client
         self.has_image = use_image and part.image is not None
@@ -109,12 +116,12 @@ class PartSource:
         """Fills `target` from `offset` of the image on."""
         part = self.part
         if self.has_image and part.image is not None:
-            self._reader(*part.image).read_into(target, offset)
+            self._read_object(*part.image, target, offset)
             return
         done = 0
         while done < len(target):
             key, at, length = self._stored(offset + done, offset + len(target))
-            self._reader(part.bucket, key).read_into(target[done : done + length], at)
+            self._read_object(part.bucket, key, target[done : done + length], at)
             done += length
 
     def reading(self, offset: int, length: int) -> Callable[[memoryview], None]:
@@ -128,6 +135,7 @@ class PartSource:
             nonlocal at, stream, stream_end
             done = 0
             while done < len(target):
+                assert at < end, "no more is read than was said"
                 if at >= stream_end:
                     stream, stream_end = self._stream(at, end)
                 wanted = target[done : done + min(len(target) - done, stream_end - at)]
@@ -150,8 +158,17 @@ class PartSource:
     def _stored(self, offset: int, end: int) -> tuple[str, int, int]:
         """Where `offset` of the image is stored: key, offset there, and how many bytes up to `end` follow it there."""
         runs = self.part.runs or ()
-        start, length, key, at = runs[bisect_right(self._run_starts, offset) - 1]
+        number = bisect_right(self._run_starts, offset) - 1
+        if number < 0 or offset >= runs[number][0] + runs[number][1]:
+            raise DataCorruptError(f"the plan of part {self.part.name} does not say where byte {offset} is stored")
+        start, length, key, at = runs[number]
         return key, at + offset - start, min(start + length, end) - offset
+
+    def _read_object(self, bucket: str, key: str, target: memoryview, at: int) -> None:
+        got = self._reader(bucket, key).read_into(target, at)
+        if got < len(target):
+            where = {"part": self.part.name, "bucket": bucket, "key": key}
+            raise DataCorruptError(f"{bucket}/{key} ends at {at + got}, and {at + len(target)} were expected", where)
 
     def close(self) -> None:
         self._kept = None

@@ -155,9 +155,7 @@ def _is_group(cluster: Sequence[_Memory]) -> bool:
 
 
 def _overlaps_itself(one: _Memory) -> bool:
-    return not one.is_dense and _arrays.overlaps_itself(
-        tuple(one.array.shape), [stride // one.item_bytes for stride in one.strides]
-    )
+    return not one.is_dense and _arrays.overlaps_itself(tuple(one.array.shape), one.strides, one.item_bytes)
 
 
 class _Addresses(_arrays.LookedUpMemory):
@@ -231,7 +229,7 @@ def _step_back(group: Sequence[_Memory], low: int) -> int:
 
 
 def _bytes_of(group: Sequence[_Memory], low: int, high: int) -> Any:
-    """The memory as one array; of their dtype where they have one."""
+    """The memory as one array; of their dtype where they have one, and the memory is whole elements of it."""
     first = group[0]
     if first.device != "cpu":
         torch = sys.modules["torch"]
@@ -240,7 +238,8 @@ def _bytes_of(group: Sequence[_Memory], low: int, high: int) -> Any:
         return whole.set_(storage, low - storage.data_ptr(), (high - low,), (1,))
     typestr = "|u1"
     names = {_dtype_name(one.array) for one in group}
-    if len(names) == 1 and all((one.low - low) % first.item_bytes == 0 for one in group):
+    ends = (high, *(one.low for one in group))
+    if len(names) == 1 and all((end - low) % first.item_bytes == 0 for end in ends):
         with contextlib.suppress(TypeError):
             dtype = np.dtype(names.pop())
             typestr = dtype.str if dtype.kind in "biufc" and dtype.isnative else typestr

@@ -83,7 +83,7 @@ class _Packer:
         if kind is dict and all(type(key) is str and key.isprintable() for key in node):
             return {key: self.pack(one) for key, one in node.items()}
         if isinstance(node, dict):
-            pairs = [[self.pack(key), self.pack(one)] for key, one in node.items()]
+            pairs = [[_constant(key), self.pack(one)] for key, one in node.items()]
             if kind is OrderedDict:
                 more = getattr(node, "_metadata", None)
                 return ["ordered", pairs, *([] if more is None else [_Packer(more).pack(more)])]
@@ -91,13 +91,25 @@ class _Packer:
                 factory: Any = node.default_factory
                 return ["defaultdict", pairs, None if factory is None else factory.__name__]
             return ["counter" if kind is Counter else "dict", pairs]
-        items = [self.pack(one) for one in node]
         if kind in (set, frozenset):
-            # In an order that does not change from one snapshot to the next.
-            return [kind.__name__, sorted(items, key=lambda one: json.dumps(one))]
+            return _set(node)
+        items = [self.pack(one) for one in node]
         if kind is deque:
             return ["deque", items, node.maxlen]
         return ["list" if kind is list else "tuple", items]
+
+
+def _constant(node: Any) -> Any:
+    """A key, or an element of a set. It has no number, wherever else it is: elements have no order in which one could
+    be the first place of another."""
+    if not is_container(node):
+        return _values.pack(node)
+    return ["tuple", [_constant(one) for one in node]] if type(node) is tuple else _set(node)
+
+
+def _set(node: Any) -> Any:
+    """Its elements are in an order that does not change from one snapshot to the next."""
+    return [type(node).__name__, sorted((_constant(one) for one in node), key=json.dumps)]
 
 
 class _Unpacker:

@@ -204,7 +204,7 @@ class EbbStorageReader(StorageReader):
             raise DataCorruptError(f"{index.fqn} has no place in the checkpoint", {"name": index.fqn})
         place = Place(*found)
         part = self._opened.parts.get(place.part)
-        if part is None or place.offset + place.length > part.image_bytes:
+        if part is None or not 0 <= place.offset <= place.offset + place.length <= part.image_bytes:
             raise DataCorruptError(f"{index.fqn} does not lie in the checkpoint", {"name": index.fqn})
         return place
 
