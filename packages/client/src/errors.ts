@@ -88,6 +88,16 @@ export function unreachable(
   return new StoreError('node_unreachable', message, details, cause);
 }
 
+/** The kernel takes connections for a node that is paused or hung, and nobody answers them. */
+export function silentNode(addressText: string, silentMs: number, cause?: unknown): StoreError {
+  const seconds = Math.max(1, Math.round(silentMs / 1000));
+  return unreachable(
+    `the node at ${addressText} takes connections and has not answered for ${seconds} s; is it paused, or its machine?`,
+    { silentMs: Math.round(silentMs) },
+    cause,
+  );
+}
+
 export interface ErrorAnswer {
   readonly status: number;
   readonly headers: Readonly<Record<string, string | string[] | undefined>>;

@@ -15,7 +15,12 @@ import {
   StoreError,
 } from '@ebb/protocol';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { type FrameConnection, openFrameConnection } from './frame-connection.ts';
+import {
+  type FrameConnection,
+  type FrameConnectionOptions,
+  openFrameConnection,
+} from './frame-connection.ts';
+import { CALL_TIMEOUT_MS } from './limits.ts';
 import { parseNodeAddress } from './node-address.ts';
 
 type Answer = (
@@ -46,15 +51,16 @@ afterEach(async () => {
   await rm(dir, { recursive: true });
 });
 
+const UPGRADED =
+  'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ebb-frames/1\r\n\r\n';
+
 async function listen(): Promise<void> {
   server = createServer();
   server.on('upgrade', (_request, stream) => {
     const socket = stream as Socket;
     sockets.push(socket);
     socket.on('error', () => undefined);
-    socket.write(
-      'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ebb-frames/1\r\n\r\n',
-    );
+    socket.write(UPGRADED);
     const splitter = new FrameSplitter(({ requestId, op }, payload) => {
       const reply = (body: Buffer, flags = 0): void => {
         if (!socket.destroyed) socket.write(encodeFrame(requestId, op, flags, body));
@@ -83,7 +89,10 @@ async function listen(): Promise<void> {
 }
 
 async function open(
-  options: { callTimeoutMs?: number; callsInflightMax?: number; reconnectMs?: number } = {},
+  options: Pick<
+    FrameConnectionOptions,
+    'callTimeoutMs' | 'callsInflightMax' | 'reconnectMs' | 'pingAfterMs' | 'silenceMsMax'
+  > = {},
 ) {
   connection = await openFrameConnection({
     address: parseNodeAddress(`unix://${join(dir, 's')}`),
@@ -158,6 +167,47 @@ test('a call without an answer fails in time, and the connection stays', async (
   });
   expect(String(await live.call(ECHO + 1, raw, Buffer.from('y')))).toBe('y');
   expect(sockets.length).toBe(1);
+});
+
+test('a call that the node has not answered is waited for as long as it shows life, and then the message says that it lives', async () => {
+  answer = (op, payload, reply) => {
+    if (op === OPS.ping) reply(payload);
+  };
+  const live = await open({ pingAfterMs: 50, silenceMsMax: 300, callTimeoutMs: 1500 });
+  await expect(live.call(OPS.open, raw, Buffer.from('x'))).rejects.toMatchObject({
+    code: 'node_unreachable',
+    message: expect.stringMatching(/^the node at unix:.* lives, and has not answered "open" for/),
+  });
+  expect(seen.filter(({ op }) => op === OPS.ping).length).toBeGreaterThan(1);
+  expect(sockets.length).toBe(1);
+  expect(CALL_TIMEOUT_MS).toBeGreaterThanOrEqual(300_000);
+});
+
+test('a node that takes connections and answers nothing is given up, and the message says so', async () => {
+  answer = () => undefined;
+  const live = await open({ pingAfterMs: 50, silenceMsMax: 300 });
+  await expect(live.call(OPS.open, raw, Buffer.from('x'))).rejects.toMatchObject({
+    code: 'node_unreachable',
+    retry: 'ambiguous',
+    message: expect.stringContaining('takes connections and has not answered'),
+  });
+  expect(live.currentSession).toBeUndefined();
+});
+
+test('an upgrade that nobody answers ends, and the message says so', async () => {
+  server.removeAllListeners('upgrade');
+  server.on('upgrade', (_request, stream) => void sockets.push(stream as Socket));
+  const address = parseNodeAddress(`unix://${join(dir, 's')}`);
+  const opening = async () => await openFrameConnection({ address, connectTimeoutMs: 100 });
+  const silent = {
+    code: 'node_unreachable',
+    message: expect.stringContaining('takes connections and has not answered'),
+  };
+  await expect(opening()).rejects.toMatchObject({ ...silent, details: { notSent: true } });
+
+  // The same for the greeting behind it.
+  server.on('upgrade', (_request, stream) => void stream.write(UPGRADED));
+  await expect(opening()).rejects.toMatchObject(silent);
 });
 
 test('when the node goes, calls in flight fail as ambiguous, and the next call finds the new node', async () => {

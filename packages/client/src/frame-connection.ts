@@ -28,7 +28,7 @@ import {
   StoreError,
   writeFrameHeader,
 } from '@ebb/protocol';
-import { errorFromHttp, toStoreError, unreachable } from './errors.ts';
+import { errorFromHttp, silentNode, toStoreError, unreachable } from './errors.ts';
 import {
   CALL_TIMEOUT_MS,
   CALLS_INFLIGHT_MAX,
@@ -52,7 +52,7 @@ export interface CallCodec<Request, Response> {
 
 export interface CallOptions<Response> {
   readonly signal?: AbortSignal | undefined;
-  /** Without an answer for this long the call fails with `node_unreachable`. 0: no limit but the connection's own. */
+  /** Without an answer for this long the call fails with `node_unreachable`. 0: as long as the node shows life. */
   readonly timeoutMs?: number;
   /** Called with an answer that came after the caller had given up. */
   readonly undo?: (late: Response) => void;
@@ -67,6 +67,8 @@ export interface FrameConnectionOptions {
   readonly connectTimeoutMs?: number;
   readonly reconnectMs?: number;
   readonly callTimeoutMs?: number;
+  readonly pingAfterMs?: number;
+  readonly silenceMsMax?: number;
   readonly callsInflightMax?: number;
   /** false: do not look for the node's directories; bytes go through `write` and `read`. */
   readonly localFiles?: boolean;
@@ -231,6 +233,7 @@ interface SessionEvents {
 
 interface PendingCall {
   readonly op: number;
+  readonly sentMs: number;
   /** 0: none. */
   deadlineMs: number;
   answer(payload: Buffer): void;
@@ -247,6 +250,8 @@ class Session implements FrameSession {
   readonly #options: FrameConnectionOptions;
   readonly #events: SessionEvents;
   readonly #callTimeoutMs: number;
+  readonly #pingAfterMs: number;
+  readonly #silenceMsMax: number;
   readonly #inflightMax: number;
 
   readonly #pending = new Map<number, PendingCall>();
@@ -258,7 +263,9 @@ class Session implements FrameSession {
   #outgoingBytes = 0;
   #flushScheduled = false;
 
+  /** The beginning of a wait counts as heard. */
   #lastHeardMs = performance.now();
+  #lastReceivedMs = 0;
   #watch: NodeJS.Timeout | undefined;
 
   constructor(socket: Socket, options: FrameConnectionOptions, events: SessionEvents) {
@@ -266,11 +273,14 @@ class Session implements FrameSession {
     this.#options = options;
     this.#events = events;
     this.#callTimeoutMs = options.callTimeoutMs ?? CALL_TIMEOUT_MS;
+    this.#pingAfterMs = options.pingAfterMs ?? PING_AFTER_MS;
+    this.#silenceMsMax = options.silenceMsMax ?? SILENCE_MS_MAX;
     this.#inflightMax = options.callsInflightMax ?? CALLS_INFLIGHT_MAX;
     socket.setNoDelay(true);
     const splitter = new FrameSplitter((header, payload) => this.#onFrame(header, payload));
     socket.on('data', (chunk: Buffer) => {
-      this.#lastHeardMs = performance.now();
+      this.#lastReceivedMs = performance.now();
+      this.#lastHeardMs = this.#lastReceivedMs;
       try {
         splitter.push(chunk);
       } catch (thrown) {
@@ -371,6 +381,7 @@ class Session implements FrameSession {
       const timeoutMs = options.timeoutMs ?? this.#callTimeoutMs;
       const call: PendingCall = {
         op,
+        sentMs: performance.now(),
         deadlineMs: timeoutMs === 0 ? 0 : performance.now() + timeoutMs,
         answer: (body) => {
           signal?.removeEventListener('abort', onAbort);
@@ -502,23 +513,36 @@ class Session implements FrameSession {
 
   #expire(nowMs: number): void {
     const silenceMs = nowMs - this.#lastHeardMs;
-    if (silenceMs > SILENCE_MS_MAX) {
-      this.end(unreachable(`the node was silent for ${Math.round(silenceMs / 1000)} s`));
+    if (silenceMs > this.#silenceMsMax) {
+      this.end(silentNode(this.#options.address.text, silenceMs));
       return;
     }
     for (const call of this.#pending.values()) {
       if (call.deadlineMs === 0 || call.deadlineMs > nowMs) continue;
       call.deadlineMs = 0; // the entry stays for the late answer (I2)
-      call.fail(unreachable(`no answer to ${opName(call.op)} in time`, { op: opName(call.op) }));
+      call.fail(this.#unanswered(call, nowMs));
     }
-    if (silenceMs > PING_AFTER_MS && ![...this.#pending.values()].includes(PING)) {
+    if (silenceMs > this.#pingAfterMs && ![...this.#pending.values()].includes(PING)) {
       this.#post(OPS.ping, Buffer.alloc(0), PING);
     }
+  }
+
+  /** A node that was heard meanwhile lives, and has not answered this call. */
+  #unanswered(call: PendingCall, nowMs: number): StoreError {
+    const op = opName(call.op);
+    const { text } = this.#options.address;
+    const waitedMs = nowMs - call.sentMs;
+    if (this.#lastReceivedMs <= call.sentMs) return silentNode(text, waitedMs);
+    return unreachable(
+      `the node at ${text} lives, and has not answered "${op}" for ${Math.max(1, Math.round(waitedMs / 1000))} s`,
+      { op, silentMs: Math.round(waitedMs) },
+    );
   }
 }
 
 const SENT_AND_FORGOTTEN: PendingCall = {
   op: 0,
+  sentMs: 0,
   deadlineMs: 0,
   answer: () => undefined,
   fail: () => undefined,
@@ -571,9 +595,12 @@ function upgrade(
           : error,
       );
     });
-    request.on('timeout', () =>
-      request.destroy(unreachable(`${address.text} did not answer in time`, { notSent: true })),
-    );
+    request.on('timeout', () => {
+      const silent = silentNode(address.text, options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS);
+      // Nothing was asked of it yet.
+      reject(unreachable(silent.message, { ...silent.details, notSent: true }));
+      request.destroy();
+    });
     request.on('error', (thrown) => {
       try {
         const cause = toStoreError(thrown, signal);

@@ -4,13 +4,28 @@
  * I1  A body that breaks off is continued from where it stopped, under `If-Match`: the consumer sees one version, whole.
  * I2  A body never ends early without an error: the length that was announced is counted.
  * I3  A response that is not read to its end is destroyed, so that its connection is not held.
+ * I4  A wait has no limit of its own but where `answerWithinMs` names one. It ends when the node shows no life any more.
  */
 import type { Readable } from 'node:stream';
-import { type Ack, HEADERS, isStoreError, objectPath, StoreError } from '@ebb/protocol';
+import { type Ack, HEADERS, isStoreError, objectPath, PATHS, StoreError } from '@ebb/protocol';
 import { crc32c } from '@node-rs/crc32';
 import { Client as Connection, type Dispatcher, Pool } from 'undici';
-import { errorFromHttp, headerText, toStoreError, unreachable } from './errors.ts';
-import { HTTP_CONNECTIONS, JSON_BYTES_MAX, STREAM_SILENCE_MS } from './limits.ts';
+import {
+  errorCode,
+  errorFromHttp,
+  headerText,
+  silentNode,
+  toStoreError,
+  unreachable,
+} from './errors.ts';
+import {
+  HTTP_CONNECTIONS,
+  JSON_BYTES_MAX,
+  PING_AFTER_MS,
+  SILENCE_MS_MAX,
+  STREAM_SILENCE_MS,
+} from './limits.ts';
+import { Liveness } from './liveness.ts';
 import type { NodeAddress } from './node-address.ts';
 import { changedWhileRead, type ObjectRef, type OpenInfo } from './object-info.ts';
 import { abortedError, type RetryPolicy, withRetry } from './retry.ts';
@@ -25,6 +40,8 @@ interface JsonRequest {
   readonly headers?: Readonly<Record<string, string>>;
   /** Repeating it changes nothing. Default: GET, HEAD, and PUT are. */
   readonly idempotent?: boolean;
+  /** For what a node answers at once. Default: as long as it lives. */
+  readonly answerWithinMs?: number;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -97,16 +114,23 @@ export interface HttpBody {
 
 export function createHttpClient(
   address: NodeAddress,
-  options: { readonly retry: RetryPolicy },
+  options: {
+    readonly retry: RetryPolicy;
+    readonly pingAfterMs?: number;
+    readonly silenceMsMax?: number;
+  },
 ): HttpClient {
-  const pool = new Pool(address.origin, {
+  return new Client(address, options);
+}
+
+function openPool(address: NodeAddress): Pool {
+  return new Pool(address.origin, {
     connections: HTTP_CONNECTIONS,
     pipelining: 1,
     connect: connectOptions(address),
-    headersTimeout: 0, // an acknowledgement from tier 2, `verify` and `gc` take their time; a dead peer ends the socket
+    headersTimeout: 0, // an acknowledgement from tier 2, `verify` and `gc` take their time (I4)
     bodyTimeout: 120_000,
   });
-  return new Client(pool, address, options.retry);
 }
 
 function connectOptions({
@@ -117,15 +141,23 @@ function connectOptions({
 }
 
 class Client implements HttpClient {
-  readonly #pool: Pool;
+  #pool: Pool;
   readonly #address: NodeAddress;
   readonly #retry: RetryPolicy;
+  readonly #liveness: Liveness;
   readonly #streams = new Set<Connection>();
 
-  constructor(pool: Pool, address: NodeAddress, retry: RetryPolicy) {
-    this.#pool = pool;
+  constructor(address: NodeAddress, options: Parameters<typeof createHttpClient>[1]) {
+    this.#pool = openPool(address);
     this.#address = address;
-    this.#retry = retry;
+    this.#retry = options.retry;
+    const { pingAfterMs = PING_AFTER_MS, silenceMsMax = SILENCE_MS_MAX } = options;
+    this.#liveness = new Liveness({
+      afterMs: pingAfterMs,
+      withinMs: silenceMsMax - pingAfterMs,
+      ask: async (signal) => await this.#askForLife(signal),
+      onGivenUp: (silentMs, cause) => this.#giveUpNode(silentMs, cause),
+    });
   }
 
   async json<T>(
@@ -265,6 +297,7 @@ class Client implements HttpClient {
   }
 
   async close(): Promise<void> {
+    this.#liveness.close();
     await Promise.all([...this.#streams].map((connection) => connection.destroy()));
     await this.#pool.destroy();
   }
@@ -298,6 +331,7 @@ class Client implements HttpClient {
       );
       const before = done;
       try {
+        using _waiting = this.#liveness.wait();
         for await (const chunk of response.body as AsyncIterable<Uint8Array>) {
           done += chunk.byteLength;
           if (done > range.length)
@@ -308,6 +342,8 @@ class Client implements HttpClient {
       } catch (thrown) {
         const error = toStoreError(thrown, signal);
         failures = done > before ? 1 : failures + 1;
+        // One that was given up was waited for long enough.
+        if ('silentMs' in error.details) throw error;
         if (error.code !== 'node_unreachable' || failures >= this.#retry.attemptsMax) throw error;
       } finally {
         destroy(response); // also when the consumer stops early (I3)
@@ -361,10 +397,31 @@ class Client implements HttpClient {
           ...request.headers,
         },
         body: request.body === undefined ? undefined : Buffer.from(JSON.stringify(request.body)),
+        answerWithinMs: request.answerWithinMs,
         signal,
       });
       return { status: response.statusCode, text: await textOf(response) };
     });
+  }
+
+  async #askForLife(signal: AbortSignal): Promise<void> {
+    // All connections of the pool may wait for answers.
+    const connection = new Connection(this.#address.origin, {
+      connect: connectOptions(this.#address),
+    });
+    try {
+      const answer = await connection.request({ method: 'GET', path: PATHS.healthz, signal });
+      await answer.body.dump();
+    } finally {
+      await connection.destroy();
+    }
+  }
+
+  /** Everything that waits ends, and the next calls try anew. */
+  #giveUpNode(silentMs: number, cause: unknown): void {
+    const lost = this.#pool;
+    this.#pool = openPool(this.#address);
+    void lost.destroy(silentNode(this.#address.text, silentMs, cause));
   }
 
   /** One attempt. @throws {StoreError} for every status of 400 and more */
@@ -375,24 +432,29 @@ class Client implements HttpClient {
       readonly query?: Query | undefined;
       readonly headers?: Readonly<Record<string, string>>;
       readonly body?: Uint8Array | Readable | undefined;
+      readonly answerWithinMs?: number | undefined;
       readonly signal?: AbortSignal | undefined;
     },
     dispatcher: Dispatcher = this.#pool,
   ): Promise<Dispatcher.ResponseData> {
-    const { signal } = request;
+    const { signal, answerWithinMs } = request;
     if (signal?.aborted === true) throw abortedError(signal);
     let response: Dispatcher.ResponseData;
     try {
+      using _waiting = this.#liveness.wait();
       response = await dispatcher.request({
         method,
         path: path + queryText(request.query),
         headers: { ...request.headers },
         body: request.body ?? null,
         ...(signal === undefined ? {} : { signal }),
+        ...(answerWithinMs === undefined ? {} : { headersTimeout: answerWithinMs }),
       });
     } catch (thrown) {
+      if (answerWithinMs !== undefined && errorCode(thrown) === 'UND_ERR_HEADERS_TIMEOUT')
+        throw silentNode(this.#address.text, answerWithinMs, thrown);
       const error = toStoreError(thrown, signal);
-      if (error.code !== 'node_unreachable') throw error;
+      if (error.code !== 'node_unreachable' || isStoreError(thrown)) throw error;
       throw unreachable(
         `no Ebb node answers at ${this.#address.text}: ${error.message}${hangUpHint(this.#address, error.message)}`,
         error.details,

@@ -31,12 +31,20 @@ export const CALLS_INFLIGHT_MAX = 4096;
 export const CALLS_WAITING_MAX = 65_536;
 /** Frames up to here are joined into one system call. */
 export const JOINED_WRITE_BYTES = 64 * KiB;
-/** A call without an answer for this long fails; the connection stays. */
-export const CALL_TIMEOUT_MS = 30_000;
-/** A connection with calls in flight and silence for this long is asked by `ping`, and given up at the second limit. */
+/**
+ * A call that a living node does not answer for this long fails; the connection stays. A node ends its own calls much
+ * sooner: this is the end of a wait for one that it forgot.
+ */
+export const CALL_TIMEOUT_MS = 600_000;
+/**
+ * A node that is waited for in silence for this long is asked, and given up at the second limit: by `ping` on a connection
+ * of frames, by `GET /healthz` where HTTP is waited for.
+ */
 export const PING_AFTER_MS = 10_000;
 export const SILENCE_MS_MAX = 40_000;
 export const CONNECT_TIMEOUT_MS = 5_000;
+/** The first answer of a node whose address is tried; the kernel takes connections for one that is paused. */
+export const FIRST_ANSWER_MS = 10_000;
 /** For how long a lost connection is sought again: a restart of the daemon takes well under this. */
 export const RECONNECT_MS = 30_000;
 
@@ -56,3 +64,7 @@ assert(
   'a gathered piece must hold what is too small to write directly',
 );
 assert(SILENCE_MS_MAX > PING_AFTER_MS, 'a ping needs time to be answered');
+assert(
+  CALL_TIMEOUT_MS > SILENCE_MS_MAX,
+  'whether the node lives is known before a call is given up',
+);

@@ -10,6 +10,7 @@ import { isStoreError, PATHS, statusSchema } from '@ebb/protocol';
 import { createClient, type EbbClient } from './client.ts';
 import { type FrameConnection, openFrameConnection } from './frame-connection.ts';
 import { createHttpClient } from './http-client.ts';
+import { FIRST_ANSWER_MS } from './limits.ts';
 import { type NodeAddress, parseNodeAddress } from './node-address.ts';
 import { DEFAULT_RETRY, NO_RETRY, type RetryPolicy } from './retry.ts';
 import { readClientTls, type TlsOptions } from './tls.ts';
@@ -29,7 +30,7 @@ export interface OpenClientOptions extends TlsOptions {
   readonly connectTimeoutMs?: number | undefined;
 }
 
-/** @throws {StoreError} `node_unreachable` at once when no node answers; `request_invalid` for a bad address;
+/** @throws {StoreError} `node_unreachable` at once when nobody listens there, within seconds when nobody answers; `request_invalid` for a bad address;
  * `config_invalid` for a certificate that is not trusted, or files that cannot be read */
 export async function openClient(options: OpenClientOptions): Promise<EbbClient> {
   const given = parseNodeAddress(options.node, await readClientTls(options));
@@ -78,7 +79,10 @@ async function findSocket(
   if (given.socketPath !== undefined || !isThisHost(given.origin)) return undefined;
   const http = createHttpClient(given, { retry: NO_RETRY });
   try {
-    const { socket, nodeId } = await http.json('GET', PATHS.status, statusSchema, { signal });
+    const { socket, nodeId } = await http.json('GET', PATHS.status, statusSchema, {
+      answerWithinMs: FIRST_ANSWER_MS,
+      signal,
+    });
     if (socket === null) return undefined;
     await access(socket, constants.R_OK | constants.W_OK);
     return { address: parseNodeAddress(`unix://${socket}`), nodeId };

@@ -3,6 +3,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { openClient } from '@ebb/client';
 import { expect, test, vi } from 'vitest';
 import { startNodeProcess } from '../../client/e2e/support/node-process.ts';
+import { EXIT } from '../src/cli/exit-codes.ts';
+import { runEbb } from './support/ebb-command.ts';
 import { mirrored } from './support/mirrored.ts';
 import { startTier2Store } from './support/tier2-store.ts';
 
@@ -47,4 +49,36 @@ test('SIGSTOP for longer than every time to live: staged writes, jobs and reader
     { timeout: 60_000, interval: 250 },
   );
   await expect(client.head('data', 'owned')).rejects.toMatchObject({ code: 'not_found' });
+});
+
+test('a node that is paused is told from one that is away: `ebb status`, `ebb put` and clients end within seconds, and say so', async () => {
+  await using node = await startNodeProcess();
+  const { url, unixUrl } = node;
+  process.kill(node.pid, 'SIGSTOP');
+  const startedMs = performance.now();
+  const opened = async (address: string): Promise<unknown> =>
+    await openClient({ node: address }).catch((error: unknown) => error);
+  const [status, put, ...errors] = await Promise.all([
+    runEbb(['status'], { EBB_NODE: url }),
+    runEbb(['put', import.meta.filename, 'data/key'], { EBB_NODE: url }),
+    opened(url),
+    opened(unixUrl),
+  ]);
+  const tookMs = performance.now() - startedMs;
+  process.kill(node.pid, 'SIGCONT');
+
+  const silent = /takes connections and has not answered for \d+ s; is it paused, or its machine\?/;
+  for (const { code, stderr } of [status, put]) {
+    expect(code).toBe(EXIT.unreachable);
+    expect(stderr).toMatch(silent);
+    expect(stderr).not.toContain('Start one');
+  }
+  for (const error of errors)
+    expect(error).toMatchObject({
+      code: 'node_unreachable',
+      message: expect.stringMatching(silent),
+    });
+  // 10 s, and what a busy machine takes to start two commands.
+  expect(tookMs).toBeLessThan(25_000);
+  await using _client = await openClient({ node: url });
 });

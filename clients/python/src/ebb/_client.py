@@ -29,7 +29,7 @@ from ._infos import (
     properties,
     row_info,
 )
-from ._limits import CALL_TIMEOUT_S, LIST_PAGE_OBJECTS, RESERVE_FIRST_BYTES, WAIT_STEP_MS
+from ._limits import CALL_TIMEOUT_S, FIRST_ANSWER_S, LIST_PAGE_OBJECTS, RESERVE_FIRST_BYTES, WAIT_STEP_MS
 from ._messages import (
     ABORT,
     DELETE_OBJECT,
@@ -94,7 +94,7 @@ class Client(Closing):
         retry: how long and how often failed calls are made again; `ebb.NO_RETRY` for never.
 
     Raises:
-        NodeUnreachableError: at once, when no node answers.
+        NodeUnreachableError: at once when nobody listens there, within seconds when nobody answers.
         RequestInvalidError: a bad address.
         ConfigInvalidError: a certificate that is not trusted, or files that cannot be read.
     """
@@ -139,7 +139,7 @@ class Client(Closing):
         if not address.is_tls:
             self._frames = self._connect(address, name or "", path)
         elif address is given:
-            self._http.json("GET", "/v1/status")
+            self._http.json("GET", "/v1/status", timeout=FIRST_ANSWER_S)
         _clients.add(self)
 
     def _connect(self, address: NodeAddress, name: str, path: str) -> Connection | None:
@@ -202,7 +202,7 @@ class Client(Closing):
         """A call of the control surface (``/v1/…``) that has no method here; the answer's JSON, None without one.
 
         Args:
-            timeout: seconds to wait for the node; default: as long as it takes.
+            timeout: seconds to wait for the node; default: as long as it takes, and the node lives.
             idempotent: whether it may be repeated when its answer was lost; default: GET, HEAD and PUT may.
             retry: in place of the client's own.
         """
@@ -695,7 +695,7 @@ def _nearest_address(given: NodeAddress, http: HttpClient) -> NodeAddress:
     if given.socket_path is not None or not given.is_this_host:
         return given
     try:
-        status = http.json("GET", "/v1/status")
+        status = http.json("GET", "/v1/status", timeout=FIRST_ANSWER_S)
     except (NodeUnreachableError, AbortedError):
         raise
     except EbbError:
@@ -713,7 +713,7 @@ def _node_id(address: NodeAddress) -> str | None:
     """None when there is no node behind it: what a node calls its socket may be something else here."""
     http = HttpClient(address, None, NO_RETRY)
     try:
-        found = http.json("GET", "/v1/status").get("nodeId")
+        found = http.json("GET", "/v1/status", timeout=FIRST_ANSWER_S).get("nodeId")
         return found if isinstance(found, str) else None
     except EbbError:
         return None

@@ -66,7 +66,7 @@ from ._messages import (
     decode_error,
 )
 from ._retry import RetryPolicy, with_retry
-from ._transport import closed, from_os_error, open_socket, unreachable
+from ._transport import closed, from_os_error, limit_sends, open_socket, silent_node, unreachable
 from ._version import __version__
 from .errors import (
     EbbError,
@@ -154,8 +154,8 @@ class Pending(Generic[R]):
             left_s = PING_AFTER_S if deadline_s is None else deadline_s - time.monotonic()
             if self._done.acquire(timeout=max(0.0, min(left_s, PING_AFTER_S))):
                 return
-            if deadline_s is not None and time.monotonic() >= deadline_s:
-                raise unreachable(f"no answer to {self._call.name} within {timeout_s:g} s", {"op": self._call.name})
+            if timeout_s is not None and deadline_s is not None and time.monotonic() >= deadline_s:
+                raise self._session.unanswered(self._call.name, timeout_s)
             self._session.check_silence()
 
 
@@ -172,7 +172,9 @@ class Session:
         self._pending: dict[int, Pending[Any]] = {}
         self._last_id = 0
         self._end: EbbError | None = None
+        #: The beginning of a wait counts as heard.
         self._last_heard_s = time.monotonic()
+        self._last_received_s = 0.0
         self._is_pinged = False
         self._leases_to_release: deque[int] = deque()
         self._writes_to_abort: deque[int] = deque()
@@ -269,10 +271,19 @@ class Session:
         """Asks a silent node for a sign of life, and gives it up when there was none for too long."""
         silence_s = time.monotonic() - self._last_heard_s
         if silence_s > SILENCE_S_MAX:
-            self.end(unreachable(f"the node was silent for {silence_s:.0f} s"))
+            self.end(silent_node(self._address, silence_s))
         elif silence_s > PING_AFTER_S and not self._is_pinged:
             self._is_pinged = True
             self.send(PING, Empty())
+
+    def unanswered(self, name: str, waited_s: float) -> EbbError:
+        """Of a call: a node that was heard meanwhile lives."""
+        if self._last_received_s < time.monotonic() - waited_s:
+            return silent_node(self._address, waited_s, {"op": name})
+        return unreachable(
+            f'the node at {self._address.text} lives, and has not answered "{name}" for {waited_s:g} s',
+            {"op": name, "silentMs": int(waited_s * 1000)},
+        )
 
     def end(self, why: EbbError) -> None:
         """Fails what is in flight. Leases and staged writes of this session are gone with it."""
@@ -343,6 +354,9 @@ class Session:
             else:
                 self._sock.sendall(header)
                 self._sock.sendall(payload)
+        except BlockingIOError:
+            # The node took nothing of it for as long.
+            self.end(silent_node(self._address, SILENCE_S_MAX))
         except OSError as error:
             # Also half a frame: nothing more can be said on this connection.
             self.end(from_os_error(error, self._address))
@@ -354,7 +368,7 @@ class Session:
     # -- receiving, on the reader thread -----------------------------------------------------------------------
 
     def heard(self) -> None:
-        self._last_heard_s = time.monotonic()
+        self._last_received_s = self._last_heard_s = time.monotonic()
         self._is_pinged = False
 
     def on_frame(self, request_id: int, op: int, flags: int, payload: memoryview) -> None:
@@ -559,7 +573,11 @@ def _upgrade(address: NodeAddress) -> tuple[socket.socket, bytes]:
         if status != 101:
             raise _refused(address, status, text, rest)
         sock.settimeout(None)
+        limit_sends(sock, SILENCE_S_MAX)
         return sock, rest
+    except socket.timeout as error:
+        sock.close()
+        raise silent_node(address, CONNECT_TIMEOUT_S, {"notSent": True}) from error
     except OSError as error:
         sock.close()
         if isinstance(error, EbbError):

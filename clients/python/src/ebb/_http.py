@@ -3,6 +3,7 @@
 I1  A body that breaks off is continued from where it stopped, under ``If-Match``: the consumer sees one version, whole.
 I2  A body never ends early without an error: the length that was announced is counted.
 I3  A connection goes back to the pool only when its answer was read to the end.
+I4  A wait has no limit of its own but where a timeout names one. It ends when the node shows no life any more.
 
 Calls may come from many threads: each takes a connection of its own out of the pool for as long as it lasts.
 """
@@ -14,6 +15,7 @@ import http.client
 import json
 import re
 import select
+import socket
 import ssl
 from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO, Callable, NamedTuple, Union
@@ -21,6 +23,7 @@ from urllib.parse import quote, urlencode
 
 from ._address import NodeAddress
 from ._limits import FILE_PIECE_BYTES, IDLE_HTTP_CONNECTIONS, JSON_BYTES_MAX
+from ._liveness import Patience, PatientSocket
 from ._retry import RetryPolicy, with_retry
 from ._transport import closed, from_os_error, open_socket, unreachable
 from .errors import (
@@ -96,9 +99,27 @@ class _Connection(http.client.HTTPConnection):
         super().__init__(address.host, address.port, blocksize=FILE_PIECE_BYTES)
         self._address = address
         self._tls = tls
+        self._patience: Patience | None = None
 
     def connect(self) -> None:
         self.sock = open_socket(self._address, self._tls)
+
+    def begin(self, timeout_s: float | None) -> None:
+        """Before each request. Without a timeout waits are as long as the node lives (I4)."""
+        if self.sock is None:
+            self.connect()
+        self._patience = Patience(self.sock, self._address, self._tls, timeout_s)
+
+    def send(self, data: Any) -> None:
+        assert self._patience is not None, "a request has begun"
+        self._patience.send(data)
+
+    def response_class(  # type: ignore[override]
+        self, sock: socket.socket, *args: Any, **options: Any
+    ) -> http.client.HTTPResponse:
+        assert self._patience is not None, "a request has begun"
+        patient: Any = PatientSocket(sock, self._patience)
+        return http.client.HTTPResponse(patient, *args, **options)
 
     def is_clean(self) -> bool:
         """Still open, and nothing came while it was idle: a node that closed it has sent an end."""
@@ -133,6 +154,9 @@ class Answer:
                 if got == 0:
                     break
                 done += got
+        except EbbError:
+            self.close()
+            raise
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise BrokenBodyError(done, error) from error
@@ -149,6 +173,9 @@ class Answer:
         try:
             # Older Pythons make room for all that is asked for: ask for what there is.
             body = self._response.read() if announced is not None else self._response.read(bytes_max + 1)
+        except EbbError:
+            self.close()
+            raise
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise unreachable(f"the answer broke off: {error}") from error
@@ -359,9 +386,7 @@ class HttpClient:
         target = path + _query_text(query)
         connection = self._take()
         try:
-            if connection.sock is None:
-                connection.connect()
-            connection.sock.settimeout(timeout)
+            connection.begin(timeout)
             try:
                 connection.request(
                     method,

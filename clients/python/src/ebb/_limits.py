@@ -17,9 +17,13 @@ RESERVE_FIRST_BYTES = 1 * MIB
 RESERVE_STEP_BYTES_MAX = 64 * MIB
 
 CONNECT_TIMEOUT_S = 5.0
-#: A call without an answer for this long fails; the connection stays.
-CALL_TIMEOUT_S = 30.0
-#: A connection with calls in flight and silence for this long is asked by `ping`, and given up at the second limit.
+#: The first answer of a node whose address is tried; the kernel takes connections for one that is paused.
+FIRST_ANSWER_S = 10.0
+#: A call that a living node does not answer for this long fails; the connection stays. A node ends its own calls much
+#: sooner: this is the end of a wait for one that it forgot.
+CALL_TIMEOUT_S = 600.0
+#: A node that is waited for in silence for this long is asked, and given up at the second limit: by `ping` on a
+#: connection of frames, by ``GET /healthz`` where HTTP is waited for.
 PING_AFTER_S = 10.0
 SILENCE_S_MAX = 40.0
 #: Received at a time where small answers come together.

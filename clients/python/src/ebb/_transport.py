@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,17 @@ _NOT_SENT = (
 
 def unreachable(message: str, details: Mapping[str, Any] | None = None) -> NodeUnreachableError:
     return NodeUnreachableError(message, details)
+
+
+def silent_node(
+    address: NodeAddress, silent_s: float, details: Mapping[str, Any] | None = None
+) -> NodeUnreachableError:
+    """The kernel takes connections for a node that is paused or hung, and nobody answers them."""
+    return unreachable(
+        f"the node at {address.text} takes connections and has not answered for {silent_s:.0f} s; "
+        "is it paused, or its machine?",
+        {"silentMs": int(silent_s * 1000), **(details or {})},
+    )
 
 
 class _ClosedError(NodeUnreachableError):
@@ -59,9 +71,11 @@ def open_socket(
             sock = socket.create_connection((address.host, address.port), timeout=timeout_s)
             _prepare_tcp(sock)
         if address.is_tls:
-            sock = _with_tls(sock, address, tls)
+            sock = _with_tls(sock, address, tls, timeout_s)
         sock.settimeout(None)
         return sock
+    except EbbError:
+        raise
     except OSError as error:
         raise from_os_error(error, address, connecting=True) from error
 
@@ -84,6 +98,14 @@ def from_os_error(error: BaseException, address: NodeAddress, *, connecting: boo
     return unreachable(f"no Ebb node answers at {address.text}: {why}", {"notSent": True} if not_sent else {})
 
 
+def limit_sends(sock: socket.socket, silent_s: float) -> None:
+    """Of a blocking socket: a send that the other side takes nothing of for so long raises BlockingIOError. A timeout
+    of Python's would also limit what waits for answers on it."""
+    seconds = int(silent_s)
+    limit = struct.pack("ll", seconds, int((silent_s - seconds) * 1_000_000))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+
 def _prepare_tcp(sock: socket.socket) -> None:
     """No delay for small calls; and a peer that is gone without a word is noticed within a minute or so."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -93,10 +115,13 @@ def _prepare_tcp(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def _with_tls(sock: socket.socket, address: NodeAddress, tls: ssl.SSLContext | None) -> socket.socket:
+def _with_tls(sock: socket.socket, address: NodeAddress, tls: ssl.SSLContext | None, timeout_s: float) -> socket.socket:
     context = tls if tls is not None else ssl.create_default_context()
     try:
         return context.wrap_socket(sock, server_hostname=address.host)
+    except socket.timeout as error:
+        sock.close()
+        raise silent_node(address, timeout_s, {"notSent": True}) from error
     except BaseException:
         sock.close()
         raise

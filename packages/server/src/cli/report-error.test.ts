@@ -28,6 +28,8 @@ test('the hint fits the failure', async () => {
   expect(await fail('node_unreachable', 'nobody')).toContain('Is it running?');
   const denied = 'not allowed to use the socket of the node: be a member of its group';
   expect(await fail('node_unreachable', denied)).toBe(`ebb: ${denied} (node_unreachable)\n`);
+  const paused = 'has not answered for 10 s; is it paused, or its machine?';
+  expect(await fail('node_unreachable', paused, { silentMs: 10_000 })).not.toContain('Start one');
 });
 
 test('a local file that cannot be used is named, with why and what to do', async () => {

@@ -35,9 +35,10 @@ const LOCAL: Readonly<Record<string, string>> = {
   EROFS: 'the file system is read-only; name a place on another one',
 };
 
-function hint({ code, message }: StoreError): string {
+function hint({ code, message, details }: StoreError): string {
   // It runs; the message says what is missing.
   if (code === 'node_unreachable' && message.includes('not allowed to use the socket')) return '';
+  if (code === 'node_unreachable' && 'silentMs' in details) return '';
   if (code === 'node_unreachable')
     return '\n     Is it running? Start one with `ebb node`, or name it with --node or EBB_NODE.';
   if (code === 'bucket_not_found')
