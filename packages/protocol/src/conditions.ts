@@ -68,6 +68,14 @@ export const CONDITIONS = {
     whatToDo:
       'Look for the cause in the kernel log and at the disk that the message names. It is tried again every few seconds, and ends by itself.',
   },
+  tier_away: {
+    subject: 'tier',
+    effect: 'refuses_new_data',
+    means:
+      'The directory of a tier is not there: it was removed or moved, or its file system is not mounted any more. Nothing is given up for that.',
+    whatToDo:
+      'Mount it, or move it back: it ends by itself. A memory directory that was removed is made anew at once, and what only it had is lost: find out who removes it (systemd does when the user of the node logs out, without `RemoveIPC=no`).',
+  },
   remote_unreachable: {
     subject: 'remote',
     effect: 'unprotected',

@@ -347,3 +347,52 @@ test('a disk that is not there at the start is refused with code 2, and all that
   await node.start();
   await expectAll(node, 'data', keys);
 });
+
+test('a directory of a tier that goes away while the node runs is told, costs what it had alone, and comes back', async () => {
+  const node = await start({});
+  await createBucket(node, 'mem', 'ephemeral');
+  await createBucket(node, 'data', 'buffered');
+  const names = async (): Promise<unknown[]> =>
+    (await conditionsOf(node)).map(({ name, subject }) => [name, subject]);
+  const codeOf = async (answer: Response): Promise<unknown> =>
+    answer.ok ? 'done' : ((await answer.json()) as { error: { code: string } }).error.code;
+  const put = async (name: string, i: number): Promise<unknown> =>
+    await codeOf(await call('PUT', url(node, name), content(i)));
+  expect(await put('mem/k1', 1)).toBe('done');
+  expect(await put('data/k1', 1)).toBe('done');
+  expect((await call('HEAD', `${url(node, 'data/k1')}?wait=disk`)).status).toBe(200);
+
+  // As systemd does when the user of the node logs out.
+  await rm(node.memoryDir, { recursive: true });
+  const seen = new Set<unknown>();
+  await expect
+    .poll(async () => {
+      const code = await put('mem/k2', 2);
+      seen.add(code);
+      return code;
+    })
+    .toBe('done');
+  for (const code of seen) expect(['done', 'io_failed', 'data_lost']).toContain(code);
+  await expectAll(node, 'mem', [2]);
+  await expectAll(node, 'data', [1]);
+  await expect
+    .poll(async () => await codeOf(await call('GET', url(node, 'mem/k1'))))
+    .toBe('data_lost');
+  await expect.poll(names).toEqual([]);
+  expect(node.log()).toContain('condition tier_away began');
+
+  const [disk, away] = [join(node.dataDir, 'disk'), join(node.dataDir, 'away')];
+  await rename(disk, away);
+  await expect.poll(names).toContainEqual(['tier_away', 'disk']);
+  const toDisk = async (): Promise<unknown> => {
+    const headers = { 'x-ebb-ack': 'disk' };
+    const body = new Uint8Array(content(2));
+    return await codeOf(await fetch(url(node, 'data/k2'), { method: 'PUT', headers, body }));
+  };
+  expect(await toDisk()).toBe('io_failed');
+  await rename(away, disk);
+  await expect.poll(names).toEqual([]);
+  expect(await toDisk()).toBe('done');
+  await expectAll(node, 'data', [1, 2]);
+  expect(node.log()).not.toContain('background work failed');
+});

@@ -157,6 +157,8 @@ export class Vault {
         disk.remove(blobId, options);
       },
       setAside: (blobId) => disk.setAside(blobId),
+      assertThere: () => disk.assertThere(),
+      renew: () => disk.renew(),
       removeOrphans: () => disk.removeOrphans(),
       trimPool: (bytes) => disk.trimPool(bytes),
       populate: (options, signal) => disk.populate(options, signal),

@@ -40,6 +40,7 @@ import { RoomWatch } from './room-watch.ts';
 import { SpoolGate } from './spool-gate.ts';
 import { StagingTable } from './staging.ts';
 import { CatalogObjectStore } from './store.ts';
+import { TierPresence } from './tier-presence.ts';
 import { Waits } from './wait.ts';
 
 export interface StoreOptions {
@@ -171,6 +172,7 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
       settings,
       observer,
       conditions,
+      presence: new TierPresence({ catalog, memory, disk, placement, conditions, log }),
       rooms: new RoomWatch([memory, disk], conditions),
       diskHealth: new DiskHealth({ disk, conditions, nextId: () => ids.next() }),
       leases,

@@ -29,6 +29,7 @@ import type { RangeCache } from './range-cache.ts';
 import type { RoomWatch } from './room-watch.ts';
 import type { SpoolGate } from './spool-gate.ts';
 import type { StagingTable } from './staging.ts';
+import type { TierPresence } from './tier-presence.ts';
 
 export interface StoreSettings {
   readonly memoryMarks: WaterMarks;
@@ -97,6 +98,7 @@ export interface StoreParts {
   readonly settings: StoreSettings;
   readonly observer: StoreObserver;
   readonly conditions: Conditions;
+  readonly presence: TierPresence;
   readonly rooms: RoomWatch;
   readonly diskHealth: DiskHealth;
   /** Of tier 0. */

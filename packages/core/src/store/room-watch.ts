@@ -39,6 +39,8 @@ export class RoomWatch {
 
   look(): void {
     for (const tier of this.#tiers) {
+      // What is away has no room, and a condition of its own (tier-presence.ts).
+      if (this.#conditions.has('tier_away', tier.name)) continue;
       const { freeBytes } = this.#look(tier);
       // As I3: twice the room that was looked for.
       if (tier.name === 'disk' && freeBytes >= this.#wantedAtLimitBytes * 2)

@@ -23,7 +23,7 @@ export async function forEachBlob(
 /** In the order of their ids. */
 export async function* allBlobs(
   catalog: Pick<Catalog, 'listBlobs'>,
-  where?: 'disk' | 'unmirrored' | 'freed',
+  where?: 'memory' | 'disk' | 'unmirrored' | 'freed',
 ): AsyncGenerator<BlobRecord> {
   for (let afterBlobId = 0; ; ) {
     const page = await catalog.listBlobs({

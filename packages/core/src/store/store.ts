@@ -689,6 +689,7 @@ export class CatalogObjectStore implements ObjectStore {
       () => this.#jobs.endExpired(),
       () => this.#deletions.deleteExpired(),
       () => this.#retirement.sweep(),
+      () => this.#parts.presence.sweep(),
       () => this.#parts.rooms.look(),
       () => this.#parts.diskHealth.sweep(),
       () => this.#diskGrowth.note(this.#parts.disk.usage().usedBytes, clock.monotonic()),

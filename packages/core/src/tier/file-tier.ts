@@ -41,6 +41,7 @@ import {
   readSync,
   renameSync,
   type Stats,
+  type StatsFs,
   statfsSync,
   write,
   writeSync,
@@ -223,6 +224,7 @@ class FileTier implements LocalTier {
   seal(blobId: number, sizeBytes: number): number {
     const file = this.#getOpen(blobId);
     const stats = this.#findStats(this.absolutePath(blobId));
+    if (stats === undefined) this.#layout.assertThere(); // I7
     if (stats === undefined) throw this.#lost(blobId);
     if (stats.size < sizeBytes) {
       const message = `blob ${blobId} has ${stats.size} bytes, announced were ${sizeBytes}`;
@@ -347,6 +349,16 @@ class FileTier implements LocalTier {
     setFileAside(this.absolutePath(blobId), { root: this.root, blobId, capacityBytes });
   }
 
+  assertThere(): void {
+    this.#layout.assertThere();
+  }
+
+  renew(): boolean {
+    const isNew = this.#layout.renew();
+    if (isNew) this.trimPool(0); // its files went with the directory
+    return isNew;
+  }
+
   async removeOrphans(): Promise<{ readonly files: number; readonly bytes: number }> {
     let files = 0;
     let bytes = 0;
@@ -392,10 +404,7 @@ class FileTier implements LocalTier {
       if (this.#pool.size >= this.#poolFilesMax) return;
       if (this.#pool.bytes + this.#populatingBytes + bytes > this.#poolBytesMax) return;
       if (!this.#budget.tryReserve(bytes)) return;
-      if (!this.#promise(bytes)) {
-        this.#budget.release(bytes);
-        return;
-      }
+      if (!this.#promiseOrRelease(bytes)) return;
       this.#populatingBytes += bytes;
       this.#promisedBytes += bytes;
       const fresh = `${this.root}/t/populate-${this.#trash.nextName()}`;
@@ -451,10 +460,18 @@ class FileTier implements LocalTier {
   /** Takes bytes that are not there yet from the budget (I1) and from what the file system has (I2), or neither. */
   #takeRoom(bytes: number): boolean {
     if (bytes === 0) return true;
-    if (!this.#takeBudget(bytes)) return false;
-    if (this.#promise(bytes)) return true;
-    this.#budget.release(bytes);
-    return false;
+    return this.#takeBudget(bytes) && this.#promiseOrRelease(bytes);
+  }
+
+  /** For bytes that the budget holds already: without a promise it gets them back, also when the file system does not answer. */
+  #promiseOrRelease(bytes: number): boolean {
+    let isPromised = false;
+    try {
+      isPromised = this.#promise(bytes);
+      return isPromised;
+    } finally {
+      if (!isPromised) this.#budget.release(bytes);
+    }
   }
 
   /** Gives up pooled files, the oldest first, but none when even all of them would not do. */
@@ -487,11 +504,21 @@ class FileTier implements LocalTier {
   }
 
   #measureHeadroom(): void {
-    const { blocks, bavail, bsize } = statfsSync(this.root);
+    const { blocks, bavail, bsize } = this.#statfs();
     // A tmpfs mounted with size=0 has no limit and reports no blocks.
     const availableBytes = blocks === 0 ? Number.POSITIVE_INFINITY : bavail * bsize;
     this.#headroomBytes = availableBytes - this.#spareBytes - this.#promisedBytes;
     this.#headroomAtMs = this.#clock.monotonic();
+  }
+
+  /** @throws `io_failed` */
+  #statfs(): StatsFs {
+    try {
+      return statfsSync(this.root);
+    } catch (error) {
+      this.#layout.assertThere();
+      throw toStoreError(error, `looking at ${this.root}`);
+    }
   }
 
   /** Clients write without telling: pages that have come since are no longer a promise. Only asked for when it matters. */
@@ -515,9 +542,12 @@ class FileTier implements LocalTier {
       const slot = this.#pool.take(reserved);
       if (slot === undefined) return undefined;
       // Its own bytes stay charged; they become the blob's.
-      if (!this.#takeRoom(Math.max(0, reserved - slot.presentBytes))) {
-        this.#pool.add(slot);
-        return undefined;
+      let hasRoom = false;
+      try {
+        hasRoom = this.#takeRoom(Math.max(0, reserved - slot.presentBytes));
+        if (!hasRoom) return undefined;
+      } finally {
+        if (!hasRoom) this.#pool.add(slot);
       }
       try {
         renameSync(this.#pooledPath(slot), to);
@@ -541,6 +571,7 @@ class FileTier implements LocalTier {
       this.#budget.release(reserved);
       // A file system can also be out of inodes.
       if (isNoRoom(error)) return undefined;
+      if (isMissing(error)) this.#layout.assertThere();
       throw toStoreError(error, `creating ${absolutePath}`);
     }
   }

@@ -85,6 +85,11 @@ export interface TierRoot {
   isLaidOut(): boolean;
   /** That a file is not there says something only while this holds. @throws `io_failed` when the directory is away, or another */
   assertThere(): void;
+  /**
+   * Lays the directory out again where it was removed from a tmpfs, as a reboot would. False where that is not so: a disk, or a
+   * directory in whose place there is something, may come back. @throws as `openTierRoot`
+   */
+  renew(): boolean;
 }
 
 /**
@@ -112,20 +117,24 @@ export function openTierRoot(options: TierRootOptions): TierRoot {
   if (!isTmpfs && laidOut)
     for (const path of [join(root, 'b'), root, dirname(root)]) syncDirectoryNow(path);
   let claimedId = laidOut ? findTierId(root) : undefined;
+  const layOutNow = (): boolean => {
+    laidOut = layOut(options);
+    if (laidOut) claimedId = findTierId(root);
+    return laidOut;
+  };
   return {
     isTmpfs,
-    isLaidOut: () => {
-      if (laidOut) return true;
-      laidOut = layOut(options);
-      if (laidOut) claimedId = findTierId(root);
-      return laidOut;
-    },
+    isLaidOut: () => laidOut || layOutNow(),
     assertThere: () => {
       if (!laidOut) return;
       const marker = readMarker(join(root, MARKER));
       if (marker !== undefined && marker.id === claimedId) return;
       const message = `tier ${name} is away: ${root} ${describeOther(root, marker)}${describeMount(root)}`;
       throw new StoreError('io_failed', message, { root });
+    },
+    renew: () => {
+      const isReboot = isTmpfs && options.known === undefined && !isThere(root);
+      return isReboot && statfsOfNearest(root).type === TMPFS_MAGIC && layOutNow();
     },
   };
 }

@@ -75,6 +75,10 @@ export interface LocalTier {
   remove(blobId: number, options: { readonly recycle: boolean }): void;
   /** Keeps a second name of the blob's file where nobody looks for blobs, as far as there is room for that: its bytes are wrong. */
   setAside(blobId: number): void;
+  /** That a file is not there says something only while this holds. @throws `io_failed` when the tier's directory is away */
+  assertThere(): void;
+  /** Makes a directory of a tmpfs anew that was removed; the blobs stay until they are removed. False where it may come back. */
+  renew(): boolean;
   /** Files no blob of this tier stands behind (left by a crash): removes them, and says how much that was. */
   removeOrphans(): Promise<{ readonly files: number; readonly bytes: number }>;
   /** Gives pooled files back to the system until at most `bytes` are kept. Returns bytes given back. */
