@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
+import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Callable
@@ -390,6 +391,23 @@ def test_a_save_is_left_out_when_storing_is_behind(node: NodeProcess, run: str) 
         checkpointer.api.abort(1, checkpointer.session)
         assert not checkpointer.save(3, {"a": np.ones(3)}).skipped
         assert checkpointer.wait(3).step == 3
+
+
+def test_a_step_that_nobody_saves_is_not_waited_for(checkpointer: Checkpointer) -> None:
+    checkpointer.save(1, {"a": np.ones(3)})
+    started_s = time.monotonic()
+    with pytest.raises(NotFoundError, match=r"no step 7.* timeout="):
+        checkpointer.wait(7)
+    assert time.monotonic() - started_s < 20
+    assert checkpointer.wait(1).step == 1
+
+
+def test_another_process_may_save_what_is_waited_for_with_a_timeout(node: NodeProcess, run: str) -> None:
+    with Checkpointer(node.socket_url, run) as trainer, Checkpointer(node.socket_url, run) as watcher:
+        later = threading.Timer(0.5, trainer.save, (7, {"a": np.ones(3)}))
+        later.start()
+        assert watcher.wait(7, timeout=30).step == 7
+        later.join()
 
 
 def test_a_save_waits_for_a_slot(node: NodeProcess, run: str) -> None:

@@ -263,11 +263,21 @@ class RunApi:
         parts = [self._part(row) for row in answer["parts"]]
         return Plan(snapshot, {part.name: part for part in parts})
 
-    def wait(self, step: int, durability: str, timeout_s: float | None, session: str | None = None) -> Snapshot:
+    def wait(
+        self,
+        step: int,
+        durability: str,
+        timeout_s: float | None,
+        session: str | None = None,
+        *,
+        is_alone: bool = False,
+    ) -> Snapshot:
         """
         Args:
+            timeout_s: None: as long as it takes, but `COMMIT_WAIT_S` for a snapshot that nobody has begun.
             session: that saves it: of another one, or when it will not come, this says so at once. Without it, a
                 snapshot that somebody has still to begin is waited for, too.
+            is_alone: there is nobody else to begin it: without a time to wait, this says so at once.
         """
         started_s = time.monotonic()
         deadline_s = None if timeout_s is None else started_s + timeout_s
@@ -284,6 +294,12 @@ class RunApi:
                 is_missing = isinstance(error, NotFoundError)
                 if is_missing and (session is not None or error.details.get("ended")):
                     raise
+                if is_missing and is_alone and timeout_s is None:
+                    raise NotFoundError(
+                        f"run {self.run} has no step {step}, and this Checkpointer does not save it; where another "
+                        "process does, say with timeout= how long to wait for it",
+                        {"step": step, "run": self.run},
+                    ) from error
                 if deadline_s is not None and time.monotonic() >= deadline_s:
                     raise TimedOutError(
                         f"step {step} of run {self.run} was not on {durability} after {timeout_s:g} s",

@@ -355,11 +355,12 @@ class Checkpointer:
 
         Args:
             durability: ``"memory"`` (committed), ``"disk"``, or ``"remote"``.
-            timeout: seconds; default: as long as it takes.
+            timeout: seconds; default: as long as it takes. A step that nobody has begun is then not waited for by a
+                single rank, and for ten minutes where other ranks may be late with it.
 
         Raises:
             TimedOutError: it did not happen in time.
-            NotFoundError: it was left out, or was removed since: by which rule of the run.
+            NotFoundError: nobody saves it; it was left out, or was removed since: by which rule of the run.
             SupersededError: it was given up, or another job saves to the run now.
             DataLostError: memory lost it before it was stored.
             EbbError: what went wrong with it.
@@ -377,7 +378,8 @@ class Checkpointer:
             raise NotFoundError(f"step {chosen} of run {self.run} was left out: storing is behind")
         if pending is not None:
             self.settle(pending, timeout)
-        return self.api.wait(chosen, durability, timeout, None if pending is None else pending.session)
+        session = None if pending is None else pending.session
+        return self.api.wait(chosen, durability, timeout, session, is_alone=self.world_size == 1)
 
     def flush(self) -> None:
         """Waits until all that was saved here is committed.
