@@ -66,6 +66,8 @@ export interface MirrorParts {
   readonly privateCopies: PrivateCopies;
   /** Compares a file of a blob on disk as a whole. @throws `data_corrupt` */
   readonly compareFile: (blob: BlobRecord, file: string) => Promise<void>;
+  /** No local file is lost while the directory of its tier is away. @throws `io_failed` */
+  readonly assertLocalThere: () => void;
   readonly onMoved: (move: { from: Place; to: Place; bytes: number }) => void;
   /** A name's turn is over: it was stored, deleted, given up, or has to wait for another try. */
   readonly onSent: (name: { readonly bucket: string; readonly key: string }) => void;
@@ -324,6 +326,7 @@ export class Mirror {
       const now = await catalog.findObject(entry.bucket, entry.key);
       if (now?.version !== object.version) return; // overtaken: what failed is wanted no more
       if (isStoreError(error, 'data_lost') || isStoreError(error, 'data_corrupt')) {
+        if (error.code === 'data_lost') this.#parts.assertLocalThere();
         this.#parts.onError(error, `${entry.bucket}/${entry.key}`);
         await catalog.dropSpooled(entry);
         return;

@@ -133,6 +133,10 @@ export async function openObjectStore(options: StoreOptions): Promise<OpenedStor
     compareFile: async ({ crc32c, ...blob }, file) => {
       if (crc32c !== null) await comparedFiles.compare({ ...blob, crc32c }, file);
     },
+    assertLocalThere: () => {
+      memory.assertThere();
+      disk.assertThere();
+    },
     onMoved: (move) => {
       observer.moved(move);
       spiller.noteRemoteTook();

@@ -730,10 +730,13 @@ export class ReadPath {
    * while another copy is good.
    */
   async #dropBrokenCopies(blobId: number): Promise<void> {
-    const { placement, badCopies } = this.#parts;
+    const { placement, badCopies, memory, disk } = this.#parts;
     await placement.exclusively(blobId, async () => {
       const blob = await this.#getBlob(blobId);
       const found = await verifyBlob(this.#parts, blob);
+      // A copy in a directory that is away is not broken.
+      if (found.some(({ tier }) => tier === 0)) memory.assertThere();
+      if (found.some(({ tier }) => tier === 1)) disk.assertThere();
       const copies = [blob.memoryBytes, blob.diskBytes, blob.remote].filter((c) => c !== null);
       const broken = found.length < copies.length ? found : found.filter((c) => c.isCertain);
       if (broken.length === 0) return;

@@ -1,5 +1,15 @@
-import { renameSync, rmSync } from 'node:fs';
-import { buffered, bytesOf as bytes, ephemeral, openTestStore, type TestStore } from '@ebb/testkit';
+import { readFileSync, renameSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { StoreError } from '@ebb/protocol';
+import {
+  buffered,
+  bytesOf as bytes,
+  ephemeral,
+  mirrored,
+  openTestStore,
+  override,
+  type TestStore,
+} from '@ebb/testkit';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import { Conditions } from './conditions.ts';
 import { LifeLog } from './life-log.ts';
@@ -68,4 +78,38 @@ test('a disk directory that is moved away while the node runs is a condition unt
   expect(await at.get('buf', 'kept')).toEqual(bytes(size, 2));
   await at.put('buf', 'new', bytes(size, 3), { ack: 'disk' });
   expect((await at.store.verify({})).broken).toEqual([]);
+});
+
+test('what a disk has that is away is neither given up as broken, when a client misses its file, nor as lost on the way to tier 2', async () => {
+  let isOn = false;
+  let asked = 0;
+  const at = await openTestStore({
+    faults: {
+      remote: (tier) =>
+        override(tier, {
+          put: async (...args) => {
+            asked++;
+            if (!isOn) throw new StoreError('io_failed', 'no answer');
+            return await tier.put(...args);
+          },
+        }),
+    },
+  });
+  onTestFinished(async () => await at.close());
+  await at.store.createBucket('buf', buffered);
+  await at.put('buf', 'a', bytes(size, 1), { ack: 'disk', tier: 1 });
+  await vi.waitFor(() => expect(asked).toBeGreaterThan(0));
+  const { root } = at.tiers.disk;
+  renameSync(root, `${root}-away`);
+  const [extent] = (await at.catalog.findObject('buf', 'a'))?.extents ?? [];
+  await expect(
+    at.store.resolve(extent?.blobId as number, size, { suspect: true }),
+  ).rejects.toMatchObject({ code: 'io_failed' });
+  isOn = true;
+  const before = asked;
+  await vi.waitFor(() => expect(asked).toBeGreaterThan(before));
+  renameSync(`${root}-away`, root);
+  expect(await at.get('buf', 'a')).toEqual(bytes(size, 1));
+  await mirrored(at);
+  expect(readFileSync(join(at.root, 'remote/buf/a'))).toEqual(bytes(size, 1));
 });
