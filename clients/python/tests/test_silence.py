@@ -153,3 +153,17 @@ def test_a_call_over_frames_that_has_no_answer_says_that_the_node_lives(
         assert "lives" in session.unanswered("open", 5).message
         with paused(own_node), pytest.raises(errors.NodeUnreachableError, match=SILENT):
             session.call(messages.PING, messages.Empty(), timeout_s=0.1)
+
+
+def test_a_staged_write_to_a_paused_node_ends_though_its_bytes_find_no_room(
+    own_node: NodeProcess, short_patience: None
+) -> None:
+    with open_client(own_node, "frames") as client:
+        assert client._frames is not None
+        client._frames._retry = NO_RETRY
+        client.create_bucket("bucket", "ephemeral")
+        staged = client.stage("bucket", "k", 64 * MIB)
+        with paused(own_node), ends_soon(), pytest.raises(errors.NodeUnreachableError):
+            for _ in range(8):
+                staged.write(noise(8 * MIB))
+        staged.abort()
