@@ -4,7 +4,8 @@
  * I1  A snapshot is one record. It is written when all parts are there and were looked at, and never before; so half a
  *     snapshot is never seen, whoever dies in between. How parts come together is in handing-over.ts.
  * I2  Parts of two sessions never make one snapshot: images carry the session in their name. The images of a committed
- *     snapshot are never written again: a job that saves a step once more does so as another session (`~N`).
+ *     snapshot are never written again: a job that saves a step once more does so as another session (`~N`), and each
+ *     image has a key of its own (I6, I7 of handing-over.ts).
  * I3  A snapshot that replaces another of its step keeps that one's stored form until it is stored itself.
  * I4  Slots: of a run whose snapshots are stored, at most `policy.slots` snapshots have images in memory, begun ones included,
  *     unless the policy says `spill`.
@@ -40,14 +41,13 @@ import type {
   CommitSnapshot,
   SnapshotChoice,
 } from './checkpoint-service.ts';
-import { HandingOver } from './handing-over.ts';
+import { assertCommitted, HandingOver } from './handing-over.ts';
 import { readShards } from './image.ts';
 import { ImageThread } from './image-thread.ts';
 import { Importing } from './importing.ts';
 import { Losses } from './losses.ts';
 import {
   IMAGE_BUCKET,
-  imageKey,
   parsePartName,
   parseStep,
   type RunRef,
@@ -67,7 +67,13 @@ import {
   visible,
   wake,
 } from './runs.ts';
-import type { SnapshotRecord } from './snapshot-record.ts';
+import {
+  assertIsImage,
+  imageKeyOf,
+  lastSessionAfter,
+  type SnapshotPart,
+  type SnapshotRecord,
+} from './snapshot-record.ts';
 import { imageBucket, Storing, storedBytesOf, wantsStored } from './storing.ts';
 import { verifySnapshot } from './verify.ts';
 import { awaitChange } from './waiting.ts';
@@ -135,6 +141,7 @@ class CatalogCheckpointService implements CheckpointService {
     this.#handing = new HandingOver({
       ...{ store, clock, objects: this.#objects, runs: this.#runs, storing: this.#storing },
       ...{ losses: this.#losses, serial: this.#serial, stop: this.#stop.signal },
+      nextId: async () => await records.nextIds(1),
     });
     this.#importing = new Importing({
       ...{ store, clock, objects: this.#objects, runs: this.#runs, serial: this.#serial },
@@ -273,7 +280,11 @@ class CatalogCheckpointService implements CheckpointService {
     const run = this.#runs.get(ref);
     const policy = (await this.#store.getBucket(ref.bucket)).policy;
     const bucket = imageBucket(policy);
-    if (isOf(run.snapshots.get(ref.step), session)) return await this.#info(run, ref.step);
+    const known = run.snapshots.get(ref.step);
+    if (isOf(known, session)) {
+      assertCommitted(ref, known, options);
+      return await this.#info(run, ref.step);
+    }
     await this.#handing.commit(run, ref.step, {
       ...{ options, imageBucket: bucket },
       check: async (parts) => {
@@ -283,21 +294,24 @@ class CatalogCheckpointService implements CheckpointService {
       publish: async (parts) => {
         const there = run.snapshots.get(ref.step);
         if (there?.isRemoved === true) return false;
-        if (there?.session === session) return true;
+        if (there?.session === session) {
+          assertCommitted(ref, there, options);
+          return true;
+        }
         if (there !== undefined && !options.overwrite) {
           const message = `run ${ref.run} has a snapshot of step ${ref.step} already`;
           throw new StoreError('already_exists', message, { step: ref.step });
         }
         const record: SnapshotRecord = {
-          ...{ session, parts, metadata: options.metadata },
+          ...{ session, ...lastSessionAfter(there, session), parts, metadata: options.metadata },
           ...{ sequence: this.#runs.nextSequence(), committedAtMs: this.#clock.now() },
           ...{ pinned: false, bad: null, imagesGone: false, stored: null, isRemoved: false },
           previous: there === undefined ? null : keptOf(there),
         };
         await this.#runs.put(ref, record, { durable: policy.ack !== 'memory' });
         this.#committed++;
-        for (const { name } of there?.parts ?? [])
-          await this.#objects.delete({ bucket, key: imageKey(ref, there?.session ?? '', name) });
+        for (const part of there?.parts ?? [])
+          await this.#objects.delete({ bucket, key: imageKeyOf(ref, there?.session ?? '', part) });
         return true;
       },
     });
@@ -353,11 +367,11 @@ class CatalogCheckpointService implements CheckpointService {
       if (!(await this.#losses.checkStored(ref, record, keys))) return undefined;
     }
     const parts = await Promise.all(
-      record.parts.map(async ({ name, imageBytes }) => {
+      record.parts.map(async (part) => {
+        const { name, imageBytes } = part;
         const stored = manifest?.parts.find((one) => one.name === name);
-        const image = { bucket, key: imageKey(ref, session, name) };
-        const shards =
-          stored?.shards ?? (await this.#readShards(image.bucket, image.key, imageBytes, name));
+        const image = { bucket, key: imageKeyOf(ref, session, part) };
+        const shards = stored?.shards ?? (await this.#readShards(image, part));
         return {
           ...{ name, imageBytes, shards: [...shards] },
           image: imagesGone ? null : image,
@@ -454,8 +468,8 @@ class CatalogCheckpointService implements CheckpointService {
     session: string,
     parts: SnapshotRecord['parts'],
   ): Promise<void> {
-    for (const { name, imageBytes } of parts)
-      await this.#readShards(bucket, imageKey(ref, session, name), imageBytes, name);
+    for (const part of parts)
+      await this.#readShards({ bucket, key: imageKeyOf(ref, session, part) }, part);
   }
 
   /** What has none is read through the node; and so is all the rest when one fails: that says what is wrong. */
@@ -473,15 +487,14 @@ class CatalogCheckpointService implements CheckpointService {
   }
 
   async #readShards(
-    bucket: string,
-    key: string,
-    imageBytes: number,
-    part: string,
+    image: { readonly bucket: string; readonly key: string },
+    part: SnapshotPart,
   ): Promise<readonly Shard[]> {
-    return await this.#objects.using({ bucket, key }, async (opened) => {
+    return await this.#objects.using(image, async (opened) => {
+      assertIsImage(part, opened.object);
       const read = (target: Uint8Array, at: number): Promise<void> =>
         this.#objects.read(opened, target, at);
-      return await readShards(read, { imageBytes, part });
+      return await readShards(read, { imageBytes: part.imageBytes, part: part.name });
     });
   }
 
@@ -545,7 +558,7 @@ class CatalogCheckpointService implements CheckpointService {
       inMemory: !record.imagesGone,
       imageBytes: record.parts.reduce((sum, { imageBytes }) => sum + imageBytes, 0),
       newBytes: record.stored?.newBytes ?? null,
-      parts: record.parts.map((part) => ({ ...part })),
+      parts: record.parts.map(({ name, imageBytes }) => ({ name, imageBytes })),
       ...{ pinned: record.pinned, bad: record.bad, metadata: { ...record.metadata } },
     };
   }

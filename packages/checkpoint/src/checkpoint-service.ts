@@ -29,6 +29,8 @@ export interface BeginOptions {
 export interface CommitSnapshot {
   readonly session: string;
   readonly parts: readonly string[];
+  /** Keys of images that were handed over for these parts: no others become this snapshot. Of the rest the last one begun does. */
+  readonly images?: Readonly<Record<string, string>> | undefined;
   readonly metadata: Readonly<Record<string, string>>;
   readonly overwrite: boolean;
   /** How long to wait for parts; a minute at most. */
@@ -85,14 +87,15 @@ export interface CheckpointService {
   ): Promise<PreparedRun>;
 
   /**
-   * Asks for a slot for one part's image. Parts of one snapshot get one decision.
+   * Asks for a slot for one part's image. Parts of one snapshot get one decision. Each answer has a key of its own.
    * @throws `name_invalid`; `busy` when no slot came in time, with who holds them; `superseded` when another job saves to
    * the run now; `already_committed`; `tier_full` when the image can never fit; `aborted`
    */
   begin(ref: SnapshotRef, options: BeginOptions): Promise<SnapshotBegun>;
   /**
    * Makes the snapshot, when all its parts are there. Again for the same session: as the first time.
-   * @throws `already_exists`; `superseded` when another session took over; `busy` when a part did not come in time;
+   * @throws `already_exists`; `already_committed` when this session has committed the step with other images than `images` says;
+   * `superseded` when another session took over, or parts of several saves lie there; `busy` when a part did not come in time;
    * `data_corrupt` for an image that is none; `aborted`
    */
   commit(ref: SnapshotRef, options: CommitSnapshot): Promise<SnapshotInfo>;

@@ -11,6 +11,14 @@
  * I4  Who waits for a slot or for a part waits a minute at most, is told for what, and is told at once when it cannot come.
  * I5  Parts that nobody commits go: when their session gives up, when another job takes over, or after a while without a
  *     word from their session. Why is remembered, for those who wait for the snapshot.
+ * I6  Each answer to `begin` gives a key that nobody was given before, also after a restart. So of two saves that have one
+ *     session and step (two threads, a fork, a job that was started twice) neither writes over the other's image.
+ * I7  A part of a snapshot is one image: the record names its key and version, from the look at its table on. Whoever
+ *     reads it later (storing, plans, losses) compares both. Another object under the key is nobody's snapshot: it counts
+ *     as the loss of the image.
+ * I8  Which image is a part: the one whose key the commit says; else the one that was begun last, of those handed over. A
+ *     commit that says another one than its session has committed is told so. Where a snapshot of several parts has more
+ *     than one image of a part that the commit says no key of, nobody knows which belong together: it is given up.
  */
 import type { Clock, Serial } from '@ebb/core';
 import { type SnapshotBegun, StoreError } from '@ebb/protocol';
@@ -19,6 +27,7 @@ import type { Losses } from './losses.ts';
 import {
   IMAGE_BUCKET,
   imageKey,
+  imageName,
   imagesPrefix,
   isAfter,
   isPendingManifest,
@@ -26,8 +35,10 @@ import {
   nextSession,
   PREPARED_PREFIX,
   parseImageKey,
+  parseImageName,
   runKey,
   SEALED_IMAGE_BUCKET,
+  type SnapshotRef,
 } from './names.ts';
 import type { CheckpointStore, Objects } from './objects.ts';
 import {
@@ -41,7 +52,12 @@ import {
   visible,
   wake,
 } from './runs.ts';
-import type { SnapshotRecord } from './snapshot-record.ts';
+import {
+  imageKeyOf,
+  lastSessionOf,
+  type SnapshotPart,
+  type SnapshotRecord,
+} from './snapshot-record.ts';
 import type { Storing } from './storing.ts';
 import { awaitChange } from './waiting.ts';
 
@@ -67,6 +83,8 @@ export interface HandingOverParts {
   readonly losses: Losses;
   readonly serial: Serial<string>;
   readonly clock: Clock;
+  /** Never given before, also by the node's earlier lives; what is given later is higher. */
+  readonly nextId: () => Promise<number>;
   /** The node stops. */
   readonly stop: AbortSignal;
 }
@@ -77,8 +95,15 @@ export interface Placing {
   readonly isStored: boolean;
 }
 
+/** What was handed over for the parts of a snapshot. */
+interface HandedOver {
+  readonly parts: readonly SnapshotPart[];
+  /** Keys of all images of its session. */
+  readonly images: readonly string[];
+}
+
 type Decision =
-  | { readonly is: 'go' }
+  | { readonly is: 'go'; readonly id: number }
   | { readonly is: 'skip'; readonly reason: string }
   | { readonly is: 'wait'; readonly taken: readonly string[] };
 
@@ -104,8 +129,11 @@ export class HandingOver {
       const found = await this.#section(run, () =>
         this.#decide(run, step, { options, placing, isFirst }),
       );
-      const key = imageKey({ ...run.ref, step }, options.session, options.part);
-      if (found.is === 'go') return { decision: 'go', bucket: placing.imageBucket, key };
+      if (found.is === 'go') {
+        const image = imageName(options.part, found.id);
+        const key = imageKey({ ...run.ref, step }, options.session, image);
+        return { decision: 'go', bucket: placing.imageBucket, key };
+      }
       if (found.is === 'skip') return { decision: 'skip', reason: found.reason };
       if (clock.monotonic() >= untilMs) throw allTaken(run, found.taken);
       await this.#look(run, Math.min(SLOT_POLL_MS, untilMs - clock.monotonic()), options.signal);
@@ -114,7 +142,7 @@ export class HandingOver {
 
   /**
    * Waits for the parts, and has `publish` make the snapshot of them.
-   * @throws `superseded`, `busy`, `aborted`, `draining`, `not_found`, and those of the callbacks
+   * @throws `superseded`, `busy`, `aborted`, `draining`, `not_found`, `request_invalid`, and those of the callbacks
    */
   async commit(
     run: Run,
@@ -133,11 +161,13 @@ export class HandingOver {
     },
   ): Promise<void> {
     const { session } = options;
+    const ref = { ...run.ref, step };
+    assertKeys(ref, options);
     const begun = await this.#begunOf(run, step, { session, imageBucket });
     begun.commits++;
     try {
       for (;;) {
-        const parts = await this.#awaitParts(run, begun, { options, imageBucket });
+        const { parts, images } = await this.#awaitParts(run, begun, { options, imageBucket });
         try {
           await check(parts);
         } catch (error) {
@@ -146,11 +176,17 @@ export class HandingOver {
         }
         const isDone = await this.#section(run, async () => {
           this.#assertGoesOn(run, begun);
-          const ref = { ...run.ref, step };
-          for (const { name } of parts)
-            if (!(await this.#isThere(imageBucket, imageKey(ref, session, name)))) return false;
+          for (const part of parts) {
+            const name = { bucket: imageBucket, key: imageKeyOf(ref, session, part) };
+            const found = await this.#parts.store.find(name);
+            if (found?.object.version !== part.version) return false; // I7
+          }
           if (!(await publish(parts))) return false;
           run.begun.delete(begunKey(begun));
+          // Another commit of this session may have been first: its images are the snapshot's then.
+          for (const key of images)
+            if (!this.#isNeeded(key))
+              await this.#parts.objects.delete({ bucket: imageBucket, key });
           return true;
         });
         if (isDone) return;
@@ -167,7 +203,7 @@ export class HandingOver {
     imageBucket: string,
   ): Promise<void> {
     await this.#section(run, async () => {
-      if (run.snapshots.get(begun.step)?.session === begun.session) return;
+      if (hasCommitted(run, begun)) return;
       const message = `session ${begun.session} gave up its snapshot of step ${begun.step} of run ${run.ref.run}`;
       await this.#drop(run, begun, { imageBucket, ended: { code: 'superseded', message } });
     });
@@ -223,7 +259,8 @@ export class HandingOver {
     this.#assertThere(run);
     const key = begunKey({ step, session });
     await this.#takeOver(run, step, { session, imageBucket });
-    const there = run.snapshots.get(step)?.session;
+    const record = run.snapshots.get(step);
+    const there = record === undefined ? undefined : lastSessionOf(record);
     if (there !== undefined && !isAfter(session, there))
       throw committedBefore(run, step, { session, there });
     const left = run.ended.get(key);
@@ -247,12 +284,14 @@ export class HandingOver {
         return { is: 'skip', reason: why };
       }
     }
+    const id = await this.#parts.nextId();
     const nowMs = clock.monotonic();
-    const begun = known ?? { step, session, promises: new Map(), heardMs: nowMs, commits: 0 };
+    const sinceId = left === undefined ? 0 : id;
+    const begun = known ?? newBegun({ step, session }, { sinceId, heardMs: nowMs });
     begun.promises.set(part, nowMs);
     begun.heardMs = nowMs;
     if (runs.find(run.ref) === run) run.begun.set(key, begun);
-    return { is: 'go' };
+    return { is: 'go', id };
   }
 
   /** Who holds them, of other steps than this, in words. */
@@ -317,9 +356,9 @@ export class HandingOver {
   ): Promise<void> {
     const sinceMs = begun.promises.get(part);
     if (sinceMs === undefined || sinceMs > this.#parts.clock.monotonic() - PROMISE_LEFT_MS) return;
-    const key = imageKey({ ...run.ref, step: begun.step }, begun.session, part);
-    if (this.#parts.store.isStagedUnder({ bucket: imageBucket, key })) return;
-    if (await this.#isThere(imageBucket, key)) return;
+    const images = `${sessionPrefix(run, begun)}${part}~`;
+    if (this.#parts.store.isStagedUnder({ bucket: imageBucket, key: images })) return;
+    if (await this.#isAnyImage(imageBucket, images)) return;
     begun.promises.delete(part);
   }
 
@@ -347,7 +386,7 @@ export class HandingOver {
         known.heardMs = heardMs;
         return known;
       }
-      const begun: Begun = { step, session, promises: new Map(), heardMs, commits: 0 };
+      const begun = newBegun({ step, session }, { sinceId: 0, heardMs });
       if (!(await this.#isAnyImage(imageBucket, sessionPrefix(run, begun)))) {
         const message = `session ${session} has begun no snapshot of step ${step}, or its parts were given up`;
         throw new StoreError('superseded', message, { step, session });
@@ -361,27 +400,27 @@ export class HandingOver {
     run: Run,
     begun: Begun,
     {
-      options: { parts, waitMs = WAIT_MS_MAX, signal },
+      options,
       imageBucket: bucket,
     }: { readonly options: CommitSnapshot; readonly imageBucket: string },
-  ): Promise<SnapshotRecord['parts']> {
-    const { store, clock } = this.#parts;
-    const ref = { ...run.ref, step: begun.step };
+  ): Promise<HandedOver> {
+    const { clock } = this.#parts;
+    const { parts, waitMs = WAIT_MS_MAX, signal } = options;
     const names = [...new Set(parts)];
-    const found = new Map<string, number>();
     const untilMs = clock.monotonic() + Math.min(waitMs, WAIT_MS_MAX);
     for (let pauseMs = PART_POLL_MS_MIN; ; pauseMs = Math.min(pauseMs * 2, PART_POLL_MS_MAX)) {
-      for (const name of names)
-        if (!found.has(name)) {
-          const view = await store.find({ bucket, key: imageKey(ref, begun.session, name) });
-          if (view === undefined) continue;
-          found.set(name, view.object.sizeBytes);
-        }
-      if (found.size === names.length)
-        return names.map((name) => ({ name, imageBytes: found.get(name) ?? 0 }));
+      const images = await this.#imagesOf(run, begun, bucket);
       this.#assertGoesOn(run, begun);
+      const found = chooseImages({ ...run.ref, step: begun.step }, options, images);
+      if (names.every((name) => found.chosen.has(name))) {
+        if (found.isMixed) await this.#giveUpMixed(run, begun, bucket);
+        return {
+          parts: names.map((name) => partOf(name, found.chosen.get(name) as Image)),
+          images: images.map(({ key }) => key),
+        };
+      }
       if (clock.monotonic() >= untilMs) {
-        const missing = names.filter((name) => !found.has(name));
+        const missing = names.filter((name) => !found.chosen.has(name));
         throw new StoreError('busy', partsMissing(run, begun, names, missing), {
           ...{ step: begun.step, missing: missing.slice(0, 20), parts: names.length },
           retryAfterMs: RETRY_AFTER_MS,
@@ -389,6 +428,29 @@ export class HandingOver {
       }
       await this.#look(run, Math.min(pauseMs, untilMs - clock.monotonic()), signal);
     }
+  }
+
+  /** All that were handed over, the one that was begun first first. */
+  async #imagesOf(run: Run, begun: Begun, bucket: string): Promise<readonly Image[]> {
+    const { objects } = this.#parts;
+    const images: Image[] = [];
+    for await (const object of objects.list(bucket, sessionPrefix(run, begun))) {
+      const { image } = parseImageKey(object.key);
+      if (isPendingManifest(image)) continue;
+      const { part, id } = parseImageName(image);
+      if (id >= begun.sinceId) images.push({ ...object, image, part, id });
+    }
+    return images.sort((a, b) => a.id - b.id);
+  }
+
+  /** I8 @throws `superseded` */
+  async #giveUpMixed(run: Run, begun: Begun, imageBucket: string): Promise<never> {
+    const message = `session ${begun.session} has saved step ${begun.step} of run ${run.ref.run} more than once at a time, and which parts belong together is not known: they were thrown away. All lives of a job need sessions of their own`;
+    await this.#section(run, async () => {
+      const ended = { code: 'superseded', message } as const;
+      await this.#drop(run, begun, { imageBucket, ended });
+    });
+    throw new StoreError('superseded', message, { step: begun.step, session: begun.session });
   }
 
   // ── what is over (I3, I5) ─────────────────────────────────────────────────────────────────────────────────────────
@@ -417,7 +479,9 @@ export class HandingOver {
   ): Promise<void> {
     if (ended !== undefined) remember(run.ended, begunKey(begun), ended);
     run.begun.delete(begunKey(begun));
-    await this.#parts.objects.deleteAll(imageBucket, sessionPrefix(run, begun));
+    // What else came by a session that has committed goes with the next sweep.
+    if (!hasCommitted(run, begun))
+      await this.#parts.objects.deleteAll(imageBucket, sessionPrefix(run, begun));
     wake(run);
   }
 
@@ -440,17 +504,20 @@ export class HandingOver {
 
   /** An object of an image bucket. One that belongs to a session which may go on is noted as begun. */
   #isNeeded(key: string): boolean {
-    const { step, session, part, ...of } = parseImageKey(key);
+    const { step, session, image, ...of } = parseImageKey(key);
     const run = this.#parts.runs.find(of);
     if (run === undefined) return false;
     const record = run.snapshots.get(step);
-    if (record?.session === session) return isPendingManifest(part) || !record.imagesGone;
-    if (record?.previous?.session === session) return isPendingManifest(part);
-    if (isPendingManifest(part) || run.ended.has(begunKey({ step, session }))) return false;
+    if (record?.session === session)
+      return isPendingManifest(image) || (!record.imagesGone && isImageOf(record, image));
+    if (record?.previous?.session === session) return isPendingManifest(image);
+    if (isPendingManifest(image) || run.ended.has(begunKey({ step, session }))) return false;
     if (isFenced(run, session)) return false;
+    const known = run.begun.get(begunKey({ step, session }));
+    if (known !== undefined) return parseImageName(image).id >= known.sinceId;
     const heardMs = this.#parts.clock.monotonic();
-    const begun = { step, session, promises: new Map(), heardMs, commits: 0 };
-    if (!run.begun.has(begunKey(begun))) run.begun.set(begunKey(begun), begun);
+    const begun = newBegun({ step, session }, { sinceId: 0, heardMs });
+    run.begun.set(begunKey(begun), begun);
     return true;
   }
 
@@ -495,10 +562,6 @@ export class HandingOver {
     if (stop.aborted) throw new StoreError('draining', 'the node is stopping');
   }
 
-  async #isThere(bucket: string, key: string): Promise<boolean> {
-    return (await this.#parts.store.find({ bucket, key })) !== undefined;
-  }
-
   async #isAnyImage(bucket: string, prefix: string): Promise<boolean> {
     const options = { prefix, delimiter: '', startAfter: '', limit: 1 };
     return (await this.#parts.store.listRecords(bucket, options)).objects.length > 0;
@@ -508,6 +571,91 @@ export class HandingOver {
     const buckets = await this.#parts.store.listBuckets();
     const names = buckets.map(({ name }) => name);
     return names.filter((name) => name === IMAGE_BUCKET || name === SEALED_IMAGE_BUCKET);
+  }
+}
+
+/** An image that was handed over. */
+interface Image {
+  readonly key: string;
+  readonly image: string;
+  readonly part: string;
+  readonly id: number;
+  readonly sizeBytes: number;
+  readonly version: number;
+}
+
+/** I8. `images`: in the order in which they were begun. */
+function chooseImages(
+  ref: SnapshotRef,
+  { parts, images: said = {} }: CommitSnapshot,
+  images: readonly Image[],
+): { readonly chosen: ReadonlyMap<string, Image>; readonly isMixed: boolean } {
+  const wanted = new Set(parts);
+  const chosen = new Map<string, Image>();
+  let isMixed = false;
+  for (const image of images) {
+    const { part, key } = image;
+    const isSaid = Object.hasOwn(said, part);
+    if (!wanted.has(part) || (isSaid && said[part] !== key)) continue;
+    if (chosen.has(part) && wanted.size > 1) isMixed = true;
+    chosen.set(part, image);
+  }
+  return { chosen, isMixed };
+}
+
+function partOf(name: string, { image, sizeBytes, version }: Image): SnapshotPart {
+  return { name, imageBytes: sizeBytes, image, version };
+}
+
+function isImageOf({ parts }: SnapshotRecord, image: string): boolean {
+  return parts.some((part) => (part.image ?? part.name) === image);
+}
+
+/** Whether what lies under its prefix belongs to a snapshot, be it one that was replaced and may have to come back. */
+function hasCommitted(run: Run, { step, session }: Pick<Begun, 'session' | 'step'>): boolean {
+  const record = run.snapshots.get(step);
+  return record?.session === session || record?.previous?.session === session;
+}
+
+function newBegun(
+  { step, session }: Pick<Begun, 'session' | 'step'>,
+  { sinceId, heardMs }: { readonly sinceId: number; readonly heardMs: number },
+): Begun {
+  return { step, session, promises: new Map(), sinceId, heardMs, commits: 0 };
+}
+
+/** @throws `request_invalid` when a key that it says cannot be of an image of that part */
+function assertKeys(ref: SnapshotRef, { session, parts, images = {} }: CommitSnapshot): void {
+  for (const [part, key] of Object.entries(images)) {
+    const { image } = parseImageKey(key);
+    const isOne =
+      parts.includes(part) &&
+      parseImageName(image).part === part &&
+      key === imageKey(ref, session, image);
+    if (isOne) continue;
+    const message = `${key} is no image of part ${part} of step ${ref.step} that session ${session} has begun`;
+    throw new StoreError('request_invalid', message, { step: ref.step, session, part });
+  }
+}
+
+/**
+ * Of a session that has committed this step: whether it did so with these images (I8).
+ * @throws `already_committed`
+ */
+export function assertCommitted(
+  ref: SnapshotRef,
+  record: SnapshotRecord,
+  { images = {} }: CommitSnapshot,
+): void {
+  const { session } = record;
+  for (const part of record.parts) {
+    if (!Object.hasOwn(images, part.name)) continue;
+    if (images[part.name] === imageKeyOf(ref, session, part)) continue;
+    const next = nextSession(lastSessionOf(record));
+    const message = `session ${session} has committed another save of step ${ref.step} of run ${ref.run}: two of one session were under way at once. What is saved beside needs a session of its own, such as ${next}`;
+    throw new StoreError('already_committed', message, {
+      ...{ step: ref.step, session, nextSession: next },
+    });
   }
 }
 

@@ -7,10 +7,15 @@
  * I3  One whose stored bytes are gone is marked bad, with what is missing: all ranks then go on from the same older one.
  */
 import { isStoreError, StoreError } from '@ebb/protocol';
-import { imageKey, type SnapshotRef, snapshotKey } from './names.ts';
+import { type SnapshotRef, snapshotKey } from './names.ts';
 import type { CheckpointStore } from './objects.ts';
 import { endedKey, type Runs, remember } from './runs.ts';
-import type { SnapshotRecord } from './snapshot-record.ts';
+import {
+  assertIsImage,
+  imageKeyOf,
+  lastSessionAfter,
+  type SnapshotRecord,
+} from './snapshot-record.ts';
 
 export interface LossesParts {
   readonly store: Pick<CheckpointStore, 'find' | 'head'>;
@@ -62,7 +67,10 @@ export class Losses {
     const message = `snapshot ${snapshotKey(ref)} was in memory alone, and that is lost`;
     remember(run.ended, endedKey({ ...ref, session: now.session }), { code: 'data_lost', message });
     this.#tell(ref, message);
-    const left = now.previous ?? { ...now, isRemoved: true };
+    const left =
+      now.previous === null
+        ? { ...now, isRemoved: true }
+        : { ...now.previous, ...lastSessionAfter(now, now.previous.session) };
     await runs.put(ref, left, { durable: true });
   }
 
@@ -73,9 +81,10 @@ export class Losses {
 
   async #hasImages(ref: SnapshotRef, { session, parts }: SnapshotRecord): Promise<boolean> {
     const bucket = await this.#parts.imageBucketOf(ref.bucket);
-    for (const { name } of parts)
+    for (const part of parts)
       try {
-        await this.#parts.store.head({ bucket, key: imageKey(ref, session, name) });
+        const key = imageKeyOf(ref, session, part);
+        assertIsImage(part, (await this.#parts.store.head({ bucket, key })).object);
       } catch (error) {
         if (isStoreError(error, 'not_found') || isStoreError(error, 'data_lost')) return false;
         throw error;

@@ -53,8 +53,17 @@ export function parseSnapshotKey(key: string): SnapshotRef {
 export function imagesPrefix(ref: SnapshotRef): string {
   return `${snapshotKey(ref)}/`;
 }
-export function imageKey(ref: SnapshotRef, session: string, part: string): string {
-  return `${imagesPrefix(ref)}${session}/${part}`;
+export function imageKey(ref: SnapshotRef, session: string, image: string): string {
+  return `${imagesPrefix(ref)}${session}/${image}`;
+}
+/** Each answer to `begin` has an id of its own, and so an image of its own. No part has a `~` in its name. */
+export function imageName(part: string, id: number): string {
+  return `${part}~${id}`;
+}
+/** Nodes before this one gave images the name of their part alone. */
+export function parseImageName(image: string): { readonly part: string; readonly id: number } {
+  const [part = '', id = '0'] = image.split('~');
+  return { part, id: Number(id) };
 }
 /** Sessions of one job: what it hands over anew after it went back is kept apart from what it handed over before. */
 export function jobOf(session: string): string {
@@ -72,12 +81,12 @@ function returnsOf(session: string): number {
   return Number(session.split('~')[1] ?? '0');
 }
 /** Of the manifest before the run's bucket may show it. No part can have this name. */
-export function parseImageKey(key: string): SnapshotRef & { session: string; part: string } {
-  const [bucket = '', run = '', step = '', session = '', part = ''] = key.split('/');
-  return { bucket, run, step: Number(step), session, part };
+export function parseImageKey(key: string): SnapshotRef & { session: string; image: string } {
+  const [bucket = '', run = '', step = '', session = '', image = ''] = key.split('/');
+  return { bucket, run, step: Number(step), session, image };
 }
-export function isPendingManifest(part: string): boolean {
-  return part === PENDING_MANIFEST;
+export function isPendingManifest(image: string): boolean {
+  return image === PENDING_MANIFEST;
 }
 export function pendingManifestKey(ref: SnapshotRef, session: string): string {
   return `${imagesPrefix(ref)}${session}/${PENDING_MANIFEST}`;

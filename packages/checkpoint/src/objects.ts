@@ -172,16 +172,11 @@ export class Objects {
   }
 
   /** All whose key begins so, in order. */
-  async *list(
-    bucket: string,
-    prefix: string,
-  ): AsyncGenerator<{ key: string; createdAtMs: number }> {
+  async *list(bucket: string, prefix: string): AsyncGenerator<Listed> {
     for (let startAfter: string | null = ''; startAfter !== null; ) {
       const options = { prefix, delimiter: '', startAfter, limit: LIST_PAGE };
-      const page: {
-        objects: readonly { key: string; createdAtMs: number }[];
-        next: string | null;
-      } = await this.#store.listRecords(bucket, options);
+      const page: { objects: readonly Listed[]; next: string | null } =
+        await this.#store.listRecords(bucket, options);
       yield* page.objects;
       startAfter = page.next;
     }
@@ -193,3 +188,10 @@ export class Objects {
 }
 
 const LIST_PAGE = 1000;
+
+interface Listed {
+  readonly key: string;
+  readonly createdAtMs: number;
+  readonly sizeBytes: number;
+  readonly version: number;
+}

@@ -10,6 +10,7 @@ const records: CheckpointRecords = {
   durable: async () => undefined,
   findRecord: async () => undefined,
   listRecords: async () => [],
+  nextIds: async () => 1,
   putRecord: async () => undefined,
   putRecords: async () => undefined,
 };

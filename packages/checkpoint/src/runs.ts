@@ -26,7 +26,7 @@ import {
 
 export type CheckpointRecords = Pick<
   Catalog,
-  'deleteRecord' | 'durable' | 'findRecord' | 'listRecords' | 'putRecord' | 'putRecords'
+  'deleteRecord' | 'durable' | 'findRecord' | 'listRecords' | 'nextIds' | 'putRecord' | 'putRecords'
 >;
 
 /** A snapshot that is not committed yet. Times are monotonic. */
@@ -35,6 +35,8 @@ export interface Begun {
   readonly session: string;
   /** Parts that were told to come, by name, and when. */
   readonly promises: Map<string, number>;
+  /** Images begun before this one do not count: they were given up. */
+  readonly sinceId: number;
   heardMs: number;
   /** Commits that wait for its parts. */
   commits: number;

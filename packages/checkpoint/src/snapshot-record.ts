@@ -1,18 +1,34 @@
 /** What the catalog keeps of a snapshot. Persisted: fields are added, never changed. */
 import type { Ack } from '@ebb/protocol';
 import { StoreError } from '@ebb/protocol';
+import { imageKey, isAfter, jobOf, type SnapshotRef } from './names.ts';
 
 export const SNAPSHOTS = 'checkpoint-snapshots';
 export const RUNS = 'checkpoint-runs';
 export const JOBS = 'checkpoint-jobs';
 
+/** A part of a snapshot, and the image that was handed over for it. */
+export interface SnapshotPart {
+  readonly name: string;
+  readonly imageBytes: number;
+  /** Of its key, what follows the session; absent in records of before: the part's name. */
+  readonly image?: string;
+  /** Of the object under that key. Another version there is not this snapshot's. Absent in records of before. */
+  readonly version?: number;
+}
+
 export interface SnapshotRecord {
   readonly session: string;
+  /**
+   * The session of the same job that counts highest of those that have committed this step, when it is another one: it was
+   * replaced by one that began before it. No name up to that is given again.
+   */
+  readonly lastSession?: string;
   /** Order of the commits on this node. Records of 0.1.0 have none: `inSequence` gives them theirs. */
   readonly sequence: number;
   /** For people, and for the age at which a snapshot goes. */
   readonly committedAtMs: number;
-  readonly parts: readonly { readonly name: string; readonly imageBytes: number }[];
+  readonly parts: readonly SnapshotPart[];
   readonly metadata: Readonly<Record<string, string>>;
   readonly pinned: boolean;
   readonly bad: string | null;
@@ -61,6 +77,36 @@ export function inSequence(records: readonly StoredRecord[]): readonly SnapshotR
     previous: record.previous === null ? null : withSequence(record.previous),
   });
   return records.map(withSequence);
+}
+
+/** Where the image of a part lies, or lay. */
+export function imageKeyOf(ref: SnapshotRef, session: string, part: SnapshotPart): string {
+  return imageKey(ref, session, part.image ?? part.name);
+}
+
+/** @throws `data_lost` when another object lies under the key of a part's image than the one that was handed over */
+export function assertIsImage(
+  { image, version }: SnapshotPart,
+  object: { readonly key: string; readonly version: number },
+): void {
+  if (version === undefined || object.version === version) return;
+  const message = `the image ${image} was handed over as version ${version}, and another object took its place`;
+  throw new StoreError('data_lost', message, { key: object.key });
+}
+
+/** Of the job that committed this step last: its session that counts highest. */
+export function lastSessionOf({ session, lastSession = session }: SnapshotRecord): string {
+  return lastSession;
+}
+
+/** What the record of `session` says, which takes the place of this one. */
+export function lastSessionAfter(
+  there: SnapshotRecord | undefined,
+  session: string,
+): Pick<SnapshotRecord, 'lastSession'> {
+  if (there === undefined) return {};
+  const last = lastSessionOf(there);
+  return jobOf(last) === jobOf(session) && isAfter(last, session) ? { lastSession: last } : {};
 }
 
 export function encodeRecord(record: SnapshotRecord): Buffer {

@@ -11,6 +11,7 @@
  *     object that is being deleted.
  * I5  What fails is tried again after a growing pause, and others get their turn meanwhile.
  * I6  What was made for a snapshot that was replaced or removed meanwhile goes when its storing ends.
+ * I7  Bytes, digests and shards of a part are read from one opened object, which is the image that the record names.
  */
 import { type BucketPolicy, type Clock, isMirrored, Pauses, type Serial } from '@ebb/core';
 import {
@@ -32,7 +33,6 @@ import { parseManifest } from './manifest.ts';
 import {
   dataKey,
   IMAGE_BUCKET,
-  imageKey,
   imagesPrefix,
   manifestKey,
   pendingManifestKey,
@@ -44,7 +44,12 @@ import {
 import type { CheckpointStore, Name, Objects } from './objects.ts';
 import { bytesOf, type Retained, stepsToRemove } from './retention.ts';
 import { type Ended, endedKey, type Run, type Runs, remember, visible } from './runs.ts';
-import type { SnapshotRecord } from './snapshot-record.ts';
+import {
+  assertIsImage,
+  imageKeyOf,
+  type SnapshotPart,
+  type SnapshotRecord,
+} from './snapshot-record.ts';
 
 const LOOK_FAILED_PAUSE_MS = 30_000;
 const MANIFESTS_KEPT = 4;
@@ -209,7 +214,7 @@ export class Storing {
     let newBytes = 0;
     try {
       for (const part of record.parts) {
-        const stored = await this.#storePart(ref, { record, part: part.name, base, ack });
+        const stored = await this.#storePart(ref, { record, part, base, ack });
         parts.push(stored.part);
         made.push({ bucket: ref.bucket, key: stored.newKey });
         newBytes += stored.newBytes;
@@ -253,23 +258,25 @@ export class Storing {
       ack,
     }: {
       readonly record: SnapshotRecord;
-      readonly part: string;
+      readonly part: SnapshotPart;
       readonly base: Base | undefined;
       readonly ack: Ack;
     },
   ): Promise<{ readonly part: ManifestPart; readonly newKey: string; readonly newBytes: number }> {
     const { objects, thread } = this.#parts;
     const policy = await this.#policyOf(ref.bucket);
-    const image = { bucket: imageBucket(policy), key: imageKey(ref, record.session, part) };
+    const { name } = part;
+    const image = { bucket: imageBucket(policy), key: imageKeyOf(ref, record.session, part) };
     return await objects.using(image, async (opened) => {
+      assertIsImage(part, opened.object); // I7
       const blockBytes = CHECKPOINT_BLOCK_BYTES;
       const imageBytes = opened.object.sizeBytes;
       const digests = await objects.digest(opened, blockBytes, thread);
-      const newKey = this.#freeDataKey(ref, part, record);
+      const newKey = this.#freeDataKey(ref, name, record);
       const plan = planDelta(
         { imageBytes, blockBytes, digests: new Digests(digests) },
         newKey,
-        base?.parts.get(part),
+        base?.parts.get(name),
       );
       const { runs, pieces, newBytes } = plan;
       if (newBytes > 0) {
@@ -279,13 +286,13 @@ export class Storing {
       }
       const shards = await readShards((target, at) => objects.read(opened, target, at), {
         imageBytes,
-        part,
+        part: name,
       });
       return {
         newKey,
         newBytes,
         part: {
-          name: part,
+          name,
           imageBytes,
           blockBytes,
           digest: 'gmac-aes-128',
@@ -429,8 +436,8 @@ export class Storing {
       const ref = { ...run.ref, step };
       // The record first: nobody is sent to an image that is being deleted.
       await runs.change({ ...ref, session }, { imagesGone: true }, { durable: false });
-      for (const { name } of parts)
-        await objects.delete({ bucket: imageBucket(policy), key: imageKey(ref, session, name) });
+      for (const part of parts)
+        await objects.delete({ bucket: imageBucket(policy), key: imageKeyOf(ref, session, part) });
     }
   }
 

@@ -155,7 +155,7 @@ export const snapshotBeginSchema = z.object({
   /** How long to wait for a slot, a minute at most: then `busy`, and who still wants one asks again. */
   waitMs: count.optional(),
 });
-/** `go`: stage the image under this name and commit it there. */
+/** `go`: stage the image under this name and commit it there. Each answer has another key. */
 export const snapshotBegunSchema = z.discriminatedUnion('decision', [
   z.object({ decision: z.literal('go'), bucket: z.string(), key: z.string() }),
   z.object({ decision: z.literal('skip'), reason: z.string() }),
@@ -166,6 +166,8 @@ export const snapshotCommitSchema = z.object({
   session,
   /** All of them: one that is not there yet is waited for. */
   parts: z.array(name).min(1),
+  /** By part, the key that `begin` gave: the snapshot has this image of it, and not that of another save by the same session. */
+  images: z.record(z.string(), z.string()).optional(),
   metadata: z.record(z.string(), z.string()).default({}),
   /** Whether a snapshot of this step that is there is replaced, in one step. */
   overwrite: z.boolean().default(true),

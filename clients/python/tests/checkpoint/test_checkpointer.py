@@ -444,7 +444,7 @@ def refuse_what_never_fits(checkpointer: Checkpointer) -> None:
 
 
 def test_a_failure_behind_the_back_is_raised_once(checkpointer: Checkpointer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> Any:
+    def fail(*_: Any, **__: Any) -> Any:
         raise TierFullError("the test says so")
 
     with monkeypatch.context() as patched:

@@ -191,6 +191,18 @@ def test_two_saves_are_under_way_at_once(checkpointer: Checkpointer) -> None:
         assert_same(found, state)
 
 
+def test_a_step_that_is_staged_twice_before_it_is_written_is_two_saves(checkpointer: Checkpointer) -> None:
+    states = [{"w": torch.full((100_000,), float(n))} for n in (1, 2)]
+    writer, stager = dcp.EbbStorageWriter(checkpointer), dcp.EbbStager(checkpointer)
+    staged = [stager.at(1).stage(state) for state in states]
+    stager.at(2).stage({"w": torch.zeros(100_000)})  # in memory that is free, if any is
+    for state in states:
+        torch_dcp.save(staged.pop(0), checkpoint_id=1, storage_writer=writer)
+        found = blank(state)
+        dcp.load(checkpointer, found, 1)
+        assert_same(found, state)
+
+
 def test_tied_tensors_lie_in_the_image_once(checkpointer: Checkpointer) -> None:
     weight = torch.randn(1000, 100)
     dcp.save(checkpointer, 1, {"wte": weight, "lm_head": weight, "copy": weight.clone()})

@@ -245,6 +245,50 @@ def test_a_forked_child_saves_and_restores_with_the_checkpointer_of_its_parent(n
         assert checkpointer.restore().state["a"][0] == 3
 
 
+def test_a_forked_child_and_its_parent_save_one_step_at_once(node: NodeProcess, run: str) -> None:
+    with Checkpointer(node.socket_url, run, keep_last=20) as checkpointer:
+        for step in range(10):
+            ready, go = os.pipe()
+
+            def work(step: int = step, ready: int = ready) -> None:
+                os.read(ready, 1)
+                checkpointer.save(step, {"who": 1, "a": np.full(300, 1)}).result(30)
+
+            ended: list[int] = []
+            child = threading.Thread(target=lambda work=work, ended=ended: ended.append(child_of(work)))
+            child.start()
+            os.write(go, b"1")
+            checkpointer.save(step, {"who": 2, "a": np.full(200_000, 2)}).result(30)
+            child.join()
+            assert ended == [0]
+            os.close(ready)
+            os.close(go)
+        for step in range(10):
+            checkpointer.api.wait(step, "disk", 30)
+            found = checkpointer.restore(step).state
+            assert (found["a"] == found["who"]).all()
+            assert len(found["a"]) == {1: 300, 2: 200_000}[found["who"]]
+
+
+def test_a_forked_child_has_a_session_of_its_own(node: NodeProcess, run: str) -> None:
+    with Checkpointer(node.socket_url, run) as checkpointer:
+        other = Checkpointer(node.socket_url, run, rank=1, world_size=2, session="ranks")
+
+        def work() -> None:
+            assert checkpointer._returns > 0
+            assert other._returns == 1, "as on all ranks"
+            saved = checkpointer.save(7, state(7))
+            assert saved.session == f"{checkpointer.session}~{checkpointer._returns}"
+            saved.result(30)
+
+        assert child_of(work) == 0
+        assert checkpointer._returns == 0
+        # Of the same job: the parent is told nothing, and goes on.
+        checkpointer.save(8, state(8)).result(30)
+        checkpointer.save(7, state(9)).result(30)
+        assert checkpointer.restore(7).state["a"][0] == 9
+
+
 def run_script(node: NodeProcess, run: str, script: str) -> subprocess.CompletedProcess[str]:
     start = "import atexit, sys\nimport numpy as np\nfrom ebb.checkpoint import Checkpointer\n"
     start += "checkpointer = Checkpointer(sys.argv[1], sys.argv[2])\n"
@@ -254,7 +298,7 @@ def run_script(node: NodeProcess, run: str, script: str) -> subprocess.Completed
 
 def test_a_save_that_failed_behind_the_back_of_a_program_that_ends_is_told(node: NodeProcess, run: str) -> None:
     refuse = """
-def refuse(*_):
+def refuse(*_, **__):
     raise OSError("refused behind the back")
 checkpointer.api.commit = refuse
 checkpointer.save(1, {"a": np.ones(3)})

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from typing import Callable
 
 import numpy as np
 import pytest
 
 from ebb.checkpoint import Checkpointer, _checkpointer
-from ebb.errors import BusyError, EbbError, NameInvalidError, NotFoundError, RequestInvalidError, SupersededError
+from ebb.checkpoint._api import RunApi
+from ebb.errors import (
+    AlreadyCommittedError,
+    BusyError,
+    EbbError,
+    NameInvalidError,
+    NotFoundError,
+    RequestInvalidError,
+    SupersededError,
+)
 from support import NodeProcess
 
 
@@ -54,6 +65,108 @@ def test_a_session_that_comes_back_saves_steps_that_it_saved_before(node: NodePr
     with Checkpointer(node.socket_url, run, session="given") as checkpointer:
         assert checkpointer.restore(1).state["a"][0] == 3
         assert checkpointer.restore(2).state["a"][0] == 3
+
+
+def whose(n: int) -> dict[str, object]:
+    """A state that tells who saved it, of another size than others."""
+    return {"who": n, "a": np.full((200_000, 300)[n % 2], n, np.int64)}
+
+
+def at_once(*work: Callable[[], object]) -> list[object]:
+    """What comes of each, on a thread of its own; errors too."""
+    start = threading.Barrier(len(work))
+    found: list[object] = [None] * len(work)
+
+    def run(n: int) -> None:
+        start.wait(30)
+        try:
+            found[n] = work[n]()
+        except EbbError as error:
+            found[n] = error
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(len(work))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return found
+
+
+def assert_whole(checkpointer: Checkpointer, step: int) -> None:
+    checkpointer.api.wait(step, "disk", 30)
+    found = checkpointer.restore(step).state
+    assert (found["a"] == found["who"]).all()
+    assert len(found["a"]) == len(whose(found["who"])["a"])  # type: ignore[arg-type]
+    assert not checkpointer.api.verify(step)["broken"]
+
+
+def test_two_threads_that_save_one_step_at_once_have_a_snapshot_each(node: NodeProcess, run: str) -> None:
+    with Checkpointer(node.socket_url, run) as checkpointer:
+        for step in range(8):
+            found = at_once(
+                lambda step=step: checkpointer.save(step, whose(0)).result(30),
+                lambda step=step: checkpointer.save(step, whose(1)).result(30),
+            )
+            assert [type(one).__name__ for one in found] == ["Snapshot", "Snapshot"]
+            assert_whole(checkpointer, step)
+
+
+def test_each_save_of_a_process_has_a_session_that_no_other_save_of_its_step_has(node: NodeProcess, run: str) -> None:
+    with Checkpointer(node.socket_url, run) as checkpointer:
+        asked: list[tuple[int, str]] = []
+
+        def begin(step: int) -> None:
+            checkpointer.start(step, lambda session: asked.append((step, session)))
+
+        work = [lambda n=n: [begin(step) for step in ((5, 2, 5), (3, 5, 5), (5, 4, 3))[n]] for n in range(3)]
+        at_once(*work)
+        assert len(asked) == 9
+        assert len(set(asked)) == 9
+
+
+def test_two_processes_of_one_session_mix_nothing_and_go_on(node: NodeProcess, run: str) -> None:
+    with (
+        Checkpointer(node.socket_url, run, session="twice") as first,
+        Checkpointer(node.socket_url, run, session="twice") as second,
+    ):
+        for step in range(8):
+            found = at_once(
+                lambda step=step: first.settle(first.save(step, whose(0)), 30),
+                lambda step=step: second.settle(second.save(step, whose(1)), 30),
+            )
+            errors = [one for one in found if isinstance(one, Exception)]
+            assert len(errors) <= 1
+            assert all(isinstance(one, AlreadyCommittedError) for one in errors)
+            assert_whole(first, step)
+
+
+def test_who_commits_second_what_its_session_has_committed_is_told_and_goes_on(
+    node: NodeProcess, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, begin = threading.Barrier(2), RunApi.begin
+
+    def begun(self: RunApi, *args: object) -> object:
+        found = begin(self, *args)  # type: ignore[arg-type]
+        both.wait(30)
+        return found
+
+    with (
+        Checkpointer(node.socket_url, run, session="twice") as first,
+        Checkpointer(node.socket_url, run, session="twice") as second,
+    ):
+        monkeypatch.setattr(RunApi, "begin", begun)
+        found = at_once(
+            lambda: first.settle(first.save(1, whose(0)), 30), lambda: second.settle(second.save(1, whose(1)), 30)
+        )
+        monkeypatch.undo()
+        (told,) = [one for one in found if isinstance(one, AlreadyCommittedError)]
+        assert "session twice has committed another save of step 1" in told.message
+        assert_whole(first, 1)
+        kept = first.restore(1).state["who"]
+        assert kept == (0 if found[1] is told else 1)
+        later = (first if kept == 1 else second).save(2, whose(kept))
+        assert later.session == "twice~1"
+        later.result(30)
 
 
 def rank(node: NodeProcess, run: str, number: int) -> Checkpointer:

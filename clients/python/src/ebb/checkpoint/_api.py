@@ -211,12 +211,16 @@ class RunApi:
         metadata: Mapping[str, str],
         overwrite: bool,
         wait_s: float = COMMIT_WAIT_S,
+        *,
+        images: Mapping[str, str] | None = None,
     ) -> Snapshot:
         """
         Args:
             wait_s: how long other ranks may be later with their parts; not at all, once this process `is_leaving`.
+            images: keys of images that were handed over, by part, as far as they are known: of these it is made.
 
         Raises:
+            AlreadyCommittedError: another save by the same session was committed, of other images.
             BusyError: parts did not come; the message names them.
             SupersededError: another session took over, or a rank gave the snapshot up.
         """
@@ -225,6 +229,7 @@ class RunApi:
             "parts": list(parts),
             "metadata": dict(metadata),
             "overwrite": overwrite,
+            **({} if images is None else {"images": dict(images)}),
         }
         started_s = time.monotonic()
         while True:

@@ -9,7 +9,10 @@ I4  A save that is interrupted, at whatever step of the program, holds nothing: 
     before it asks (_image_writer.py), and is given up.
 I5  A signal handler that saves while its thread is saving has its save made when the other one has ended, before that
     returns. Whatever else it calls in between is refused at once (_turns.py).
-I6  A forked child works with a copy of its own: nothing there waits for a thread or a lock of the parent.
+I6  A forked child works with a copy of its own: nothing there waits for a thread or a lock of the parent. What it saves
+    has sessions of its own, of the same job.
+I7  Each save of a process has a pair of step and session that no other has, chosen before the node is asked. A commit
+    says which image it is of: where another process has the same pair, one of the two is told, and nothing is mixed.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import atexit
 import logging
 import os
 import sys
+import threading
 import uuid
 import weakref
 from collections.abc import Collection, Mapping
@@ -58,6 +62,8 @@ from ._turns import Turns
 
 T = TypeVar("T")
 _log = logging.getLogger("ebb.checkpoint")
+#: Forks of one process that save at the same time have different numbers, in all likelihood; the node tells the others.
+_FORK_NUMBERS = 1_000_000
 #: A plan is out of date when its image is given up, since it is stored, or when a newer snapshot took its place. The
 #: next plan says where the bytes are now.
 PLANS_MAX = 4
@@ -163,9 +169,11 @@ class Checkpointer:
         self._background: ThreadPoolExecutor | None = None
         #: By step, the last that was made last.
         self._saves: dict[int, Save] = {}
-        self._sessions: dict[int, str] = {}
+        #: Of saves that were begun and are not remembered yet, by thread and step.
+        self._sessions: dict[tuple[int, int], str] = {}
+        #: Of the save that was begun last.
         self._last_step = -1
-        #: How often the job went back to a step that it had saved, or an earlier one.
+        #: How often the job went back to a step that it had begun to save, or an earlier one.
         self._returns = 0
         self._failure: BaseException | None = None
         self.buffers = Buffers()
@@ -295,8 +303,10 @@ class Checkpointer:
         ranks go back alike, so they agree.
         """
         step = parse_step(step)
-        with self._lock:
-            returns = self._returns + (step <= self._last_step)
+        with self._lock:  # I7
+            self._returns += step <= self._last_step
+            self._last_step = step
+            returns = self._returns
         while True:
             session = self.session if returns == 0 else f"{self.session}~{returns}"
             try:
@@ -304,15 +314,26 @@ class Checkpointer:
                 break
             except AlreadyCommittedError as error:
                 # An earlier process of this session, or a fork of this one, has saved this step.
-                job, _, number = str(error.details.get("nextSession", "")).partition("~")
-                if job != self.session or not number.isdigit() or int(number) <= returns:
+                number = self._next_number(error)
+                if number <= returns:
                     raise
-                returns = int(number)
+                returns = self._go_on_from(number, step)
         if done is not None:
             with self._lock:
-                self._returns, self._last_step = returns, step
-                self._sessions[step] = session
+                self._sessions[threading.get_ident(), step] = session
         return done
+
+    def _next_number(self, error: AlreadyCommittedError) -> int:
+        """Of the session that the node names; 0 when that is none of this job."""
+        job, _, number = str(error.details.get("nextSession", "")).partition("~")
+        return int(number) if job == self.session and number.isdigit() else 0
+
+    def _go_on_from(self, number: int, step: int) -> int:
+        """The number of a session for a step: this one, or a higher one when another thread has it."""
+        with self._lock:
+            self._returns = max(number, self._returns + 1)
+            self._last_step = max(step, self._last_step)
+            return self._returns
 
     def hand_over(self, image: ImageWriter, metadata: Mapping[str, str], overwrite: bool) -> Snapshot | None:
         """Of this rank; rank 0 commits when all have done so."""
@@ -321,8 +342,12 @@ class Checkpointer:
             if self.rank != 0:
                 return None
             parts = [part_of_rank(rank) for rank in range(self.world_size)]
-            return self.api.commit(image.step, image.session, parts, metadata, overwrite, COMMIT_WAIT_S)
-        except BaseException:
+            images = {image.part: image.key}
+            return self.api.commit(image.step, image.session, parts, metadata, overwrite, COMMIT_WAIT_S, images=images)
+        except BaseException as error:
+            if isinstance(error, AlreadyCommittedError) and self.world_size == 1:
+                # Another process saves by the same session. What this one saves from here on is kept apart.
+                self._go_on_from(self._next_number(error), image.step)
             image.abort()
             raise
 
@@ -677,7 +702,7 @@ class Checkpointer:
 
     def _remember(self, save: Save) -> Save:
         with self._lock:
-            save.session = self._sessions.pop(save.step, save.session)
+            save.session = self._sessions.pop((threading.get_ident(), save.step), save.session)
             self._saves.pop(save.step, None)
             self._saves[save.step] = save
             # A copy: a signal handler may add to it.
@@ -700,7 +725,10 @@ class Checkpointer:
         """In the child: its threads are not here, and what they had to do is the parent's (I6)."""
         self._background = None
         self._saves = {}
+        self._sessions = {}
         self._failure = None
+        # All ranks fork alike, so that theirs have to agree.
+        self._returns += 1 if self.world_size > 1 else 1 + int.from_bytes(os.urandom(4), "little") % _FORK_NUMBERS
         self.turns = Turns(self)
         self.copier.after_fork()
         self.slots.after_fork()

@@ -77,6 +77,7 @@ class ImageWriter:
     Attributes:
         session: that hands it over, and commits it.
         part: its name.
+        key: of the image, which no other save has.
         room_bytes: what table and shards may take.
         view: the room.
         address: where that begins in this process.
@@ -96,6 +97,7 @@ class ImageWriter:
 
     def _acquire(self, place: tuple[str, str]) -> None:
         owner, room_bytes = self._owner, self.room_bytes
+        self.key = place[1]
         staged = self._staged = owner.client.stage(*place, room_bytes, tier=0)
         if staged.path is not None:
             slot = owner.slots.open(staged, room_bytes)

@@ -56,28 +56,35 @@ class Shared:
 
     def __init__(self) -> None:
         self.lock = new_lock()
-        self.staged: dict[int, Staged] = {}
+        #: By step, in the order of the saves: what was staged stays as it is until its save is written.
+        self.staged: dict[int, list[Staged]] = {}
         #: Saves that this rank coordinates: it alone learns that all went well.
         self.coordinated: list[Saving] = []
         self.group: Any = None
 
     def put(self, step: int, staged: Staged) -> None:
         with self.lock:
-            before = self.staged.pop(step, None)
-            self.staged[step] = staged
-        if before is not None:
-            before.discard()
+            self.staged.setdefault(step, []).append(staged)
 
     def take(self, step: int) -> Staged | None:
         with self.lock:
-            return self.staged.pop(step, None)
+            waiting = self.staged.get(step)
+            if not waiting:
+                return None
+            first = waiting.pop(0)
+            if not waiting:
+                del self.staged[step]
+            return first
 
     def drop(self, step: int, staged: Staged) -> None:
         """When nobody has the staged state any more: a save that did not come to write it."""
         with self.lock:
-            if self.staged.get(step) is not staged:
+            waiting = self.staged.get(step, [])
+            if staged not in waiting:
                 return
-            del self.staged[step]
+            waiting.remove(staged)
+            if not waiting:
+                del self.staged[step]
         staged.discard()
 
     def open_group(self) -> Any:

@@ -175,7 +175,7 @@ class EbbStorageWriter(StorageWriter):
             image.discard()
             raise
         return [
-            WriteResult(item.index, shard.length, (image.part, shard.offset, shard.length))
+            WriteResult(item.index, shard.length, (image.part, shard.offset, shard.length, image.key))
             for item, shard in zip(items, shards)
         ]
 
@@ -215,7 +215,9 @@ class EbbStorageWriter(StorageWriter):
         return image, shards
 
     def _commit(self, saving: Saving, metadata: Metadata, results: Sequence[WriteResult]) -> Snapshot:
-        metadata.storage_data = {one.index: tuple(one.storage_data) for one in results}
+        # The image's key is for the commit alone. Ranks of an earlier version say none.
+        images = {one.storage_data[0]: key for one in results for key in one.storage_data[3:]}
+        metadata.storage_data = {one.index: tuple(one.storage_data[:3]) for one in results}
         metadata.storage_meta = self.storage_meta()
         text = encode_metadata(metadata)
         shard = Shard(METADATA_SHARD, 0, len(text))
@@ -233,7 +235,10 @@ class EbbStorageWriter(StorageWriter):
             image.discard()
             raise
         parts = [*sorted({one.storage_data[0] for one in results}), METADATA_PART]
-        return self._checkpointer.api.commit(image.step, image.session, parts, self._metadata, self._overwrite)
+        images[METADATA_PART] = image.key
+        return self._checkpointer.api.commit(
+            image.step, image.session, parts, self._metadata, self._overwrite, images=images
+        )
 
     def _open(self, saving: Saving, room_bytes: int, part: str | None = None) -> ImageWriter:
         assert saving.session is not None, "the slot is taken"
@@ -277,7 +282,7 @@ def _tied(results: Sequence[WriteResult]) -> bytes:
     firsts: dict[tuple[str, int, int], str] = {}
     others: dict[str, list[str]] = {}
     for one in results:
-        part, offset, length = one.storage_data
+        part, offset, length = one.storage_data[:3]
         first = firsts.setdefault((part, offset, length), one.index.fqn) if length > 0 else one.index.fqn
         if first != one.index.fqn:
             others[one.index.fqn] = ["array", first, _arrays.TORCH]
