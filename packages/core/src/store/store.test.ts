@@ -677,7 +677,11 @@ describe('room', () => {
   });
 
   test('pinned objects stay in memory, and are not evicted from disk', async () => {
-    const at = await open({ memoryBytes: 512 * KiB, diskBytes: 1 * MiB });
+    const at = await open({
+      memoryBytes: 512 * KiB,
+      diskBytes: 1 * MiB,
+      settings: { roomWaitMs: 60_000 },
+    });
     await at.put('mem', 'pinned', bytes(50_000, 1));
     await at.put('buf', 'pinned', bytes(50_000, 2));
     for (const bucket of ['mem', 'buf']) await at.store.setPinned({ bucket, key: 'pinned' }, true);
