@@ -40,45 +40,28 @@ npm test -- unit e2e         some of them: ${Object.keys(SUITES).join(', ')}`);
   }
   const names = wanted.length > 0 ? wanted : Object.keys(SUITES);
   const unknown = names.filter((name) => SUITES[name] === undefined);
-  const ordered = Object.keys(SUITES).filter((name) => names.includes(name));
-  const results = [];
-  let steps;
   try {
     if (unknown.length > 0)
       throw new Error(
         `no such suite: ${unknown.join(', ')}; there are ${Object.keys(SUITES).join(', ')}`,
       );
-    steps = prepare(ordered);
-    for (const [index, name] of ordered.entries()) {
-      if (BESIDE.has(name) && index > 0) continue;
-      await steps.of(name);
-      const next = ordered[index + 1];
-      const isBeside = next !== undefined && BESIDE.has(next);
-      if (isBeside) await steps.of(next);
-      const beside = isBeside ? runBehind(next) : undefined;
-      say(`\n── ${name} tests ──`);
-      results.push(await timed(name, () => SUITES[name]('inherit')));
-      if (beside !== undefined) results.push(await beside());
-    }
+    await setUp({ only: [...new Set(names.flatMap((name) => STEPS_OF_SUITE[name] ?? STEPS))] });
   } catch (error) {
     sayFailure(error);
-    results.push({ name: 'set-up', seconds: 0, ...NOTHING, failed: 1, failures: ['set-up'] });
+    say('0 passed, 1 failed');
+    return 1;
+  }
+  const ordered = Object.keys(SUITES).filter((name) => names.includes(name));
+  const results = [];
+  for (const [index, name] of ordered.entries()) {
+    if (BESIDE.has(name) && index > 0) continue;
+    const next = ordered[index + 1];
+    const beside = next !== undefined && BESIDE.has(next) ? runBehind(next) : undefined;
+    say(`\n── ${name} tests ──`);
+    results.push(await timed(name, () => SUITES[name]('inherit')));
+    if (beside !== undefined) results.push(await beside());
   }
   return tell(results);
-}
-
-/**
- * Sets up what the first suite needs, and behind it, while that runs, what the others need.
- * @returns `of` waits until what a suite needs is there. @throws {StepError} from `of`
- */
-function prepare(ordered) {
-  const wanted = (name) => STEPS_OF_SUITE[name] ?? STEPS;
-  const first = wanted(ordered[0]);
-  const rest = [...new Set(ordered.flatMap(wanted))].filter((step) => !first.includes(step));
-  const begun = setUp({ only: first });
-  const ended = begun.then(() => (rest.length === 0 ? undefined : setUp({ only: rest })));
-  ended.catch(() => {}); // told by whoever waits for it
-  return { of: (name) => (name === ordered[0] ? begun : ended) };
 }
 
 async function timed(name, run) {
