@@ -21,7 +21,7 @@ from ebb._retry import NO_RETRY
 from support import NodeProcess, open_client
 from test_client import MIB, noise
 
-SILENT = r"takes connections and has not answered for \d+ s; is it paused, or its machine\?"
+SILENT = r'takes connections and has not answered( "\w+")? for [\d.]+ s; is it paused, or its machine\?'
 #: Much longer than a silent node is waited for in `short_patience`.
 LONG_S = 10.0
 

@@ -32,8 +32,10 @@ def silent_node(
     address: NodeAddress, silent_s: float, details: Mapping[str, Any] | None = None
 ) -> NodeUnreachableError:
     """The kernel takes connections for a node that is paused or hung, and nobody answers them."""
+    op = (details or {}).get("op")
+    what = "" if op is None else f' "{op}"'
     return unreachable(
-        f"the node at {address.text} takes connections and has not answered for {silent_s:.0f} s; "
+        f"the node at {address.text} takes connections and has not answered{what} for {round(silent_s, 2):g} s; "
         "is it paused, or its machine?",
         {"silentMs": int(silent_s * 1000), **(details or {})},
     )
