@@ -159,7 +159,9 @@ test('an object store has ciphertext alone, from which a node that lost all but 
     for (const root of [join(node.dataDir, 'disk'), node.memoryDir])
       for (const name of readdirSync(root))
         await rm(join(root, name), { recursive: true, force: true });
-    if (!withCatalog) await rm(join(node.dataDir, 'catalog'), { recursive: true });
+    // Whoever runs the node says that the disk is gone for good, and not away.
+    if (withCatalog) writeFileSync(join(node.dataDir, 'disk', 'ebb-disk-lost'), '');
+    else await rm(join(node.dataDir, 'catalog'), { recursive: true });
     await node.start();
     await using client = await openClient({ node: node.unixUrl });
     await client.buckets.create('enc', { encrypted: true });
