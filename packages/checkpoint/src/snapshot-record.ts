@@ -11,9 +11,9 @@ export const JOBS = 'checkpoint-jobs';
 export interface SnapshotPart {
   readonly name: string;
   readonly imageBytes: number;
-  /** Of its key, what follows the session; absent in records of before: the part's name. */
+  /** What follows the session in the key of the image. Earlier records have none: it is the name of the part there. */
   readonly image?: string;
-  /** Of the object under that key. Another version there is not this snapshot's. Absent in records of before. */
+  /** The version of the object under that key; another one is not this snapshot's. Earlier records have none. */
   readonly version?: number;
 }
 
@@ -94,7 +94,7 @@ export function assertIsImage(
   throw new StoreError('data_lost', message, { key: object.key });
 }
 
-/** Of the job that committed this step last: its session that counts highest. */
+/** The session that counts highest, of the job that committed this step last. */
 export function lastSessionOf({ session, lastSession = session }: SnapshotRecord): string {
   return lastSession;
 }

@@ -362,7 +362,7 @@ test('a directory of a tier that goes away while the node runs is told, costs wh
   expect(await put('data/k1', 1)).toBe('done');
   expect((await call('HEAD', `${url(node, 'data/k1')}?wait=disk`)).status).toBe(200);
 
-  // As systemd does when the user of the node logs out.
+  // systemd does this when the user of the node logs out.
   await rm(node.memoryDir, { recursive: true });
   const seen = new Set<unknown>();
   await expect

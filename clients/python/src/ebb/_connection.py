@@ -277,7 +277,7 @@ class Session:
             self.send(PING, Empty())
 
     def unanswered(self, name: str, waited_s: float) -> EbbError:
-        """Of a call: a node that was heard meanwhile lives."""
+        """The error of a call without an answer: a node that was heard meanwhile lives."""
         if self._last_received_s < time.monotonic() - waited_s:
             return silent_node(self._address, waited_s, {"op": name})
         return unreachable(

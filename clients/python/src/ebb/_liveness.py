@@ -26,7 +26,7 @@ _PAUSE_S = 0.25
 
 
 class Patience:
-    """Of one call over HTTP: sends and receives on its socket, for as long as the node lives.
+    """Sends and receives on the socket of one call over HTTP, for as long as the node lives.
 
     Args:
         timeout_s: each wait is no longer than this; None: as long as the node lives.

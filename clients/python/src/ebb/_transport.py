@@ -101,7 +101,7 @@ def from_os_error(error: BaseException, address: NodeAddress, *, connecting: boo
 
 
 def limit_sends(sock: socket.socket, silent_s: float) -> None:
-    """Of a blocking socket: a send that the other side takes nothing of for so long raises BlockingIOError. A timeout
+    """Sets how long a send waits on a blocking socket for the other side, before it raises BlockingIOError. A timeout
     of Python's would also limit what waits for answers on it."""
     seconds = int(silent_s)
     limit = struct.pack("ll", seconds, int((silent_s - seconds) * 1_000_000))

@@ -283,7 +283,7 @@ def test_a_forked_child_has_a_session_of_its_own(node: NodeProcess, run: str) ->
 
         assert child_of(work) == 0
         assert checkpointer._returns == 0
-        # Of the same job: the parent is told nothing, and goes on.
+        # The child is of the same job: the parent is told nothing, and goes on.
         checkpointer.save(8, state(8)).result(30)
         checkpointer.save(7, state(9)).result(30)
         assert checkpointer.restore(7).state["a"][0] == 9

@@ -42,7 +42,7 @@ export class RoomWatch {
       // What is away has no room, and a condition of its own (tier-presence.ts).
       if (this.#conditions.has('tier_away', tier.name)) continue;
       const { freeBytes } = this.#look(tier);
-      // As I3: twice the room that was looked for.
+      // It ends at twice the room that was looked for, so that it does not come and go with every write (I3).
       if (tier.name === 'disk' && freeBytes >= this.#wantedAtLimitBytes * 2)
         this.#conditions.leave('tier_at_limit', tier.name);
     }

@@ -61,7 +61,7 @@ export class TierPresence {
         const blob = await catalog.findBlob(blobId);
         // One that nothing needs is being removed.
         if (blob === undefined || blob.refs === 0 || blob.memoryBytes === null) return;
-        if (existsSync(memory.absolutePath(blobId))) return; // of after that
+        if (existsSync(memory.absolutePath(blobId))) return; // it was made after that
         const { diskBytes, remote } = blob;
         const left = { memoryBytes: null, diskBytes, remote };
         if (!(await catalog.setBlobCopies(blobId, blob.generation, left))) return;

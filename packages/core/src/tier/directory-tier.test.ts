@@ -296,7 +296,16 @@ test('directories that another node took away are made again, and synced up to t
   expect(synced).toEqual(['/k/a', '/k', '/']);
 });
 
-test('a name whose directories could not be synced in the end is taken back', async () => {
+test.each([
+  {
+    what: 'whose directories could not be synced',
+    error: Object.assign(new Error('EIO: the disk is sad'), { code: 'EIO' }),
+  },
+  {
+    what: 'of which a sync had no answer',
+    error: new StoreError('io_failed', 'no answer', { patienceMs: 30_000 }),
+  },
+])('a name $what in the end is taken back', async ({ error }) => {
   const root = await tempDir();
   let isFailing = false;
   let before = async (): Promise<void> => undefined;
@@ -304,31 +313,7 @@ test('a name whose directories could not be synced in the end is taken back', as
   const fs: DirectoryFs = {
     ...nodeDirectoryFs,
     syncDirectory: async (path) => {
-      if (isFailing) throw Object.assign(new Error('EIO: the disk is sad'), { code: 'EIO' });
-      await nodeDirectoryFs.syncDirectory(path);
-    },
-  };
-  const tier = await openTier({ root, fs, mover: slow });
-  await putFile(tier, 'k/a/b', await localFile(), facts);
-  before = async () => {
-    await tier.delete('k/a/b'); // takes the directories along, which the put relied on
-    isFailing = true;
-  };
-  const putting = putFile(tier, 'k/a/c', await localFile(), facts);
-  await expect(putting).rejects.toMatchObject({ code: 'io_failed' });
-  expect(everythingIn(root)).toEqual([]);
-});
-
-test('a name of which a sync had no answer in the end is taken back', async () => {
-  const root = await tempDir();
-  let isFailing = false;
-  let before = async (): Promise<void> => undefined;
-  const slow = publishingAfter(() => before());
-  const noAnswer = new StoreError('io_failed', 'no answer', { patienceMs: 30_000 });
-  const fs: DirectoryFs = {
-    ...nodeDirectoryFs,
-    syncDirectory: async (path) => {
-      if (isFailing) throw noAnswer;
+      if (isFailing) throw error;
       await nodeDirectoryFs.syncDirectory(path);
     },
   };

@@ -116,7 +116,7 @@ export class MoverTasks {
   readonly #syncEveryBytes: number;
   readonly #cancelled: Int32Array;
   readonly #lastStep: BigInt64Array;
-  /** Of the job that runs. */
+  /** Where the job that runs is told to stop. */
   #place = 0;
   readonly #buffer: Buffer;
   readonly #publishCalls: PublishCalls;

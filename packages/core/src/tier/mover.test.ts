@@ -1,3 +1,4 @@
+import { EventEmitter } from 'node:events';
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { stat, symlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -238,6 +239,20 @@ test('a worker that dies fails its job, and the next job gets a new worker', asy
   await expect(first).rejects.toMatchObject({ code: 'io_failed', cause: expect.any(Error) });
   expect(await second).toBe(crc32c(bytesOf(100, 1)));
   expect(started).toBe(2);
+});
+
+test('closing a mover whose worker does not end says of the job that runs that it may have been done', async () => {
+  const stuck = Object.assign(new EventEmitter(), {
+    ...{ postMessage: () => undefined, ref: () => undefined, unref: () => undefined },
+    terminate: () => new Promise<number>(() => undefined),
+  });
+  const { mover } = await setUp({ startWorker: () => stuck as unknown as Worker });
+  const settled = Promise.allSettled([mover.checksum('running', 1), mover.checksum('ahead', 1)]);
+  await mover.close();
+  expect(await settled).toMatchObject([
+    { reason: { code: 'io_failed', retry: 'ambiguous' } },
+    { reason: { code: 'draining', retry: 'safe' } },
+  ]);
 });
 
 test('the queue is bounded, and closing refuses what waits and what comes', async () => {

@@ -48,7 +48,7 @@ export interface TierRootOptions {
 }
 
 export interface KnownRoot {
-  /** As its marker says; undefined: none was noted. */
+  /** The id in its marker; undefined: none was noted. */
   readonly id: string | undefined;
   /** Whether the catalog has copies there that objects need. */
   readonly holdsCopies: boolean;

@@ -13,9 +13,10 @@ import { createControlApp } from './control.ts';
 import { deleteObject, deletePrefix, listObjects } from './data/collection.ts';
 import type { DataContext } from './data/data-context.ts';
 import { getObject, headObject } from './data/get-object.ts';
+import { assertParameters } from './data/parameters.ts';
 import { putObject } from './data/put-object.ts';
 import { findDataTarget } from './data/target.ts';
-import { assertNames, waitAsAsked } from './data/wait-request.ts';
+import { waitAsAsked } from './data/wait-request.ts';
 import { sendError, toStoreError, wrongMethod } from './error-response.ts';
 import { EventStreams } from './events.ts';
 import { answerByFetch } from './fetch-bridge.ts';
@@ -141,10 +142,10 @@ class Surfaces {
         return await answer(request, response, ref, { ...this.#data, waited });
       }
       case 'PUT':
-        assertNames(new URLSearchParams(ref.query), []);
+        if (ref.query !== '') assertParameters(new URLSearchParams(ref.query), []);
         return await putObject(request, response, ref, { ...this.#data, expectsContinue });
       case 'DELETE':
-        assertNames(new URLSearchParams(ref.query), []);
+        if (ref.query !== '') assertParameters(new URLSearchParams(ref.query), []);
         return await deleteObject(request, response, ref, this.#data);
       default:
         throw wrongMethod(request.method, 'GET, HEAD, PUT, DELETE');

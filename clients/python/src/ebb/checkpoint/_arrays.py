@@ -688,7 +688,7 @@ def _no_warnings() -> Iterator[None]:
         yield
 
 
-#: Of each kind of array: its form, and its identity.
+#: The form and the identity of each kind of array.
 _FORMS: dict[str, tuple[Callable[[Any], Form], Callable[[Any], Hashable]]] = {
     NUMPY: (_numpy_form, _numpy_identity),
     TORCH: (_torch_form, _torch_identity),

@@ -169,9 +169,9 @@ class Checkpointer:
         self._background: ThreadPoolExecutor | None = None
         #: By step, the last that was made last.
         self._saves: dict[int, Save] = {}
-        #: Of saves that were begun and are not remembered yet, by thread and step.
+        #: Sessions of saves that were begun and are not remembered yet, by thread and step.
         self._sessions: dict[tuple[int, int], str] = {}
-        #: Of the save that was begun last.
+        #: The step of the save that was begun last.
         self._last_step = -1
         #: How often the job went back to a step that it had begun to save, or an earlier one.
         self._returns = 0
@@ -324,7 +324,7 @@ class Checkpointer:
         return done
 
     def _next_number(self, error: AlreadyCommittedError) -> int:
-        """Of the session that the node names; 0 when that is none of this job."""
+        """The number of the session that the node names; 0 when that is none of this job."""
         job, _, number = str(error.details.get("nextSession", "")).partition("~")
         return int(number) if job == self.session and number.isdigit() else 0
 

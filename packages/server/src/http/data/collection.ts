@@ -8,6 +8,7 @@ import type { PeerMemory } from '../peer-memory.ts';
 import { objectInfo } from '../views.ts';
 import { parseWriteCondition } from './conditions.ts';
 import type { DataContext } from './data-context.ts';
+import { assertParameters } from './parameters.ts';
 
 export async function deleteObject(
   request: IncomingMessage,
@@ -86,15 +87,9 @@ function parseQuery<Name extends string>(
   query: URLSearchParams,
   names: readonly Name[],
 ): Partial<Record<Name, string>> {
+  assertParameters(query, names);
   const values: Partial<Record<Name, string>> = {};
-  for (const [name, value] of query) {
-    if (!names.includes(name as Name))
-      throw new StoreError(
-        'request_invalid',
-        `no parameter "${name}" here, only ${names.join(', ')}`,
-      );
-    values[name as Name] = value;
-  }
+  for (const [name, value] of query) values[name as Name] = value;
   return values;
 }
 

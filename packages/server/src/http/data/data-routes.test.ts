@@ -230,8 +230,8 @@ describe('names', () => {
 });
 
 test.each([
-  ['PUT', `${at('named')}?ack=remote`, 'here: the path takes none'],
-  ['DELETE', `${at('named')}?versionId=1`, 'here: the path takes none'],
+  ['PUT', `${at('named')}?ack=remote`, 'here, the path takes none'],
+  ['DELETE', `${at('named')}?versionId=1`, 'here, the path takes none'],
   ['GET', `${at('named')}?foo=bar`, 'only wait, timeoutMs, version'],
   ['GET', `${at('named')}?version=9`, 'version go with wait'],
 ])('%s %s: a parameter that would not be heeded is refused', async (method, path, message) => {

@@ -3,6 +3,7 @@ import type { ServerResponse } from 'node:http';
 import type { ObjectRef, ObjectStore, Waited } from '@ebb/core';
 import { ACKS, type Ack, StoreError } from '@ebb/protocol';
 import { WAIT_MS_DEFAULT, WAIT_MS_MAX } from '../../limits.ts';
+import { assertParameters } from './parameters.ts';
 
 interface Asked {
   readonly ack: Ack;
@@ -53,7 +54,7 @@ export function assertSameVersion(
 
 /** @throws {StoreError} `request_invalid` */
 function parseWait(query: URLSearchParams): Asked | undefined {
-  assertNames(query, ['wait', 'timeoutMs', 'version']);
+  assertParameters(query, ['wait', 'timeoutMs', 'version']);
   const ack = query.get('wait');
   if (ack === null && query.size > 0)
     throw new StoreError('request_invalid', 'timeoutMs and version go with wait=…');
@@ -67,15 +68,6 @@ function parseWait(query: URLSearchParams): Asked | undefined {
       `timeoutMs is at most ${WAIT_MS_MAX}: ask again after \`timed_out\``,
     );
   return { ack: ack as Ack, timeoutMs, version: parseWhole(query, 'version') };
-}
-
-/** What a request says in a parameter that does not exist would not be done. @throws {StoreError} `request_invalid` */
-export function assertNames(query: URLSearchParams, names: readonly string[]): void {
-  for (const name of query.keys()) {
-    if (names.includes(name)) continue;
-    const known = names.length === 0 ? 'the path takes none' : `only ${names.join(', ')}`;
-    throw new StoreError('request_invalid', `no parameter "${name}" here: ${known}`);
-  }
 }
 
 function parseWhole(query: URLSearchParams, name: string): number | undefined {

@@ -200,7 +200,7 @@ async function findCopySource(call: S3Call): Promise<ObjectRecord> {
     throw new S3Error('AccessDenied');
   const object = await findSource(call, ref);
   const versionId = await toldVersion(call, object);
-  call.response.removeHeader('x-amz-copy-source-version-id'); // of an earlier try
+  call.response.removeHeader('x-amz-copy-source-version-id'); // an earlier try may have set it
   if (versionId !== undefined) call.response.setHeader('x-amz-copy-source-version-id', versionId);
   assertSourceConditions(call, object);
   return object;
